@@ -1,0 +1,4 @@
+//! The Countersign server: attests node agents, keeps registration entries, issues X.509-SVIDs.
+
+pub mod authority;
+pub mod keymanager;
