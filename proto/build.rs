@@ -1,0 +1,45 @@
+//! Compiles the .proto files, in pure Rust: no protoc is needed.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::{env, fs};
+
+use prost::Message as _;
+
+const FILES: &[&str] = &[
+    "spire/api/types/types.proto",
+    "spire/api/server/agent/v1/agent.proto",
+    "spire/api/server/entry/v1/entry.proto",
+    "spire/api/server/svid/v1/svid.proto",
+    "spire/api/server/bundle/v1/bundle.proto",
+    "workload.proto",
+    "grpc/health/v1/health.proto",
+    "countersign/store/v1/store.proto",
+];
+
+/// Messages that hold a private key, a token or a proof: `src/secret.rs` writes their `Debug`.
+const SECRET: &[&str] = &[
+    ".X509SVID",
+    ".JWTSVID",
+    ".ValidateJWTSVIDRequest",
+    ".spire.api.types.AttestationData",
+    ".spire.api.types.JoinToken",
+    ".spire.api.types.JWTSVID",
+    ".spire.api.types.WITSVID",
+    ".spire.api.server.agent.v1.CreateJoinTokenRequest",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for file in FILES {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    let files = protox::compile(FILES, ["."])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    // `compile_fds` pays no heed to `file_descriptor_set_path`.
+    fs::write(out.join("descriptor_set.bin"), files.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .skip_debug(SECRET)
+        .compile_fds(files)?;
+    Ok(())
+}

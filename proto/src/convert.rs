@@ -1,0 +1,1 @@
+//! Between wire messages and domain types: one module per domain type.

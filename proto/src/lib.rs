@@ -1,0 +1,109 @@
+//! Generated protobuf and gRPC code (SPIFFE, SPIRE, Countersign) and its conversion to domain types.
+//!
+//! The generated modules follow the packages of the .proto files. Nothing outside this crate should take a generated
+//! message apart: [`convert`] turns each into the type of `countersign-identity` that proves it sound, whole or not at
+//! all, and back.
+
+pub mod convert;
+mod secret;
+
+/// The descriptors of everything here, an encoded `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));
+
+/// Declares the module of one generated file. The code is not ours, so our lints don't apply.
+macro_rules! generated {
+    ($(#[$doc:meta])* $module:ident, $file:literal) => {
+        $(#[$doc])*
+        #[allow(
+            clippy::all,
+            clippy::allow_attributes,
+            clippy::allow_attributes_without_reason,
+            clippy::cast_possible_truncation,
+            clippy::cast_possible_wrap,
+            clippy::cast_sign_loss,
+            clippy::large_futures,
+            clippy::needless_pass_by_value,
+            clippy::semicolon_if_nothing_returned,
+            clippy::struct_excessive_bools,
+            clippy::uninlined_format_args,
+            clippy::wildcard_imports,
+            missing_docs,
+            rustdoc::all,
+            unreachable_pub,
+            reason = "generated code"
+        )]
+        pub mod $module {
+            include!(concat!(env!("OUT_DIR"), "/", $file));
+        }
+    };
+}
+
+/// SPIRE's APIs.
+pub mod spire {
+    /// Package `spire.api`.
+    pub mod api {
+        generated! {
+            /// Package `spire.api.types`: the messages that the services share.
+            types, "spire.api.types.rs"
+        }
+
+        /// Package `spire.api.server`.
+        pub mod server {
+            /// Node agents.
+            pub mod agent {
+                generated! {
+                    /// Package `spire.api.server.agent.v1`.
+                    v1, "spire.api.server.agent.v1.rs"
+                }
+            }
+            /// Bundles.
+            pub mod bundle {
+                generated! {
+                    /// Package `spire.api.server.bundle.v1`.
+                    v1, "spire.api.server.bundle.v1.rs"
+                }
+            }
+            /// Registration entries.
+            pub mod entry {
+                generated! {
+                    /// Package `spire.api.server.entry.v1`.
+                    v1, "spire.api.server.entry.v1.rs"
+                }
+            }
+            /// Signing.
+            pub mod svid {
+                generated! {
+                    /// Package `spire.api.server.svid.v1`.
+                    v1, "spire.api.server.svid.v1.rs"
+                }
+            }
+        }
+    }
+}
+
+/// SPIFFE's APIs.
+pub mod spiffe {
+    generated! {
+        /// The Workload API, which has no package.
+        workload, "_.rs"
+    }
+}
+
+/// gRPC's own protocols.
+pub mod grpc {
+    /// The health protocol.
+    pub mod health {
+        generated! {
+            /// Package `grpc.health.v1`.
+            v1, "grpc.health.v1.rs"
+        }
+    }
+}
+
+/// The values in the server's store.
+pub mod store {
+    generated! {
+        /// Package `countersign.store.v1`.
+        v1, "countersign.store.v1.rs"
+    }
+}
