@@ -1,0 +1,171 @@
+//! Certificate signing requests (RFC 2986).
+//!
+//! Read by x509-parser, with the public key exactly as it stands in the request: rcgen's own reader derives the key's
+//! algorithm from the signature and can so end up with another key (rustls/rcgen#448).
+
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer as _;
+
+use crate::key::{KeyError, PrivateKey, SigningKey as _};
+use crate::{KeyType, SpiffeId};
+
+/// The largest request that is looked at, in bytes of DER.
+pub const MAX_CSR_LEN: usize = 16 * 1024;
+
+/// Why bytes are not a usable signing request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidCsr {
+    /// Larger than [`MAX_CSR_LEN`].
+    #[error("signing request is larger than {MAX_CSR_LEN} bytes")]
+    TooLarge,
+    /// Not exactly one PKCS#10 request in DER.
+    #[error("malformed signing request: {0}")]
+    Malformed(String),
+    /// The public key is of a kind that is not issued for.
+    #[error("public key must be EC P-256, EC P-384, EC P-521, Ed25519 or RSA")]
+    UnsupportedKey,
+    /// The requester did not prove that it holds the private key.
+    #[error("signature of the signing request does not verify")]
+    Signature,
+}
+
+/// A public key that certificates can be issued for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    spki: Vec<u8>,
+    pub(crate) parsed: rcgen::SubjectPublicKeyInfo,
+}
+
+impl PublicKey {
+    /// Reads a SubjectPublicKeyInfo in DER.
+    ///
+    /// # Errors
+    /// [`InvalidCsr::UnsupportedKey`] for a kind that is not issued for.
+    pub fn from_spki(spki: &[u8]) -> Result<Self, InvalidCsr> {
+        let parsed =
+            rcgen::SubjectPublicKeyInfo::from_der(spki).map_err(|_| InvalidCsr::UnsupportedKey)?;
+        Ok(Self {
+            spki: spki.to_vec(),
+            parsed,
+        })
+    }
+
+    /// The SubjectPublicKeyInfo in DER, as it was read.
+    #[must_use]
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+}
+
+/// A signing request whose form was checked; its signature only once [`Csr::verify_signature`] said so.
+#[derive(Debug)]
+pub struct Csr<'a> {
+    request: X509CertificationRequest<'a>,
+    key: PublicKey,
+}
+
+impl<'a> Csr<'a> {
+    /// Reads one PKCS#10 request in DER. Subject and extensions are left to whoever needs them.
+    ///
+    /// # Errors
+    /// The rule that the bytes break.
+    pub fn parse(der: &'a [u8]) -> Result<Self, InvalidCsr> {
+        if der.len() > MAX_CSR_LEN {
+            return Err(InvalidCsr::TooLarge);
+        }
+        let (rest, request) = X509CertificationRequest::from_der(der)
+            .map_err(|e| InvalidCsr::Malformed(e.to_string()))?;
+        if !rest.is_empty() {
+            return Err(InvalidCsr::Malformed("bytes after the request".into()));
+        }
+        let key = PublicKey::from_spki(request.certification_request_info.subject_pki.raw)?;
+        Ok(Self { request, key })
+    }
+
+    /// The public key that the certificate is asked for.
+    #[must_use]
+    pub const fn public_key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// Checks that the requester holds the private key.
+    ///
+    /// # Errors
+    /// [`InvalidCsr::Signature`] if that is not so.
+    pub fn verify_signature(&self) -> Result<(), InvalidCsr> {
+        self.request
+            .verify_signature()
+            .map_err(|_| InvalidCsr::Signature)
+    }
+
+    /// Makes a request for this key: subject C=US, O=SPIRE, and the ID as URI SAN if there is one.
+    ///
+    /// # Errors
+    /// [`KeyError::Sign`] if the key does not sign.
+    pub fn make(key: &PrivateKey, id: Option<&SpiffeId>) -> Result<Vec<u8>, KeyError> {
+        let failed = |e: rcgen::Error| KeyError::Sign(e.to_string());
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = crate::issue::Subject::svid().to_rcgen();
+        if let Some(id) = id {
+            let uri = id.as_str().try_into().map_err(failed)?;
+            params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+        }
+        let request = params.serialize_request(key.pair()).map_err(failed)?;
+        Ok(request.der().to_vec())
+    }
+}
+
+/// The types that node agents make keys of for their workloads.
+pub const WORKLOAD_KEY_TYPES: [KeyType; 3] = [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048];
+
+impl PublicKey {
+    /// The public half of a private key.
+    ///
+    /// # Errors
+    /// [`InvalidCsr::UnsupportedKey`] never happens for the types of [`KeyType`].
+    pub fn of(key: &PrivateKey) -> Result<Self, InvalidCsr> {
+        Self::from_spki(key.spki())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_carries_its_key_and_proves_it() {
+        for key_type in WORKLOAD_KEY_TYPES {
+            let key = PrivateKey::generate(key_type).unwrap();
+            let id = SpiffeId::parse("spiffe://td/workload").unwrap();
+            let der = Csr::make(&key, Some(&id)).unwrap();
+            let csr = Csr::parse(&der).unwrap();
+            assert_eq!(csr.public_key().spki(), key.spki());
+            csr.verify_signature().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_changed_request_no_longer_proves_anything() {
+        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+        let mut der = Csr::make(&key, None).unwrap();
+        *der.last_mut().unwrap() ^= 1;
+        match Csr::parse(&der) {
+            Ok(csr) => assert_eq!(csr.verify_signature(), Err(InvalidCsr::Signature)),
+            Err(e) => assert!(matches!(e, InvalidCsr::Malformed(_))),
+        }
+    }
+
+    #[test]
+    fn size_and_trailing_bytes_are_refused() {
+        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+        let mut der = Csr::make(&key, None).unwrap();
+        der.push(0);
+        assert!(matches!(Csr::parse(&der), Err(InvalidCsr::Malformed(_))));
+        assert!(matches!(
+            Csr::parse(&vec![0; MAX_CSR_LEN + 1]),
+            Err(InvalidCsr::TooLarge)
+        ));
+        assert!(matches!(Csr::parse(b""), Err(InvalidCsr::Malformed(_))));
+    }
+}

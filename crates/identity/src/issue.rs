@@ -1,0 +1,413 @@
+//! Certificate templates: self-signed authorities and the X.509-SVIDs that they sign.
+//!
+//! Exact to the extension as SPIRE issues them: serial of 1 to 2^128 − 1, valid from 10 s before now, one URI SAN,
+//! critical basic constraints and key usage, both TLS purposes on SVIDs, key identifiers by SHA-1 (RFC 5280, 4.2.1.2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::FromDer as _;
+
+use crate::bundle::{InvalidAuthority, X509Authority};
+use crate::csr::PublicKey;
+use crate::entry::DnsName;
+use crate::key::{KeyError, SigningKey};
+use crate::{SpiffeId, TrustDomain, UnixTime};
+
+/// How far before now a certificate's validity begins, so that peers whose clocks are behind accept it.
+pub const BACKDATE: Duration = Duration::from_secs(10);
+
+/// Why a certificate could not be issued.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// The authority's own certificate cannot be used.
+    #[error("authority's certificate: {0}")]
+    Authority(#[from] InvalidAuthority),
+    /// The authority's certificate and key do not belong together.
+    #[error("authority's certificate is not for its key")]
+    KeyMismatch,
+    /// The key did not sign.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The certificate could not be written.
+    #[error("could not write the certificate: {0}")]
+    Encode(String),
+    /// The authority has expired, so nothing that it signs would be valid.
+    #[error("authority expired at {0}")]
+    Expired(UnixTime),
+}
+
+/// A subject name with the attributes that SPIRE's configuration knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// C, each of two letters.
+    pub country: Vec<String>,
+    /// O.
+    pub organization: Vec<String>,
+    /// CN; left out when empty.
+    pub common_name: String,
+}
+
+impl Subject {
+    /// The subject of SVIDs: C=US, O=SPIRE.
+    #[must_use]
+    pub fn svid() -> Self {
+        Self {
+            country: vec!["US".into()],
+            organization: vec!["SPIRE".into()],
+            common_name: String::new(),
+        }
+    }
+
+    /// The default subject of authorities: C=US, O=SPIFFE.
+    #[must_use]
+    pub fn authority() -> Self {
+        Self {
+            organization: vec!["SPIFFE".into()],
+            ..Self::svid()
+        }
+    }
+
+    pub(crate) fn to_rcgen(&self) -> DistinguishedName {
+        let mut name = DistinguishedName::new();
+        for country in &self.country {
+            name.push(DnType::CountryName, text(country));
+        }
+        for organization in &self.organization {
+            name.push(DnType::OrganizationName, text(organization));
+        }
+        if !self.common_name.is_empty() {
+            name.push(DnType::CommonName, text(&self.common_name));
+        }
+        name
+    }
+}
+
+/// A PrintableString where the text allows it, as Go writes names, else a UTF8String.
+fn text(value: &str) -> DnValue {
+    value.try_into().map_or_else(
+        |_| DnValue::Utf8String(value.into()),
+        DnValue::PrintableString,
+    )
+}
+
+/// A certificate that was signed just now.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The leaf, then the intermediates up to but without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's serial number, in decimal.
+    pub serial: String,
+    /// From when the leaf is valid.
+    pub not_before: UnixTime,
+    /// Until when the leaf is valid; never later than the authority.
+    pub not_after: UnixTime,
+}
+
+/// What to put into an X.509-SVID.
+#[derive(Clone, Copy, Debug)]
+pub struct SvidTemplate<'a> {
+    /// The SPIFFE ID.
+    pub id: &'a SpiffeId,
+    /// DNS names in order; the first is also the common name.
+    pub dns_names: &'a [DnsName],
+    /// Lifetime from now, in whole seconds; cut at the authority's own end.
+    pub ttl: Duration,
+}
+
+/// Makes a self-signed authority of a trust domain.
+///
+/// # Errors
+/// The key does not sign, or the certificate cannot be written.
+pub fn self_signed_authority(
+    trust_domain: &TrustDomain,
+    subject: &Subject,
+    key: &dyn SigningKey,
+    ttl: Duration,
+    now: UnixTime,
+) -> Result<CertificateDer<'static>, IssueError> {
+    let public = public_of(key)?;
+    let serial = Serial::random()?;
+    let mut name = subject.to_rcgen();
+    // Peers may pick an issuer by its subject alone, so each authority has its own.
+    name.push(DnType::from_oid(&[2, 5, 4, 5]), text(&serial.decimal()));
+    let mut params = template(
+        &trust_domain.id(),
+        &serial,
+        now.before(BACKDATE),
+        now.after(ttl),
+    )?;
+    params.distinguished_name = name;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(&public));
+    let signer = Signer {
+        key,
+        public: &public,
+    };
+    let cert = params.self_signed(&signer).map_err(encode)?;
+    Ok(cert.der().clone())
+}
+
+/// An authority that signs X.509-SVIDs: its certificate, the chain above it, and its key.
+pub struct IssuingCa {
+    authority: X509Authority,
+    chain: Vec<CertificateDer<'static>>,
+    issuer: CertificateParams,
+    key: Arc<dyn SigningKey>,
+    public: PublicKey,
+}
+
+impl std::fmt::Debug for IssuingCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssuingCa")
+            .field("authority", &self.authority)
+            .finish_non_exhaustive()
+    }
+}
+
+impl IssuingCa {
+    /// An authority ready to sign. `chain` is what SVIDs carry above the leaf: empty for a self-signed authority, else
+    /// the authority's own certificate and all above it but the root.
+    ///
+    /// # Errors
+    /// The certificate is unusable, or not for this key.
+    pub fn new(
+        certificate: CertificateDer<'static>,
+        chain: Vec<CertificateDer<'static>>,
+        key: Arc<dyn SigningKey>,
+    ) -> Result<Self, IssueError> {
+        let authority = X509Authority::new(certificate)?;
+        let malformed = |e: String| IssueError::Authority(InvalidAuthority::Malformed(e));
+        let public = public_of(key.as_ref())?;
+        let issuer = {
+            let (_, cert) = x509_parser::certificate::X509Certificate::from_der(authority.der())
+                .map_err(|e| malformed(e.to_string()))?;
+            if cert.public_key().raw != key.spki() {
+                return Err(IssueError::KeyMismatch);
+            }
+            issuer_params(&cert, &public)?
+        };
+        Ok(Self {
+            authority,
+            chain,
+            issuer,
+            key,
+            public,
+        })
+    }
+
+    /// The authority as bundles have it.
+    #[must_use]
+    pub const fn authority(&self) -> &X509Authority {
+        &self.authority
+    }
+
+    /// Signs an X.509-SVID for this public key.
+    ///
+    /// # Errors
+    /// The authority has expired, the key does not sign, or the certificate cannot be written.
+    pub fn issue(
+        &self,
+        template: &SvidTemplate<'_>,
+        public_key: &PublicKey,
+        now: UnixTime,
+    ) -> Result<Issued, IssueError> {
+        if now >= self.authority.not_after() {
+            return Err(IssueError::Expired(self.authority.not_after()));
+        }
+        let serial = Serial::random()?;
+        let not_before = now.before(BACKDATE);
+        let not_after = now.after(template.ttl).min(self.authority.not_after());
+        let params = svid_params(template, public_key, &serial, not_before, not_after)?;
+        let signer = Signer {
+            key: self.key.as_ref(),
+            public: &self.public,
+        };
+        let issuer = Issuer::from_params(&self.issuer, signer);
+        let cert = params
+            .signed_by(&public_key.parsed, &issuer)
+            .map_err(encode)?;
+        let mut chain = Vec::with_capacity(1 + self.chain.len());
+        chain.push(cert.der().clone());
+        chain.extend(self.chain.iter().cloned());
+        Ok(Issued {
+            chain,
+            serial: serial.decimal(),
+            not_before,
+            not_after,
+        })
+    }
+}
+
+fn svid_params(
+    svid: &SvidTemplate<'_>,
+    public_key: &PublicKey,
+    serial: &Serial,
+    not_before: UnixTime,
+    not_after: UnixTime,
+) -> Result<CertificateParams, IssueError> {
+    let mut params = template(svid.id, serial, not_before, not_after)?;
+    let mut subject = Subject::svid();
+    if let Some(first) = svid.dns_names.first() {
+        first.as_str().clone_into(&mut subject.common_name);
+    }
+    params.distinguished_name = subject.to_rcgen();
+    for name in svid.dns_names {
+        params
+            .subject_alt_names
+            .push(SanType::DnsName(name.as_str().try_into().map_err(encode)?));
+    }
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+        KeyUsagePurpose::KeyAgreement,
+    ];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params.use_authority_key_identifier_extension = true;
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(public_key));
+    Ok(params)
+}
+
+fn template(
+    id: &SpiffeId,
+    serial: &Serial,
+    not_before: UnixTime,
+    not_after: UnixTime,
+) -> Result<CertificateParams, IssueError> {
+    let mut params = CertificateParams::default();
+    params.not_before = date(not_before)?;
+    params.not_after = date(not_after)?;
+    params.serial_number = Some(SerialNumber::from_slice(&serial.0));
+    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().map_err(encode)?)];
+    Ok(params)
+}
+
+/// What rcgen needs to know of an issuer: its name, byte for byte, and its key identifier.
+fn issuer_params(
+    cert: &x509_parser::certificate::X509Certificate<'_>,
+    public: &PublicKey,
+) -> Result<CertificateParams, IssueError> {
+    use x509_parser::extensions::ParsedExtension;
+
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    for attribute in cert.subject().iter_attributes() {
+        let oid: Vec<u64> = attribute
+            .attr_type()
+            .iter()
+            .map(Iterator::collect)
+            .unwrap_or_default();
+        params
+            .distinguished_name
+            .push(DnType::from_oid(&oid), dn_value(attribute)?);
+    }
+    let ski = cert
+        .iter_extensions()
+        .find_map(|ext| match ext.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+    params.key_identifier_method =
+        KeyIdMethod::PreSpecified(ski.unwrap_or_else(|| key_identifier(public)));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+fn dn_value(
+    attribute: &x509_parser::x509::AttributeTypeAndValue<'_>,
+) -> Result<DnValue, IssueError> {
+    use x509_parser::asn1_rs::Tag;
+
+    let malformed = |what: &str| IssueError::Authority(InvalidAuthority::Malformed(what.into()));
+    let value = attribute
+        .as_str()
+        .map_err(|_| malformed("subject is not text"))?;
+    match attribute.attr_value().tag() {
+        Tag::PrintableString => value
+            .try_into()
+            .map(DnValue::PrintableString)
+            .map_err(encode),
+        Tag::Ia5String => value.try_into().map(DnValue::Ia5String).map_err(encode),
+        Tag::Utf8String => Ok(DnValue::Utf8String(value.into())),
+        _ => Err(malformed("subject has a string type that is not supported")),
+    }
+}
+
+fn date(at: UnixTime) -> Result<time::OffsetDateTime, IssueError> {
+    time::OffsetDateTime::from_unix_timestamp(at.as_i64())
+        .map_err(|e| IssueError::Encode(e.to_string()))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
+fn encode(error: rcgen::Error) -> IssueError {
+    IssueError::Encode(error.to_string())
+}
+
+fn public_of(key: &dyn SigningKey) -> Result<PublicKey, IssueError> {
+    PublicKey::from_spki(key.spki()).map_err(|_| IssueError::Key(KeyError::Unsupported))
+}
+
+/// SHA-1 of the subjectPublicKey bit string (RFC 5280, 4.2.1.2, method 1). An identifier; nothing rests on its strength.
+fn key_identifier(public: &PublicKey) -> Vec<u8> {
+    let bits = rcgen::PublicKeyData::der_bytes(&public.parsed);
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, bits)
+        .as_ref()
+        .to_vec()
+}
+
+/// A serial number: 16 random bytes, not all zero.
+struct Serial([u8; 16]);
+
+impl Serial {
+    fn random() -> Result<Self, IssueError> {
+        let mut bytes = [0; 16];
+        aws_lc_rs::rand::fill(&mut bytes)
+            .map_err(|_| IssueError::Encode("no random numbers from the system".into()))?;
+        if bytes == [0; 16] {
+            bytes = 1_u128.to_be_bytes();
+        }
+        Ok(Self(bytes))
+    }
+
+    fn decimal(&self) -> String {
+        u128::from_be_bytes(self.0).to_string()
+    }
+}
+
+/// Lends a [`SigningKey`] to rcgen.
+struct Signer<'a> {
+    key: &'a dyn SigningKey,
+    public: &'a PublicKey,
+}
+
+impl rcgen::PublicKeyData for Signer<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        rcgen::PublicKeyData::der_bytes(&self.public.parsed)
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        self.key.key_type().algorithm()
+    }
+}
+
+impl rcgen::SigningKey for Signer<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.key
+            .sign(message)
+            .map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+//! SPIFFE identities: make, parse and verify.
+//!
+//! Everything here is pure: no I/O, no clock (the time is an argument), no protobuf. The server issues with it, node
+//! agents and the library verify with it, and each type carries what was proved: a [`SpiffeId`] is canonical, an
+//! [`X509Svid`](svid::X509Svid) was checked against the X509-SVID standard, a [`VerifiedPeer`](verify::VerifiedPeer)
+//! chains to the bundle of its own trust domain.
+//!
+//! Feature `rustls` adds [`tls`]: the one verifier and the one certificate resolver that every Countersign process uses.
+
+pub mod bundle;
+pub mod csr;
+pub mod entry;
+pub mod issue;
+pub mod key;
+pub mod node;
+pub mod selector;
+pub mod spiffe_id;
+pub mod svid;
+pub mod time;
+#[cfg(feature = "rustls")]
+pub mod tls;
+pub mod verify;
+
+pub use bundle::{Bundle, BundleSet};
+pub use entry::{Entry, EntryId};
+pub use key::{KeyId, KeyType, PrivateKey, SigningKey};
+pub use node::Node;
+pub use selector::{Selector, SelectorSet};
+pub use spiffe_id::{SpiffeId, TrustDomain};
+pub use svid::X509Svid;
+pub use time::UnixTime;

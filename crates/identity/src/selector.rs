@@ -1,0 +1,166 @@
+//! Selectors: what attestation found out about a node or a workload, as `type:value`.
+
+use std::fmt;
+
+/// Why a text or a pair is not a selector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSelector {
+    /// The type is empty.
+    #[error("selector type is missing")]
+    TypeMissing,
+    /// The type has a colon.
+    #[error("selector type contains ':'")]
+    TypeColon,
+    /// The value is empty.
+    #[error("selector value is missing")]
+    ValueMissing,
+    /// There is no colon between type and value.
+    #[error("selector must have the form type:value")]
+    NoColon,
+}
+
+/// One selector. Ordered by type, then value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Selector {
+    kind: Box<str>,
+    value: Box<str>,
+}
+
+impl Selector {
+    /// A selector of this type with this value.
+    ///
+    /// # Errors
+    /// An empty type or value, or a type with a colon.
+    pub fn new(kind: &str, value: &str) -> Result<Self, InvalidSelector> {
+        if kind.is_empty() {
+            return Err(InvalidSelector::TypeMissing);
+        }
+        if kind.contains(':') {
+            return Err(InvalidSelector::TypeColon);
+        }
+        if value.is_empty() {
+            return Err(InvalidSelector::ValueMissing);
+        }
+        Ok(Self {
+            kind: kind.into(),
+            value: value.into(),
+        })
+    }
+
+    /// Parses `type:value`; the value may have colons of its own.
+    ///
+    /// # Errors
+    /// No colon, or an empty part.
+    pub fn parse(text: &str) -> Result<Self, InvalidSelector> {
+        let (kind, value) = text.split_once(':').ok_or(InvalidSelector::NoColon)?;
+        Self::new(kind, value)
+    }
+
+    /// The type, such as `unix`.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// The value, such as `uid:1000`.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind, self.value)
+    }
+}
+
+/// A set of selectors, kept sorted and without repeats.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SelectorSet(Box<[Selector]>);
+
+impl SelectorSet {
+    /// The selectors in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Selector> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this selector is in the set.
+    #[must_use]
+    pub fn contains(&self, selector: &Selector) -> bool {
+        self.0.binary_search(selector).is_ok()
+    }
+
+    /// Whether every selector of this set is in the other. An empty set is a subset of any.
+    #[must_use]
+    pub fn is_subset_of(&self, other: &Self) -> bool {
+        self.len() <= other.len() && self.iter().all(|s| other.contains(s))
+    }
+
+    /// Whether the sets share a selector.
+    #[must_use]
+    pub fn intersects(&self, other: &Self) -> bool {
+        self.iter().any(|s| other.contains(s))
+    }
+}
+
+impl FromIterator<Selector> for SelectorSet {
+    fn from_iter<I: IntoIterator<Item = Selector>>(selectors: I) -> Self {
+        let mut all: Vec<_> = selectors.into_iter().collect();
+        all.sort_unstable();
+        all.dedup();
+        Self(all.into())
+    }
+}
+
+impl<'a> IntoIterator for &'a SelectorSet {
+    type Item = &'a Selector;
+    type IntoIter = std::slice::Iter<'a, Selector>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(texts: &[&str]) -> SelectorSet {
+        texts.iter().map(|t| Selector::parse(t).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_value_may_have_colons_a_type_may_not() {
+        let selector = Selector::parse("unix:user:root").unwrap();
+        assert_eq!((selector.kind(), selector.value()), ("unix", "user:root"));
+        assert_eq!(selector.to_string(), "unix:user:root");
+        assert_eq!(Selector::new("a:b", "c"), Err(InvalidSelector::TypeColon));
+        assert_eq!(Selector::parse("unix"), Err(InvalidSelector::NoColon));
+        assert_eq!(Selector::parse(":x"), Err(InvalidSelector::TypeMissing));
+        assert_eq!(Selector::parse("unix:"), Err(InvalidSelector::ValueMissing));
+    }
+
+    #[test]
+    fn sets_ignore_order_and_repeats() {
+        assert_eq!(set(&["a:2", "a:1", "a:2"]), set(&["a:1", "a:2"]));
+        assert!(set(&["a:1"]).is_subset_of(&set(&["a:2", "a:1"])));
+        assert!(!set(&["a:1", "b:1"]).is_subset_of(&set(&["a:1", "a:2"])));
+        assert!(set(&[]).is_subset_of(&set(&[])));
+        assert!(set(&["a:1", "b:1"]).intersects(&set(&["b:1"])));
+        assert!(!set(&["a:1"]).intersects(&set(&[])));
+    }
+}

@@ -1,0 +1,1 @@
+//! Harness, end-to-end tests over real processes, interop, benchmarks and load.
