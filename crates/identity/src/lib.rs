@@ -2,10 +2,10 @@
 //!
 //! Everything here is pure: no I/O, no clock (the time is an argument), no protobuf. The server issues with it, node
 //! agents and the library verify with it, and each type carries what was proved: a [`SpiffeId`] is canonical, an
-//! [`X509Svid`](svid::X509Svid) was checked against the X509-SVID standard, a [`VerifiedPeer`](verify::VerifiedPeer)
-//! chains to the bundle of its own trust domain.
+//! [`X509Svid`] keeps the rules of its standard, and [`verify::verify_peer`] alone says whether a peer's chain leads to
+//! the bundle of its own trust domain.
 //!
-//! Feature `rustls` adds [`tls`]: the one verifier and the one certificate resolver that every Countersign process uses.
+//! Feature `rustls` adds `tls`: the one verifier and the one certificate resolver that every Countersign process uses.
 
 pub mod bundle;
 pub mod csr;
