@@ -1,0 +1,122 @@
+//! The node agent's keys: SPIRE 1.15's `agent.conf`.
+
+use crate::key::{
+    HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, not_yet, not_yet_unless, section, value,
+};
+
+const PROFILING: &str = "there is no built-in profiler";
+
+/// Every key of a node agent's configuration file.
+pub const AGENT_KEYS: &[Key] = &[
+    section("agent", AGENT),
+    Key {
+        name: "plugins",
+        rule: Rule::Plugins(PLUGINS),
+    },
+    TELEMETRY,
+    HEALTH_CHECKS,
+];
+
+const AGENT: &[Key] = &[
+    value("data_dir"),
+    value("log_level"),
+    value("log_format"),
+    value("log_file"),
+    value("server_address"),
+    value("server_port"),
+    value("socket_path"),
+    value("trust_bundle_path"),
+    value("trust_bundle_format"),
+    value("insecure_bootstrap"),
+    value("trust_domain"),
+    value("join_token"),
+    value("join_token_file"),
+    value("workload_x509_svid_key_type"),
+    not_yet("admin_socket_path"),
+    not_yet_unless("allow_unauthenticated_verifiers", &["false"]),
+    not_yet("allowed_foreign_jwt_claims"),
+    not_yet("authorized_delegates"),
+    not_yet("availability_target"),
+    not_yet_unless("disable_sds_api", &["true"]),
+    not_yet_unless("disable_workload_api", &["false"]),
+    section("experimental", EXPERIMENTAL),
+    ignored("jwt_svid_cache_max_size", "JWT-SVIDs are not issued yet"),
+    ignored("log_selectors", "selectors do not stand in the log"),
+    ignored(
+        "log_source_location",
+        "log lines name the module they come from",
+    ),
+    ignored("profiling_enabled", PROFILING),
+    ignored("profiling_freq", PROFILING),
+    ignored("profiling_names", PROFILING),
+    ignored("profiling_port", PROFILING),
+    ignored(
+        "rebootstrap_delay",
+        "the trust bundle is never replaced by an unverified one",
+    ),
+    not_yet_unless("rebootstrap_mode", &["never"]),
+    not_yet("sds"),
+    not_yet("trust_bundle_spiffe_workload_api"),
+    not_yet("trust_bundle_unix_socket"),
+    not_yet("trust_bundle_url"),
+    ignored(
+        "x509_svid_cache_max_size",
+        "the SVIDs of all entries of this node are kept ready",
+    ),
+];
+
+const EXPERIMENTAL: &[Key] = &[
+    value("sync_interval"),
+    not_yet("admin_named_pipe_name"),
+    not_yet("broker"),
+    not_yet("feature_flags"),
+    ignored("jwt_svid_cache_hit_timeout", "JWT-SVIDs are not issued yet"),
+    ignored("named_pipe_name", "it concerns Windows only"),
+    not_yet("ratelimit"),
+    not_yet_unless("require_pq_kem", &["false"]),
+    ignored(
+        "use_sync_authorized_entries",
+        "the node agent chooses how it asks for its entries",
+    ),
+];
+
+const PLUGINS: &[Key] = &[
+    section("KeyManager", KEY_MANAGERS),
+    section("NodeAttestor", NODE_ATTESTORS),
+    section("WorkloadAttestor", WORKLOAD_ATTESTORS),
+    not_yet("SVIDStore"),
+];
+
+const KEY_MANAGERS: &[Key] = &[
+    section("disk", &[value("directory")]),
+    section("memory", &[]),
+];
+
+const NODE_ATTESTORS: &[Key] = &[
+    section("join_token", &[]),
+    not_yet("aws_iid"),
+    not_yet("azure_imds"),
+    not_yet("azure_msi"),
+    not_yet("gcp_iit"),
+    not_yet("http_challenge"),
+    not_yet("k8s_psat"),
+    not_yet("k8s_sat"),
+    not_yet("sshpop"),
+    not_yet("tpm_devid"),
+    not_yet("x509pop"),
+];
+
+const WORKLOAD_ATTESTORS: &[Key] = &[
+    section(
+        "unix",
+        &[
+            value("discover_workload_path"),
+            value("workload_size_limit"),
+        ],
+    ),
+    not_yet("docker"),
+    not_yet("k8s"),
+    not_yet("slurm"),
+    not_yet("systemd"),
+    not_yet("windows"),
+];

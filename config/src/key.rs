@@ -1,0 +1,83 @@
+//! The registry of keys: every key that SPIRE documents, and what becomes of it here.
+
+/// A key and its rule. A plugin's kind and a plugin's name are keys too.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The key as it is documented; files may write it in another case.
+    pub name: &'static str,
+    /// What becomes of it.
+    pub rule: Rule,
+}
+
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug)]
+pub enum Rule {
+    /// Supported; the daemon reads a value: a string, a number, a bool or a list.
+    Value,
+    /// Supported; a section with keys of its own.
+    Section(&'static [Key]),
+    /// Supported; the `plugins` section: kinds, in them names, in them the keys of `plugin_data`.
+    Plugins(&'static [Key]),
+    /// Taken and without effect, which does no harm: a warning with this reason.
+    Ignored(&'static str),
+    /// Known and refused, since to leave it out would change what the user asked for.
+    NotYet {
+        /// Values that ask for what is done anyway, and are taken: SPIRE's defaults.
+        unless: &'static [&'static str],
+    },
+    /// Known and refused for good, for this reason.
+    Refused(&'static str),
+}
+
+pub(crate) const fn value(name: &'static str) -> Key {
+    let rule = Rule::Value;
+    Key { name, rule }
+}
+
+pub(crate) const fn section(name: &'static str, keys: &'static [Key]) -> Key {
+    let rule = Rule::Section(keys);
+    Key { name, rule }
+}
+
+pub(crate) const fn ignored(name: &'static str, reason: &'static str) -> Key {
+    let rule = Rule::Ignored(reason);
+    Key { name, rule }
+}
+
+pub(crate) const fn not_yet(name: &'static str) -> Key {
+    not_yet_unless(name, &[])
+}
+
+pub(crate) const fn not_yet_unless(name: &'static str, unless: &'static [&'static str]) -> Key {
+    let rule = Rule::NotYet { unless };
+    Key { name, rule }
+}
+
+pub(crate) const fn refused(name: &'static str, reason: &'static str) -> Key {
+    let rule = Rule::Refused(reason);
+    Key { name, rule }
+}
+
+/// What stands in each plugin's block, whatever the plugin.
+pub(crate) const PLUGIN_KEYS: &[Key] = &[
+    value("enabled"),
+    value("plugin_data"),
+    not_yet("plugin_data_file"),
+    refused(
+        "plugin_cmd",
+        "plugins are built in, no other program is run: remove it, or use a built-in plugin",
+    ),
+    refused(
+        "plugin_checksum",
+        "plugins are built in, no other program is run: remove it",
+    ),
+];
+
+/// `telemetry`, the same for both daemons.
+pub(crate) const TELEMETRY: Key = ignored("telemetry", "metrics are not exported yet");
+
+/// `health_checks`, the same for both daemons.
+pub(crate) const HEALTH_CHECKS: Key = ignored(
+    "health_checks",
+    "there is no HTTP listener for health yet; the `healthcheck` command asks over the socket",
+);

@@ -1,0 +1,135 @@
+//! The server's keys: SPIRE 1.15's `server.conf`, and the few that are ours.
+
+use crate::key::{
+    HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, not_yet, not_yet_unless, section, value,
+};
+
+const CHANGES: &str =
+    "the index of entries follows the store's changes at once, nothing is reloaded by a timer";
+const PROFILING: &str = "there is no built-in profiler";
+
+/// Every key of a server's configuration file.
+pub const SERVER_KEYS: &[Key] = &[
+    section("server", SERVER),
+    Key {
+        name: "plugins",
+        rule: Rule::Plugins(PLUGINS),
+    },
+    TELEMETRY,
+    HEALTH_CHECKS,
+];
+
+const SERVER: &[Key] = &[
+    value("bind_address"),
+    value("bind_port"),
+    value("trust_domain"),
+    value("data_dir"),
+    value("socket_path"),
+    value("log_level"),
+    value("log_format"),
+    value("log_file"),
+    value("ca_ttl"),
+    value("ca_key_type"),
+    section("ca_subject", CA_SUBJECT),
+    value("default_x509_svid_ttl"),
+    value("agent_ttl"),
+    section("ratelimit", RATELIMIT),
+    not_yet("admin_ids"),
+    not_yet_unless("audit_log_enabled", &["false"]),
+    not_yet("default_jwt_svid_ttl"),
+    not_yet_unless("disable_jwt_svids", &["true"]),
+    not_yet("jwt_issuer"),
+    not_yet("jwt_key_type"),
+    section("experimental", EXPERIMENTAL),
+    not_yet("federation"),
+    ignored(
+        "log_source_location",
+        "log lines name the module they come from",
+    ),
+    ignored("max_attested_node_info_staleness", CHANGES),
+    ignored("profiling_enabled", PROFILING),
+    ignored("profiling_freq", PROFILING),
+    ignored("profiling_names", PROFILING),
+    ignored("profiling_port", PROFILING),
+    not_yet("proxy_protocol_trusted_cidrs"),
+    not_yet("prune_attested_nodes_batch_size"),
+    not_yet("prune_attested_nodes_expired_for"),
+    not_yet_unless("prune_tofu_nodes", &["false"]),
+];
+
+const CA_SUBJECT: &[Key] = &[
+    value("country"),
+    value("organization"),
+    value("common_name"),
+];
+
+const RATELIMIT: &[Key] = &[value("attestation"), value("signing")];
+
+const EXPERIMENTAL: &[Key] = &[
+    not_yet_unless("agent_spiffe_id_as_selector", &["false"]),
+    not_yet("auth_opa_policy_engine"),
+    ignored("cache_reload_interval", CHANGES),
+    ignored("event_timeout", CHANGES),
+    ignored("events_based_cache", CHANGES),
+    not_yet("feature_flags"),
+    ignored("full_cache_reload_interval", CHANGES),
+    ignored("named_pipe_name", "it concerns Windows only"),
+    ignored("prune_events_older_than", CHANGES),
+    not_yet_unless("require_pq_kem", &["false"]),
+    ignored("sql_transaction_timeout", "no SQL database is in use"),
+    not_yet("wit_issuer"),
+    not_yet("wit_key_type"),
+];
+
+const PLUGINS: &[Key] = &[
+    section("DataStore", DATA_STORES),
+    section("KeyManager", KEY_MANAGERS),
+    section("NodeAttestor", NODE_ATTESTORS),
+    not_yet("BundlePublisher"),
+    not_yet("CredentialComposer"),
+    not_yet("Notifier"),
+    not_yet("UpstreamAuthority"),
+];
+
+const DATA_STORES: &[Key] = &[
+    section("sql", SQL),
+    section("sled", &[value("path")]),
+    section("memory", &[]),
+];
+
+/// What `database_type` says decides whether the others mean anything: the server's configuration judges them.
+const SQL: &[Key] = &[
+    value("database_type"),
+    value("connection_string"),
+    not_yet("ro_connection_string"),
+    not_yet("root_ca_path"),
+    not_yet("client_cert_path"),
+    not_yet("client_key_path"),
+    ignored("max_open_conns", "no SQL database is in use"),
+    ignored("max_idle_conns", "no SQL database is in use"),
+    ignored("conn_max_lifetime", "no SQL database is in use"),
+    ignored("disable_migration", "no SQL database is in use"),
+];
+
+const KEY_MANAGERS: &[Key] = &[
+    section("disk", &[value("keys_path"), value("directory")]),
+    section("memory", &[]),
+    not_yet("aws_kms"),
+    not_yet("azure_key_vault"),
+    not_yet("gcp_kms"),
+    not_yet("hashicorp_vault"),
+];
+
+const NODE_ATTESTORS: &[Key] = &[
+    section("join_token", &[]),
+    not_yet("aws_iid"),
+    not_yet("azure_imds"),
+    not_yet("azure_msi"),
+    not_yet("gcp_iit"),
+    not_yet("http_challenge"),
+    not_yet("k8s_psat"),
+    not_yet("k8s_sat"),
+    not_yet("sshpop"),
+    not_yet("tpm_devid"),
+    not_yet("x509pop"),
+];
