@@ -1,0 +1,122 @@
+//! How long to wait before the next try.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+/// Exponential waits with jitter, so that many who failed together do not come back together.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    initial: Duration,
+    max: Duration,
+    factor: f64,
+    jitter: f64,
+    base: Duration,
+}
+
+impl Backoff {
+    /// The first wait is about `initial`, each further one twice as long, none longer than `max`; each is spread by
+    /// a tenth to either side.
+    #[must_use]
+    pub const fn new(initial: Duration, max: Duration) -> Self {
+        Self {
+            initial,
+            max,
+            factor: 2.0,
+            jitter: 0.1,
+            base: initial,
+        }
+    }
+
+    /// With another factor between one wait and the next; a factor below 1 or not finite counts as 1.
+    #[must_use]
+    pub const fn factor(mut self, factor: f64) -> Self {
+        self.factor = if factor.is_finite() && factor > 1.0 {
+            factor
+        } else {
+            1.0
+        };
+        self
+    }
+
+    /// With another share by which a wait is made longer or shorter, 0.0 to 1.0.
+    #[must_use]
+    pub const fn jitter(mut self, share: f64) -> Self {
+        self.jitter = share.clamp(0.0, 1.0);
+        self
+    }
+
+    /// The next wait: within the jitter around the present step, never above the maximum.
+    pub fn next_wait(&mut self) -> Duration {
+        let step = self.base.min(self.max);
+        self.base = Duration::try_from_secs_f64(step.as_secs_f64() * self.factor)
+            .map_or(self.max, |d| d.min(self.max));
+        jittered(step, self.jitter).min(self.max)
+    }
+
+    /// Begins again with the initial wait: call it after a success.
+    pub const fn reset(&mut self) {
+        self.base = self.initial;
+    }
+
+    /// Sleeps for the next wait.
+    pub async fn wait(&mut self) {
+        let wait = self.next_wait();
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// `span`, made longer or shorter by at most `share` (0.0 to 1.0) of itself.
+#[must_use]
+pub fn jittered(span: Duration, share: f64) -> Duration {
+    let share = share.clamp(0.0, 1.0);
+    let by = rand::rng().random_range(-share..=share);
+    Duration::try_from_secs_f64(span.as_secs_f64() * (1.0 + by)).unwrap_or(span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn waits_double_within_the_jitter_up_to_the_maximum_and_begin_again_after_a_reset() {
+        for _ in 0..200 {
+            let mut backoff = Backoff::new(SECOND, 5 * SECOND);
+            for step in [1.0, 2.0, 4.0] {
+                let wait = backoff.next_wait().as_secs_f64();
+                assert!(
+                    (step * 0.9..=step * 1.1).contains(&wait),
+                    "{wait} is not about {step}"
+                );
+            }
+            for _ in 0..3 {
+                let wait = backoff.next_wait();
+                assert!(
+                    wait <= 5 * SECOND && wait >= 5 * SECOND * 9 / 10,
+                    "{wait:?}"
+                );
+            }
+            backoff.reset();
+            assert!(backoff.next_wait() < 2 * SECOND);
+        }
+    }
+
+    #[test]
+    fn jitter_spreads_to_both_sides() {
+        let waits: Vec<_> = (0..200).map(|_| jittered(10 * SECOND, 0.1)).collect();
+        assert!(waits.iter().any(|w| *w < 10 * SECOND) && waits.iter().any(|w| *w > 10 * SECOND));
+        assert_eq!(jittered(SECOND, 0.0), SECOND);
+    }
+
+    #[test]
+    fn nothing_overflows() {
+        let mut backoff = Backoff::new(Duration::MAX, Duration::MAX)
+            .factor(f64::MAX)
+            .jitter(1.0);
+        for _ in 0..5 {
+            let _ = backoff.next_wait();
+        }
+    }
+}

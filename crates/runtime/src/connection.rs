@@ -1,0 +1,177 @@
+//! Who is at the other end of a connection.
+//!
+//! Made once per connection, after its handshake, and put into the extensions of each of its requests as
+//! `Arc<Connection>`. Nobody learns who calls from a header.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use countersign_identity::verify::Leaf;
+use countersign_identity::{KeyId, SpiffeId, UnixTime};
+use rustls_pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{self, SharedClock};
+use crate::tls::Presented;
+
+/// One accepted connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Where it comes from.
+    pub address: Address,
+    /// Who is there, if a certificate was presented; it was verified in the handshake.
+    pub peer: Option<Arc<Peer>>,
+    /// What this side presented; none on Unix sockets.
+    pub presented: Option<Arc<Presented>>,
+    /// Cancelling it ends the connection at once, with all that runs on it.
+    pub cut: CancellationToken,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// Over the network.
+    Tcp(SocketAddr),
+    /// Over a Unix socket, from this process.
+    Unix(UnixCaller),
+}
+
+/// The process at the other end of a Unix socket, as the kernel tells it for the moment of its connect.
+#[derive(Clone, Debug)]
+pub struct UnixCaller {
+    /// Process ID, if it can be seen from this process's PID namespace.
+    pub pid: Option<i32>,
+    /// Effective user ID.
+    pub uid: u32,
+    /// Effective group ID.
+    pub gid: u32,
+    /// A handle on the process itself, safe against reuse of the PID; none where the kernel has no `SO_PEERPIDFD`
+    /// (Linux before 6.5) or the process is gone already.
+    pub pidfd: Option<Arc<OwnedFd>>,
+}
+
+/// The verified peer of a TLS connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its SPIFFE ID.
+    pub id: SpiffeId,
+    /// The key of its leaf certificate.
+    pub kid: KeyId,
+    /// The leaf's serial number, decimal.
+    pub serial: String,
+    /// What it presented: the leaf first, then intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's end; the connection is cut then.
+    pub not_after: UnixTime,
+    /// Where it called from.
+    pub address: SocketAddr,
+    /// The connection's own token.
+    pub cut: CancellationToken,
+}
+
+impl Peer {
+    pub(crate) fn new(
+        leaf: Leaf,
+        chain: &[CertificateDer<'_>],
+        address: SocketAddr,
+        cut: CancellationToken,
+    ) -> Self {
+        let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+        Self {
+            id: leaf.id,
+            kid: leaf.kid,
+            serial: leaf.serial,
+            chain,
+            not_after: leaf.not_after,
+            address,
+            cut,
+        }
+    }
+}
+
+impl Connection {
+    /// A connection from the caller of a Unix socket.
+    #[must_use]
+    pub fn unix(caller: UnixCaller, cut: CancellationToken) -> Self {
+        Self {
+            address: Address::Unix(caller),
+            peer: None,
+            presented: None,
+            cut,
+        }
+    }
+
+    /// When the first of the two certificates ends; none on Unix sockets.
+    #[must_use]
+    pub fn not_after(&self) -> Option<UnixTime> {
+        let peer = self.peer.as_ref().map(|peer| peer.not_after);
+        let own = self.presented.as_ref().map(|own| own.not_after);
+        peer.into_iter().chain(own).min()
+    }
+
+    /// The caller's process, on a Unix socket.
+    #[must_use]
+    pub const fn unix_caller(&self) -> Option<&UnixCaller> {
+        match &self.address {
+            Address::Unix(caller) => Some(caller),
+            Address::Tcp(_) => None,
+        }
+    }
+
+    /// The caller's network address, over TCP.
+    #[must_use]
+    pub const fn tcp_address(&self) -> Option<SocketAddr> {
+        match self.address {
+            Address::Tcp(address) => Some(address),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(UnixCaller {
+                pid: Some(pid),
+                uid,
+                ..
+            }) => write!(f, "unix:pid={pid},uid={uid}"),
+            Self::Unix(UnixCaller { uid, .. }) => write!(f, "unix:uid={uid}"),
+        }
+    }
+}
+
+/// Why a connection is over, seen from this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// Somebody cancelled its token.
+    #[error("the connection was cut")]
+    Cut,
+    /// The first of the two leaf certificates came to its end.
+    #[error("a certificate of the connection has expired")]
+    Expired,
+}
+
+/// Waits for the end of a connection: its token, or the end of the first certificate.
+pub async fn ended(
+    cut: CancellationToken,
+    not_after: Option<UnixTime>,
+    clock: SharedClock,
+) -> Ended {
+    let Some(not_after) = not_after else {
+        cut.cancelled().await;
+        return Ended::Cut;
+    };
+    tokio::select! {
+        biased;
+        () = cut.cancelled() => Ended::Cut,
+        () = clock::until(&*clock, not_after) => {
+            // Those who wait for the token learn of it too.
+            cut.cancel();
+            Ended::Expired
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The client side: TLS over TCP with one fixed configuration, and Unix sockets.
+//!
+//! The connectors are tower services of a URI, which they ignore: they lead to one place. They fit tonic's
+//! `Endpoint::connect_with_connector` and hyper-util's client. Faults keep their cause, which [`DialError::of`] finds
+//! again under what tonic and hyper wrap around it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use countersign_identity::verify::Leaf;
+use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SharedClock;
+use crate::connection;
+use crate::io::CutIo;
+use crate::limits;
+
+mod error;
+
+pub use error::{Cause, DialError};
+
+/// A boxed connect.
+type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, DialError>> + Send>>;
+
+/// Opens TLS connections to one place with one configuration. The server's name plays no part: who may be there is the
+/// configuration's business, by SPIFFE ID.
+#[derive(Clone)]
+pub struct TlsConnector {
+    config: Arc<rustls::ClientConfig>,
+    target: Arc<str>,
+    clock: SharedClock,
+    limit: Duration,
+    cut: CancellationToken,
+}
+
+impl TlsConnector {
+    /// To `target`, as `host:port`, `address:port` or `[v6 address]:port`.
+    #[must_use]
+    pub fn new(config: Arc<rustls::ClientConfig>, target: &str, clock: SharedClock) -> Self {
+        Self {
+            config,
+            target: target.into(),
+            clock,
+            limit: limits::DIAL,
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// With another limit on resolving, connecting and the handshake together.
+    #[must_use]
+    pub const fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// With a token that cuts every connection opened here.
+    #[must_use]
+    pub fn cut_by(mut self, cut: CancellationToken) -> Self {
+        self.cut = cut;
+        self
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn dial(&self) -> Result<ClientIo, DialError> {
+        let target = || self.target.to_string();
+        tokio::time::timeout(self.limit, self.dial_unbounded())
+            .await
+            .map_err(|_| DialError::TimedOut {
+                target: target(),
+                limit: self.limit,
+            })?
+    }
+
+    async fn dial_unbounded(&self) -> Result<ClientIo, DialError> {
+        let target = || self.target.to_string();
+        let addresses: Vec<_> = tokio::net::lookup_host(&*self.target)
+            .await
+            .map_err(|source| DialError::Resolve {
+                target: target(),
+                source,
+            })?
+            .collect();
+        let tcp = TcpStream::connect(&*addresses)
+            .await
+            .map_err(|source| DialError::Connect {
+                target: target(),
+                source,
+            })?;
+        // Small messages are answered at once; a socket that refuses this works all the same.
+        drop(tcp.set_nodelay(true));
+        let tls = tokio_rustls::TlsConnector::from(Arc::clone(&self.config))
+            .connect(self.server_name(), tcp)
+            .await
+            .map_err(|source| DialError::handshake(target(), source))?;
+        let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let der = chain
+            .first()
+            .ok_or_else(|| DialError::NoCertificate { target: target() })?;
+        let leaf = Leaf::parse(der).map_err(|source| DialError::NotAnSvid {
+            target: target(),
+            source,
+        })?;
+        let end = connection::ended(
+            self.cut.child_token(),
+            Some(leaf.not_after),
+            Arc::clone(&self.clock),
+        );
+        Ok(ClientIo {
+            io: CutIo::new(tls, end),
+            leaf: Arc::new(leaf),
+        })
+    }
+
+    /// What goes into SNI: the host, as clients do; a name that TLS does not allow is replaced.
+    fn server_name(&self) -> ServerName<'static> {
+        let host = self
+            .target
+            .rsplit_once(':')
+            .map_or(&*self.target, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        ServerName::try_from(host.to_owned()).unwrap_or(ServerName::IpAddress(
+            std::net::IpAddr::from([0, 0, 0, 0]).into(),
+        ))
+    }
+}
+
+impl fmt::Debug for TlsConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsConnector")
+            .field("target", &self.target)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl tower::Service<Uri> for TlsConnector {
+    type Response = TokioIo<ClientIo>;
+    type Error = DialError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move { connector.dial().await.map(TokioIo::new) })
+    }
+}
+
+/// A TLS connection to a verified server; it ends at the end of that server's leaf.
+///
+/// hyper-util's client puts `Arc<Leaf>` into the extensions of each response.
+#[derive(Debug)]
+pub struct ClientIo {
+    io: CutIo<TlsStream<TcpStream>>,
+    leaf: Arc<Leaf>,
+}
+
+impl ClientIo {
+    /// The server's leaf, as the handshake verified it.
+    #[must_use]
+    pub const fn peer(&self) -> &Arc<Leaf> {
+        &self.leaf
+    }
+}
+
+impl Connection for ClientIo {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new().extra(Arc::clone(&self.leaf));
+        match self.io.get_ref().get_ref().1.alpn_protocol() {
+            Some(b"h2") => connected.negotiated_h2(),
+            _ => connected,
+        }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Opens connections to one Unix socket.
+#[derive(Clone, Debug)]
+pub struct UnixConnector {
+    path: Arc<Path>,
+}
+
+impl UnixConnector {
+    /// To the socket at `path`; a leading `unix:` or `unix://` is taken off.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path: PathBuf = path.into();
+        let bare = path.to_str().and_then(|text| {
+            text.strip_prefix("unix://")
+                .or_else(|| text.strip_prefix("unix:"))
+        });
+        Self {
+            path: bare.map_or_else(
+                || Arc::from(path.as_path()),
+                |bare| Arc::from(Path::new(bare)),
+            ),
+        }
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// [`DialError::Connect`].
+    pub async fn dial(&self) -> Result<UnixStream, DialError> {
+        let target = || format!("unix:{}", self.path.display());
+        let connected = tokio::time::timeout(limits::DIAL, UnixStream::connect(&*self.path)).await;
+        connected
+            .map_err(|_| DialError::TimedOut {
+                target: target(),
+                limit: limits::DIAL,
+            })?
+            .map_err(|source| DialError::Connect {
+                target: target(),
+                source,
+            })
+    }
+}
+
+impl tower::Service<Uri> for UnixConnector {
+    type Response = TokioIo<UnixStream>;
+    type Error = DialError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move { connector.dial().await.map(TokioIo::new) })
+    }
+}

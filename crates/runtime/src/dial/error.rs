@@ -1,0 +1,239 @@
+//! Why a connection did not come about, and what a person can do about it.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use countersign_identity::tls;
+use countersign_identity::verify::{InvalidSvid, PeerError};
+use rustls::AlertDescription;
+
+/// Why a connection did not come about.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The name could not be resolved, or is none.
+    #[error("cannot resolve {target}")]
+    Resolve {
+        /// Where to.
+        target: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody there, or no way there.
+    #[error("cannot connect to {target}")]
+    Connect {
+        /// Where to.
+        target: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It took too long.
+    #[error("no connection to {target} within {} s", limit.as_secs())]
+    TimedOut {
+        /// Where to.
+        target: String,
+        /// The limit on resolving, connecting and the handshake together.
+        limit: Duration,
+    },
+    /// This side refused the server, or the server this side.
+    #[error("TLS handshake with {target} failed")]
+    Tls {
+        /// Where to.
+        target: String,
+        /// Why; [`Cause::of`] tells the cases apart.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The connection broke during the handshake.
+    #[error("{target} broke the connection during the TLS handshake")]
+    Broken {
+        /// Where to.
+        target: String,
+        /// How.
+        #[source]
+        source: io::Error,
+    },
+    /// The server presented no certificate.
+    #[error("{target} presented no certificate")]
+    NoCertificate {
+        /// Where to.
+        target: String,
+    },
+    /// The server's certificate passed the verifier in use and is no X.509-SVID all the same.
+    #[error("the certificate of {target} is not an X.509-SVID")]
+    NotAnSvid {
+        /// Where to.
+        target: String,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidSvid,
+    },
+}
+
+impl DialError {
+    pub(super) fn handshake(target: String, source: io::Error) -> Self {
+        match source
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            .cloned()
+        {
+            Some(source) => Self::Tls { target, source },
+            None => Self::Broken { target, source },
+        }
+    }
+
+    /// The dial error somewhere below `error`, such as a `tonic::Status` or what hyper-util's client says.
+    #[must_use]
+    pub fn of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        causes(error).find_map(|e| e.downcast_ref())
+    }
+}
+
+/// The kinds of reasons for which there is no connection, or it ended at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The name could not be resolved.
+    Unresolved,
+    /// Nobody listens there.
+    Refused,
+    /// There is no such socket file.
+    NoSocket,
+    /// No permission to connect.
+    Denied,
+    /// No way there, or no answer in time.
+    Unreachable,
+    /// The certificate there is not signed by an authority that is known here.
+    UnknownAuthority,
+    /// Somebody else than expected is there.
+    WrongId,
+    /// A certificate there is not valid yet or no more, by this machine's clock.
+    Clock,
+    /// What is presented there is no X.509-SVID.
+    NotAnSvid,
+    /// The other side does not accept the certificate that was presented to it.
+    OwnCertificateRefused,
+    /// The other side says that the certificate presented to it has expired.
+    OwnCertificateExpired,
+    /// The other side wants a certificate, and none was presented.
+    CertificateRequired,
+    /// No TLS there, no common version or protocol, or the connection broke.
+    Protocol,
+}
+
+impl Cause {
+    /// The cause somewhere below `error`; none if it has nothing to do with connecting.
+    ///
+    /// In TLS 1.3 a server refuses a client's certificate only after the client's handshake is done, so that the refusal
+    /// shows up in the first request: it is found there too.
+    #[must_use]
+    pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+        causes(error).find_map(|e| {
+            if let Some(dial) = e.downcast_ref::<DialError>() {
+                return Self::of_dial(dial);
+            }
+            e.downcast_ref::<rustls::Error>().map(Self::of_tls)
+        })
+    }
+
+    fn of_dial(error: &DialError) -> Option<Self> {
+        match error {
+            DialError::Resolve { .. } => Some(Self::Unresolved),
+            DialError::Connect { source, .. } => Some(Self::of_connect(source.kind())),
+            DialError::TimedOut { .. } => Some(Self::Unreachable),
+            DialError::Broken { .. } => Some(Self::Protocol),
+            DialError::NoCertificate { .. } | DialError::NotAnSvid { .. } => Some(Self::NotAnSvid),
+            // Its source says more.
+            DialError::Tls { .. } => None,
+        }
+    }
+
+    const fn of_connect(kind: io::ErrorKind) -> Self {
+        match kind {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::NotFound => Self::NoSocket,
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            _ => Self::Unreachable,
+        }
+    }
+
+    fn of_tls(error: &rustls::Error) -> Self {
+        match (tls::peer_error(error), error) {
+            (Some(PeerError::UnknownAuthority { .. } | PeerError::NoBundle(_)), _) => {
+                Self::UnknownAuthority
+            }
+            (Some(PeerError::WrongId { .. }), _) => Self::WrongId,
+            (Some(PeerError::NotYetValid { .. } | PeerError::Expired { .. }), _) => Self::Clock,
+            (Some(_), _) => Self::NotAnSvid,
+            (None, rustls::Error::AlertReceived(alert)) => Self::of_alert(*alert),
+            (None, _) => Self::Protocol,
+        }
+    }
+
+    const fn of_alert(alert: AlertDescription) -> Self {
+        match alert {
+            AlertDescription::CertificateExpired => Self::OwnCertificateExpired,
+            AlertDescription::CertificateRequired => Self::CertificateRequired,
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied => Self::OwnCertificateRefused,
+            _ => Self::Protocol,
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Unresolved => "check the configured host name and this machine's name service",
+            Self::Refused => "check that it is running, and the configured address and port",
+            Self::NoSocket => "check that it is running, and the configured socket path",
+            Self::Denied => "check that this user may use the socket and its folder",
+            Self::Unreachable => "check the configured address, the network and firewalls",
+            Self::UnknownAuthority => {
+                "check that the trust bundle here is that of the other side's trust domain"
+            }
+            Self::WrongId => {
+                "check the configured address and trust domain: somebody else answers there"
+            }
+            Self::Clock => {
+                "check the clocks of both machines, and whether the other side renews its certificate"
+            }
+            Self::NotAnSvid => {
+                "check the configured address and port: what answers there is no SPIFFE server"
+            }
+            Self::OwnCertificateRefused => {
+                "check that the other side has the trust bundle of this side's trust domain, and that this identity was \
+                 not banned"
+            }
+            Self::OwnCertificateExpired => {
+                "check this machine's clock, and why its certificate was not renewed"
+            }
+            Self::CertificateRequired => {
+                "the other side wants a certificate: get an identity first"
+            }
+            Self::Protocol => {
+                "check the configured address and port: what answers there speaks another protocol"
+            }
+        }
+    }
+}
+
+/// `error` and all that it wraps. What an [`io::Error`] carries is not among its sources, so it is looked at too.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let error: &'a (dyn Error + 'static) = *error;
+        let carried = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        carried
+            .map(|inner| inner as &(dyn Error + 'static))
+            .or_else(|| error.source())
+    })
+}

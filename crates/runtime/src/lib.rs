@@ -1,0 +1,42 @@
+//! What every Countersign process needs at run time: time, supervised tasks, sockets, and connections that can be cut.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`clock`], [`backoff`] | the time for validity, and waits between tries |
+//! | [`task`], [`drain`] | tasks whose end is noticed, and an end that is bounded |
+//! | [`connection`], [`io`] | who is at the other end, and IO that ends when that connection is cut or a leaf expires |
+//! | [`tls`], [`serve`] | TLS handshakes on the server side, and the serving loop over TCP and Unix sockets |
+//! | [`unix`], [`dial`] | Unix listening sockets, and the client side of TLS and Unix sockets |
+//! | [`file`](mod@file) | files that are either the old or the new one, never half of it |
+//!
+//! Feature `daemon` adds what only the programs need: the command line, logs, signals and systemd. Feature `test-util`
+//! adds [`clock::TestClock`]. Nothing here decides who may do what: that is the identity and mesh crates' business.
+
+#[cfg(feature = "daemon")]
+pub mod address_file;
+pub mod backoff;
+#[cfg(feature = "daemon")]
+pub mod cli;
+pub mod clock;
+pub mod connection;
+pub mod dial;
+pub mod drain;
+pub mod file;
+pub mod io;
+pub mod limits;
+#[cfg(feature = "daemon")]
+pub mod logs;
+pub mod serve;
+#[cfg(feature = "daemon")]
+pub mod signals;
+#[cfg(feature = "daemon")]
+pub mod systemd;
+pub mod task;
+pub mod tls;
+pub mod unix;
+
+pub use clock::{Clock, SharedClock, SystemClock};
+pub use connection::{Address, Connection, Peer, UnixCaller};
+pub use serve::{ServeOptions, serve_tls, serve_unix};
+pub use task::Tasks;
+pub use tls::{Presented, ServerIdentity, TlsAcceptor};

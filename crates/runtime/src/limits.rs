@@ -1,0 +1,30 @@
+//! Every bound on what comes from outside, in one place.
+
+use std::time::Duration;
+
+/// A TLS handshake that takes longer is given up.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Handshakes at once on one listener; further callers wait in the kernel's queue.
+pub const HANDSHAKES: usize = 256;
+
+/// Connections at once on one listener; further callers wait in the kernel's queue.
+pub const CONNECTIONS: usize = 16_384;
+
+/// All headers of one request together, in bytes, for HTTP/1.1 and HTTP/2 alike.
+pub const HEADER_BYTES: u32 = 64 * 1024;
+
+/// Streams at once on one HTTP/2 connection.
+pub const STREAMS: u32 = 1_000;
+
+/// Time for an HTTP/1.1 caller to send all headers of a request.
+pub const HEADER_READ: Duration = Duration::from_secs(30);
+
+/// Callers that the kernel keeps waiting for a Unix socket.
+pub const BACKLOG: u32 = 1_024;
+
+/// The longest path of a Unix socket, in bytes, without the NUL that ends it (`sun_path` has 108 on Linux, 104 on BSD).
+pub const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+
+/// A connection to a server (resolving, TCP and TLS together) that takes longer is given up.
+pub const DIAL: Duration = Duration::from_secs(20);

@@ -1,0 +1,173 @@
+//! The server side of TLS: what is presented, and the handshake.
+//!
+//! [`TlsAcceptor`] is the building block for people with their own server; [`crate::serve::serve_tls`] is built on it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_identity::verify::Leaf;
+use countersign_identity::{KeyId, SpiffeId, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SharedClock;
+use crate::connection::{self, Address, Connection, Peer};
+use crate::io::CutIo;
+use crate::limits;
+
+/// One generation of this process's identity, as new connections present it.
+#[derive(Clone)]
+pub struct Presented {
+    /// The configuration with exactly this certificate.
+    pub config: Arc<rustls::ServerConfig>,
+    /// The certificate's SPIFFE ID.
+    pub id: SpiffeId,
+    /// Its key.
+    pub kid: KeyId,
+    /// Its end.
+    pub not_after: UnixTime,
+}
+
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            config: _,
+            id,
+            kid,
+            not_after,
+        } = self;
+        f.debug_struct("Presented")
+            .field("id", id)
+            .field("kid", kid)
+            .field("not_after", not_after)
+            .finish()
+    }
+}
+
+/// Where a listener gets its identity from, as it changes.
+pub trait ServerIdentity: Send + Sync + 'static {
+    /// The identity for new connections; `None` refuses them.
+    fn current(&self) -> Option<Arc<Presented>> {
+        self.subscribe().borrow().clone()
+    }
+
+    /// The identity as it changes. Each new `Arc` is a new generation: connections that presented an older one are asked
+    /// to go (GOAWAY), so publish only when the certificate has changed.
+    fn subscribe(&self) -> watch::Receiver<Option<Arc<Presented>>>;
+}
+
+impl ServerIdentity for watch::Receiver<Option<Arc<Presented>>> {
+    fn subscribe(&self) -> watch::Receiver<Option<Arc<Presented>>> {
+        self.clone()
+    }
+}
+
+/// IO of an accepted TLS connection.
+pub type TlsIo<S> = CutIo<TlsStream<S>>;
+
+/// Why a connection was not accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// This process has no identity at the moment.
+    #[error("this process has no identity to present")]
+    NoIdentity,
+    /// The caller did not finish its handshake in time.
+    #[error("the TLS handshake took longer than {} s", .0.as_secs())]
+    Slow(Duration),
+    /// The handshake failed: the caller's certificate, its TLS version, or its connection.
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] io::Error),
+    /// A verified certificate could not be read: the verifier in the configuration lets through what is no SVID.
+    #[error("the caller's verified certificate is not an X.509-SVID")]
+    Peer(#[source] countersign_identity::verify::InvalidSvid),
+}
+
+/// Does the server side of handshakes and says who is there.
+#[derive(Clone)]
+pub struct TlsAcceptor {
+    identity: Arc<dyn ServerIdentity>,
+    clock: SharedClock,
+    limit: Duration,
+    cut: CancellationToken,
+}
+
+impl TlsAcceptor {
+    /// Handshakes with what `identity` says, at most [`limits::HANDSHAKE`] each; `clock` tells when a leaf ends.
+    #[must_use]
+    pub fn new(identity: Arc<dyn ServerIdentity>, clock: SharedClock) -> Self {
+        Self {
+            identity,
+            clock,
+            limit: limits::HANDSHAKE,
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// With another limit on one handshake.
+    #[must_use]
+    pub const fn handshake_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// With a token that cuts every connection accepted here; each has its own below it.
+    #[must_use]
+    pub fn cut_by(mut self, cut: CancellationToken) -> Self {
+        self.cut = cut;
+        self
+    }
+
+    /// Does the handshake with a caller from `address`. Run it in a task of its own, so that a slow caller holds up
+    /// nobody else.
+    ///
+    /// # Errors
+    /// Why there is no connection; [`AcceptError`].
+    pub async fn accept<S>(
+        &self,
+        stream: S,
+        address: SocketAddr,
+    ) -> Result<(TlsIo<S>, Arc<Connection>), AcceptError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let presented = self.identity.current().ok_or(AcceptError::NoIdentity)?;
+        let handshake =
+            tokio_rustls::TlsAcceptor::from(Arc::clone(&presented.config)).accept(stream);
+        let stream = tokio::time::timeout(self.limit, handshake)
+            .await
+            .map_err(|_| AcceptError::Slow(self.limit))?
+            .map_err(AcceptError::Handshake)?;
+
+        let cut = self.cut.child_token();
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let peer = match chain.first() {
+            None => None,
+            Some(der) => {
+                let leaf = Leaf::parse(der).map_err(AcceptError::Peer)?;
+                Some(Arc::new(Peer::new(leaf, chain, address, cut.clone())))
+            }
+        };
+        let connection = Arc::new(Connection {
+            address: Address::Tcp(address),
+            peer,
+            presented: Some(presented),
+            cut: cut.clone(),
+        });
+        let end = connection::ended(cut, connection.not_after(), Arc::clone(&self.clock));
+        Ok((CutIo::new(stream, end), connection))
+    }
+}
+
+impl fmt::Debug for TlsAcceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsAcceptor")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}

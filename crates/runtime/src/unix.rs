@@ -1,0 +1,272 @@
+//! Listening on Unix sockets: exact modes, one daemon per socket, stale sockets replaced, callers known.
+
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
+
+use crate::connection::UnixCaller;
+use crate::limits;
+
+/// Who may connect, by the modes of the socket and of its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Mode of the socket.
+    pub socket: u32,
+    /// Mode of its folder, if the folder has to be made; one that is there already is left alone.
+    pub folder: u32,
+}
+
+impl Access {
+    /// Anyone on this machine: the Workload API.
+    pub const PUBLIC: Self = Self {
+        socket: 0o777,
+        folder: 0o755,
+    };
+    /// This user and this group: admin APIs.
+    pub const ADMIN: Self = Self {
+        socket: 0o770,
+        folder: 0o750,
+    };
+}
+
+/// Why a Unix socket could not be opened. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The path does not fit into a socket address.
+    #[error(
+        "socket path {} is {} bytes long, and the system allows {}: choose a shorter one",
+        path.display(), path.as_os_str().len(), limits::SOCKET_PATH
+    )]
+    TooLong {
+        /// The path that was asked for.
+        path: PathBuf,
+    },
+    /// Another process has the lock of this socket, or answers on it.
+    #[error(
+        "another process already serves the socket {}: stop it, or configure another socket path",
+        path.display()
+    )]
+    InUse {
+        /// The path that was asked for.
+        path: PathBuf,
+    },
+    /// Something else is there, and is not removed.
+    #[error("{} exists and is not a socket: remove it, or configure another socket path", path.display())]
+    NotASocket {
+        /// The path that was asked for.
+        path: PathBuf,
+    },
+    /// The system refused a step.
+    #[error("cannot open the socket {}: {step} failed; check the permissions of its folder", path.display())]
+    Io {
+        /// The path that was asked for.
+        path: PathBuf,
+        /// What failed.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A listening Unix socket; dropped, it takes its file away.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    place: Place,
+}
+
+/// The socket's file, and the lock beside it. The lock file stays: to delete a lock file is a race.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+    _lock: Flock<File>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|m| (m.dev(), m.ino()) == self.device_and_inode);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "Socket not removed");
+        }
+    }
+}
+
+impl Socket {
+    /// Opens a listening socket at `path`, making its folder if that is missing and replacing a socket on which nobody
+    /// answers any more. A lock file `<path>.lock` keeps a second daemon away for as long as this lives.
+    ///
+    /// # Errors
+    /// [`BindError`], with nothing of anybody else's touched.
+    pub async fn bind(path: &Path, access: Access) -> Result<Self, BindError> {
+        if path.as_os_str().len() > limits::SOCKET_PATH {
+            return Err(BindError::TooLong {
+                path: path.to_owned(),
+            });
+        }
+        make_folder(path, access.folder).map_err(io_error(path, "making its folder"))?;
+        let lock = take_lock(path)?;
+        clear(path).await?;
+        let listener = listen(path, access.socket).map_err(io_error(path, "binding"))?;
+        let metadata = std::fs::symlink_metadata(path).map_err(io_error(path, "looking at it"))?;
+        let device_and_inode = (metadata.dev(), metadata.ino());
+        Ok(Self {
+            listener,
+            place: Place {
+                path: path.to_owned(),
+                device_and_inode,
+                _lock: lock,
+            },
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.place.path
+    }
+
+    /// The next caller.
+    ///
+    /// # Errors
+    /// What `accept(2)` says.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+fn io_error(path: &Path, step: &'static str) -> impl FnOnce(io::Error) -> BindError {
+    move |source| BindError::Io {
+        path: path.to_owned(),
+        step,
+        source,
+    }
+}
+
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    let Some(folder) = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty() && !p.exists())
+    else {
+        return Ok(());
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(folder)?;
+    // The umask took bits away.
+    std::fs::set_permissions(folder, Permissions::from_mode(mode))
+}
+
+fn take_lock(path: &Path) -> Result<Flock<File>, BindError> {
+    let mut name = OsString::from(path);
+    name.push(".lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .open(&name)
+        .map_err(io_error(path, "opening the lock file beside it"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => BindError::InUse {
+            path: path.to_owned(),
+        },
+        errno => io_error(path, "locking the lock file beside it")(errno.into()),
+    })
+}
+
+/// How long somebody who holds the socket may take to be connected to. The kernel connects at once unless the queue of
+/// a living listener is full.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Makes room at `path`: removes a socket on which nobody listens.
+async fn clear(path: &Path) -> Result<(), BindError> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error(path, "looking at what is there")(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(BindError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Ok(_) => {}
+    }
+    match tokio::time::timeout(ANSWER, UnixStream::connect(path)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(io_error(path, "removing the stale socket there"))
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A full queue (EAGAIN) or no permission: somebody may be there.
+        Ok(Ok(_) | Err(_)) | Err(_) => Err(BindError::InUse {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    // On Linux the mode of the unbound socket limits what bind gives the file, so that it is at no moment wider than
+    // asked for. Elsewhere this may be refused, and the mode of the folder has to do until the next step.
+    let narrow = nix::sys::stat::fchmod(
+        &socket,
+        nix::sys::stat::Mode::from_bits_truncate(mode_bits(mode)),
+    );
+    if cfg!(target_os = "linux") {
+        narrow?;
+    }
+    socket.bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    socket.listen(limits::BACKLOG)
+}
+
+#[expect(
+    clippy::allow_attributes,
+    reason = "the cast is one only where mode_t is narrower than 32 bits"
+)]
+fn mode_bits(mode: u32) -> nix::sys::stat::mode_t {
+    #[allow(
+        clippy::useless_conversion,
+        reason = "mode_t is u32 on Linux, u16 on others"
+    )]
+    nix::sys::stat::mode_t::try_from(mode & 0o777).unwrap_or(0)
+}
+
+/// Who called, by the kernel's word for the moment of the connect.
+///
+/// # Errors
+/// The kernel does not say; do not serve such a caller.
+pub fn caller(stream: &UnixStream) -> io::Result<UnixCaller> {
+    let credentials = stream.peer_cred()?;
+    // The kernel says 0 for a process that this PID namespace cannot see.
+    let pid = credentials.pid().filter(|pid| *pid > 0);
+    Ok(UnixCaller {
+        pid,
+        uid: credentials.uid(),
+        gid: credentials.gid(),
+        pidfd: pidfd(stream),
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn pidfd(stream: &UnixStream) -> Option<Arc<std::os::fd::OwnedFd>> {
+    nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd)
+        .ok()
+        .map(Arc::new)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd(_: &UnixStream) -> Option<Arc<std::os::fd::OwnedFd>> {
+    None
+}
