@@ -1,0 +1,136 @@
+//! The chain of calls: what stands in it, and its one encoding.
+//!
+//! A [`Chain`] is *decoded*, not verified: it has the only form that is allowed and nothing more is known about it.
+//! `docs/call-chains.md`, sections 2 and 4.
+
+pub mod certs;
+pub mod codec;
+pub mod field;
+pub mod link;
+
+use std::fmt;
+
+use countersign_identity::{KeyId, SpiffeId};
+
+pub use certs::CertSet;
+pub use codec::Malformed;
+pub use field::{Carrier, FieldValue};
+pub use link::{Algorithm, Claims, Link};
+
+/// The most links that a chain may have.
+pub const MAX_LINKS: usize = 16;
+/// The most bytes that an encoded chain may have.
+pub const MAX_CHAIN_LEN: usize = 6_000;
+
+/// The ID that an originator gives to one piece of work. Unique only together with the originator.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChainId([u8; 16]);
+
+impl ChainId {
+    /// From the bytes of the claim.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the claim.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChainId {
+    /// 32 lower-case hex digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for ChainId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The hash over the first i links as they were encoded, signatures included; 32 zero bytes for none.
+pub type PrefixHash = [u8; 32];
+
+/// A decoded chain of 1 to [`MAX_LINKS`] links. Nothing in it is verified yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    bytes: Vec<u8>,
+    originator: SpiffeId,
+    id: ChainId,
+    links: Vec<Link>,
+}
+
+impl Chain {
+    /// Reads a chain, accepting only what [`codec`] would write.
+    ///
+    /// # Errors
+    /// The first rule of section 2 that the bytes break.
+    pub fn decode(bytes: Vec<u8>) -> Result<Self, Malformed> {
+        codec::decode(bytes)
+    }
+
+    /// The encoded chain.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Who is said to have signed the first link.
+    #[must_use]
+    pub fn originator(&self) -> &SpiffeId {
+        &self.originator
+    }
+
+    /// The ID that the originator gave to the piece of work.
+    #[must_use]
+    pub fn id(&self) -> ChainId {
+        self.id
+    }
+
+    /// The links, at least one.
+    #[must_use]
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// The hop: how many links there are, 1 to [`MAX_LINKS`].
+    #[must_use]
+    pub fn hop(&self) -> u8 {
+        u8::try_from(self.links.len()).unwrap_or(u8::MAX)
+    }
+
+    /// The originator and every callee but the last: who the call went through before it came here.
+    pub fn via(&self) -> impl DoubleEndedIterator<Item = &SpiffeId> {
+        let callees = self.links.iter().map(|link| &link.claims.aud);
+        std::iter::once(&self.originator).chain(callees.take(self.links.len().saturating_sub(1)))
+    }
+
+    /// Who is said to have signed the link at `index`: the originator, or the callee of the link before.
+    #[must_use]
+    pub fn signer(&self, index: usize) -> Option<&SpiffeId> {
+        match index.checked_sub(1) {
+            None => Some(&self.originator),
+            Some(before) => self.links.get(before).map(|link| &link.claims.aud),
+        }
+    }
+
+    /// The last link.
+    ///
+    /// # Panics
+    /// Never: a chain has at least one link.
+    #[must_use]
+    pub fn last(&self) -> Option<&Link> {
+        self.links.last()
+    }
+
+    /// The key that the last link names.
+    #[must_use]
+    pub fn last_kid(&self) -> Option<KeyId> {
+        self.last().map(|link| link.kid)
+    }
+}

@@ -1,0 +1,27 @@
+//! Call chains and mesh policy: the chain codec, the policy, the limits and the decision. No I/O, no clock.
+//!
+//! A workload that calls another signs a *link* and appends it to the *chain* of calls that led to it. The callee
+//! verifies the chain, holds it against the mesh policy and against what it has seen before, and comes to a
+//! [`Permit`] or a [`Refusal`]. What the handler then may still spend stands in its [`Context`], from which
+//! [`outbound::prepare`] makes the next link. The formats and the order of the checks are specified in
+//! `docs/call-chains.md`, whose sections the tests cite.
+//!
+//! Everything here is a function of its arguments and of the counters in an [`Engine`]; the time comes in as a
+//! [`Moment`]. The tower layers of the `countersign` crate call it; the server and the node agents use
+//! [`Policy::parse`] to check what an administrator wrote.
+
+pub mod chain;
+pub mod context;
+pub mod decide;
+pub mod limits;
+pub mod outbound;
+pub mod policy;
+pub mod refusal;
+mod verify;
+
+pub use chain::{Carrier, ChainId};
+pub use context::Context;
+pub use decide::{Engine, InboundRequest, Moment, PeerView, Permit};
+pub use outbound::{CallRequest, Grant, NotSent, Origin, OutgoingCall, SigningIdentity};
+pub use policy::Policy;
+pub use refusal::{Reason, Refusal};
