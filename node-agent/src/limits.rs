@@ -1,0 +1,38 @@
+//! The bounds on everything that comes from outside: the server, workloads, the disk.
+
+use std::time::Duration;
+
+/// Streams that one process may hold open on the Workload API.
+pub const STREAMS_PER_PROCESS: usize = 64;
+/// Streams that all callers together may hold open on the Workload API.
+pub const STREAMS_IN_ALL: usize = 16_384;
+/// How long the attestation of one caller may take, all attestors together.
+pub const WORKLOAD_ATTESTATION: Duration = Duration::from_secs(30);
+/// Bytes of a file below `/proc` that are read.
+pub const PROC_FILE_BYTES: u64 = 64 * 1024;
+/// Digests of executables that are remembered.
+pub const DIGEST_CACHE_ENTRIES: usize = 1024;
+
+/// The largest message taken from the server, in bytes. Pages of 500 entries stay below SPIRE's 4 MiB; ours may be larger.
+pub const SERVER_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+/// How long one call to the server may take; the same for all of a sync (wire contract, B.3).
+pub const SERVER_CALL: Duration = Duration::from_secs(30);
+/// How long connecting to the server may take, TLS included.
+pub const SERVER_CONNECT: Duration = Duration::from_secs(10);
+/// Entries that the server may have authorised for this node.
+pub const ENTRIES: usize = 200_000;
+/// Federated bundles fetched side by side.
+pub const BUNDLES_AT_ONCE: usize = 10;
+/// CSRs in one signing request, at most (wire contract, D.4).
+pub const CSRS_PER_BATCH: usize = 500;
+/// Certificates in the chain of one SVID.
+pub const CHAIN_CERTIFICATES: usize = 16;
+/// Authorities in one bundle.
+pub const BUNDLE_AUTHORITIES: usize = 1024;
+
+/// The largest state file that is read, in bytes.
+pub const STATE_FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// The largest trust bundle file that is read, in bytes.
+pub const TRUST_BUNDLE_FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// The largest Workload API answer that the command line takes, in bytes.
+pub const WORKLOAD_MESSAGE_BYTES: usize = 32 * 1024 * 1024;

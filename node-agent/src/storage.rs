@@ -1,0 +1,262 @@
+//! What the node agent keeps on disk: its key and SVID, and the trust bundle, in one file.
+//!
+//! One file, because they are only worth something together, replaced whole, because the process may be killed at any
+//! moment. A renewed SVID is written before its first use, beside the one in use: the server retires the old one when it
+//! sees the new one, and nobody can tell from here whether it did. So at the next start both are there, newest first,
+//! and one of them is good.
+
+mod format;
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use countersign_identity::{Bundle, TrustDomain, UnixTime, X509Svid};
+use countersign_runtime::file::{PRIVATE, WriteError, write_atomically};
+use zeroize::Zeroizing;
+
+use crate::limits;
+
+const STATE_FILE: &str = "agent-state.json";
+const LOCK_FILE: &str = "agent.lock";
+
+/// The node agent's own identity.
+#[derive(Clone, Debug)]
+pub struct NodeIdentity {
+    /// Chain and key.
+    pub svid: X509Svid,
+    /// Whether the node proves itself again instead of renewing.
+    pub reattestable: bool,
+}
+
+/// All that is on disk.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Whose node this is.
+    pub trust_domain: TrustDomain,
+    /// The bundle as it was last seen.
+    pub bundle: Option<Bundle>,
+    /// The identity that the server has seen.
+    in_use: Option<NodeIdentity>,
+    /// A newer one that it may not have seen yet.
+    renewed: Option<NodeIdentity>,
+}
+
+impl State {
+    /// Nothing yet.
+    #[must_use]
+    pub const fn empty(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            bundle: None,
+            in_use: None,
+            renewed: None,
+        }
+    }
+
+    /// The identities to try, newest first.
+    pub fn identities(&self) -> impl Iterator<Item = &NodeIdentity> {
+        self.renewed.iter().chain(&self.in_use)
+    }
+
+    /// The identities that have more than a second left (wire contract, C.7), newest first.
+    pub fn usable_at(&self, now: UnixTime) -> Vec<NodeIdentity> {
+        let least = now.after(std::time::Duration::from_secs(1));
+        self.identities()
+            .filter(|identity| identity.svid.not_after() > least)
+            .cloned()
+            .collect()
+    }
+
+    /// The node was attested: whatever identity there was is superseded.
+    pub fn attested(&mut self, identity: NodeIdentity) {
+        self.in_use = Some(identity);
+        self.renewed = None;
+    }
+
+    /// The identity was renewed; the old one counts until the new one has been used.
+    pub fn renewed(&mut self, identity: NodeIdentity) {
+        self.renewed = Some(identity);
+    }
+
+    /// The server has answered to this identity: all others are history. Says whether that changed anything.
+    pub fn used(&mut self, svid: &X509Svid) -> bool {
+        let is = |identity: &NodeIdentity| identity.svid.leaf().serial == svid.leaf().serial;
+        if self.renewed.as_ref().is_some_and(is) {
+            self.in_use = self.renewed.take();
+            return true;
+        }
+        if self.in_use.as_ref().is_some_and(is) && self.renewed.is_some() {
+            self.renewed = None;
+            return true;
+        }
+        false
+    }
+
+    /// The server does not accept the node any more.
+    pub fn forget_identities(&mut self) {
+        self.in_use = None;
+        self.renewed = None;
+    }
+}
+
+/// Why the data directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// It could not be made.
+    #[error("cannot create data_dir {}: {source}: create it, or make it writable for this user", path.display())]
+    Create {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Files in it can't be opened.
+    #[error("cannot open {}: {source}: data_dir must be readable and writable for this user", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another node agent uses it.
+    #[error("data_dir {} is in use by another node agent: stop it, or give this one a data_dir of its own", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The state file is not one.
+    #[error(
+        "{} is damaged ({reason}): move it away and start again with a new join token (countersign-server token generate)",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The state belongs to another trust domain.
+    #[error("{} belongs to trust domain {found}, not to {configured}: use another data_dir, or move the file away", path.display())]
+    OtherTrustDomain {
+        /// The file.
+        path: PathBuf,
+        /// Whose state it is.
+        found: TrustDomain,
+        /// What the configuration says.
+        configured: TrustDomain,
+    },
+    /// It could not be written.
+    #[error("{source}: {}", source.source)]
+    Write {
+        /// Where and why.
+        #[from]
+        source: WriteError,
+    },
+}
+
+/// The data directory, held by this process alone.
+#[derive(Debug)]
+pub struct Storage {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Storage {
+    /// Takes the directory, makes it if need be, and reads the state that is in it.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn open(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+    ) -> Result<(Self, State), StorageError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|source| StorageError::Create {
+                path: directory.to_owned(),
+                source,
+            })?;
+        let lock = take_lock(directory)?;
+        let storage = Self {
+            path: directory.join(STATE_FILE),
+            _lock: lock,
+        };
+        let state = storage
+            .load(trust_domain)?
+            .unwrap_or_else(|| State::empty(trust_domain.clone()));
+        // Found out now, not when a join token has been spent for an SVID that can't be kept.
+        storage.save(&state)?;
+        Ok((storage, state))
+    }
+
+    /// Replaces the state. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The state could not be written; what was there before still is.
+    pub fn save(&self, state: &State) -> Result<(), StorageError> {
+        Ok(write_atomically(
+            &self.path,
+            &format::write(state),
+            PRIVATE,
+        )?)
+    }
+
+    fn load(&self, trust_domain: &TrustDomain) -> Result<Option<State>, StorageError> {
+        let path = || self.path.clone();
+        let open = |source| StorageError::Open {
+            path: path(),
+            source,
+        };
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(open(error)),
+        };
+        let mut text = Zeroizing::new(Vec::new());
+        file.take(limits::STATE_FILE_BYTES)
+            .read_to_end(&mut text)
+            .map_err(open)?;
+        let state = format::read(&text).map_err(|reason| StorageError::Damaged {
+            path: path(),
+            reason,
+        })?;
+        if state.trust_domain != *trust_domain {
+            let (found, configured) = (state.trust_domain, trust_domain.clone());
+            return Err(StorageError::OtherTrustDomain {
+                path: path(),
+                found,
+                configured,
+            });
+        }
+        Ok(Some(state))
+    }
+}
+
+fn take_lock(directory: &Path) -> Result<File, StorageError> {
+    let path = directory.join(LOCK_FILE);
+    let open = |source| StorageError::Open {
+        path: path.clone(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(PRIVATE)
+        .open(&path)
+        .map_err(open)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StorageError::InUse {
+            path: directory.to_owned(),
+        }),
+        Err(std::fs::TryLockError::Error(source)) => Err(open(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
