@@ -45,6 +45,3 @@ pub use key::{Key, Rule};
 pub use parse::{MAX_DEPTH, MAX_ITEMS};
 pub use section::{Plugin, Section};
 pub use server::SERVER_KEYS;
-
-#[cfg(test)]
-mod tests;

@@ -16,21 +16,61 @@ pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance: insertions, deletions and replacements.
+/// Insertions, deletions, replacements and swaps of neighbours (optimal string alignment).
 fn distance(word: &[char], other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=word.len()).collect();
-    for (line, letter) in other.chars().enumerate() {
-        let mut next = vec![line.saturating_add(1)];
-        for ((own, above), diagonal) in word.iter().zip(row.iter().skip(1)).zip(&row) {
-            let left = next.last().copied().unwrap_or_default();
-            let replaced = diagonal.saturating_add(usize::from(*own != letter));
-            next.push(
-                replaced
-                    .min(left.saturating_add(1))
-                    .min(above.saturating_add(1)),
-            );
+    let other: Vec<char> = other.chars().collect();
+    let width = other.len().saturating_add(1);
+    let mut table: Vec<usize> = (0..width).collect();
+    let at = |table: &[usize], line: usize, column: usize| {
+        let index = line.saturating_mul(width).saturating_add(column);
+        table.get(index).copied().unwrap_or_default()
+    };
+    for (line, own) in word.iter().enumerate() {
+        table.push(line.saturating_add(1));
+        for (column, letter) in other.iter().enumerate() {
+            let left = at(&table, line.saturating_add(1), column).saturating_add(1);
+            let above = at(&table, line, column.saturating_add(1)).saturating_add(1);
+            let replaced = at(&table, line, column).saturating_add(usize::from(own != letter));
+            let mut best = left.min(above).min(replaced);
+            if let (Some(line), Some(column)) = (line.checked_sub(1), column.checked_sub(1))
+                && word.get(line) == Some(letter)
+                && other.get(column) == Some(own)
+            {
+                best = best.min(at(&table, line, column).saturating_add(1));
+            }
+            table.push(best);
         }
-        row = next;
     }
-    row.last().copied().unwrap_or_default()
+    table.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{distance, nearest};
+
+    #[test]
+    fn distances() {
+        for (one, other, wanted) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("abc", "abc", 0),
+            ("kitten", "sitting", 3),
+            ("dsik", "disk", 1),
+            ("bind_prot", "bind_port", 1),
+        ] {
+            let word: Vec<char> = one.chars().collect();
+            assert_eq!(distance(&word, other), wanted, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_near_is_offered() {
+        let known = ["bind_port", "bind_address", "ca_ttl"];
+        assert_eq!(nearest("BindPort", known.into_iter()), Some("bind_port"));
+        assert_eq!(nearest("ca_tll", known.into_iter()), Some("ca_ttl"));
+        assert_eq!(nearest("colour", known.into_iter()), None);
+        assert_eq!(nearest("", known.into_iter()), None);
+        assert_eq!(nearest(&"bind_port".repeat(1000), known.into_iter()), None);
+    }
 }
