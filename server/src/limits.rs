@@ -1,0 +1,55 @@
+//! Everything that comes from outside has a bound, and the bounds stand here.
+
+/// The largest message that a client may send, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// The largest message that the server sends, in bytes. A list of everything can be long.
+pub const MAX_RESPONSE_BYTES: usize = 64 << 20;
+/// The most items in one batch request.
+pub const MAX_BATCH_ITEMS: usize = 5_000;
+/// The most CSRs in one batch: the rate limit's burst, so that no larger batch could ever be served.
+pub const MAX_BATCH_CSRS: usize = 500;
+/// The most entries or revisions in one message of a sync stream.
+pub const SYNC_PAGE: usize = 500;
+/// The most IDs that an agent may ask for in one message of a sync stream.
+pub const MAX_SYNC_IDS: usize = 100_000;
+/// The largest CSR, in bytes: an RSA key of 8,192 bits with room for names.
+pub const MAX_CSR_BYTES: usize = 16 << 10;
+/// The longest name of an attestor, in bytes.
+pub const MAX_ATTESTATION_TYPE_BYTES: usize = 64;
+/// The largest attestation payload or challenge response, in bytes.
+pub const MAX_ATTESTATION_PAYLOAD_BYTES: usize = 256 << 10;
+/// How long an agent has for its whole attestation, in seconds: a stream that says nothing is ended.
+pub const ATTESTATION_SECONDS: u64 = 60;
+/// How long a sync stream may wait for the agent's next message, in seconds.
+pub const SYNC_IDLE_SECONDS: u64 = 60;
+/// The longest join token, in bytes.
+pub const MAX_JOIN_TOKEN_BYTES: usize = 255;
+/// The longest version that an agent may report, in bytes.
+pub const MAX_AGENT_VERSION_BYTES: usize = 255;
+/// The most selectors of one entry, of one node and of one filter.
+pub const MAX_SELECTORS: usize = 1_024;
+/// The longest type or value of a selector, in bytes.
+pub const MAX_SELECTOR_BYTES: usize = 4 << 10;
+/// The most DNS names of one entry.
+pub const MAX_DNS_NAMES: usize = 256;
+/// The most trust domains that one entry federates with, and in one filter.
+pub const MAX_FEDERATES_WITH: usize = 256;
+/// The most authorities of each kind in one bundle.
+pub const MAX_BUNDLE_AUTHORITIES: usize = 1_024;
+/// The largest certificate of an authority, in bytes.
+pub const MAX_AUTHORITY_BYTES: usize = 32 << 10;
+/// The most client addresses that each rate limit remembers; beyond it those that are idle longest are forgotten.
+pub const MAX_LIMITED_CLIENTS: usize = 65_536;
+
+/// The largest piece of a value in one row of sled, in bytes: larger pages are kept in files that sled never syncs.
+pub const STORE_CHUNK_BYTES: usize = 64 << 10;
+/// The most commits that share one sync of the disk.
+pub const STORE_BATCH: usize = 256;
+/// How many requests may wait for the store's thread.
+pub const STORE_QUEUE: usize = 1_024;
+/// sled's cache, in bytes. The registry's index answers the reads, so that little is needed.
+pub const STORE_CACHE_BYTES: u64 = 32 << 20;
+/// How many changes the feed of the memory and sled backends remembers.
+pub const MAX_REMEMBERED_CHANGES: usize = 65_536;
+/// How many rows one read of the store loads at most.
+pub const STORE_PAGE: usize = 1_000;

@@ -1,0 +1,143 @@
+//! Bundles, and the journal of the authority whose certificates and keys they hold.
+
+use countersign_identity::bundle::{JwtAuthority, X509Authority};
+use countersign_identity::{Bundle, TrustDomain};
+use countersign_proto::store::v1;
+use prost::Message as _;
+
+use super::backend::{Commit, Expect, Key, Table};
+use super::record::Stored as _;
+use super::{MAX_RETRIES, Store, StoreError, Written, damaged};
+
+/// Whether a change of a bundle changed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// The bundle is another now: its sequence number grows by one.
+    Changed,
+    /// It is as before.
+    Unchanged,
+}
+
+impl Store {
+    /// The bundle of a trust domain.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn bundle_get(&self, td: &TrustDomain) -> Result<Option<Bundle>, StoreError> {
+        let found = self.read::<Bundle>(&bundle_key(td)).await?;
+        Ok(found.map(|(record, _)| record.value))
+    }
+
+    /// Adds the authorities that the bundle of a trust domain lacks; makes the bundle if there is none.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn bundle_append(
+        &self,
+        td: &TrustDomain,
+        x509: &[X509Authority],
+        jwt: &[JwtAuthority],
+    ) -> Result<Written<Bundle>, StoreError> {
+        self.bundle_edit(td, None, |bundle| append(bundle, x509, jwt))
+            .await
+    }
+
+    /// The journal of a server's authority.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn journal_get(&self, server: &str) -> Result<Option<v1::Journal>, StoreError> {
+        let key = journal_key(server);
+        let row = self.backend.get(vec![key.clone()]).await?.pop().flatten();
+        row.map(|row| v1::Journal::decode(row.value).map_err(|e| damaged(&key, &e)))
+            .transpose()
+    }
+
+    /// Writes the journal of a server's authority and changes the bundle of its trust domain, in one commit. Only the
+    /// server itself writes its journal. `edit` may be called again when another server changed the bundle meanwhile;
+    /// the bundle is made if there is none.
+    ///
+    /// # Errors
+    /// The store failed: then neither was written, or it isn't known and the store is broken.
+    pub async fn journal_put(
+        &self,
+        server: &str,
+        journal: &v1::Journal,
+        td: &TrustDomain,
+        edit: impl Fn(&mut Bundle) -> Edit + Send,
+    ) -> Result<Written<Bundle>, StoreError> {
+        self.bundle_edit(td, Some((journal_key(server), journal)), edit)
+            .await
+    }
+
+    /// Changes a bundle, and counts the change. Writes the journal as well, whether or not the bundle changes.
+    async fn bundle_edit(
+        &self,
+        td: &TrustDomain,
+        journal: Option<(Key, &v1::Journal)>,
+        edit: impl Fn(&mut Bundle) -> Edit + Send,
+    ) -> Result<Written<Bundle>, StoreError> {
+        let key = bundle_key(td);
+        for _ in 0..=MAX_RETRIES {
+            let mut commit = Commit::default();
+            if let Some((key, journal)) = &journal {
+                commit
+                    .put
+                    .push((key.clone(), journal.encode_to_vec().into()));
+            }
+            let found = self.read::<Bundle>(&key).await?;
+            let (mut bundle, created, expect) = match found {
+                Some((record, version)) => (record.value, record.created, Expect::Version(version)),
+                None => (Bundle::empty(td.clone()), super::Seq::ZERO, Expect::Absent),
+            };
+            commit.expect.push((key.clone(), expect));
+            if edit(&mut bundle) == Edit::Changed || expect == Expect::Absent {
+                bundle.sequence_number = bundle.sequence_number.saturating_add(1);
+                commit.put.push((key.clone(), bundle.value(created)));
+            }
+            if let Ok(seq) = self.commit(commit).await? {
+                return Ok(Written { value: bundle, seq });
+            }
+        }
+        Err(StoreError::Busy {
+            doing: "change the bundle",
+        })
+    }
+}
+
+fn append(bundle: &mut Bundle, x509: &[X509Authority], jwt: &[JwtAuthority]) -> Edit {
+    let mut edit = Edit::Unchanged;
+    for authority in x509 {
+        if !bundle
+            .x509_authorities
+            .iter()
+            .any(|a| a.der() == authority.der())
+        {
+            // Whether an authority is tainted is decided by the server alone.
+            bundle.x509_authorities.push(authority.with_tainted(false));
+            edit = Edit::Changed;
+        }
+    }
+    for authority in jwt {
+        if !bundle
+            .jwt_authorities
+            .iter()
+            .any(|a| a.key_id == authority.key_id)
+        {
+            bundle.jwt_authorities.push(JwtAuthority {
+                tainted: false,
+                ..authority.clone()
+            });
+            edit = Edit::Changed;
+        }
+    }
+    edit
+}
+
+pub(super) fn bundle_key(td: &TrustDomain) -> Key {
+    Key::new(Table::Bundle, td.as_str())
+}
+
+fn journal_key(server: &str) -> Key {
+    Key::new(Table::Ca, server)
+}
