@@ -1,1 +1,194 @@
-//! What the command lines of the daemons share.
+//! What the command lines of the daemons share: SPIRE's way of writing flags, one way to print, exit codes.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+mod printer;
+mod table;
+
+pub use printer::{Captured, Printer, Style};
+pub use table::Table;
+
+/// How a command prints its result: SPIRE's `-output`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Pretty,
+    /// One JSON document.
+    Json,
+}
+
+/// `-output pretty|json`, to be flattened into a command's arguments.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct OutputFlag {
+    /// Desired output format
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// How a program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All went well.
+    Success = 0,
+    /// It failed, in no way that has a number of its own; wrong flags too, as in SPIRE.
+    Failure = 1,
+    /// The configuration is at fault, and nothing was started.
+    Configuration = 64,
+    /// A part of a daemon ended that must not end.
+    Software = 70,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Turns `-name` and `-name=value` into `--name` and `--name=value`, which is how clap wants long flags.
+///
+/// The program's name, a single dash, single letters (`-h`), numbers (`-1`) and everything behind a `--` stay as they
+/// are. So a value that begins with a dash and a letter has to be written as `-flag=-value`.
+pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut flags_may_follow = true;
+    let mut normalised = Vec::new();
+    for (index, arg) in args.into_iter().enumerate() {
+        flags_may_follow &= arg != "--";
+        let long = index > 0 && flags_may_follow && is_single_dash_long(&arg);
+        normalised.push(if long {
+            let mut double = OsString::from("-");
+            double.push(arg);
+            double
+        } else {
+            arg
+        });
+    }
+    normalised
+}
+
+fn is_single_dash_long(arg: &OsString) -> bool {
+    match arg.as_encoded_bytes() {
+        [b'-', first, second, ..] => first.is_ascii_alphabetic() && *second != b'=',
+        _ => false,
+    }
+}
+
+/// Reads the command line of a program.
+///
+/// # Errors
+/// The program should end with this code: help or the version was asked for, and printed, or the flags were wrong, and
+/// that was said.
+pub fn parse<C: clap::Parser>(
+    args: impl IntoIterator<Item = OsString>,
+    printer: &mut Printer,
+) -> Result<C, ExitCode> {
+    C::try_parse_from(normalise(args)).map_err(|error| {
+        let text = error.render();
+        if error.use_stderr() {
+            printer.error_text(&if printer.has_colours() {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            });
+            Exit::Failure.into()
+        } else {
+            printer.text(&if printer.has_colours() {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            });
+            Exit::Success.into()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normalised(args: &[&str]) -> Vec<String> {
+        let args = normalise(args.iter().map(OsString::from));
+        args.into_iter().map(|a| a.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn long_flags_with_one_dash_get_a_second_one() {
+        let given = [
+            "-server",
+            "entry",
+            "create",
+            "-spiffeID",
+            "spiffe://td/a",
+            "-admin=false",
+            "--ttl",
+            "60",
+        ];
+        let want = [
+            "-server",
+            "entry",
+            "create",
+            "--spiffeID",
+            "spiffe://td/a",
+            "--admin=false",
+            "--ttl",
+            "60",
+        ];
+        assert_eq!(normalised(&given), want);
+    }
+
+    #[test]
+    fn short_flags_numbers_a_single_dash_and_what_follows_two_dashes_stay() {
+        let given = ["x", "-h", "-", "-5", "-é", "--", "-name", "--", "-other=1"];
+        assert_eq!(normalised(&given), given);
+        assert_eq!(normalised(&["x", "-help"]), ["x", "--help"]);
+    }
+
+    #[derive(Debug, clap::Parser)]
+    #[command(name = "program", version)]
+    struct Arguments {
+        #[arg(long = "socketPath", default_value = "/tmp/api.sock")]
+        socket_path: String,
+        #[command(flatten)]
+        output: OutputFlag,
+    }
+
+    fn parsed(args: &[&str]) -> (Result<Arguments, ExitCode>, Captured) {
+        let (mut printer, captured) = Printer::captured();
+        (
+            parse(args.iter().map(OsString::from), &mut printer),
+            captured,
+        )
+    }
+
+    #[test]
+    fn flags_are_read_as_spire_writes_them() {
+        let (arguments, _) = parsed(&["program", "-socketPath", "/s", "-output", "json"]);
+        let arguments = arguments.unwrap();
+        assert_eq!(
+            (arguments.socket_path.as_str(), arguments.output.output),
+            ("/s", Output::Json)
+        );
+    }
+
+    #[test]
+    fn help_is_no_failure_and_a_wrong_flag_is_one() {
+        for help in ["-h", "-help", "--help"] {
+            let (result, captured) = parsed(&["program", help]);
+            assert_eq!(result.unwrap_err(), ExitCode::SUCCESS);
+            assert!(
+                captured.out().contains("--socketPath") && captured.err().is_empty(),
+                "{}",
+                captured.out()
+            );
+        }
+        let (result, captured) = parsed(&["program", "-socketpath", "x"]);
+        assert_eq!(result.unwrap_err(), ExitCode::FAILURE);
+        assert!(
+            captured.err().contains("--socketPath") && captured.out().is_empty(),
+            "{}",
+            captured.err()
+        );
+    }
+}

@@ -7,6 +7,7 @@
 //! | [`connection`], [`io`] | who is at the other end, and IO that ends when that connection is cut or a leaf expires |
 //! | [`tls`], [`serve`] | TLS handshakes on the server side, and the serving loop over TCP and Unix sockets |
 //! | [`unix`], [`dial`] | Unix listening sockets, and the client side of TLS and Unix sockets |
+//! | [`error`] | errors of any kind, printed with their causes |
 //! | [`file`](mod@file) | files that are either the old or the new one, never half of it |
 //!
 //! Feature `daemon` adds what only the programs need: the command line, logs, signals and systemd. Feature `test-util`
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod connection;
 pub mod dial;
 pub mod drain;
+pub mod error;
 pub mod file;
 pub mod io;
 pub mod limits;

@@ -1,1 +1,264 @@
-//! Being written.
+//! Logs, by SPIRE's three settings: `log_level`, `log_format` and `log_file`.
+//!
+//! They go to standard error unless a file is named. What libraries say is let through only from WARN on.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Mutex;
+
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Subscriber;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
+
+/// What this project's crates are called, as far as log targets go.
+const OWN: &str = "countersign";
+
+/// The mode of a log file that has to be made.
+const FILE_MODE: u32 = 0o640;
+
+/// The least that is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Level {
+    /// Everything.
+    Trace,
+    /// For those who look for a fault.
+    Debug,
+    /// What a person who runs it wants to know.
+    #[default]
+    Info,
+    /// What may become a fault.
+    Warn,
+    /// Faults alone.
+    Error,
+}
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A setting's value that is none of the allowed ones.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{value:?} is not one of {allowed}")]
+pub struct UnknownValue {
+    /// What stands there.
+    pub value: String,
+    /// What may stand there.
+    pub allowed: &'static str,
+}
+
+impl FromStr for Level {
+    type Err = UnknownValue;
+
+    /// In any case, as SPIRE takes it.
+    fn from_str(text: &str) -> Result<Self, UnknownValue> {
+        match text.to_ascii_lowercase().as_str() {
+            "trace" => Ok(Self::Trace),
+            "debug" => Ok(Self::Debug),
+            "info" => Ok(Self::Info),
+            "warn" | "warning" => Ok(Self::Warn),
+            "error" => Ok(Self::Error),
+            _ => Err(UnknownValue {
+                value: text.to_owned(),
+                allowed: "TRACE, DEBUG, INFO, WARN, ERROR",
+            }),
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = UnknownValue;
+
+    /// In any case, as SPIRE takes it.
+    fn from_str(text: &str) -> Result<Self, UnknownValue> {
+        match text.to_ascii_lowercase().as_str() {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownValue {
+                value: text.to_owned(),
+                allowed: "text, json",
+            }),
+        }
+    }
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Trace => Self::TRACE,
+            Level::Debug => Self::DEBUG,
+            Level::Info => Self::INFO,
+            Level::Warn => Self::WARN,
+            Level::Error => Self::ERROR,
+        }
+    }
+}
+
+/// The settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// `log_level`.
+    pub level: Level,
+    /// `log_format`.
+    pub format: Format,
+    /// `log_file`; appended to, and made with 0640 if missing.
+    pub file: Option<PathBuf>,
+}
+
+/// Logs could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file could not be opened.
+    #[error("cannot open the log file {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something in this process set logs up already.
+    #[error("logs are set up already")]
+    Already,
+}
+
+/// Sets up this process's logs, once.
+///
+/// # Errors
+/// [`LogError`].
+pub fn init(options: &LogOptions) -> Result<(), LogError> {
+    let subscriber = match &options.file {
+        Some(path) => subscriber(options, Mutex::new(open(path)?), Colours::Off),
+        None => subscriber(options, io::stderr, Colours::for_stderr()),
+    };
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Already)
+}
+
+fn open(path: &Path) -> Result<File, LogError> {
+    let opened = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(FILE_MODE)
+        .open(path);
+    opened.map_err(|source| LogError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Colours {
+    On,
+    Off,
+}
+
+impl Colours {
+    fn for_stderr() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if wanted && io::stderr().is_terminal() {
+            Self::On
+        } else {
+            Self::Off
+        }
+    }
+}
+
+fn subscriber<W>(
+    options: &LogOptions,
+    writer: W,
+    colours: Colours,
+) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let level = LevelFilter::from(options.level);
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target(OWN, level);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(colours == Colours::On);
+    match options.format {
+        Format::Text => Box::new(registry().with(lines.with_filter(filter))),
+        Format::Json => {
+            Box::new(registry().with(lines.json().flatten_event(true).with_filter(filter)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logged(options: &LogOptions) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let subscriber = subscriber(options, Mutex::new(open(&path).unwrap()), Colours::Off);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!(target: "countersign_server::store", entries = 3, "loaded");
+            tracing::info!(target: "countersign_server::store", "ready");
+            tracing::info!(target: "h2::codec", "frame");
+            tracing::warn!(target: "h2::codec", "odd frame");
+        });
+        std::fs::read_to_string(&path).unwrap()
+    }
+
+    #[test]
+    fn own_lines_go_by_the_level_and_those_of_libraries_only_from_warn_on() {
+        let text = logged(&LogOptions::default());
+        assert!(text.contains("ready") && !text.contains("loaded"), "{text}");
+        assert!(
+            text.contains("odd frame") && text.lines().count() == 2,
+            "{text}"
+        );
+        let text = logged(&LogOptions {
+            level: Level::Debug,
+            ..LogOptions::default()
+        });
+        assert!(text.contains("loaded entries=3"), "{text}");
+        let text = logged(&LogOptions {
+            level: Level::Error,
+            ..LogOptions::default()
+        });
+        assert_eq!(text, "");
+    }
+
+    #[test]
+    fn json_is_one_flat_object_per_line() {
+        let text = logged(&LogOptions {
+            level: Level::Debug,
+            format: Format::Json,
+            file: None,
+        });
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(
+            (&first["level"], &first["entries"]),
+            (&"DEBUG".into(), &3.into())
+        );
+    }
+
+    #[test]
+    fn settings_are_read_in_any_case_and_others_refused_by_name() {
+        assert_eq!(
+            ("warn".parse(), "WARNING".parse()),
+            (Ok(Level::Warn), Ok(Level::Warn))
+        );
+        assert_eq!("JSON".parse(), Ok(Format::Json));
+        let error = "loud".parse::<Level>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "\"loud\" is not one of TRACE, DEBUG, INFO, WARN, ERROR"
+        );
+    }
+}

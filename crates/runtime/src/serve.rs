@@ -6,25 +6,30 @@
 //!
 //! Each request carries `Arc<Connection>` in its extensions.
 
-use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::connection::Connection;
 use crate::drain::{Drain, Drained};
+use crate::error::Chain;
 use crate::limits;
-use crate::tls::{ServerIdentity, TlsAcceptor};
+use crate::tls::{AcceptError, Identities, ServerIdentity, TlsAcceptor};
 use crate::unix::{self, Socket};
 
 mod accept;
 mod exchange;
+
+use accept::{Bounds, Places};
+use exchange::Leave;
 
 /// Which HTTP versions a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +87,13 @@ impl ServeOptions {
         self.drain = limit;
         self
     }
+
+    const fn bounds(&self) -> Bounds {
+        Bounds {
+            handshakes: self.handshakes,
+            connections: self.connections,
+        }
+    }
 }
 
 /// Serves TLS over TCP until `stop` is cancelled, then drains.
@@ -96,10 +108,38 @@ pub async fn serve_tls(
     stop: CancellationToken,
 ) -> Drained {
     let drain = Drain::new(&stop);
+    // Should this future be dropped instead of stopped, nothing goes on without it.
+    let _cut = drain.cut().clone().drop_guard();
     let acceptor = TlsAcceptor::new(Arc::clone(&identity), Arc::clone(&options.clock))
         .handshake_limit(options.handshake)
         .cut_by(drain.cut().clone());
-    let _ = (listener, acceptor, router, identity);
+    let line = Line::new(router, &options, &drain);
+    let take = |(stream, address): (TcpStream, SocketAddr), places: Places| {
+        let guard = drain.guard();
+        let acceptor = acceptor.clone();
+        let line = line.clone();
+        let identity = identity.subscribe();
+        tokio::spawn(async move {
+            let _guard = guard;
+            let Places {
+                handshake,
+                connection: _place,
+            } = places;
+            // Small messages are answered at once; a socket that refuses this works all the same.
+            drop(stream.set_nodelay(true));
+            let accepted = line
+                .drain
+                .run_until_cancelled(acceptor.accept(stream, address))
+                .await;
+            drop(handshake);
+            match accepted {
+                None => {}
+                Some(Err(error)) => log_refused(address, &error),
+                Some(Ok((io, connection))) => line.serve(io, connection, Some(identity)).await,
+            }
+        });
+    };
+    accept::run(listener, options.bounds(), &stop, take).await;
     drain.finish(options.drain).await
 }
 
@@ -113,6 +153,79 @@ pub async fn serve_unix(
     stop: CancellationToken,
 ) -> Drained {
     let drain = Drain::new(&stop);
-    let _ = (socket, router);
+    let _cut = drain.cut().clone().drop_guard();
+    let line = Line::new(router, &options, &drain);
+    let take = |stream: UnixStream,
+                Places {
+                    handshake: _,
+                    connection: place,
+                }: Places| {
+        // Asked for at once: the process is less likely to be gone.
+        let caller = match unix::caller(&stream) {
+            Ok(caller) => caller,
+            Err(error) => {
+                tracing::warn!(%error, "The kernel does not say who called: not served");
+                return;
+            }
+        };
+        let guard = drain.guard();
+        let line = line.clone();
+        let connection = Arc::new(Connection::unix(caller, drain.cut().child_token()));
+        tokio::spawn(async move {
+            let _held = (guard, place);
+            line.serve(stream, connection, None).await;
+        });
+    };
+    accept::run(socket, options.bounds(), &stop, take).await;
     drain.finish(options.drain).await
+}
+
+/// What all connections of one listener share.
+#[derive(Clone)]
+struct Line {
+    router: Router,
+    http: auto::Builder<TokioExecutor>,
+    max_age: Option<Duration>,
+    drain: CancellationToken,
+    clock: SharedClock,
+}
+
+impl Line {
+    fn new(router: Router, options: &ServeOptions, drain: &Drain) -> Self {
+        Self {
+            router,
+            http: exchange::builder(options.http),
+            max_age: options.max_age,
+            drain: drain.begun().clone(),
+            clock: Arc::clone(&options.clock),
+        }
+    }
+
+    async fn serve<S>(self, io: S, connection: Arc<Connection>, identity: Option<Identities>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let Self {
+            router,
+            http,
+            max_age,
+            drain,
+            clock,
+        } = self;
+        let leave = Leave {
+            drain,
+            max_age,
+            identity,
+        };
+        exchange::serve(io, connection, router, &http, leave, clock).await;
+    }
+}
+
+/// A caller that cannot be let in is its own fault, unless it is ours.
+fn log_refused(address: SocketAddr, error: &AcceptError) {
+    let cause = Chain(error);
+    match error {
+        AcceptError::NoIdentity => tracing::warn!(%address, %cause, "Caller turned away"),
+        _ => tracing::debug!(%address, %cause, "Caller turned away"),
+    }
 }

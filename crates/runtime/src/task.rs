@@ -4,7 +4,6 @@
 //! itself, with an error or by a panic, stops the whole daemon, and [`Tasks::join`] says why.
 
 use std::any::Any;
-use std::error::Error;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,9 +12,7 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::drain::{Drain, Drained};
-
-/// An error of any kind, as tasks end with it.
-pub type BoxError = Box<dyn Error + Send + Sync>;
+use crate::error::{BoxError, Chain};
 
 /// Why the daemon stopped without being told to.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +135,7 @@ impl Inner {
     fn fail(&self, fault: TaskFault) {
         tracing::error!(
             task = fault.name,
-            error = &fault.reason as &dyn Error,
+            error = %Chain(&fault.reason),
             "Essential task ended: stopping"
         );
         self.fault
@@ -228,7 +225,7 @@ mod tests {
         let (alive, mut watched) = tokio::sync::mpsc::channel::<()>(1);
         tasks.spawn("deaf", async move {
             let _alive = alive;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         tasks.token().cancel();
         tasks.join(LONG).await.unwrap();

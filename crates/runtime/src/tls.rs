@@ -49,6 +49,9 @@ impl fmt::Debug for Presented {
     }
 }
 
+/// The identity that new connections present, as it changes.
+pub type Identities = watch::Receiver<Option<Arc<Presented>>>;
+
 /// Where a listener gets its identity from, as it changes.
 pub trait ServerIdentity: Send + Sync + 'static {
     /// The identity for new connections; `None` refuses them.
@@ -58,11 +61,11 @@ pub trait ServerIdentity: Send + Sync + 'static {
 
     /// The identity as it changes. Each new `Arc` is a new generation: connections that presented an older one are asked
     /// to go (GOAWAY), so publish only when the certificate has changed.
-    fn subscribe(&self) -> watch::Receiver<Option<Arc<Presented>>>;
+    fn subscribe(&self) -> Identities;
 }
 
-impl ServerIdentity for watch::Receiver<Option<Arc<Presented>>> {
-    fn subscribe(&self) -> watch::Receiver<Option<Arc<Presented>>> {
+impl ServerIdentity for Identities {
+    fn subscribe(&self) -> Identities {
         self.clone()
     }
 }

@@ -1,1 +1,127 @@
+//! HTTP on one connection, from its first byte to its end.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::Http;
+use crate::backoff::jittered;
+use crate::clock::SharedClock;
+use crate::connection::{self, Connection};
+use crate::limits;
+use crate::tls::{Identities, Presented};
+
+/// How far from the maximum age a connection may be asked to go, as a share of it.
+const AGE_SPREAD: f64 = 0.1;
+
+/// When a connection is asked to go: the first of these.
+pub(super) struct Leave {
+    /// The listener drains.
+    pub(super) drain: CancellationToken,
+    /// The connection's age.
+    pub(super) max_age: Option<Duration>,
+    /// Another identity is presented now.
+    pub(super) identity: Option<Identities>,
+}
+
+impl Leave {
+    /// Waits until the connection should be asked to go, and says why.
+    async fn wait(self, presented: Option<Arc<Presented>>) -> &'static str {
+        let aged = async {
+            match self.max_age {
+                Some(age) => tokio::time::sleep(jittered(age, AGE_SPREAD)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.drain.cancelled() => "the listener ends",
+            () = aged => "the connection is old",
+            () = outdated(self.identity, presented) => "another identity is presented now",
+        }
+    }
+}
+
+async fn outdated(identity: Option<Identities>, presented: Option<Arc<Presented>>) {
+    if let (Some(mut identity), Some(presented)) = (identity, presented) {
+        let is_another = |now: &Option<Arc<Presented>>| {
+            !now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &presented))
+        };
+        if identity.wait_for(is_another).await.is_ok() {
+            return;
+        }
+    }
+    // Nothing to change, or nobody left to change it.
+    std::future::pending::<()>().await;
+}
+
+/// Serves `router` on a connection until it ends, is cut, or a leaf on it expires.
+pub(super) async fn serve<S>(
+    io: S,
+    connection: Arc<Connection>,
+    router: Router,
+    builder: &auto::Builder<TokioExecutor>,
+    leave: Leave,
+    clock: SharedClock,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = service_fn(|mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&connection));
+        router.clone().oneshot(request)
+    });
+    let http = builder.serve_connection(TokioIo::new(io), service);
+    tokio::pin!(http);
+    // The IO ends by itself too, but HTTP/1.1 does not look at it while a handler runs and more requests have arrived.
+    let end = connection::ended(connection.cut.clone(), connection.not_after(), clock);
+    tokio::pin!(end);
+    let leave = leave.wait(connection.presented.clone());
+    tokio::pin!(leave);
+    let mut asked_to_go = false;
+    loop {
+        tokio::select! {
+            biased;
+            why = &mut end => {
+                tracing::debug!(address = %connection.address, %why, "Connection ended");
+                return;
+            }
+            why = &mut leave, if !asked_to_go => {
+                tracing::trace!(address = %connection.address, why, "Connection is asked to go");
+                asked_to_go = true;
+                http.as_mut().graceful_shutdown();
+            }
+            result = &mut http => {
+                if let Err(error) = result {
+                    tracing::debug!(address = %connection.address, %error, "Connection failed");
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// HTTP with the bounds of [`limits`].
+pub(super) fn builder(http: Http) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEADER_READ)
+        .max_buf_size(usize::try_from(limits::HEADER_BYTES).unwrap_or(usize::MAX));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(limits::HEADER_BYTES)
+        .max_concurrent_streams(limits::STREAMS);
+    match http {
+        Http::Http2Only => builder.http2_only(),
+        Http::Auto => builder,
+    }
+}
