@@ -8,6 +8,9 @@ use crate::key::{Key, PLUGIN_KEYS, Rule};
 use crate::near::nearest;
 use crate::tree::{Item, Kind, Object, Value};
 
+/// Up to how many findings unknown keys are compared with known ones, so that a file of nothing else is judged fast.
+const MAX_HINTS: usize = 100;
+
 /// What the registry says about a file.
 #[derive(Default)]
 pub(crate) struct Verdict {
@@ -108,7 +111,9 @@ impl Verdict {
         } else {
             format!(" in {path}")
         };
-        let hint = match nearest(&item.key, keys.iter().map(|key| key.name)) {
+        let names = keys.iter().map(|key| key.name);
+        let near = (self.wrong.len() < MAX_HINTS).then(|| nearest(&item.key, names));
+        let hint = match near.flatten() {
             Some(near) => format!("; did you mean \"{near}\"?"),
             None => String::new(),
         };
