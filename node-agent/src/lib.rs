@@ -4,6 +4,7 @@ pub mod limits;
 mod pem;
 pub mod selectors;
 pub mod storage;
+pub mod sync;
 
 #[cfg(test)]
 mod test_ca;

@@ -1,0 +1,18 @@
+//! What this node may serve, kept true: entries, their SVIDs, bundles.
+//!
+//! One task owns it all ([`task`]); everybody else reads snapshots ([`feed`]). What to ask for, what to sign when and
+//! what a caller gets are pure functions of the state ([`revisions`], [`rotation`], [`cache`], [`snapshot`]); the task
+//! moves bytes and waits.
+
+pub mod batch;
+pub mod cache;
+pub mod entry;
+pub mod feed;
+pub mod revisions;
+pub mod rotation;
+pub mod snapshot;
+
+pub use cache::Cache;
+pub use entry::AuthorizedEntry;
+pub use feed::{Feed, Subscription};
+pub use snapshot::{Answer, ServedSvid, Snapshot};

@@ -1,0 +1,204 @@
+//! Hands snapshots to readers and wakes those whom a change concerns.
+//!
+//! Readers never wait: the current picture is behind one atomic pointer. A subscriber holds no queue; woken, it takes
+//! the newest picture, so a slow reader misses intermediate ones and costs nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use countersign_identity::SelectorSet;
+use tokio::sync::Notify;
+
+use super::snapshot::Snapshot;
+
+/// The one place where snapshots go from their owner to their readers. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Feed(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    current: ArcSwapOption<Snapshot>,
+    subscribers: Mutex<Subscribers>,
+    /// Wakes the owner when a subscriber came whose SVIDs are signed on demand.
+    wanted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Subscribers {
+    next: u64,
+    all: HashMap<u64, (SelectorSet, Arc<Notify>)>,
+}
+
+impl Feed {
+    /// The newest picture; `None` before the first sync.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Snapshot>> {
+        self.0.current.load_full()
+    }
+
+    /// Publishes a picture and wakes those whom it concerns. One caller at a time.
+    pub fn publish(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        let earlier = self.0.current.swap(Some(Arc::clone(&snapshot)));
+        let changes = earlier.map(|earlier| snapshot.changes_since(&earlier));
+        if changes
+            .as_ref()
+            .is_some_and(super::snapshot::Changes::is_empty)
+        {
+            return;
+        }
+        for (selectors, notify) in self.lock().all.values() {
+            if changes
+                .as_ref()
+                .is_none_or(|changes| changes.concern(selectors, &snapshot))
+            {
+                notify.notify_one();
+            }
+        }
+    }
+
+    /// Asks to be woken by changes that concern a caller with these selectors. Changes since before this call count.
+    #[must_use]
+    pub fn subscribe(&self, selectors: SelectorSet) -> Subscription {
+        let notify = Arc::new(Notify::new());
+        let mut subscribers = self.lock();
+        let number = subscribers.next;
+        subscribers.next = number.wrapping_add(1);
+        subscribers
+            .all
+            .insert(number, (selectors.clone(), Arc::clone(&notify)));
+        drop(subscribers);
+        self.0.wanted.notify_one();
+        Subscription {
+            feed: self.clone(),
+            number,
+            selectors,
+            notify,
+        }
+    }
+
+    /// The selectors of all subscribers.
+    #[must_use]
+    pub fn subscribed(&self) -> Vec<SelectorSet> {
+        self.lock()
+            .all
+            .values()
+            .map(|(selectors, _)| selectors.clone())
+            .collect()
+    }
+
+    /// Waits for a new subscriber.
+    pub async fn wanted(&self) {
+        self.0.wanted.notified().await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Subscribers> {
+        self.0
+            .subscribers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One reader's place; gone when it is dropped.
+#[derive(Debug)]
+pub struct Subscription {
+    feed: Feed,
+    number: u64,
+    selectors: SelectorSet,
+    notify: Arc<Notify>,
+}
+
+impl Subscription {
+    /// Whom it is for.
+    #[must_use]
+    pub const fn selectors(&self) -> &SelectorSet {
+        &self.selectors
+    }
+
+    /// The newest picture.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Snapshot>> {
+        self.feed.current()
+    }
+
+    /// Waits for a change that concerns this reader; several since the last call count as one.
+    pub async fn changed(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.feed.lock().all.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use countersign_identity::Selector;
+    use futures::FutureExt as _;
+
+    use super::super::entry::tests::entry;
+    use super::super::snapshot::ServedEntry;
+    use super::*;
+    use crate::test_ca::trust_domain;
+
+    fn snapshot(entries: &[(&str, &str)]) -> Snapshot {
+        let entries = entries.iter().map(|(id, selector)| ServedEntry {
+            entry: Arc::new(entry(id, &[selector])),
+            svid: None,
+        });
+        Snapshot::new(trust_domain(), entries, Bytes::new(), BTreeMap::new())
+    }
+
+    fn caller(text: &str) -> SelectorSet {
+        std::iter::once(Selector::parse(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn only_those_concerned_are_woken_and_many_changes_are_one() {
+        let feed = Feed::default();
+        assert!(feed.current().is_none());
+        let (one, two) = (
+            feed.subscribe(caller("unix:uid:1")),
+            feed.subscribe(caller("unix:uid:2")),
+        );
+        feed.publish(snapshot(&[]));
+        assert!(
+            one.changed().now_or_never().is_some() && two.changed().now_or_never().is_some(),
+            "the first picture"
+        );
+
+        feed.publish(snapshot(&[("a", "unix:uid:1")]));
+        feed.publish(snapshot(&[("a", "unix:uid:1"), ("b", "unix:uid:1")]));
+        assert!(two.changed().now_or_never().is_none());
+        assert!(one.changed().now_or_never().is_some());
+        assert_eq!(
+            one.current().unwrap().matching(one.selectors()).len(),
+            2,
+            "the newest picture"
+        );
+        assert!(
+            one.changed().now_or_never().is_none(),
+            "both changes counted once"
+        );
+
+        feed.publish(snapshot(&[("a", "unix:uid:1"), ("b", "unix:uid:1")]));
+        assert!(one.changed().now_or_never().is_none(), "nothing changed");
+    }
+
+    #[test]
+    fn a_subscription_ends_with_its_reader() {
+        let feed = Feed::default();
+        let one = feed.subscribe(caller("unix:uid:1"));
+        assert_eq!(feed.subscribed(), [caller("unix:uid:1")]);
+        assert!(feed.wanted().now_or_never().is_some());
+        drop(one);
+        assert!(feed.subscribed().is_empty());
+    }
+}
