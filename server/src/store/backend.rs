@@ -7,6 +7,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod feed;
 pub mod memory;
 pub mod sled;
