@@ -3,19 +3,23 @@
 //! A [`Chain`] is *decoded*, not verified: it has the only form that is allowed and nothing more is known about it.
 //! `docs/call-chains.md`, sections 2 and 4.
 
+pub mod algorithm;
+mod cbor;
 pub mod certs;
 pub mod codec;
 pub mod field;
 pub mod link;
 
 use std::fmt;
+use std::ops::Range;
 
 use countersign_identity::{KeyId, SpiffeId};
 
+pub use algorithm::Algorithm;
 pub use certs::CertSet;
 pub use codec::Malformed;
 pub use field::{Carrier, FieldValue};
-pub use link::{Algorithm, Claims, Link};
+pub use link::{Claims, Link, Start};
 
 /// The most links that a chain may have.
 pub const MAX_LINKS: usize = 16;
@@ -55,6 +59,9 @@ impl fmt::Debug for ChainId {
 
 /// The hash over the first i links as they were encoded, signatures included; 32 zero bytes for none.
 pub type PrefixHash = [u8; 32];
+
+/// The prefix hash before the first link.
+pub(crate) const NO_LINKS: PrefixHash = [0; 32];
 
 /// A decoded chain of 1 to [`MAX_LINKS`] links. Nothing in it is verified yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,9 +127,6 @@ impl Chain {
     }
 
     /// The last link.
-    ///
-    /// # Panics
-    /// Never: a chain has at least one link.
     #[must_use]
     pub fn last(&self) -> Option<&Link> {
         self.links.last()
@@ -132,5 +136,41 @@ impl Chain {
     #[must_use]
     pub fn last_kid(&self) -> Option<KeyId> {
         self.last().map(|link| link.kid)
+    }
+
+    /// The link at `index` as it is encoded.
+    pub(crate) fn link_bytes(&self, index: usize) -> &[u8] {
+        self.part(index, |place| place.link.clone())
+    }
+
+    /// The signature of the link at `index`, r ‖ s.
+    pub(crate) fn signature(&self, index: usize) -> &[u8] {
+        self.part(index, |place| place.signature.clone())
+    }
+
+    /// What the signature of the link at `index` covers; `before` is the hash over all links before it.
+    pub(crate) fn to_be_signed(&self, index: usize, before: &PrefixHash) -> Vec<u8> {
+        let protected = self.part(index, |place| place.protected.clone());
+        let payload = self.part(index, |place| place.payload.clone());
+        codec::to_be_signed(before, protected, payload)
+    }
+
+    fn part(&self, index: usize, range: impl FnOnce(&link::Place) -> Range<usize>) -> &[u8] {
+        self.links
+            .get(index)
+            .and_then(|link| self.bytes.get(range(&link.place)))
+            .unwrap_or_default()
+    }
+
+    /// The hashes over the first link, the first two and so on, without the one over the whole chain.
+    pub(crate) fn prefixes(&self) -> Vec<PrefixHash> {
+        let earlier = self.links.len().saturating_sub(1);
+        let mut prefixes = Vec::with_capacity(earlier);
+        let mut hash = NO_LINKS;
+        for index in 0..earlier {
+            hash = codec::prefix_after(&hash, self.link_bytes(index));
+            prefixes.push(hash);
+        }
+        prefixes
     }
 }

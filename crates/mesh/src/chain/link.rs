@@ -1,26 +1,19 @@
 //! One link: a signed call.
 
+use std::ops::Range;
+
 use countersign_identity::{KeyId, SpiffeId};
 
-use super::PrefixHash;
+use super::{Algorithm, ChainId};
 
-/// How a link is signed. The key implies it; no other algorithm exists in version 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// ECDSA with SHA-256 on P-256, COSE algorithm −7.
-    Es256,
-    /// ECDSA with SHA-384 on P-384, COSE algorithm −35.
-    Es384,
-}
-
-/// What the signer of a link says.
+/// What the signer of a link says about the call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// The callee.
+    /// The callee. It has a path.
     pub aud: SpiffeId,
-    /// The chain's deadline, in Unix seconds.
+    /// The chain's deadline, in Unix seconds, below 2^53.
     pub exp: u64,
-    /// When the link was made, in Unix seconds.
+    /// When the link was made, in Unix seconds, below 2^53.
     pub iat: u64,
     /// The ID of this call, random and fresh for every attempt.
     pub cti: [u8; 16],
@@ -28,8 +21,17 @@ pub struct Claims {
     pub max_hops: u8,
     /// How many further calls the callee and everything below it may make.
     pub budget: u16,
-    /// `METHOD SP path` of the request.
+    /// `METHOD SP path` of the request, the path as sent, without the query: 3 to 1,024 bytes.
     pub action: String,
+}
+
+/// What only the first link of a chain says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The originator. It has a path.
+    pub iss: SpiffeId,
+    /// The ID of the piece of work, unique together with the originator.
+    pub chain: ChainId,
 }
 
 /// A decoded link. Its signature has the right form; whether it holds is another question.
@@ -41,8 +43,15 @@ pub struct Link {
     pub kid: KeyId,
     /// How.
     pub algorithm: Algorithm,
-    /// The hash over this link and all before it.
-    pub prefix: PrefixHash,
-    /// The link's place in the encoded chain.
-    pub(super) span: (usize, usize),
+    /// Where the parts of this link stand in the encoded chain.
+    pub(super) place: Place,
+}
+
+/// Where a link stands in the encoded chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) link: Range<usize>,
+    pub(super) protected: Range<usize>,
+    pub(super) payload: Range<usize>,
+    pub(super) signature: Range<usize>,
 }

@@ -1,0 +1,404 @@
+//! Accounts: what a callee has seen of each chain and below each link.
+//!
+//! The split of a budget binds only those who obey it; these counts bind everyone (`docs/call-chains.md`, section 5).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_identity::SpiffeId;
+
+use super::{PeerState, Quota, Rate, Sharded};
+use crate::chain::{ChainId, PrefixHash};
+
+/// Which piece of work: an ID counts only together with the originator that gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ChainKey {
+    pub(crate) originator: SpiffeId,
+    pub(crate) id: ChainId,
+}
+
+/// Why an account was not charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The limit is reached.
+    Limit,
+    /// The peer's share of the map is used up.
+    NoRoom,
+    /// Too many new chains; one would pass after this long.
+    TooFast(Duration),
+}
+
+/// Whether a call opened its chain at this callee, and was charged for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    No,
+    Yes,
+}
+
+#[derive(Debug)]
+struct LinkAccount {
+    calls: u32,
+    until: u64,
+    owner: Arc<PeerState>,
+}
+
+#[derive(Debug)]
+struct ChainAccount {
+    calls: u32,
+    until: u64,
+    opened: Opened,
+    owner: Arc<PeerState>,
+    edges: Vec<EdgeAccount>,
+}
+
+#[derive(Debug)]
+struct EdgeAccount {
+    from: SpiffeId,
+    to: SpiffeId,
+    calls: u32,
+    owner: Arc<PeerState>,
+}
+
+/// All accounts of one callee process. Times are Unix seconds; an account is dropped once its deadline has passed.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    links: Sharded<PrefixHash, LinkAccount>,
+    chains: Sharded<ChainKey, ChainAccount>,
+    quota: Quota,
+}
+
+impl Accounts {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            links: Sharded::default(),
+            chains: Sharded::default(),
+            quota: Quota::new(capacity),
+        }
+    }
+
+    /// Counts a call on one edge within one chain.
+    pub(crate) fn charge_edge(
+        &self,
+        key: &ChainKey,
+        edge: (&SpiffeId, &SpiffeId),
+        limit: u32,
+        until: u64,
+        peer: &Arc<PeerState>,
+    ) -> Result<(), Full> {
+        let mut shard = self.chains.shard(key);
+        if !shard.contains_key(key) {
+            self.claim(peer)?;
+            shard.insert(key.clone(), ChainAccount::new(until, peer));
+        }
+        let account = shard.get_mut(key).ok_or(Full::NoRoom)?;
+        account.until = account.until.max(until);
+        let charged = account.charge_edge(edge, limit, peer, || self.claim(peer));
+        if charged.is_err() && account.is_unused() {
+            self.drop_chain(&shard.remove(key));
+        }
+        charged
+    }
+
+    /// Takes back what [`Accounts::charge_edge`] counted.
+    pub(crate) fn undo_edge(&self, key: &ChainKey, edge: (&SpiffeId, &SpiffeId)) {
+        let mut shard = self.chains.shard(key);
+        let Some(account) = shard.get_mut(key) else {
+            return;
+        };
+        if let Some(at) = account.edges.iter().position(|e| (&e.from, &e.to) == edge)
+            && let Some(of_edge) = account.edges.get_mut(at)
+        {
+            of_edge.calls = of_edge.calls.saturating_sub(1);
+            if of_edge.calls == 0 {
+                let gone = account.edges.swap_remove(at);
+                self.quota.release(&gone.owner.counters, 1);
+            }
+        }
+        if account.is_unused() {
+            self.drop_chain(&shard.remove(key));
+        }
+    }
+
+    /// Counts a call below one link.
+    pub(crate) fn charge_link(
+        &self,
+        prefix: &PrefixHash,
+        budget: u16,
+        until: u64,
+        peer: &Arc<PeerState>,
+    ) -> Result<(), Full> {
+        let mut shard = self.links.shard(prefix);
+        if let Some(account) = shard.get_mut(prefix) {
+            if account.calls >= budget.into() {
+                return Err(Full::Limit);
+            }
+            account.calls += 1;
+            account.until = account.until.max(until);
+            return Ok(());
+        }
+        if budget == 0 {
+            return Err(Full::Limit);
+        }
+        self.claim(peer)?;
+        shard.insert(
+            *prefix,
+            LinkAccount {
+                calls: 1,
+                until,
+                owner: Arc::clone(peer),
+            },
+        );
+        Ok(())
+    }
+
+    /// Takes back what [`Accounts::charge_link`] counted.
+    pub(crate) fn undo_link(&self, prefix: &PrefixHash) {
+        let mut shard = self.links.shard(prefix);
+        let Some(account) = shard.get_mut(prefix) else {
+            return;
+        };
+        account.calls = account.calls.saturating_sub(1);
+        if account.calls == 0
+            && let Some(gone) = shard.remove(prefix)
+        {
+            self.quota.release(&gone.owner.counters, 1);
+        }
+    }
+
+    /// Counts a call of a chain that [`Accounts::charge_edge`] has entered. With `opening`, the originator itself calls:
+    /// the first such call is charged as a new chain, at this rate.
+    pub(crate) fn charge_chain(
+        &self,
+        key: &ChainKey,
+        budget: u16,
+        opening: Option<(&PeerState, Rate, Duration)>,
+    ) -> Result<Opened, Full> {
+        let mut shard = self.chains.shard(key);
+        let account = shard.get_mut(key).ok_or(Full::NoRoom)?;
+        if account.calls >= budget.into() {
+            return Err(Full::Limit);
+        }
+        let mut opened = Opened::No;
+        if let Some((originator, rate, now)) = opening
+            && account.opened == Opened::No
+        {
+            originator
+                .new_chains
+                .take(rate, now)
+                .map_err(Full::TooFast)?;
+            account.opened = Opened::Yes;
+            opened = Opened::Yes;
+        }
+        account.calls += 1;
+        Ok(opened)
+    }
+
+    /// Takes back what [`Accounts::charge_chain`] counted, but for the bucket of new chains.
+    pub(crate) fn undo_chain(&self, key: &ChainKey, opened: Opened) {
+        let mut shard = self.chains.shard(key);
+        let Some(account) = shard.get_mut(key) else {
+            return;
+        };
+        account.calls = account.calls.saturating_sub(1);
+        if opened == Opened::Yes {
+            account.opened = Opened::No;
+        }
+        if account.is_unused() {
+            self.drop_chain(&shard.remove(key));
+        }
+    }
+
+    /// Drops the accounts whose deadline has passed at `now`.
+    pub(crate) fn sweep(&self, now: u64) {
+        self.links.retain(|_, account| {
+            let keep = now < account.until;
+            if !keep {
+                self.quota.release(&account.owner.counters, 1);
+            }
+            keep
+        });
+        self.chains.retain(|_, account| {
+            let keep = now < account.until;
+            if !keep {
+                self.release_chain(account);
+            }
+            keep
+        });
+    }
+
+    fn claim(&self, peer: &PeerState) -> Result<(), Full> {
+        if self.quota.claim(&peer.counters) {
+            Ok(())
+        } else {
+            Err(Full::NoRoom)
+        }
+    }
+
+    fn drop_chain(&self, gone: &Option<ChainAccount>) {
+        if let Some(account) = gone {
+            self.release_chain(account);
+        }
+    }
+
+    fn release_chain(&self, account: &ChainAccount) {
+        self.quota.release(&account.owner.counters, 1);
+        for edge in &account.edges {
+            self.quota.release(&edge.owner.counters, 1);
+        }
+    }
+}
+
+impl ChainAccount {
+    fn new(until: u64, owner: &Arc<PeerState>) -> Self {
+        Self {
+            calls: 0,
+            until,
+            opened: Opened::No,
+            owner: Arc::clone(owner),
+            edges: Vec::new(),
+        }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.calls == 0 && self.edges.is_empty()
+    }
+
+    fn charge_edge(
+        &mut self,
+        (from, to): (&SpiffeId, &SpiffeId),
+        limit: u32,
+        peer: &Arc<PeerState>,
+        claim: impl FnOnce() -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        if let Some(edge) = self
+            .edges
+            .iter_mut()
+            .find(|edge| edge.from == *from && edge.to == *to)
+        {
+            if edge.calls >= limit {
+                return Err(Full::Limit);
+            }
+            edge.calls += 1;
+            return Ok(());
+        }
+        if limit == 0 {
+            return Err(Full::Limit);
+        }
+        claim()?;
+        self.edges.push(EdgeAccount {
+            from: from.clone(),
+            to: to.clone(),
+            calls: 1,
+            owner: Arc::clone(peer),
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> SpiffeId {
+        SpiffeId::parse(&format!("spiffe://td/{name}")).unwrap()
+    }
+
+    fn key(n: u8) -> ChainKey {
+        ChainKey {
+            originator: id("a"),
+            id: ChainId::from_bytes([n; 16]),
+        }
+    }
+
+    #[test]
+    fn a_link_pays_for_its_budget_and_no_more() {
+        let (accounts, peer) = (Accounts::new(10), Arc::default());
+        assert_eq!(
+            (0..5)
+                .filter(|_| accounts.charge_link(&[1; 32], 3, 100, &peer).is_ok())
+                .count(),
+            3
+        );
+        assert_eq!(
+            accounts.charge_link(&[2; 32], 0, 100, &peer),
+            Err(Full::Limit)
+        );
+        accounts.undo_link(&[1; 32]);
+        assert_eq!(accounts.charge_link(&[1; 32], 3, 100, &peer), Ok(()));
+        assert_eq!(
+            accounts.charge_link(&[1; 32], 3, 100, &peer),
+            Err(Full::Limit)
+        );
+    }
+
+    #[test]
+    fn undoing_everything_leaves_nothing_behind() {
+        let (accounts, peer) = (Accounts::new(10), Arc::default());
+        let (from, to) = (id("a"), id("b"));
+        accounts
+            .charge_edge(&key(1), (&from, &to), 2, 100, &peer)
+            .unwrap();
+        accounts.charge_link(&[1; 32], 3, 100, &peer).unwrap();
+        let rate = Rate::per_second(1, 1);
+        let opened = accounts
+            .charge_chain(&key(1), 5, Some((&peer, rate, Duration::ZERO)))
+            .unwrap();
+        assert_eq!((opened, accounts.quota.used()), (Opened::Yes, 3));
+        accounts.undo_chain(&key(1), opened);
+        accounts.undo_link(&[1; 32]);
+        accounts.undo_edge(&key(1), (&from, &to));
+        assert_eq!(
+            (
+                accounts.quota.used(),
+                accounts.links.len(),
+                accounts.chains.len()
+            ),
+            (0, 0, 0)
+        );
+        assert!(peer.counters.is_none());
+    }
+
+    #[test]
+    fn case_10_ten_calls_of_one_piece_of_work_charge_one_new_chain() {
+        let (accounts, peer) = (Accounts::new(10), Arc::default());
+        let rate = Rate::per_second(1, 1);
+        let call = |n| {
+            accounts.charge_edge(&key(n), (&id("a"), &id("b")), 64, 100, &peer)?;
+            accounts.charge_chain(&key(n), 256, Some((&peer, rate, Duration::ZERO)))
+        };
+        assert_eq!(call(1), Ok(Opened::Yes));
+        assert!((1..10).all(|_| call(1) == Ok(Opened::No)));
+        assert!(matches!(call(2), Err(Full::TooFast(_))));
+    }
+
+    #[test]
+    fn a_chain_is_kept_until_the_latest_deadline_seen() {
+        let (accounts, peer) = (Accounts::new(10), Arc::default());
+        let edge = (id("a"), id("b"));
+        accounts
+            .charge_edge(&key(1), (&edge.0, &edge.1), 9, 100, &peer)
+            .unwrap();
+        accounts
+            .charge_edge(&key(1), (&edge.0, &edge.1), 9, 200, &peer)
+            .unwrap();
+        accounts
+            .charge_edge(&key(1), (&edge.0, &edge.1), 9, 150, &peer)
+            .unwrap();
+        accounts.sweep(199);
+        assert_eq!(accounts.chains.len(), 1);
+        accounts.sweep(200);
+        assert_eq!((accounts.chains.len(), accounts.quota.used()), (0, 0));
+    }
+
+    #[test]
+    fn case_13_one_peers_flood_leaves_the_share_of_another() {
+        let (accounts, flooder, other) = (Accounts::new(100), Arc::default(), Arc::default());
+        let charge = |n: u8, peer| accounts.charge_link(&[n; 32], 1, 100, peer);
+        assert_eq!(
+            (0..200).filter(|n| charge(*n, &flooder).is_ok()).count(),
+            50
+        );
+        assert_eq!(charge(201, &flooder), Err(Full::NoRoom));
+        assert_eq!(charge(202, &other), Ok(()));
+    }
+}
