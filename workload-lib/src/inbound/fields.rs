@@ -1,0 +1,137 @@
+//! What the layer takes off a request before anyone else sees it.
+
+use std::time::Duration;
+
+use countersign_mesh::Carrier;
+use countersign_mesh::chain::FieldValue;
+use countersign_mesh::chain::field::{CERTS_HEADER, CERTS_METADATA, CHAIN_HEADER, CHAIN_METADATA};
+use countersign_mesh::decide::Fields;
+use http::header::{CONTENT_TYPE, Entry, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request};
+
+/// The lines of one header: the first two tell all that matters.
+#[derive(Default)]
+struct Lines(Vec<HeaderValue>);
+
+impl Lines {
+    fn take(headers: &mut HeaderMap, name: &'static str) -> Self {
+        match headers.entry(name) {
+            Entry::Occupied(entry) => Self(entry.remove_entry_mult().1.take(2).collect()),
+            Entry::Vacant(_) => Self::default(),
+        }
+    }
+
+    fn value(&self) -> FieldValue<'_> {
+        FieldValue::from_lines(self.0.iter().map(HeaderValue::as_bytes))
+    }
+}
+
+/// The chain fields of a request, both carriers'.
+pub(super) struct ChainFields {
+    chain: Lines,
+    certs: Lines,
+    chain_bin: Lines,
+    certs_bin: Lines,
+}
+
+impl ChainFields {
+    /// Takes them off.
+    pub(super) fn take(headers: &mut HeaderMap) -> Self {
+        Self {
+            chain: Lines::take(headers, CHAIN_HEADER),
+            certs: Lines::take(headers, CERTS_HEADER),
+            chain_bin: Lines::take(headers, CHAIN_METADATA),
+            certs_bin: Lines::take(headers, CERTS_METADATA),
+        }
+    }
+
+    pub(super) fn view(&self) -> Fields<'_> {
+        Fields {
+            chain: self.chain.value(),
+            certs: self.certs.value(),
+            chain_bin: self.chain_bin.value(),
+            certs_bin: self.certs_bin.value(),
+        }
+    }
+}
+
+/// What the content type makes of the request.
+pub(super) fn carrier(headers: &HeaderMap) -> Carrier {
+    Carrier::of_content_type(headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes))
+}
+
+/// The path that policy is asked about; empty, which no policy allows, for what would leave HTTP: CONNECT and upgrades.
+pub(super) fn path<B>(request: &Request<B>) -> &str {
+    if request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE) {
+        return "";
+    }
+    request.uri().path()
+}
+
+/// How long a gRPC caller waits: 1 to 8 digits and a unit (gRPC over HTTP/2, "Timeout"). Anything else is no timeout.
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeout(text: &'static str) -> Option<Duration> {
+        grpc_timeout(&HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-timeout"),
+            HeaderValue::from_static(text),
+        )]))
+    }
+
+    #[test]
+    fn a_grpc_timeout_is_at_most_eight_digits_and_a_unit() {
+        assert_eq!(timeout("10S"), Some(Duration::from_secs(10)));
+        assert_eq!(
+            timeout("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
+        assert_eq!(timeout("5n"), Some(Duration::from_nanos(5)));
+        for wrong in [
+            "",
+            "S",
+            "10",
+            "123456789S",
+            "1.5S",
+            "-1S",
+            "+1S",
+            "10s",
+            "1 S",
+        ] {
+            assert_eq!(timeout(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn chain_fields_are_taken_off_whole() {
+        let mut headers = HeaderMap::new();
+        for value in ["a", "b", "c"] {
+            headers.append(CHAIN_HEADER, HeaderValue::from_static(value));
+        }
+        headers.append(CERTS_METADATA, HeaderValue::from_static("d"));
+        let fields = ChainFields::take(&mut headers);
+        assert!(headers.is_empty());
+        assert_eq!(fields.view().chain, FieldValue::Several);
+        assert_eq!(fields.view().certs_bin, FieldValue::One(b"d"));
+        assert_eq!(fields.view().certs, FieldValue::Absent);
+    }
+}

@@ -1,0 +1,185 @@
+//! Connections for people with their own server: accepted, mutually authenticated, and cut when their time is over.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::IncomingStream;
+use countersign_runtime::tls::TlsIo;
+use countersign_runtime::{Connection, TlsAcceptor, limits};
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Accepted connections, for `tonic`'s `serve_with_incoming` (it is a stream) and for `axum::serve` (it is a listener).
+///
+/// Either server must have [`Mesh::inbound_layer`](crate::Mesh::inbound_layer) as its outermost layer. Under axum, serve
+/// `router.into_make_service_with_connect_info::<AcceptedFrom>()`, so that the layer knows who is there.
+///
+/// Unlike [`Mesh::serve`](crate::Mesh::serve), a server over this listener does not ask connections to go when the SVID
+/// has rotated; they end when the certificate that they were shown does.
+#[derive(Debug)]
+pub struct MeshListener {
+    accepted: mpsc::Receiver<MeshIo>,
+    local: SocketAddr,
+    _stop: DropGuard,
+}
+
+/// One accepted connection.
+#[derive(Debug)]
+pub struct MeshIo {
+    io: TlsIo<TcpStream>,
+    connection: Arc<Connection>,
+}
+
+/// Who is at the other end, as axum's servers hand it to the layer.
+#[derive(Clone, Debug)]
+pub struct AcceptedFrom(pub(crate) Arc<Connection>);
+
+impl MeshListener {
+    pub(crate) fn new(tcp: TcpListener, acceptor: TlsAcceptor) -> io::Result<Self> {
+        let local = tcp.local_addr()?;
+        let stop = CancellationToken::new();
+        let (found, accepted) = mpsc::channel(limits::HANDSHAKES);
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(accept(tcp, acceptor, found)),
+        );
+        Ok(Self {
+            accepted,
+            local,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+async fn accept(tcp: TcpListener, acceptor: TlsAcceptor, found: mpsc::Sender<MeshIo>) {
+    let slots = Arc::new(Semaphore::new(limits::HANDSHAKES));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        let (stream, address) = match tcp.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                // Out of file descriptors, most likely: connections that end make room.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (acceptor, found) = (acceptor.clone(), found.clone());
+        tokio::spawn(async move {
+            drop(stream.set_nodelay(true));
+            match acceptor.accept(stream, address).await {
+                Ok((io, connection)) => drop(found.send(MeshIo { io, connection }).await),
+                Err(error) => {
+                    tracing::debug!(%address, error = %chain_of(&error), "connection refused");
+                }
+            }
+            drop(slot);
+        });
+    }
+}
+
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl Stream for MeshListener {
+    type Item = io::Result<MeshIo>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.accepted.poll_recv(cx).map(|io| io.map(Ok))
+    }
+}
+
+impl axum::serve::Listener for MeshListener {
+    type Io = MeshIo;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (MeshIo, SocketAddr) {
+        match self.accepted.recv().await {
+            Some(io) => {
+                let address = io.connection.tcp_address().unwrap_or(self.local);
+                (io, address)
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.local)
+    }
+}
+
+impl axum::extract::connect_info::Connected<IncomingStream<'_, MeshListener>> for AcceptedFrom {
+    fn connect_info(stream: IncomingStream<'_, MeshListener>) -> Self {
+        Self(Arc::clone(&stream.io().connection))
+    }
+}
+
+impl tonic::transport::server::Connected for MeshIo {
+    type ConnectInfo = Arc<Connection>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        Arc::clone(&self.connection)
+    }
+}
+
+impl AsyncRead for MeshIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for MeshIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

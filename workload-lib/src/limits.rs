@@ -1,0 +1,9 @@
+//! Every bound on what comes from outside, in one place. What a chain may hold is bounded by the mesh crate.
+
+use std::time::Duration;
+
+pub use countersign_mesh::policy::MAX_POLICY_LEN as MAX_POLICY;
+/// How often the policy file is looked at.
+pub const POLICY_POLL: Duration = Duration::from_secs(1);
+/// How long joining waits for an SVID and a policy.
+pub const JOIN: Duration = Duration::from_secs(30);

@@ -1,0 +1,68 @@
+//! Reads a callee's refusal. Its words are logged, bounded, and go no further: they could carry instructions.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use countersign_identity::SpiffeId;
+use countersign_mesh::Reason;
+use countersign_mesh::refusal::{ERROR_DOMAIN, REFUSAL_HEADER, loggable};
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
+use http::response::Parts;
+use http_body_util::{BodyExt as _, Limited};
+use tonic_types::StatusExt as _;
+
+use super::error::Refused;
+
+/// How much of a refusal's body is read for the log, in bytes.
+const MAX_PROBLEM: usize = 4 * 1024;
+/// How long the callee may take to send it.
+const PROBLEM_WAIT: Duration = Duration::from_secs(1);
+
+/// The refusal that the head of an answer is, if it is one.
+pub(super) fn refusal(head: &Parts) -> Option<Refused> {
+    if let Some(value) = head.headers.get(REFUSAL_HEADER) {
+        let reason = value
+            .to_str()
+            .map_or(Reason::PolicyDenied, Reason::from_wire);
+        return Some(Refused::by_callee(reason, retry_after(&head.headers)));
+    }
+    let status = tonic::Status::from_header_map(&head.headers)?;
+    let info = status
+        .get_details_error_info()
+        .filter(|info| info.domain == ERROR_DOMAIN)?;
+    let retry_after = status
+        .get_details_retry_info()
+        .and_then(|info| info.retry_delay);
+    Some(Refused::by_callee(
+        Reason::from_wire(&info.reason),
+        retry_after,
+    ))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+        .map(Duration::from_secs)
+}
+
+/// Logs what the callee says about its refusal.
+pub(super) async fn log(callee: &SpiffeId, refused: &Refused, head: &Parts, body: Body) {
+    let text = match tonic::Status::from_header_map(&head.headers) {
+        Some(status) => status.message().to_owned(),
+        None => {
+            let body =
+                tokio::time::timeout(PROBLEM_WAIT, Limited::new(body, MAX_PROBLEM).collect()).await;
+            let bytes = body
+                .ok()
+                .and_then(Result::ok)
+                .map(http_body_util::Collected::to_bytes);
+            String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+        }
+    };
+    tracing::warn!(%callee, reason = %refused.reason(), said = loggable(&text), "the callee refused the call");
+}

@@ -1,0 +1,60 @@
+//! A mesh without a node agent, for tests: the identity comes from the test itself.
+
+use std::sync::Arc;
+
+use countersign_identity::{BundleSet, X509Svid};
+use countersign_mesh::Policy;
+use countersign_runtime::SharedClock;
+use tokio_util::sync::CancellationToken;
+
+use crate::mesh::Mesh;
+use crate::policy;
+use crate::source::{Trust, Which, Writer};
+
+/// Stands in for the node agent: what it is fed is checked as if it came from there.
+pub struct Feed(Writer);
+
+impl Feed {
+    /// Hands over an SVID and all bundles.
+    ///
+    /// # Errors
+    /// Why they were not taken over, in words.
+    pub fn send(&mut self, svid: X509Svid, bundles: BundleSet) -> Result<(), String> {
+        self.0.take(svid, bundles).map_err(|bad| bad.to_string())
+    }
+
+    /// Withdraws the identity.
+    pub fn withdraw(&self) {
+        self.0.withdraw("the test says so");
+    }
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed").finish_non_exhaustive()
+    }
+}
+
+/// A mesh with this identity and policy, and the feed that changes the identity.
+///
+/// # Errors
+/// Why the identity cannot be used, in words.
+pub fn mesh(
+    svid: X509Svid,
+    bundles: BundleSet,
+    policy: Policy,
+    clock: SharedClock,
+) -> Result<(Mesh, Feed), String> {
+    let trust = Arc::new(Trust::default());
+    let (writer, reader) = Writer::new(Which::First, Arc::clone(&clock), Arc::clone(&trust));
+    let mesh = Mesh::new(
+        reader,
+        &trust,
+        policy::fixed(policy),
+        clock,
+        CancellationToken::new(),
+    );
+    let mut feed = Feed(writer);
+    feed.send(svid, bundles)?;
+    Ok((mesh, feed))
+}
