@@ -1,0 +1,416 @@
+//! Registration entries.
+
+use std::time::Duration;
+
+use countersign_identity::entry::{
+    AdditionalAttributes, DnsName, InvalidDnsName, InvalidEntryId, MAX_HINT_LEN,
+};
+use countersign_identity::spiffe_id::InvalidId;
+use countersign_identity::{Entry, EntryId, SpiffeId, TrustDomain, UnixTime};
+
+use super::selector::{self, InvalidSelectors};
+use crate::spire::api::types;
+
+/// The most selectors that one entry may have.
+pub const MAX_SELECTORS: usize = 1_024;
+/// The most DNS names that one entry may have.
+pub const MAX_DNS_NAMES: usize = 256;
+/// The most trust domains that one entry may federate with.
+pub const MAX_FEDERATES_WITH: usize = 256;
+
+/// Why a message is no registration entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidEntry {
+    /// The entry's own ID.
+    #[error("invalid entry ID: {0}")]
+    Id(#[from] InvalidEntryId),
+    /// There is no parent.
+    #[error("invalid parent ID: request must specify SPIFFE ID")]
+    ParentIdMissing,
+    /// The parent.
+    #[error("invalid parent ID: {0}")]
+    ParentId(InvalidId),
+    /// The parent is a trust domain instead of somebody in it.
+    #[error("invalid parent ID: {0:?} has no path")]
+    ParentIdWithoutPath(SpiffeId),
+    /// There is no SPIFFE ID.
+    #[error("invalid spiffe ID: request must specify SPIFFE ID")]
+    SpiffeIdMissing,
+    /// The SPIFFE ID.
+    #[error("invalid spiffe ID: {0}")]
+    SpiffeId(InvalidId),
+    /// The SPIFFE ID is no workload's: it has no path, or a reserved one.
+    #[error(
+        "invalid spiffe ID: {0:?} is not a workload's: the path must not be empty, /spire or below /spire/"
+    )]
+    SpiffeIdNotWorkload(SpiffeId),
+    /// There are no selectors.
+    #[error("selector list is empty")]
+    SelectorsEmpty,
+    /// More than [`MAX_SELECTORS`].
+    #[error("more than {MAX_SELECTORS} selectors")]
+    SelectorsTooMany,
+    /// A selector.
+    #[error("{0}")]
+    Selectors(#[from] InvalidSelectors),
+    /// The lifetime of X.509-SVIDs.
+    #[error("X509-SVID TTL must not be negative")]
+    X509SvidTtl,
+    /// The lifetime of JWT-SVIDs.
+    #[error("JWT-SVID TTL must not be negative")]
+    JwtSvidTtl,
+    /// A trust domain to federate with.
+    #[error("invalid federated trust domain: {0}")]
+    FederatesWith(InvalidId),
+    /// More than [`MAX_FEDERATES_WITH`].
+    #[error("federates with more than {MAX_FEDERATES_WITH} trust domains")]
+    FederatesWithTooMany,
+    /// A DNS name.
+    #[error("invalid DNS name \"{name}\": {why}")]
+    DnsName {
+        /// As it was given, cut at 255 characters.
+        name: String,
+        /// What is wrong with it.
+        why: InvalidDnsName,
+    },
+    /// A DNS name that comes twice.
+    #[error("DNS name \"{0}\" is repeated")]
+    DnsNameRepeated(String),
+    /// More than [`MAX_DNS_NAMES`].
+    #[error("more than {MAX_DNS_NAMES} DNS names")]
+    DnsNamesTooMany,
+    /// The expiry.
+    #[error("expiry must not be negative")]
+    ExpiresAt,
+    /// The hint.
+    #[error("hint is too long, max length is {MAX_HINT_LEN} characters")]
+    Hint,
+    /// The revision.
+    #[error("revision number must not be negative")]
+    RevisionNumber,
+    /// The time of creation.
+    #[error("creation time must not be negative")]
+    CreatedAt,
+    /// An SVID that goes to a store outside needs selectors of one type.
+    #[error("selector types must be the same when store SVID is enabled")]
+    StoreSvidSelectors,
+    /// An SVID that goes to a store outside can't wait for a workload to ask.
+    #[error("store SVID and disabled X509-SVID prefetch exclude each other")]
+    StoreSvidPrefetch,
+}
+
+impl InvalidEntry {
+    /// Whether something comes twice that may come once. SPIRE tells this as a conflict, not as a malformed entry.
+    #[must_use]
+    pub const fn is_repetition(&self) -> bool {
+        matches!(
+            self,
+            Self::Selectors(InvalidSelectors::Repeated(_)) | Self::DnsNameRepeated(_)
+        )
+    }
+}
+
+impl TryFrom<types::Entry> for Entry {
+    type Error = InvalidEntry;
+
+    /// Whether the IDs belong to the right trust domain is not known here.
+    fn try_from(entry: types::Entry) -> Result<Self, InvalidEntry> {
+        let types::Entry {
+            id,
+            spiffe_id,
+            parent_id,
+            selectors,
+            x509_svid_ttl,
+            federates_with,
+            admin,
+            downstream,
+            expires_at,
+            dns_names,
+            revision_number,
+            store_svid,
+            jwt_svid_ttl,
+            hint,
+            created_at,
+            additional_attributes,
+        } = entry;
+        if hint.len() > MAX_HINT_LEN {
+            return Err(InvalidEntry::Hint);
+        }
+        let entry = Self {
+            id: EntryId::new(&id)?,
+            parent_id: parent(parent_id)?,
+            spiffe_id: workload(spiffe_id)?,
+            selectors: selectors_of(selectors)?,
+            x509_svid_ttl: ttl(x509_svid_ttl).ok_or(InvalidEntry::X509SvidTtl)?,
+            jwt_svid_ttl: ttl(jwt_svid_ttl).ok_or(InvalidEntry::JwtSvidTtl)?,
+            federates_with: federation(&federates_with)?,
+            admin,
+            downstream,
+            store_svid,
+            expires_at: time(expires_at).ok_or(InvalidEntry::ExpiresAt)?,
+            dns_names: names(&dns_names)?,
+            revision_number: (revision_number >= 0)
+                .then_some(revision_number)
+                .ok_or(InvalidEntry::RevisionNumber)?,
+            created_at: time(created_at)
+                .ok_or(InvalidEntry::CreatedAt)?
+                .unwrap_or_default(),
+            hint,
+            attributes: additional_attributes.map(Into::into).unwrap_or_default(),
+        };
+        check_store(&entry)?;
+        Ok(entry)
+    }
+}
+
+impl From<types::entry::AdditionalAttributes> for AdditionalAttributes {
+    fn from(attributes: types::entry::AdditionalAttributes) -> Self {
+        let types::entry::AdditionalAttributes {
+            disable_x509_svid_prefetch,
+            jwt_svid_include_jti,
+        } = attributes;
+        Self {
+            disable_x509_svid_prefetch,
+            jwt_svid_include_jti,
+        }
+    }
+}
+
+impl From<&Entry> for types::Entry {
+    fn from(entry: &Entry) -> Self {
+        let Entry {
+            id,
+            spiffe_id,
+            parent_id,
+            selectors,
+            x509_svid_ttl,
+            jwt_svid_ttl,
+            federates_with,
+            admin,
+            downstream,
+            store_svid,
+            expires_at,
+            dns_names,
+            revision_number,
+            created_at,
+            hint,
+            attributes,
+        } = entry;
+        let AdditionalAttributes {
+            disable_x509_svid_prefetch,
+            jwt_svid_include_jti,
+        } = *attributes;
+        Self {
+            id: id.to_string(),
+            spiffe_id: Some(spiffe_id.into()),
+            parent_id: Some(parent_id.into()),
+            selectors: selector::to_wire(selectors),
+            x509_svid_ttl: seconds(*x509_svid_ttl),
+            federates_with: federates_with.iter().map(ToString::to_string).collect(),
+            admin: *admin,
+            downstream: *downstream,
+            expires_at: expires_at.map_or(0, UnixTime::as_i64),
+            dns_names: dns_names
+                .iter()
+                .map(|name| name.as_str().to_owned())
+                .collect(),
+            revision_number: *revision_number,
+            store_svid: *store_svid,
+            jwt_svid_ttl: seconds(*jwt_svid_ttl),
+            hint: hint.clone(),
+            created_at: created_at.as_i64(),
+            // An entry that sets none of them has none, as with SPIRE.
+            additional_attributes: (*attributes != AdditionalAttributes::default()).then_some(
+                types::entry::AdditionalAttributes {
+                    disable_x509_svid_prefetch,
+                    jwt_svid_include_jti,
+                },
+            ),
+        }
+    }
+}
+
+/// Keeps the fields that are asked for, and the ID; all of them if there is no mask.
+#[must_use]
+pub fn masked(entry: types::Entry, mask: Option<&types::EntryMask>) -> types::Entry {
+    match mask {
+        Some(mask) => {
+            let bare = types::Entry {
+                id: entry.id.clone(),
+                ..Default::default()
+            };
+            overlaid(bare, entry, mask)
+        }
+        None => entry,
+    }
+}
+
+/// What an update makes of an entry: the fields that the mask names, or all if there is none, are the new ones. The ID,
+/// the revision and the time of creation are never written.
+#[must_use]
+pub fn updated(
+    old: types::Entry,
+    new: types::Entry,
+    mask: Option<&types::EntryMask>,
+) -> types::Entry {
+    let (revision_number, created_at) = (old.revision_number, old.created_at);
+    let id = old.id.clone();
+    let entry = match mask {
+        Some(mask) => overlaid(old, new, mask),
+        None => new,
+    };
+    types::Entry {
+        id,
+        revision_number,
+        created_at,
+        ..entry
+    }
+}
+
+/// The fields that the mask names from `over`, the others from `under`.
+fn overlaid(under: types::Entry, over: types::Entry, mask: &types::EntryMask) -> types::Entry {
+    let types::EntryMask {
+        spiffe_id,
+        parent_id,
+        selectors,
+        x509_svid_ttl,
+        federates_with,
+        admin,
+        downstream,
+        expires_at,
+        dns_names,
+        revision_number,
+        store_svid,
+        jwt_svid_ttl,
+        hint,
+        created_at,
+        additional_attributes,
+    } = *mask;
+    types::Entry {
+        id: under.id,
+        spiffe_id: pick(spiffe_id, over.spiffe_id, under.spiffe_id),
+        parent_id: pick(parent_id, over.parent_id, under.parent_id),
+        selectors: pick(selectors, over.selectors, under.selectors),
+        x509_svid_ttl: pick(x509_svid_ttl, over.x509_svid_ttl, under.x509_svid_ttl),
+        federates_with: pick(federates_with, over.federates_with, under.federates_with),
+        admin: pick(admin, over.admin, under.admin),
+        downstream: pick(downstream, over.downstream, under.downstream),
+        expires_at: pick(expires_at, over.expires_at, under.expires_at),
+        dns_names: pick(dns_names, over.dns_names, under.dns_names),
+        revision_number: pick(revision_number, over.revision_number, under.revision_number),
+        store_svid: pick(store_svid, over.store_svid, under.store_svid),
+        jwt_svid_ttl: pick(jwt_svid_ttl, over.jwt_svid_ttl, under.jwt_svid_ttl),
+        hint: pick(hint, over.hint, under.hint),
+        created_at: pick(created_at, over.created_at, under.created_at),
+        additional_attributes: pick(
+            additional_attributes,
+            over.additional_attributes,
+            under.additional_attributes,
+        ),
+    }
+}
+
+fn pick<T>(first: bool, one: T, other: T) -> T {
+    if first { one } else { other }
+}
+
+fn parent(id: Option<types::Spiffeid>) -> Result<SpiffeId, InvalidEntry> {
+    let id = id.ok_or(InvalidEntry::ParentIdMissing)?;
+    let id = SpiffeId::try_from(id).map_err(InvalidEntry::ParentId)?;
+    if id.path().is_empty() {
+        return Err(InvalidEntry::ParentIdWithoutPath(id));
+    }
+    Ok(id)
+}
+
+fn workload(id: Option<types::Spiffeid>) -> Result<SpiffeId, InvalidEntry> {
+    let id = id.ok_or(InvalidEntry::SpiffeIdMissing)?;
+    let id = SpiffeId::try_from(id).map_err(InvalidEntry::SpiffeId)?;
+    if !id.is_workload() {
+        return Err(InvalidEntry::SpiffeIdNotWorkload(id));
+    }
+    Ok(id)
+}
+
+fn selectors_of(
+    selectors: Vec<types::Selector>,
+) -> Result<countersign_identity::SelectorSet, InvalidEntry> {
+    if selectors.is_empty() {
+        return Err(InvalidEntry::SelectorsEmpty);
+    }
+    if selectors.len() > MAX_SELECTORS {
+        return Err(InvalidEntry::SelectorsTooMany);
+    }
+    Ok(selector::distinct(selectors)?)
+}
+
+fn federation(names: &[String]) -> Result<Vec<TrustDomain>, InvalidEntry> {
+    if names.len() > MAX_FEDERATES_WITH {
+        return Err(InvalidEntry::FederatesWithTooMany);
+    }
+    let mut all: Vec<TrustDomain> = Vec::with_capacity(names.len());
+    for name in names {
+        let td = TrustDomain::from_name_or_id(name).map_err(InvalidEntry::FederatesWith)?;
+        // Federating twice is federating.
+        if !all.contains(&td) {
+            all.push(td);
+        }
+    }
+    Ok(all)
+}
+
+fn names(names: &[String]) -> Result<Vec<DnsName>, InvalidEntry> {
+    if names.len() > MAX_DNS_NAMES {
+        return Err(InvalidEntry::DnsNamesTooMany);
+    }
+    let mut all: Vec<DnsName> = Vec::with_capacity(names.len());
+    for name in names {
+        let dns = DnsName::new(name).map_err(|why| InvalidEntry::DnsName {
+            name: name.chars().take(255).collect(),
+            why,
+        })?;
+        if all.contains(&dns) {
+            return Err(InvalidEntry::DnsNameRepeated(name.clone()));
+        }
+        all.push(dns);
+    }
+    Ok(all)
+}
+
+fn check_store(entry: &Entry) -> Result<(), InvalidEntry> {
+    if !entry.store_svid {
+        return Ok(());
+    }
+    let mut kinds = entry
+        .selectors
+        .iter()
+        .map(countersign_identity::Selector::kind);
+    let first = kinds.next();
+    if kinds.any(|kind| Some(kind) != first) {
+        return Err(InvalidEntry::StoreSvidSelectors);
+    }
+    if entry.attributes.disable_x509_svid_prefetch {
+        return Err(InvalidEntry::StoreSvidPrefetch);
+    }
+    Ok(())
+}
+
+/// 0 is the server's default; negative is none.
+fn ttl(seconds: i32) -> Option<Option<Duration>> {
+    let seconds = u64::try_from(seconds).ok()?;
+    Some((seconds != 0).then(|| Duration::from_secs(seconds)))
+}
+
+/// 0 is never; negative is none.
+fn time(seconds: i64) -> Option<Option<UnixTime>> {
+    let seconds = u64::try_from(seconds).ok()?;
+    Some((seconds != 0).then(|| UnixTime::from_secs(seconds)))
+}
+
+fn seconds(ttl: Option<Duration>) -> i32 {
+    ttl.map_or(0, |ttl| i32::try_from(ttl.as_secs()).unwrap_or(i32::MAX))
+}
+
+#[cfg(test)]
+mod tests;

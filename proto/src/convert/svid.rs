@@ -1,0 +1,142 @@
+//! X.509-SVIDs as a server sends them: certificates without a key, which never left the node.
+
+use bytes::Bytes;
+use countersign_identity::spiffe_id::InvalidId;
+use countersign_identity::verify::{MAX_CERTIFICATE_LEN, MAX_CHAIN_LEN};
+use countersign_identity::{SpiffeId, UnixTime};
+use rustls_pki_types::CertificateDer;
+
+use crate::spire::api::types;
+
+/// A signed X.509-SVID without its key. Nothing is verified yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedSvid {
+    /// Whose it is, as the server says.
+    pub id: SpiffeId,
+    /// The leaf first, without the root; at least one.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// When the leaf expires, as the server says.
+    pub expires_at: UnixTime,
+}
+
+/// Why a message is no X.509-SVID.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSignedSvid {
+    /// There is no SPIFFE ID.
+    #[error("SPIFFE ID is missing")]
+    IdMissing,
+    /// The SPIFFE ID.
+    #[error("invalid SPIFFE ID: {0}")]
+    Id(#[from] InvalidId),
+    /// There is no certificate.
+    #[error("certificate chain is empty")]
+    ChainEmpty,
+    /// More than [`MAX_CHAIN_LEN`] certificates.
+    #[error("certificate chain has more than {MAX_CHAIN_LEN} certificates")]
+    ChainTooLong,
+    /// A certificate of more than [`MAX_CERTIFICATE_LEN`] bytes.
+    #[error("certificate is larger than {MAX_CERTIFICATE_LEN} bytes")]
+    CertificateTooLarge,
+    /// The expiry is before 1970.
+    #[error("expiry is negative")]
+    ExpiresAt,
+}
+
+impl TryFrom<types::X509svid> for SignedSvid {
+    type Error = InvalidSignedSvid;
+
+    fn try_from(svid: types::X509svid) -> Result<Self, InvalidSignedSvid> {
+        // Which SVID it is for, and so which hint, is known to whoever asked.
+        let types::X509svid {
+            cert_chain,
+            id,
+            expires_at,
+            hint: _,
+        } = svid;
+        let id = id.ok_or(InvalidSignedSvid::IdMissing)?;
+        if cert_chain.is_empty() {
+            return Err(InvalidSignedSvid::ChainEmpty);
+        }
+        if cert_chain.len() > MAX_CHAIN_LEN {
+            return Err(InvalidSignedSvid::ChainTooLong);
+        }
+        if cert_chain.iter().any(|der| der.len() > MAX_CERTIFICATE_LEN) {
+            return Err(InvalidSignedSvid::CertificateTooLarge);
+        }
+        let expires_at = u64::try_from(expires_at).map_err(|_| InvalidSignedSvid::ExpiresAt)?;
+        Ok(Self {
+            id: id.try_into()?,
+            chain: cert_chain.iter().map(|der| der.to_vec().into()).collect(),
+            expires_at: UnixTime::from_secs(expires_at),
+        })
+    }
+}
+
+impl From<&SignedSvid> for types::X509svid {
+    /// Without a hint, as SPIRE sends it.
+    fn from(svid: &SignedSvid) -> Self {
+        let SignedSvid {
+            id,
+            chain,
+            expires_at,
+        } = svid;
+        Self {
+            cert_chain: chain
+                .iter()
+                .map(|der| Bytes::copy_from_slice(der))
+                .collect(),
+            id: Some(id.into()),
+            expires_at: expires_at.as_i64(),
+            hint: String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn svid() -> SignedSvid {
+        SignedSvid {
+            id: SpiffeId::parse("spiffe://td/a").unwrap(),
+            chain: vec![vec![1, 2].into(), vec![3].into()],
+            expires_at: UnixTime::from_secs(7),
+        }
+    }
+
+    #[test]
+    fn an_svid_survives_the_wire() {
+        assert_eq!(
+            SignedSvid::try_from(types::X509svid::from(&svid())),
+            Ok(svid())
+        );
+    }
+
+    #[test]
+    fn each_bad_part_is_refused() {
+        let refused = |corrupt: fn(&mut types::X509svid)| {
+            let mut wire = types::X509svid::from(&svid());
+            corrupt(&mut wire);
+            SignedSvid::try_from(wire).unwrap_err()
+        };
+        assert_eq!(refused(|s| s.id = None), InvalidSignedSvid::IdMissing);
+        assert_eq!(
+            refused(|s| s.id.as_mut().unwrap().path = "a".into()),
+            InvalidSignedSvid::Id(InvalidId::PathLeadingSlash)
+        );
+        assert_eq!(
+            refused(|s| s.cert_chain.clear()),
+            InvalidSignedSvid::ChainEmpty
+        );
+        assert_eq!(
+            refused(|s| s.cert_chain = vec![Bytes::new(); MAX_CHAIN_LEN + 1]),
+            InvalidSignedSvid::ChainTooLong
+        );
+        assert_eq!(
+            refused(|s| s.cert_chain[0] = vec![0; MAX_CERTIFICATE_LEN + 1].into()),
+            InvalidSignedSvid::CertificateTooLarge
+        );
+        assert_eq!(refused(|s| s.expires_at = -1), InvalidSignedSvid::ExpiresAt);
+    }
+}
