@@ -1,10 +1,15 @@
 //! The Countersign node agent: attests its node and serves X.509-SVIDs to workloads over the SPIFFE Workload API.
 
+pub mod attest;
+pub mod client;
 pub mod limits;
+pub mod node;
 mod pem;
 pub mod selectors;
+pub mod skew;
 pub mod storage;
 pub mod sync;
+mod wire;
 
 #[cfg(test)]
 mod test_ca;

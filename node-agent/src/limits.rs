@@ -25,10 +25,6 @@ pub const ENTRIES: usize = 200_000;
 pub const BUNDLES_AT_ONCE: usize = 10;
 /// CSRs in one signing request, at most (wire contract, D.4).
 pub const CSRS_PER_BATCH: usize = 500;
-/// Certificates in the chain of one SVID.
-pub const CHAIN_CERTIFICATES: usize = 16;
-/// Authorities in one bundle.
-pub const BUNDLE_AUTHORITIES: usize = 1024;
 
 /// The largest state file that is read, in bytes.
 pub const STATE_FILE_BYTES: u64 = 8 * 1024 * 1024;

@@ -8,11 +8,14 @@ pub mod batch;
 pub mod cache;
 pub mod entry;
 pub mod feed;
+mod remote;
 pub mod revisions;
 pub mod rotation;
 pub mod snapshot;
+pub mod task;
 
 pub use cache::Cache;
 pub use entry::AuthorizedEntry;
 pub use feed::{Feed, Subscription};
 pub use snapshot::{Answer, ServedSvid, Snapshot};
+pub use task::{Fatal, Settings, Syncer};

@@ -130,14 +130,22 @@ impl Cache {
     }
 
     /// Takes a newly signed SVID in, unless the entry has gone or means somebody else by now. Says whether it did.
-    pub fn hold(&mut self, entry: &AuthorizedEntry, svid: X509Svid, jitter: f64) -> bool {
+    pub fn hold(
+        &mut self,
+        entry: &AuthorizedEntry,
+        svid: X509Svid,
+        jitter: f64,
+        now: UnixTime,
+    ) -> bool {
         let Some(current) = self.entries.get(&entry.id) else {
             return false;
         };
         if current.spiffe_id != *svid.id() {
             return false;
         }
-        let renew_at = rotation::renew_at(svid.not_before(), svid.not_after(), jitter);
+        // Not at once again, however short its life: that would be a loop without a pause.
+        let soonest = now.after(std::time::Duration::from_secs(1));
+        let renew_at = rotation::renew_at(svid.not_before(), svid.not_after(), jitter).max(soonest);
         let held = Held {
             svid: Arc::new(ServedSvid::new(svid)),
             revision: entry.revision,
@@ -145,6 +153,22 @@ impl Cache {
         };
         self.held.insert(entry.id.clone(), held);
         true
+    }
+
+    /// Whether an SVID that is held has expired, so that it must not be served any longer.
+    #[must_use]
+    pub fn has_expired(&self, now: UnixTime) -> bool {
+        self.held
+            .values()
+            .any(|held| held.svid.svid().not_after() < now)
+    }
+
+    /// Whether there are entries whose SVIDs are signed only when somebody asks.
+    #[must_use]
+    pub fn signs_on_demand(&self) -> bool {
+        self.entries
+            .values()
+            .any(|entry| entry.delivery == Delivery::OnDemand)
     }
 
     /// How many SVIDs are held.
@@ -242,7 +266,7 @@ mod tests {
         let a = entry("a", &["unix:uid:1"]);
         let (ca, mut cache) = setup(std::slice::from_ref(&a));
         assert_eq!(ids(&cache.due(NOW, &[])), ["a"]);
-        assert!(cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0));
+        assert!(cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW));
         assert!(cache.due(NOW, &[]).is_empty());
         // 3,610 s of life with the back-date; half of it is left 1,795 s from now.
         assert_eq!(cache.next_due(&[]), Some(later(1795)));
@@ -254,7 +278,7 @@ mod tests {
     fn a_changed_revision_is_due_at_once_and_the_old_svid_is_served_meanwhile() {
         let a = entry("a", &["unix:uid:1"]);
         let (ca, mut cache) = setup(std::slice::from_ref(&a));
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0);
+        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
         let updated = AuthorizedEntry {
             revision: 1,
             ..a.clone()
@@ -267,9 +291,9 @@ mod tests {
         ));
 
         // An answer to the request from before the update does not settle it.
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0);
+        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
         assert_eq!(ids(&cache.due(NOW, &[])), ["a"]);
-        cache.hold(&updated, ca.issue(&a.spiffe_id, TTL, NOW), 0.0);
+        cache.hold(&updated, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
         assert!(cache.due(NOW, &[]).is_empty());
     }
 
@@ -277,7 +301,7 @@ mod tests {
     fn an_entry_that_means_somebody_else_now_does_not_keep_its_old_svid() {
         let a = entry("a", &["unix:uid:1"]);
         let (ca, mut cache) = setup(std::slice::from_ref(&a));
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0);
+        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
         let other = AuthorizedEntry {
             spiffe_id: trust_domain().id_with_path("/b").unwrap(),
             revision: 1,
@@ -289,12 +313,12 @@ mod tests {
             Answer::NotSigned
         ));
         assert!(
-            !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0),
+            !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW),
             "signed for who it was"
         );
         cache.replace_entries(Entries::new());
         assert!(
-            !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0),
+            !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW),
             "the entry is gone"
         );
     }
@@ -303,7 +327,7 @@ mod tests {
     fn an_expired_svid_is_not_served() {
         let a = entry("a", &["unix:uid:1"]);
         let (ca, mut cache) = setup(std::slice::from_ref(&a));
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0);
+        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
         assert!(matches!(
             cache.snapshot(later(3600)).answer(&caller()),
             Answer::Identities(_)
@@ -335,8 +359,8 @@ mod tests {
         let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
         let (old, mut cache) = setup(&[a.clone(), b.clone()]);
         let new = TestCa::new(NOW);
-        cache.hold(&a, old.issue(&a.spiffe_id, TTL, NOW), 0.0);
-        cache.hold(&b, new.issue(&b.spiffe_id, TTL, NOW), 0.0);
+        cache.hold(&a, old.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
+        cache.hold(&b, new.issue(&b.spiffe_id, TTL, NOW), 0.0, NOW);
 
         let mut bundle = old.bundle();
         bundle.x509_authorities.push(new.authority().clone());
@@ -360,7 +384,7 @@ mod tests {
     fn what_is_missing_comes_before_what_is_only_old() {
         let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
         let (ca, mut cache) = setup(&[a.clone(), b]);
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0);
+        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
         assert_eq!(ids(&cache.due(later(2000), &[])), ["b", "a"]);
     }
 }

@@ -3,7 +3,8 @@
 use countersign_identity::entry::{InvalidEntryId, MAX_HINT_LEN};
 use countersign_identity::selector::InvalidSelector;
 use countersign_identity::spiffe_id::InvalidId;
-use countersign_identity::{EntryId, Selector, SelectorSet, SpiffeId, TrustDomain};
+use countersign_identity::{EntryId, SelectorSet, SpiffeId, TrustDomain};
+use countersign_proto::convert::selector;
 use countersign_proto::spire::api::types;
 
 /// An entry that the server authorised for this node: only the fields of [`AuthorizedEntry::mask`].
@@ -126,11 +127,11 @@ impl TryFrom<types::Entry> for AuthorizedEntry {
         let on_demand = additional_attributes.is_some_and(|a| a.disable_x509_svid_prefetch);
         Ok(Self {
             id: EntryId::new(&id)?,
-            spiffe_id: spiffe_id_of(&spiffe_id.ok_or(InvalidEntry::SpiffeIdMissing)?)?,
-            selectors: selectors
-                .iter()
-                .map(|s| Selector::new(&s.r#type, &s.value))
-                .collect::<Result<_, _>>()?,
+            spiffe_id: spiffe_id
+                .ok_or(InvalidEntry::SpiffeIdMissing)?
+                .try_into()
+                .map_err(InvalidEntry::SpiffeId)?,
+            selectors: selector::set(selectors)?,
             federates_with: federates_with
                 .iter()
                 .map(|td| TrustDomain::from_name_or_id(td).map_err(InvalidEntry::FederatesWith))
@@ -147,14 +148,10 @@ impl TryFrom<types::Entry> for AuthorizedEntry {
     }
 }
 
-fn spiffe_id_of(id: &types::Spiffeid) -> Result<SpiffeId, InvalidEntry> {
-    TrustDomain::from_name_or_id(&id.trust_domain)
-        .and_then(|td| td.id_with_path(&id.path))
-        .map_err(InvalidEntry::SpiffeId)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use countersign_identity::Selector;
+
     use super::*;
 
     pub(crate) fn wire(id: &str, selectors: &[&str]) -> types::Entry {

@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use countersign_identity::SelectorSet;
 use tokio::sync::Notify;
 
-use super::snapshot::Snapshot;
+use super::snapshot::{Answer, Snapshot};
 
 /// The one place where snapshots go from their owner to their readers. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +69,12 @@ impl Feed {
             .all
             .insert(number, (selectors.clone(), Arc::clone(&notify)));
         drop(subscribers);
-        self.0.wanted.notify_one();
+        if self
+            .current()
+            .is_some_and(|snapshot| matches!(snapshot.answer(&selectors), Answer::NotSigned))
+        {
+            self.0.wanted.notify_one();
+        }
         Subscription {
             feed: self.clone(),
             number,
@@ -88,7 +93,7 @@ impl Feed {
             .collect()
     }
 
-    /// Waits for a new subscriber.
+    /// Waits for a new subscriber whose SVIDs are not signed.
     pub async fn wanted(&self) {
         self.0.wanted.notified().await;
     }
@@ -193,11 +198,20 @@ mod tests {
     }
 
     #[test]
+    fn the_owner_is_woken_by_a_subscriber_whose_svids_are_not_signed() {
+        let feed = Feed::default();
+        feed.publish(snapshot(&[("a", "unix:uid:1")]));
+        let _other = feed.subscribe(caller("unix:uid:2"));
+        assert!(feed.wanted().now_or_never().is_none());
+        let _one = feed.subscribe(caller("unix:uid:1"));
+        assert!(feed.wanted().now_or_never().is_some());
+    }
+
+    #[test]
     fn a_subscription_ends_with_its_reader() {
         let feed = Feed::default();
         let one = feed.subscribe(caller("unix:uid:1"));
         assert_eq!(feed.subscribed(), [caller("unix:uid:1")]);
-        assert!(feed.wanted().now_or_never().is_some());
         drop(one);
         assert!(feed.subscribed().is_empty());
     }

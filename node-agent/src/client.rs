@@ -1,0 +1,367 @@
+//! The connection to a server: who is expected there, who this node is, and what went wrong in words.
+//!
+//! Every call has a deadline. Any failure drops the connection, so that the next call dials anew and a restarted server
+//! is found (wire contract, B.3). A call that was broken by a connection's end, such as the server's regular GOAWAY, is
+//! made once more on a new one: all calls here may be made twice without harm, but for the attestation.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use countersign_identity::bundle::Bundles;
+use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
+use countersign_identity::{Bundle, BundleSet, TrustDomain, X509Svid};
+use countersign_proto::spire::api::types::PermissionDeniedDetails;
+use countersign_proto::spire::api::types::permission_denied_details::Reason;
+use countersign_runtime::SharedClock;
+use countersign_runtime::clock::RustlsTime;
+use countersign_runtime::dial::{Cause, TlsConnector};
+use countersign_runtime::error::Chain;
+use prost::Message as _;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use crate::limits;
+
+/// The bundles that servers are verified by, replaced as they change.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedBundles(Arc<ArcSwap<BundleSet>>);
+
+impl TrustedBundles {
+    /// Trusts this bundle from now on, and no other of its trust domain.
+    pub fn replace(&self, bundle: Arc<Bundle>) {
+        let mut set = BundleSet::default();
+        set.insert(bundle);
+        self.0.store(Arc::new(set));
+    }
+}
+
+impl Bundles for TrustedBundles {
+    fn bundle(&self, trust_domain: &str) -> Option<Arc<Bundle>> {
+        self.0.load().bundle(trust_domain)
+    }
+}
+
+/// Whom this side is, and whom it believes.
+#[derive(Clone, Debug)]
+enum Credentials {
+    /// First contact: no certificate, the server verified by the bundle.
+    Verified,
+    /// First contact without a bundle, because an operator asked for it: the server's word is taken.
+    Insecure,
+    /// The node's SVID; the server verified by the bundle.
+    Node(X509Svid),
+}
+
+/// Why a call to the server failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// There is no connection.
+    #[error("cannot reach the server at {address}: {}", Chain(source))]
+    Dial {
+        /// Where it should be.
+        address: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// The connection could not even be tried.
+    #[error("cannot prepare the connection to the server: {source}")]
+    Tls {
+        /// What TLS did not like.
+        #[from]
+        source: rustls::Error,
+    },
+    /// The call failed, or the connection broke during it.
+    #[error("{method} failed: {}", describe(status))]
+    Status {
+        /// The method.
+        method: &'static str,
+        /// What came back.
+        status: Box<Status>,
+    },
+    /// No answer in time.
+    #[error("{method}: the server at {address} did not answer within {} s", limits::SERVER_CALL.as_secs())]
+    TimedOut {
+        /// The method.
+        method: &'static str,
+        /// Where the server is.
+        address: String,
+    },
+    /// The answer makes no sense.
+    #[error("{method}: the server's answer is not usable: {reason}")]
+    Answer {
+        /// The method.
+        method: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn describe(status: &Status) -> String {
+    match Cause::of(status) {
+        // The connection's fault says more than what tonic makes of it.
+        Some(_) => Chain(status).to_string(),
+        None => format!("{} ({:?})", status.message(), status.code()),
+    }
+}
+
+impl CallError {
+    /// What the connection failed of, if it was that.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Dial { source, .. } => Cause::of(source),
+            Self::Status { status, .. } => Cause::of(&**status),
+            Self::Tls { .. } | Self::TimedOut { .. } | Self::Answer { .. } => None,
+        }
+    }
+
+    /// The gRPC code, if the server answered with one.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Status { status, .. } if !is_broken(status) => Some(status.code()),
+            _ => None,
+        }
+    }
+
+    /// Why the server refuses this node, if it gave a reason (wire contract, C.6).
+    #[must_use]
+    pub fn denied(&self) -> Option<Reason> {
+        match self {
+            Self::Status { status, .. } if status.code() == Code::PermissionDenied => {
+                denied_reason(status.details())
+            }
+            _ => None,
+        }
+    }
+
+    /// What a person can do about it; empty if nothing is known.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        self.cause().map_or("", Cause::advice)
+    }
+
+    fn is_broken_connection(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if is_broken(status))
+    }
+}
+
+/// A status that this side made up because the connection broke has a cause; one that the server sent has none.
+fn is_broken(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
+fn denied_reason(details: &[u8]) -> Option<Reason> {
+    const TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+    let status = tonic_types::Status::decode(details).ok()?;
+    let any = status.details.iter().find(|any| any.type_url == TYPE)?;
+    let details = PermissionDeniedDetails::decode(any.value.as_slice()).ok()?;
+    Reason::try_from(details.reason).ok()
+}
+
+/// A client of one server address.
+pub struct ServerClient {
+    address: String,
+    trust_domain: TrustDomain,
+    tls: TlsContext,
+    clock: SharedClock,
+    credentials: Credentials,
+    channel: Option<Channel>,
+}
+
+impl ServerClient {
+    /// A client of the server of this trust domain at `address` (`host:port`), which it verifies by these bundles. Has no
+    /// identity yet.
+    #[must_use]
+    pub fn new(
+        address: String,
+        trust_domain: TrustDomain,
+        bundles: &TrustedBundles,
+        clock: SharedClock,
+    ) -> Self {
+        let tls = TlsContext::new(
+            Arc::new(bundles.clone()),
+            RustlsTime::shared(Arc::clone(&clock)),
+        );
+        Self {
+            address,
+            trust_domain,
+            tls,
+            clock,
+            credentials: Credentials::Verified,
+            channel: None,
+        }
+    }
+
+    /// Where the server is.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Believes whoever answers, as long as there is no identity. Only on an operator's word.
+    pub fn trust_anyone(&mut self) {
+        self.credentials = Credentials::Insecure;
+        self.channel = None;
+    }
+
+    /// Is this node from now on. The old connection is dropped; the next call shows the new certificate.
+    pub fn identify(&mut self, svid: X509Svid) {
+        self.credentials = Credentials::Node(svid);
+        self.channel = None;
+    }
+
+    /// Makes a call, again on a new connection if that broke.
+    ///
+    /// # Errors
+    /// [`CallError`]; the connection is dropped.
+    pub async fn call<T, F, Fut>(&mut self, method: &'static str, call: F) -> Result<T, CallError>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<T, CallError>>,
+    {
+        let reused = self.channel.is_some();
+        match self.call_once(method, &call).await {
+            Err(error) if reused && error.is_broken_connection() => {
+                tracing::debug!(method, %error, "connection to the server ended: calling again on a new one");
+                self.call_once(method, &call).await
+            }
+            result => result,
+        }
+    }
+
+    /// Makes a call that must not be made twice.
+    ///
+    /// # Errors
+    /// [`CallError`]; the connection is dropped.
+    pub async fn call_once<T, F, Fut>(
+        &mut self,
+        method: &'static str,
+        call: F,
+    ) -> Result<T, CallError>
+    where
+        F: FnOnce(Channel) -> Fut,
+        Fut: Future<Output = Result<T, CallError>>,
+    {
+        let channel = self.connected().await?;
+        let result = tokio::time::timeout(limits::SERVER_CALL, call(channel))
+            .await
+            .unwrap_or_else(|_| {
+                Err(CallError::TimedOut {
+                    method,
+                    address: self.address.clone(),
+                })
+            });
+        if result.is_err() {
+            self.channel = None;
+        }
+        result
+    }
+
+    async fn connected(&mut self) -> Result<Channel, CallError> {
+        if let Some(channel) = &self.channel {
+            return Ok(channel.clone());
+        }
+        let connector = TlsConnector::new(
+            Arc::new(self.tls_config()?),
+            &self.address,
+            Arc::clone(&self.clock),
+        )
+        .limit(limits::SERVER_CONNECT);
+        let channel = Endpoint::from_static("http://server")
+            .connect_with_connector(connector)
+            .await
+            .map_err(|source| CallError::Dial {
+                address: self.address.clone(),
+                source,
+            })?;
+        self.channel = Some(channel.clone());
+        Ok(channel)
+    }
+
+    fn tls_config(&self) -> Result<rustls::ClientConfig, rustls::Error> {
+        let server = self.trust_domain.server_id();
+        let (versions, alpn) = (TlsVersions::From12, &[ALPN_H2][..]);
+        match &self.credentials {
+            Credentials::Insecure => self.tls.insecure_client(server, versions, alpn),
+            Credentials::Verified => self
+                .tls
+                .client(None, Expect::Exactly(server), versions, alpn),
+            Credentials::Node(svid) => {
+                self.tls
+                    .client(Some(svid), Expect::Exactly(server), versions, alpn)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ServerClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerClient")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Turns a status into a [`CallError`] of this method.
+pub(crate) fn failed(method: &'static str) -> impl Fn(Status) -> CallError {
+    move |status| CallError::Status {
+        method,
+        status: Box::new(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status_with(reason: Reason) -> Status {
+        let details = PermissionDeniedDetails {
+            reason: reason.into(),
+        };
+        let any = prost_types::Any {
+            type_url: "type.googleapis.com/spire.api.types.PermissionDeniedDetails".into(),
+            value: details.encode_to_vec(),
+        };
+        let status = tonic_types::Status {
+            code: 7,
+            message: "denied".into(),
+            details: vec![any],
+        };
+        Status::with_details(
+            Code::PermissionDenied,
+            "denied",
+            status.encode_to_vec().into(),
+        )
+    }
+
+    #[test]
+    fn the_reason_of_a_refusal_is_read_from_the_typed_details() {
+        for reason in [
+            Reason::AgentExpired,
+            Reason::AgentBanned,
+            Reason::AgentMustReattest,
+        ] {
+            assert_eq!(failed("x")(status_with(reason)).denied(), Some(reason));
+        }
+        assert_eq!(
+            failed("x")(Status::permission_denied("no details")).denied(),
+            None
+        );
+        let other_code = Status::with_details(
+            Code::Internal,
+            "",
+            status_with(Reason::AgentBanned).details().to_vec().into(),
+        );
+        assert_eq!(failed("x")(other_code).denied(), None);
+    }
+
+    #[test]
+    fn a_status_of_the_server_is_no_broken_connection() {
+        let error = failed("GetBundle")(Status::unavailable("busy"));
+        assert!(!error.is_broken_connection());
+        assert_eq!(error.code(), Some(Code::Unavailable));
+        assert_eq!(error.to_string(), "GetBundle failed: busy (Unavailable)");
+    }
+}

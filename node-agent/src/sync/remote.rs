@@ -1,0 +1,308 @@
+//! The calls of a sync, each on a channel that the owner hands in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use countersign_identity::csr::Csr;
+use countersign_identity::key::KeyError;
+use countersign_identity::{Bundle, KeyType, PrivateKey, TrustDomain, X509Svid};
+use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
+use countersign_proto::spire::api::server::agent::v1::{
+    AgentX509svidParams, PostStatusRequest, RenewAgentRequest,
+};
+use countersign_proto::spire::api::server::bundle::v1::GetFederatedBundleRequest;
+use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
+use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
+use countersign_proto::spire::api::server::entry::v1::{
+    SyncAuthorizedEntriesRequest, SyncAuthorizedEntriesResponse,
+};
+use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
+use countersign_proto::spire::api::server::svid::v1::{
+    BatchNewX509svidRequest, NewX509svidParams, batch_new_x509svid_response,
+};
+use countersign_proto::spire::api::types;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
+
+use super::entry::AuthorizedEntry;
+use super::revisions::{Entries, ProtocolFault, Revisions};
+use crate::attest::get_bundle;
+use crate::client::{CallError, failed};
+use crate::{limits, wire};
+
+pub(super) const SYNC: &str = "SyncAuthorizedEntries";
+pub(super) const SIGN: &str = "BatchNewX509SVID";
+pub(super) const RENEW: &str = "RenewAgent";
+pub(super) const POST_STATUS: &str = "PostStatus";
+const GET_FEDERATED: &str = "GetFederatedBundle";
+
+/// What one sync brings.
+#[derive(Debug)]
+pub(super) struct Synced {
+    pub(super) entries: Entries,
+    pub(super) bundle: Bundle,
+    pub(super) federated: BTreeMap<TrustDomain, Arc<Bundle>>,
+}
+
+/// Fetches entries and bundles; all of it or nothing.
+pub(super) async fn sync(channel: Channel, known: &Entries) -> Result<Synced, CallError> {
+    let entries = sync_entries(channel.clone(), known).await?;
+    let bundle = get_bundle(channel.clone()).await?;
+    let mut wanted = super::Cache::federates_with(&entries);
+    wanted.remove(&bundle.trust_domain);
+    let federated = federated_bundles(channel, wanted).await?;
+    Ok(Synced {
+        entries,
+        bundle,
+        federated,
+    })
+}
+
+/// The entries of this node: at once if they are few, else by revisions and then what is new (wire contract, D.2).
+async fn sync_entries(channel: Channel, known: &Entries) -> Result<Entries, CallError> {
+    let broken = |fault: ProtocolFault| CallError::Answer {
+        method: SYNC,
+        reason: fault.to_string(),
+    };
+    let (requests, outgoing) = mpsc::channel(1);
+    let send = async |ids: Vec<String>, output_mask| {
+        let request = SyncAuthorizedEntriesRequest { output_mask, ids };
+        requests
+            .send(request)
+            .await
+            .map_err(|_| broken(ProtocolFault::EndedEarly))
+    };
+    send(vec![], Some(AuthorizedEntry::mask())).await?;
+    let mut pages = EntryClient::new(channel)
+        .max_decoding_message_size(limits::SERVER_MESSAGE_BYTES)
+        .sync_authorized_entries(ReceiverStream::new(outgoing))
+        .await
+        .map_err(failed(SYNC))?
+        .into_inner();
+
+    let first = next_page(&mut pages).await?;
+    if first.entry_revisions.is_empty() {
+        return Ok(valid_entries(first.entries));
+    }
+    let page_size = first.entry_revisions.len();
+    let mut revisions = Revisions::default();
+    let mut page = first;
+    loop {
+        if !page.entries.is_empty() {
+            return Err(broken(ProtocolFault::EntriesAmongRevisions));
+        }
+        revisions
+            .take(&page.entry_revisions, known)
+            .map_err(broken)?;
+        if !page.more {
+            break;
+        }
+        page = next_page(&mut pages).await?;
+    }
+
+    let mut fetched = Entries::new();
+    for ids in revisions.to_fetch(page_size) {
+        send(ids, None).await?;
+        loop {
+            let page = next_page(&mut pages).await?;
+            if !page.entry_revisions.is_empty() {
+                return Err(broken(ProtocolFault::RevisionsAmongEntries));
+            }
+            fetched.extend(valid_entries(page.entries));
+            if !page.more {
+                break;
+            }
+        }
+    }
+    Ok(revisions.complete(known, fetched))
+}
+
+async fn next_page(
+    pages: &mut Streaming<SyncAuthorizedEntriesResponse>,
+) -> Result<SyncAuthorizedEntriesResponse, CallError> {
+    let ended = || CallError::Answer {
+        method: SYNC,
+        reason: ProtocolFault::EndedEarly.to_string(),
+    };
+    pages
+        .message()
+        .await
+        .map_err(failed(SYNC))?
+        .ok_or_else(ended)
+}
+
+/// A malformed entry is left out, and the others count all the same.
+fn valid_entries(entries: Vec<types::Entry>) -> Entries {
+    entries
+        .into_iter()
+        .take(limits::ENTRIES)
+        .filter_map(|wire| {
+            let id = wire.id.clone();
+            AuthorizedEntry::try_from(wire)
+                .inspect_err(|error| tracing::warn!(entry = id, %error, "entry left out"))
+                .ok()
+        })
+        .map(|entry| (entry.id.clone(), Arc::new(entry)))
+        .collect()
+}
+
+/// The bundles of foreign trust domains. One that the server does not have is left out, and so is one that makes no
+/// sense; any other failure fails the sync.
+async fn federated_bundles(
+    channel: Channel,
+    wanted: BTreeSet<TrustDomain>,
+) -> Result<BTreeMap<TrustDomain, Arc<Bundle>>, CallError> {
+    let fetches = wanted.into_iter().map(|td| {
+        let channel = channel.clone();
+        async move {
+            federated_bundle(channel, &td)
+                .await
+                .map(|bundle| bundle.map(|bundle| (td, Arc::new(bundle))))
+        }
+    });
+    stream::iter(fetches)
+        .buffer_unordered(limits::BUNDLES_AT_ONCE)
+        .try_filter_map(|found| async move { Ok(found) })
+        .try_collect()
+        .await
+}
+
+async fn federated_bundle(channel: Channel, td: &TrustDomain) -> Result<Option<Bundle>, CallError> {
+    let request = GetFederatedBundleRequest {
+        trust_domain: td.to_string(),
+        output_mask: None,
+    };
+    let mut client =
+        BundleClient::new(channel).max_decoding_message_size(limits::SERVER_MESSAGE_BYTES);
+    let answer = match client.get_federated_bundle(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) if status.code() == Code::NotFound => return Ok(None),
+        Err(status) => return Err(failed(GET_FEDERATED)(status)),
+    };
+    match Bundle::try_from(answer) {
+        Ok(bundle) if bundle.trust_domain == *td => Ok(Some(bundle)),
+        Ok(bundle) => {
+            tracing::warn!(asked = %td, got = %bundle.trust_domain, "federated bundle left out: not the one asked for");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!(trust_domain = %td, %error, "federated bundle left out");
+            Ok(None)
+        }
+    }
+}
+
+/// A new key for an entry, and the request to have it signed.
+pub(super) struct SigningRequest {
+    pub(super) entry: Arc<AuthorizedEntry>,
+    key: PrivateKey,
+    csr: Vec<u8>,
+}
+
+/// Makes a key for each entry. Takes a while: for a blocking thread.
+pub(super) fn signing_requests(
+    entries: Vec<Arc<AuthorizedEntry>>,
+    key_type: KeyType,
+) -> Result<Vec<SigningRequest>, KeyError> {
+    entries
+        .into_iter()
+        .map(|entry| {
+            let key = PrivateKey::generate(key_type)?;
+            let csr = Csr::make(&key, Some(&entry.spiffe_id))?;
+            Ok(SigningRequest { entry, key, csr })
+        })
+        .collect()
+}
+
+/// Has one batch signed. Results are in the order of the requests; each is an SVID or the reason why there is none.
+pub(super) async fn sign(
+    channel: Channel,
+    requests: &[SigningRequest],
+) -> Result<Vec<Result<X509Svid, String>>, CallError> {
+    let params = requests
+        .iter()
+        .map(|r| NewX509svidParams {
+            entry_id: r.entry.id.to_string(),
+            csr: r.csr.clone().into(),
+        })
+        .collect();
+    let answer = SvidClient::new(channel)
+        .max_decoding_message_size(limits::SERVER_MESSAGE_BYTES)
+        .batch_new_x509svid(BatchNewX509svidRequest { params })
+        .await
+        .map_err(failed(SIGN))?
+        .into_inner();
+    if answer.results.len() != requests.len() {
+        let reason = format!(
+            "{} results for {} requests",
+            answer.results.len(),
+            requests.len()
+        );
+        return Err(CallError::Answer {
+            method: SIGN,
+            reason,
+        });
+    }
+    Ok(answer
+        .results
+        .into_iter()
+        .zip(requests)
+        .map(|(result, request)| signed(result, request))
+        .collect())
+}
+
+fn signed(
+    result: batch_new_x509svid_response::Result,
+    request: &SigningRequest,
+) -> Result<X509Svid, String> {
+    let status = result.status.ok_or("the result has no status")?;
+    if status.code != 0 {
+        return Err(format!(
+            "{} ({:?})",
+            status.message,
+            Code::from_i32(status.code)
+        ));
+    }
+    let svid = wire::svid(result.svid, request.key.clone())?;
+    if *svid.id() != request.entry.spiffe_id {
+        return Err(format!(
+            "signed for {} instead of {}",
+            svid.id(),
+            request.entry.spiffe_id
+        ));
+    }
+    Ok(svid)
+}
+
+/// Renews the node's own SVID with a new key.
+pub(super) async fn renew(channel: Channel, key: PrivateKey) -> Result<X509Svid, CallError> {
+    let unusable = |reason: String| CallError::Answer {
+        method: RENEW,
+        reason,
+    };
+    let csr = Csr::make(&key, None).map_err(|e| unusable(e.to_string()))?;
+    let answer = AgentClient::new(channel)
+        .renew_agent(RenewAgentRequest {
+            params: Some(AgentX509svidParams { csr: csr.into() }),
+        })
+        .await
+        .map_err(failed(RENEW))?
+        .into_inner();
+    wire::svid(answer.svid, key).map_err(unusable)
+}
+
+/// Tells the server this program's version.
+pub(super) async fn post_status(channel: Channel) -> Result<(), CallError> {
+    let request = PostStatusRequest {
+        current_bundle_serial: 0,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    AgentClient::new(channel)
+        .post_status(request)
+        .await
+        .map_err(failed(POST_STATUS))?;
+    Ok(())
+}
