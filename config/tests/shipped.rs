@@ -128,3 +128,11 @@ fn the_configuration_of_the_guide_loads_as_it_stands() {
     assert_eq!(directory, Path::new("/opt/spire/data"));
     assert_eq!(warnings, Vec::new());
 }
+
+#[test]
+fn the_shipped_mesh_policy_is_one() {
+    let policy = countersign_mesh::Policy::parse(include_str!("../mesh.hcl"));
+    if let Err(error) = policy {
+        panic!("mesh.hcl: {error}");
+    }
+}
