@@ -89,11 +89,11 @@ pub(super) fn read(text: &[u8]) -> Result<State, String> {
         .transpose()?;
     let in_use = file
         .svid
-        .map(|part| identity(part, &trust_domain))
+        .map(|part| identity(&part, &trust_domain))
         .transpose()?;
     let renewed = file
         .renewed_svid
-        .map(|part| identity(part, &trust_domain))
+        .map(|part| identity(&part, &trust_domain))
         .transpose()?;
     Ok(State {
         trust_domain,
@@ -140,7 +140,7 @@ fn svid_part(identity: &NodeIdentity) -> SvidPart {
     }
 }
 
-fn identity(part: SvidPart, trust_domain: &TrustDomain) -> Result<NodeIdentity, String> {
+fn identity(part: &SvidPart, trust_domain: &TrustDomain) -> Result<NodeIdentity, String> {
     let chain = pem::read_certificates(part.chain.as_bytes())?;
     let key = pem::read_private_key(part.key.0.as_bytes())?;
     let key = PrivateKey::from_pkcs8(&key).map_err(|e| e.to_string())?;

@@ -201,7 +201,7 @@ impl Syncer {
                 Ok(()) => break,
                 Err(Failure::Fatal(fatal)) => return Err(fatal),
                 Err(Failure::Passing(error)) => {
-                    let wait = self.passing(error, &mut backoff)?;
+                    let wait = self.passing(&error, &mut backoff)?;
                     tokio::time::sleep(wait).await;
                 }
             }
@@ -242,7 +242,7 @@ impl Syncer {
                         self.settings.interval
                     }
                     Err(Failure::Fatal(fatal)) => return Err(fatal),
-                    Err(Failure::Passing(error)) => self.passing(error, &mut backoff)?,
+                    Err(Failure::Passing(error)) => self.passing(&error, &mut backoff)?,
                 };
                 next_sync = Instant::now() + wait;
             }
@@ -331,8 +331,8 @@ impl Syncer {
     }
 
     /// How long to wait after a failed sync; says so in the log. An SVID that has run out ends the waiting.
-    fn passing(&self, source: CallError, backoff: &mut Backoff) -> Result<Duration, Fatal> {
-        self.check_expiry(&source)?;
+    fn passing(&self, source: &CallError, backoff: &mut Backoff) -> Result<Duration, Fatal> {
+        self.check_expiry(source)?;
         let wait = backoff.next_wait();
         tracing::warn!(
             error = %source,

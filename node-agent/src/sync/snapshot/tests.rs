@@ -171,7 +171,7 @@ fn a_change_concerns_those_who_match_the_entry_before_or_after() {
         "SVID rotated"
     );
     assert_eq!(
-        concerned(&snapshot(&[b.clone()])),
+        concerned(&snapshot(std::slice::from_ref(&b))),
         (true, false),
         "entry removed"
     );

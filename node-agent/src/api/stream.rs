@@ -1,0 +1,121 @@
+//! A stream of answers that costs one subscription, however slowly it is read.
+//!
+//! Nothing is made before the connection has room for it: each answer is made from the newest picture at the moment when
+//! it can be sent, and those in between never exist.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::caller::Place;
+use crate::sync::{Snapshot, Subscription};
+
+/// A stream as tonic takes it.
+pub(super) type Answers<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+
+/// What a picture means for one stream.
+pub(super) enum Next<M> {
+    /// Send this.
+    Send(M),
+    /// Nothing to say yet.
+    Wait,
+    /// The stream is over.
+    End(Status),
+}
+
+/// Whether an answer equal to the last one is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeats {
+    Sent,
+    LeftOut,
+}
+
+/// Answers made by `answer`: at once, and after each change that concerns the subscriber.
+pub(super) fn answers<M, F>(
+    subscription: Subscription,
+    place: Place,
+    stop: CancellationToken,
+    repeats: Repeats,
+    answer: F,
+) -> Answers<M>
+where
+    M: Clone + PartialEq + Send + Sync + 'static,
+    F: Fn(&Snapshot, &Subscription) -> Next<M> + Send + Sync + 'static,
+{
+    let state = State {
+        subscription,
+        _place: place,
+        stop,
+        repeats,
+        answer,
+        last: None,
+        phase: Phase::First,
+    };
+    Box::pin(futures::stream::unfold(state, |mut state| async move {
+        let item = state.next().await?;
+        Some((item, state))
+    }))
+}
+
+struct State<M, F> {
+    subscription: Subscription,
+    _place: Place,
+    stop: CancellationToken,
+    repeats: Repeats,
+    answer: F,
+    last: Option<M>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    First,
+    Running,
+    Over,
+}
+
+impl<M, F> State<M, F>
+where
+    M: Clone + PartialEq,
+    F: Fn(&Snapshot, &Subscription) -> Next<M>,
+{
+    async fn next(&mut self) -> Option<Result<M, Status>> {
+        loop {
+            match self.phase {
+                Phase::Over => return None,
+                Phase::First => self.phase = Phase::Running,
+                Phase::Running => {
+                    let stopped = tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => true,
+                        () = self.subscription.changed() => false,
+                    };
+                    if stopped {
+                        self.phase = Phase::Over;
+                        // SPIFFE clients give up for good after Canceled, and come back after this one.
+                        return Some(Err(Status::unavailable("the node agent is stopping")));
+                    }
+                }
+            }
+            let Some(snapshot) = self.subscription.current() else {
+                continue;
+            };
+            match (self.answer)(&snapshot, &self.subscription) {
+                Next::Wait => {}
+                Next::End(status) => {
+                    self.phase = Phase::Over;
+                    return Some(Err(status));
+                }
+                Next::Send(message) if self.repeats == Repeats::LeftOut => {
+                    if self.last.as_ref() != Some(&message) {
+                        self.last = Some(message.clone());
+                        return Some(Ok(message));
+                    }
+                }
+                Next::Send(message) => return Some(Ok(message)),
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The Workload API over a real socket.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_identity::{TrustDomain, UnixTime};
+use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use countersign_proto::spiffe::workload::{JwtsvidRequest, X509svidRequest};
+use countersign_runtime::dial::UnixConnector;
+use countersign_runtime::serve::Http;
+use countersign_runtime::unix::{Access, Socket};
+use countersign_runtime::{ServeOptions, SystemClock, serve_unix};
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+use super::*;
+use crate::limits;
+use crate::selectors::{Discover, Unix};
+use crate::sync::snapshot::{ServedEntry, ServedSvid};
+use crate::sync::{AuthorizedEntry, Snapshot};
+use crate::test_ca::{TestCa, trust_domain};
+use crate::workload_client::WorkloadClient;
+
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+struct Served {
+    directory: tempfile::TempDir,
+    feed: Feed,
+    ca: TestCa,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
+        let (feed, stop) = (Feed::default(), CancellationToken::new());
+        let attestors = Attestors::new(vec![Arc::new(Unix::new(Discover::UsersOnly))]);
+        let router = router(feed.clone(), attestors, path, stop.clone());
+        let options = ServeOptions::new(Http::Http2Only, SystemClock::shared());
+        let served = stop.clone();
+        let server = tokio::spawn(async move {
+            serve_unix(socket, router, options, served).await;
+        });
+        Self {
+            directory,
+            feed,
+            ca: TestCa::new(NOW),
+            stop,
+            server,
+        }
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.directory.path().join("api.sock")
+    }
+
+    async fn client(&self) -> WorkloadClient {
+        WorkloadClient::connect(&self.socket()).await.unwrap()
+    }
+
+    fn entry(&self, id: &str, selector: &str) -> AuthorizedEntry {
+        crate::sync::entry::tests::entry(id, &[selector])
+    }
+
+    fn signed(&self, entry: AuthorizedEntry) -> ServedEntry {
+        let svid = self
+            .ca
+            .issue(&entry.spiffe_id, Duration::from_secs(3600), NOW);
+        ServedEntry {
+            entry: Arc::new(entry),
+            svid: Some(Arc::new(ServedSvid::new(svid))),
+        }
+    }
+
+    fn publish(&self, entries: &[ServedEntry], federated: &[(&str, &'static [u8])]) {
+        let federated: BTreeMap<_, _> = federated
+            .iter()
+            .map(|(td, b)| (TrustDomain::new(td).unwrap(), (*b).into()))
+            .collect();
+        let bundle = self.ca.bundle().x509_der().into();
+        self.feed.publish(Snapshot::new(
+            trust_domain(),
+            entries.to_vec(),
+            bundle,
+            federated,
+        ));
+    }
+}
+
+/// A selector that holds for this test process.
+fn own() -> String {
+    format!("unix:uid:{}", nix::unistd::geteuid())
+}
+
+#[tokio::test]
+async fn svids_come_whole_in_order_with_their_bundles() {
+    let served = Served::start().await;
+    let federating = AuthorizedEntry {
+        federates_with: vec![TrustDomain::new("other.org").unwrap()],
+        hint: "first".into(),
+        ..served.entry("a", &own())
+    };
+    let entries = [
+        served.signed(served.entry("b", &own())),
+        served.signed(federating),
+        served.signed(served.entry("c", "unix:uid:4294967294")),
+    ];
+    served.publish(&entries, &[("other.org", b"der"), ("third.org", b"der")]);
+    let answer = served
+        .client()
+        .await
+        .x509_svids()
+        .await
+        .unwrap()
+        .message()
+        .await
+        .unwrap()
+        .unwrap();
+    let ids: Vec<_> = answer.svids.iter().map(|s| s.spiffe_id.as_str()).collect();
+    assert_eq!(ids, ["spiffe://example.org/a", "spiffe://example.org/b"]);
+    assert_eq!(answer.svids[0].hint, "first");
+    assert_eq!(
+        answer.federated_bundles.keys().collect::<Vec<_>>(),
+        ["spiffe://other.org"]
+    );
+    for svid in &answer.svids {
+        let parsed =
+            countersign_identity::X509Svid::from_der(&svid.x509_svid, &svid.x509_svid_key).unwrap();
+        assert_eq!(parsed.id().as_str(), svid.spiffe_id);
+        assert_eq!(svid.bundle, served.ca.bundle().x509_der());
+    }
+    assert!(answer.crl.is_empty());
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_with_each_change_and_ends_when_the_identity_goes() {
+    let served = Served::start().await;
+    let entry = served.entry("a", &own());
+    served.publish(&[served.signed(entry.clone())], &[]);
+    let mut answers = served.client().await.x509_svids().await.unwrap();
+    let first = answers.message().await.unwrap().unwrap();
+
+    served.publish(&[served.signed(entry.clone())], &[]);
+    let second = answers.message().await.unwrap().unwrap();
+    assert_ne!(
+        first.svids[0].x509_svid_key, second.svids[0].x509_svid_key,
+        "rotated with a new key"
+    );
+
+    served.publish(
+        &[
+            served.signed(entry),
+            served.signed(served.entry("0", &own())),
+        ],
+        &[],
+    );
+    assert_eq!(answers.message().await.unwrap().unwrap().svids.len(), 2);
+
+    served.publish(&[], &[]);
+    let status = answers.message().await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::PermissionDenied, "no identity issued")
+    );
+    assert!(answers.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn before_the_first_sync_the_answer_is_unavailable_and_then_no_identity() {
+    let served = Served::start().await;
+    let mut client = served.client().await;
+    assert_eq!(
+        client.x509_svids().await.unwrap_err().code(),
+        Code::Unavailable
+    );
+    assert_eq!(
+        client.x509_bundles().await.unwrap_err().code(),
+        Code::Unavailable
+    );
+    served.publish(&[], &[]);
+    let status = client
+        .x509_svids()
+        .await
+        .unwrap()
+        .message()
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::PermissionDenied, "no identity issued")
+    );
+    let status = client
+        .x509_bundles()
+        .await
+        .unwrap()
+        .message()
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_stream_waits_until_all_matching_svids_are_signed() {
+    let served = Served::start().await;
+    let (a, b) = (
+        served.signed(served.entry("a", &own())),
+        served.signed(served.entry("b", &own())),
+    );
+    let unsigned = ServedEntry {
+        svid: None,
+        ..b.clone()
+    };
+    served.publish(&[a.clone(), unsigned], &[]);
+    let mut answers = served.client().await.x509_svids().await.unwrap();
+    // The subscription exists, so that the next picture is not the first that it sees.
+    let (answer, ()) = tokio::join!(answers.message(), async { served.publish(&[a, b], &[]) });
+    assert_eq!(answer.unwrap().unwrap().svids.len(), 2);
+}
+
+#[tokio::test]
+async fn bundles_come_at_once_and_again_only_when_they_changed() {
+    let served = Served::start().await;
+    let federating = AuthorizedEntry {
+        federates_with: vec![TrustDomain::new("other.org").unwrap()],
+        ..served.entry("a", &own())
+    };
+    let unsigned = ServedEntry {
+        entry: Arc::new(federating.clone()),
+        svid: None,
+    };
+    served.publish(&[unsigned], &[]);
+    let mut answers = served.client().await.x509_bundles().await.unwrap();
+    let first = answers.message().await.unwrap().unwrap();
+    assert_eq!(
+        first.bundles.keys().collect::<Vec<_>>(),
+        ["spiffe://example.org"]
+    );
+
+    // An SVID alone changes nothing here; the bundle that comes after it does.
+    let signed = served.signed(federating);
+    served.publish(&[signed.clone()], &[]);
+    served.publish(&[signed], &[("other.org", b"der")]);
+    let second = answers.message().await.unwrap().unwrap();
+    let mut keys: Vec<_> = second.bundles.keys().cloned().collect();
+    keys.sort();
+    assert_eq!(keys, ["spiffe://example.org", "spiffe://other.org"]);
+}
+
+#[tokio::test]
+async fn without_the_security_header_nothing_is_answered() {
+    let served = Served::start().await;
+    served.publish(&[served.signed(served.entry("a", &own()))], &[]);
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(UnixConnector::new(served.socket()))
+        .await
+        .unwrap();
+    let mut bare = SpiffeWorkloadApiClient::new(channel);
+    let status = bare.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (
+            Code::InvalidArgument,
+            "security header missing from request"
+        )
+    );
+    assert_eq!(
+        bare.fetch_jwtsvid(JwtsvidRequest::default())
+            .await
+            .unwrap_err()
+            .code(),
+        Code::InvalidArgument
+    );
+    let mut request = tonic::Request::new(JwtsvidRequest::default());
+    request
+        .metadata_mut()
+        .insert(SECURITY_HEADER, "true".parse().unwrap());
+    assert_eq!(
+        bare.fetch_jwtsvid(request).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
+}
+
+#[tokio::test]
+async fn streams_end_with_unavailable_at_the_shutdown() {
+    let served = Served::start().await;
+    served.publish(&[served.signed(served.entry("a", &own()))], &[]);
+    let mut answers = served.client().await.x509_svids().await.unwrap();
+    answers.message().await.unwrap().unwrap();
+    served.stop.cancel();
+    assert_eq!(
+        answers.message().await.unwrap_err().code(),
+        Code::Unavailable
+    );
+    drop(answers);
+    served.server.await.unwrap();
+    assert!(!served.directory.path().join("api.sock").exists());
+}
+
+#[tokio::test]
+async fn one_process_has_a_bounded_number_of_streams() {
+    let served = Served::start().await;
+    served.publish(&[served.signed(served.entry("a", &own()))], &[]);
+    let mut client = served.client().await;
+    let mut open = Vec::new();
+    for _ in 0..limits::STREAMS_PER_PROCESS {
+        open.push(client.x509_svids().await.unwrap());
+    }
+    let status = client.x509_svids().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(
+        status.message().contains("one process may hold"),
+        "{status}"
+    );
+}
+
+#[tokio::test]
+async fn health_is_what_a_workload_would_find() {
+    use countersign_proto::grpc::health::v1::HealthCheckRequest;
+    use countersign_proto::grpc::health::v1::health_check_response::ServingStatus;
+    use countersign_proto::grpc::health::v1::health_client::HealthClient;
+
+    let served = Served::start().await;
+    let mut client = served.client().await;
+    assert_eq!(
+        client.health().await.unwrap(),
+        ServingStatus::NotServing,
+        "not synced yet"
+    );
+    served.publish(&[], &[]);
+    assert_eq!(
+        client.health().await.unwrap(),
+        ServingStatus::Serving,
+        "no identity is an answer"
+    );
+    served.publish(&[served.signed(served.entry("a", &own()))], &[]);
+    assert_eq!(client.health().await.unwrap(), ServingStatus::Serving);
+
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(UnixConnector::new(served.socket()))
+        .await
+        .unwrap();
+    let one_service = HealthCheckRequest {
+        service: "SpiffeWorkloadAPI".into(),
+    };
+    let status = HealthClient::new(channel)
+        .check(one_service)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(
+        WorkloadClient::connect(Path::new("/nowhere/api.sock"))
+            .await
+            .is_err()
+    );
+}

@@ -1,0 +1,88 @@
+//! The other end of the Workload API: for the command line, and for the node agent's check of itself.
+
+use std::path::Path;
+
+use countersign_proto::grpc::health::v1::health_client::HealthClient;
+use countersign_proto::grpc::health::v1::{
+    HealthCheckRequest, health_check_response::ServingStatus,
+};
+use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use countersign_proto::spiffe::workload::{
+    X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+};
+use countersign_runtime::dial::UnixConnector;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+use crate::api::SECURITY_HEADER;
+use crate::limits;
+
+/// A connection to a Workload API socket.
+#[derive(Clone, Debug)]
+pub struct WorkloadClient(Channel);
+
+impl WorkloadClient {
+    /// Connects.
+    ///
+    /// # Errors
+    /// There is no such socket, or nobody listens there.
+    pub async fn connect(socket: &Path) -> Result<Self, tonic::transport::Error> {
+        Endpoint::from_static("http://localhost")
+            .connect_with_connector(UnixConnector::new(socket))
+            .await
+            .map(Self)
+    }
+
+    /// The caller's SVIDs as they change.
+    ///
+    /// # Errors
+    /// What the node agent answered.
+    pub async fn x509_svids(&mut self) -> Result<Streaming<X509svidResponse>, Status> {
+        let answers = self
+            .workload()
+            .fetch_x509svid(secured(X509svidRequest {}))
+            .await?;
+        Ok(answers.into_inner())
+    }
+
+    /// The caller's bundles as they change.
+    ///
+    /// # Errors
+    /// What the node agent answered.
+    pub async fn x509_bundles(&mut self) -> Result<Streaming<X509BundlesResponse>, Status> {
+        let answers = self
+            .workload()
+            .fetch_x509_bundles(secured(X509BundlesRequest {}))
+            .await?;
+        Ok(answers.into_inner())
+    }
+
+    /// Whether the node agent is well.
+    ///
+    /// # Errors
+    /// What the node agent answered.
+    pub async fn health(&mut self) -> Result<ServingStatus, Status> {
+        let request = HealthCheckRequest {
+            service: String::new(),
+        };
+        let answer = HealthClient::new(self.0.clone())
+            .check(request)
+            .await?
+            .into_inner();
+        Ok(ServingStatus::try_from(answer.status).unwrap_or(ServingStatus::Unknown))
+    }
+
+    fn workload(&self) -> SpiffeWorkloadApiClient<Channel> {
+        SpiffeWorkloadApiClient::new(self.0.clone())
+            .max_decoding_message_size(limits::WORKLOAD_MESSAGE_BYTES)
+    }
+}
+
+fn secured<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+    request
+}
