@@ -13,7 +13,7 @@ use countersign_identity::UnixTime;
 mod test_clock;
 
 #[cfg(feature = "test-util")]
-pub use test_clock::TestClock;
+pub use test_clock::{GRAIN, TestClock};
 
 /// A clock as components keep it.
 pub type SharedClock = Arc<dyn Clock>;

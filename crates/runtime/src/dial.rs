@@ -196,7 +196,9 @@ impl AsyncRead for ClientIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        Pin::new(&mut self.io)
+            .poll_read(cx, buf)
+            .map_err(error::explained)
     }
 }
 
@@ -206,7 +208,9 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        Pin::new(&mut self.io)
+            .poll_write(cx, buf)
+            .map_err(error::explained)
     }
 
     fn poll_write_vectored(
@@ -214,7 +218,9 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.io)
+            .poll_write_vectored(cx, bufs)
+            .map_err(error::explained)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -222,11 +228,15 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        Pin::new(&mut self.io)
+            .poll_flush(cx)
+            .map_err(error::explained)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        Pin::new(&mut self.io)
+            .poll_shutdown(cx)
+            .map_err(error::explained)
     }
 }
 

@@ -20,6 +20,9 @@ pub const STREAMS: u32 = 1_000;
 /// Time for an HTTP/1.1 caller to send all headers of a request.
 pub const HEADER_READ: Duration = Duration::from_secs(30);
 
+/// A connection that is asked to go before its first request may send that one for this long: it may be on its way.
+pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Callers that the kernel keeps waiting for a Unix socket.
 pub const BACKLOG: u32 = 1_024;
 

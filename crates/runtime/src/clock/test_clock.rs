@@ -8,6 +8,9 @@ use countersign_identity::UnixTime;
 
 use super::{Clock, SharedClock};
 
+/// How fine tokio's timers are.
+pub const GRAIN: Duration = Duration::from_millis(1);
+
 /// Time that stands still until [`TestClock::advance`] moves it: validity and, on the runtime that made it, tokio's.
 ///
 /// Tokio's own paused time jumps ahead to the next timer whenever nothing else is ready, which breaks tests with real
@@ -55,10 +58,11 @@ impl TestClock {
     }
 
     /// Moves validity and then tokio's time by `span` (whole seconds count for validity), and lets tasks run whose
-    /// timers have come.
+    /// timers have come. Timers set to exactly `span` have: tokio's time moves one [`GRAIN`] more, because timers end
+    /// with the millisecond in which they come.
     pub async fn advance(&self, span: Duration) {
         self.set(self.now().after(span));
-        tokio::time::advance(span).await;
+        tokio::time::advance(span + GRAIN).await;
     }
 
     /// Sets validity alone, as when somebody sets the machine's clock.

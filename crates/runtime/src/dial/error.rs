@@ -135,7 +135,9 @@ impl Cause {
             if let Some(dial) = e.downcast_ref::<DialError>() {
                 return Self::of_dial(dial);
             }
-            e.downcast_ref::<rustls::Error>().map(Self::of_tls)
+            e.downcast_ref::<rustls::Error>()
+                .map(Self::of_tls)
+                .or_else(|| Refusal::read(e).map(Self::from))
         })
     }
 
@@ -173,18 +175,8 @@ impl Cause {
         }
     }
 
-    const fn of_alert(alert: AlertDescription) -> Self {
-        match alert {
-            AlertDescription::CertificateExpired => Self::OwnCertificateExpired,
-            AlertDescription::CertificateRequired => Self::CertificateRequired,
-            AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied => Self::OwnCertificateRefused,
-            _ => Self::Protocol,
-        }
+    fn of_alert(alert: AlertDescription) -> Self {
+        Refusal::of_alert(alert).map_or(Self::Protocol, Self::from)
     }
 
     /// What a person can do about it.
@@ -222,6 +214,68 @@ impl Cause {
                 "check the configured address and port: what answers there speaks another protocol"
             }
         }
+    }
+}
+
+/// What the other side's TLS alert says of the certificate that was presented to it.
+///
+/// Under HTTP/2 an IO error loses its type and keeps its text alone, so it is by the text that it is found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Refusal {
+    #[error("the other side did not accept this side's certificate")]
+    Refused,
+    #[error("the other side says that this side's certificate has expired")]
+    Expired,
+    #[error("the other side wants a certificate and this side presented none")]
+    Required,
+}
+
+impl Refusal {
+    const ALL: [Self; 3] = [Self::Refused, Self::Expired, Self::Required];
+
+    const fn of_alert(alert: AlertDescription) -> Option<Self> {
+        match alert {
+            AlertDescription::CertificateExpired => Some(Self::Expired),
+            AlertDescription::CertificateRequired => Some(Self::Required),
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied => Some(Self::Refused),
+            _ => None,
+        }
+    }
+
+    fn read(error: &dyn Error) -> Option<Self> {
+        let text = error.to_string();
+        Self::ALL
+            .into_iter()
+            .find(|refusal| text.contains(&refusal.to_string()))
+    }
+}
+
+impl From<Refusal> for Cause {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Refused => Self::OwnCertificateRefused,
+            Refusal::Expired => Self::OwnCertificateExpired,
+            Refusal::Required => Self::CertificateRequired,
+        }
+    }
+}
+
+/// An error of established TLS, saying in words what the other side's alert says.
+pub(super) fn explained(error: io::Error) -> io::Error {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::AlertReceived(alert)) => Refusal::of_alert(*alert)
+            .map_or(error, |refusal| {
+                io::Error::new(io::ErrorKind::PermissionDenied, refusal)
+            }),
+        _ => error,
     }
 }
 

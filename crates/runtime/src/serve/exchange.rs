@@ -9,6 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -34,17 +35,25 @@ pub(super) struct Leave {
 
 impl Leave {
     /// Waits until the connection should be asked to go, and says why.
-    async fn wait(self, presented: Option<Arc<Presented>>) -> &'static str {
+    async fn wait(self, presented: Option<Arc<Presented>>, first_request: &Notify) -> &'static str {
         let aged = async {
             match self.max_age {
                 Some(age) => tokio::time::sleep(jittered(age, AGE_SPREAD)).await,
                 None => std::future::pending().await,
             }
         };
+        let replaceable = async {
+            let why = tokio::select! {
+                () = aged => "the connection is old",
+                () = outdated(self.identity, presented) => "another identity is presented now",
+            };
+            // To close before the first request would lose one that is on its way, and hyper does close then.
+            drop(tokio::time::timeout(limits::FIRST_REQUEST, first_request.notified()).await);
+            why
+        };
         tokio::select! {
             () = self.drain.cancelled() => "the listener ends",
-            () = aged => "the connection is old",
-            () = outdated(self.identity, presented) => "another identity is presented now",
+            why = replaceable => why,
         }
     }
 }
@@ -73,7 +82,9 @@ pub(super) async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let first_request = Notify::new();
     let service = service_fn(|mut request: http::Request<Incoming>| {
+        first_request.notify_one();
         request.extensions_mut().insert(Arc::clone(&connection));
         router.clone().oneshot(request)
     });
@@ -82,7 +93,7 @@ pub(super) async fn serve<S>(
     // The IO ends by itself too, but HTTP/1.1 does not look at it while a handler runs and more requests have arrived.
     let end = connection::ended(connection.cut.clone(), connection.not_after(), clock);
     tokio::pin!(end);
-    let leave = leave.wait(connection.presented.clone());
+    let leave = leave.wait(connection.presented.clone(), &first_request);
     tokio::pin!(leave);
     let mut asked_to_go = false;
     loop {

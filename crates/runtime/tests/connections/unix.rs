@@ -1,0 +1,288 @@
+//! Unix sockets: one daemon each, exact modes, callers known.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use axum::Router;
+use axum::extract::Extension;
+use axum::routing::get;
+use countersign_runtime::dial::UnixConnector;
+use countersign_runtime::drain::Drained;
+use countersign_runtime::serve::Http;
+use countersign_runtime::unix::{Access, BindError, Socket};
+use countersign_runtime::{Address, Connection, ServeOptions, SystemClock, limits, serve_unix};
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+fn place() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("made/here/api.sock");
+    (folder, path)
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[tokio::test]
+async fn socket_and_folder_get_exactly_their_modes_whatever_the_umask() {
+    for access in [Access::PUBLIC, Access::ADMIN] {
+        let (_folder, path) = place();
+        let socket = Socket::bind(&path, access).await.unwrap();
+        assert_eq!(
+            (mode(socket.path()), mode(path.parent().unwrap())),
+            (access.socket, access.folder)
+        );
+    }
+    let (folder, path) = place();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::set_permissions(path.parent().unwrap(), PermissionsExt::from_mode(0o700)).unwrap();
+    let _socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
+    assert_eq!(
+        mode(path.parent().unwrap()),
+        0o700,
+        "a folder that was there keeps its mode"
+    );
+    drop(folder);
+}
+
+#[tokio::test]
+async fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_serves_on() {
+    let (_folder, path) = place();
+    let first = Socket::bind(&path, Access::PUBLIC).await.unwrap();
+    let refused = Socket::bind(&path, Access::PUBLIC).await.unwrap_err();
+    assert!(matches!(refused, BindError::InUse { .. }), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .contains("another process already serves"),
+        "{refused}"
+    );
+    let (client, accepted) = tokio::join!(UnixStream::connect(&path), first.accept());
+    drop((client.unwrap(), accepted.unwrap()));
+
+    drop(first);
+    assert!(!path.exists(), "a socket is taken away with its listener");
+    Socket::bind(&path, Access::PUBLIC).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_listener_that_knows_nothing_of_the_lock_is_respected_and_a_stale_socket_is_replaced() {
+    let (_folder, path) = place();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let foreign = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert!(matches!(
+        Socket::bind(&path, Access::PUBLIC).await,
+        Err(BindError::InUse { .. })
+    ));
+    assert!(path.exists());
+    drop(foreign);
+    let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
+    let (client, accepted) = tokio::join!(UnixStream::connect(&path), socket.accept());
+    drop((client.unwrap(), accepted.unwrap()));
+}
+
+#[tokio::test]
+async fn what_is_not_a_socket_is_left_alone() {
+    let (_folder, path) = place();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(
+        Socket::bind(&path, Access::PUBLIC).await,
+        Err(BindError::NotASocket { .. })
+    ));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_path_may_be_as_long_as_the_system_allows_and_no_longer() {
+    let (folder, _) = place();
+    let fill = limits::SOCKET_PATH - folder.path().as_os_str().len() - 1;
+    let longest = folder.path().join("a".repeat(fill));
+    let socket = Socket::bind(&longest, Access::PUBLIC).await.unwrap();
+    UnixStream::connect(socket.path()).await.unwrap();
+    let error = Socket::bind(&folder.path().join("a".repeat(fill + 1)), Access::PUBLIC)
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("is 108 bytes long, and the system allows 107"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn the_socket_of_a_successor_is_not_taken_away() {
+    let (_folder, path) = place();
+    let first = Socket::bind(&path, Access::PUBLIC).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let _successor = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    drop(first);
+    assert!(path.exists());
+}
+
+struct Served {
+    _folder: TempDir,
+    path: PathBuf,
+    stop: CancellationToken,
+    end: JoinHandle<Drained>,
+    connections: mpsc::UnboundedReceiver<Arc<Connection>>,
+}
+
+async fn serve() -> Served {
+    let (folder, path) = place();
+    let (say, connections) = mpsc::unbounded_channel();
+    let tell = move |connection: Arc<Connection>| say.send(connection).unwrap();
+    let tell_too = tell.clone();
+    let hello = move |Extension(connection)| {
+        tell(connection);
+        async { "hello" }
+    };
+    let hang = move |Extension(connection)| {
+        tell_too(connection);
+        std::future::pending::<()>()
+    };
+    let router = Router::new()
+        .route("/", get(hello))
+        .route("/hang", get(hang));
+    let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
+    let options = ServeOptions::new(Http::Auto, SystemClock::shared());
+    let stop = CancellationToken::new();
+    let end = tokio::spawn(serve_unix(socket, router, options, stop.clone()));
+    Served {
+        _folder: folder,
+        path,
+        stop,
+        end,
+        connections,
+    }
+}
+
+#[tokio::test]
+async fn the_caller_is_who_the_kernel_says() {
+    let mut served = serve().await;
+    let mut stream = UnixConnector::new(&served.path).dial().await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    let connection = served.connections.recv().await.unwrap();
+    let Address::Unix(caller) = &connection.address else {
+        panic!("{connection:?}")
+    };
+    let (uid, gid) = (
+        nix::unistd::geteuid().as_raw(),
+        nix::unistd::getegid().as_raw(),
+    );
+    assert_eq!(
+        (caller.pid, caller.uid, caller.gid),
+        (i32::try_from(std::process::id()).ok(), uid, gid)
+    );
+    if let Some(pidfd) = &caller.pidfd {
+        use std::os::fd::AsRawFd;
+        let info =
+            std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+        assert!(
+            info.contains(&format!("Pid:\t{}", std::process::id())),
+            "{info}"
+        );
+    }
+
+    served.stop.cancel();
+    assert_eq!(served.end.await.unwrap(), Drained::Clean);
+    assert!(!served.path.exists());
+}
+
+#[tokio::test]
+async fn cutting_a_unix_connection_ends_it() {
+    let mut served = serve().await;
+    let mut stream = UnixConnector::new(&served.path).dial().await.unwrap();
+    stream
+        .write_all(b"GET /hang HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    served.connections.recv().await.unwrap().cut.cancel();
+    assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap_or(0), 0);
+}
+
+/// What an HTTP/2 server says to a GET request with this `:authority`: the type of the first frame on stream 1
+/// (1 = HEADERS, 3 = RST_STREAM).
+async fn answer_to_authority(path: &Path, authority: &str) -> u8 {
+    let mut stream = UnixConnector::new(path).dial().await.unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    // :method GET, :scheme http, :path /, and :authority as a literal that is not indexed.
+    let mut block = vec![
+        0x82,
+        0x86,
+        0x84,
+        0x01,
+        u8::try_from(authority.len()).unwrap(),
+    ];
+    block.extend_from_slice(authority.as_bytes());
+    let mut frame = vec![
+        0,
+        0,
+        u8::try_from(block.len()).unwrap(),
+        1,
+        0x05,
+        0,
+        0,
+        0,
+        1,
+    ];
+    frame.append(&mut block);
+    stream.write_all(&frame).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let [a, b, c, kind, _flags, id @ ..] = head;
+        let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap()];
+        stream.read_exact(&mut payload).await.unwrap();
+        if u32::from_be_bytes(id) == 1 {
+            return kind;
+        }
+    }
+}
+
+/// The limit is h2's: it refuses an `:authority` that is none before any code of ours sees the request (wire.md H.1, 1).
+#[tokio::test]
+async fn odd_authorities_are_taken_as_far_as_h2_lets_them_through() {
+    let served = serve().await;
+    for authority in [
+        "localhost",
+        "localhost:80",
+        "api.sock",
+        "_",
+        "unix%3Aapi@localhost",
+    ] {
+        assert_eq!(
+            answer_to_authority(&served.path, authority).await,
+            1,
+            "{authority:?}"
+        );
+    }
+    for authority in [
+        "",
+        "/tmp/api.sock",
+        "%2Ftmp%2Fapi.sock",
+        "unix:/tmp/api.sock",
+    ] {
+        assert_eq!(
+            answer_to_authority(&served.path, authority).await,
+            3,
+            "{authority:?}"
+        );
+    }
+}
