@@ -3,13 +3,48 @@
 //! The authority lives in two slots. One is active and signs; the other holds the next authority, published in the
 //! bundle well before its first use, or the one before, whose certificates are still about. All signing runs on one pool
 //! of blocking threads; the async threads only wait. Handlers of the API call [`Authority::sign_agent`] and
-//! [`Authority::sign_workloads`]; the daemon runs the rotation.
+//! [`Authority::sign_workloads`]; the daemon runs [`Rotation`] and [`ServerSvid`].
+
+pub mod journal;
+mod pool;
+mod rotation;
+pub mod schedule;
+mod server_svid;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use countersign_identity::{Entry, SpiffeId, UnixTime};
+use countersign_identity::csr::{Csr, InvalidCsr, PublicKey};
+use countersign_identity::issue::{IssueError, IssuingCa, Subject, SvidTemplate};
+use countersign_identity::key::{KeyType, PrivateKey};
+use countersign_identity::{Entry, SpiffeId, TrustDomain, UnixTime, X509Svid};
+use countersign_runtime::SharedClock;
+use countersign_runtime::error::BoxError;
 use rustls_pki_types::CertificateDer;
+
+pub use rotation::{Rotation, RotationError};
+pub use server_svid::{ServerSvid, ServerSvidError};
+
+use pool::{JOB_SIZE, SigningPool};
+
+/// What the authority was configured to do.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The trust domain that it signs for.
+    pub trust_domain: TrustDomain,
+    /// Lifetime of an authority, in whole seconds.
+    pub ca_ttl: Duration,
+    /// The kind of key of an authority and of the server's own SVID.
+    pub ca_key_type: KeyType,
+    /// The subject of an authority's certificate.
+    pub ca_subject: Subject,
+    /// Lifetime of X.509-SVIDs whose entry names none, in whole seconds.
+    pub x509_svid_ttl: Duration,
+    /// Lifetime of node agents' SVIDs, in whole seconds.
+    pub agent_ttl: Duration,
+}
 
 /// An X.509-SVID that was just signed.
 #[derive(Clone, Debug)]
@@ -38,27 +73,60 @@ pub struct WorkloadRequest {
 #[non_exhaustive]
 pub enum SignError {
     /// The CSR does not parse, its own signature is wrong, or its key is of no supported kind: the caller's fault.
-    #[error("invalid CSR: {0}")]
-    InvalidCsr(String),
+    #[error("invalid CSR")]
+    InvalidCsr(#[from] InvalidCsr),
     /// The authority's key or the encoder failed: the server's fault.
-    #[error("the certificate could not be signed: {0}")]
-    Internal(String),
+    #[error("the certificate could not be signed")]
+    Internal(#[source] BoxError),
     /// There is no active authority, or the one there is has expired.
     #[error("the server has no valid authority to sign with at the moment")]
     Unavailable,
 }
 
-/// Signs with the active authority, and rotates it.
+impl From<IssueError> for SignError {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Expired(_) => Self::Unavailable,
+            other => Self::Internal(other.into()),
+        }
+    }
+}
+
+/// Signs with the active authority. Cheap to clone; clones share it.
+#[derive(Clone, Debug)]
+pub struct Authority(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Authority {}
+struct Shared {
+    settings: Settings,
+    clock: SharedClock,
+    pool: SigningPool,
+    active: ArcSwapOption<IssuingCa>,
+}
 
 impl Authority {
-    /// Signs a node agent's X.509-SVID, with the configured `agent_ttl`. Of the CSR only the key is used.
+    fn new(settings: Settings, clock: SharedClock) -> Self {
+        Self(Arc::new(Shared {
+            settings,
+            clock,
+            pool: SigningPool::per_core(),
+            active: ArcSwapOption::empty(),
+        }))
+    }
+
+    /// Signs a node agent's X.509-SVID, with the configured lifetime. Of the CSR only the key is used: its own signature
+    /// is not looked at, as SPIRE does not (the node was attested by other means).
     ///
     /// # Errors
     /// [`SignError`], by whose fault it is.
-    pub async fn sign_agent(&self, _id: &SpiffeId, _csr_der: Bytes) -> Result<Issued, SignError> {
-        Err(SignError::Unavailable)
+    pub async fn sign_agent(&self, id: &SpiffeId, csr_der: Bytes) -> Result<Issued, SignError> {
+        let id = id.clone();
+        let shared = Arc::clone(&self.0);
+        self.0
+            .pool
+            .run(move || shared.sign_agent(&id, &csr_der))
+            .await
+            .map_err(SignError::Internal)?
     }
 
     /// Signs X.509-SVIDs for workloads; answer `i` belongs to request `i`, and one failure leaves the others alone.
@@ -66,9 +134,113 @@ impl Authority {
         &self,
         requests: Vec<WorkloadRequest>,
     ) -> Vec<Result<Issued, SignError>> {
-        requests
-            .iter()
-            .map(|_| Err(SignError::Unavailable))
+        let mut requests = requests.into_iter();
+        let mut jobs = Vec::with_capacity(requests.len().div_ceil(JOB_SIZE));
+        loop {
+            let job: Vec<_> = requests.by_ref().take(JOB_SIZE).collect();
+            if job.is_empty() {
+                break;
+            }
+            jobs.push(self.sign_job(job));
+        }
+        futures::future::join_all(jobs)
+            .await
+            .into_iter()
+            .flatten()
             .collect()
     }
+
+    async fn sign_job(&self, job: Vec<WorkloadRequest>) -> Vec<Result<Issued, SignError>> {
+        let shared = Arc::clone(&self.0);
+        let size = job.len();
+        match self
+            .0
+            .pool
+            .run(move || job.iter().map(|r| shared.sign_workload(r)).collect())
+            .await
+        {
+            Ok(answers) => answers,
+            Err(error) => {
+                let told = error.to_string();
+                (0..size)
+                    .map(|_| Err(SignError::Internal(told.clone().into())))
+                    .collect()
+            }
+        }
+    }
+
+    /// Makes a key and an SVID for this server itself.
+    async fn sign_server(&self) -> Result<X509Svid, SignError> {
+        let shared = Arc::clone(&self.0);
+        self.0
+            .pool
+            .run(move || shared.sign_server())
+            .await
+            .map_err(SignError::Internal)?
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    fn activate(&self, ca: IssuingCa) {
+        self.0.active.store(Some(Arc::new(ca)));
+    }
 }
+
+impl Shared {
+    fn sign_agent(&self, id: &SpiffeId, csr_der: &[u8]) -> Result<Issued, SignError> {
+        let csr = Csr::parse(csr_der)?;
+        self.issue(
+            &SvidTemplate {
+                id,
+                dns_names: &[],
+                ttl: self.settings.agent_ttl,
+            },
+            csr.public_key(),
+        )
+    }
+
+    fn sign_workload(&self, request: &WorkloadRequest) -> Result<Issued, SignError> {
+        let csr = Csr::parse(&request.csr_der)?;
+        csr.verify_signature()?;
+        let entry = &request.entry;
+        let ttl = entry.x509_svid_ttl.unwrap_or(self.settings.x509_svid_ttl);
+        self.issue(
+            &SvidTemplate {
+                id: &entry.spiffe_id,
+                dns_names: &entry.dns_names,
+                ttl,
+            },
+            csr.public_key(),
+        )
+    }
+
+    fn sign_server(&self) -> Result<X509Svid, SignError> {
+        let internal = |error: BoxError| SignError::Internal(error);
+        let key =
+            PrivateKey::generate(self.settings.ca_key_type).map_err(|e| internal(e.into()))?;
+        let id = self.settings.trust_domain.server_id();
+        let template = SvidTemplate {
+            id: &id,
+            dns_names: &[],
+            ttl: self.settings.x509_svid_ttl,
+        };
+        let issued = self.issue(&template, &PublicKey::of(&key)?)?;
+        X509Svid::new(issued.chain, key).map_err(|e| internal(e.into()))
+    }
+
+    fn issue(&self, template: &SvidTemplate<'_>, key: &PublicKey) -> Result<Issued, SignError> {
+        let ca = self.active.load_full().ok_or(SignError::Unavailable)?;
+        let issued = ca.issue(template, key, self.clock.now())?;
+        Ok(Issued {
+            id: template.id.clone(),
+            chain: issued.chain,
+            serial: issued.serial,
+            expires_at: issued.not_after,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

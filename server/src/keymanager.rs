@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 use countersign_identity::key::{KeyError, KeyType, SigningKey};
 
+#[cfg(test)]
+mod tests;
+
 pub use disk::DiskKeyManager;
 pub use memory::MemoryKeyManager;
 
@@ -154,6 +157,11 @@ pub enum KeyManagerError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// A key could not be made durable.
+    #[error(
+        "the new signing key was not stored: check that this user may write there and that the disk is not full"
+    )]
+    Write(#[from] countersign_runtime::file::WriteError),
     /// Another process uses the folder.
     #[error(
         "the key folder {} is in use by another process: stop the other server, or give this one a folder of its own",

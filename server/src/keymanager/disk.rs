@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_identity::key::{KeyType, PrivateKey};
+use countersign_runtime::file;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
@@ -20,7 +21,8 @@ use super::{KeyManager, KeyManagerError, KeyName, ManagedKey};
 /// A file longer than this is not a key of ours, in bytes (an RSA key of 4096 bits takes about 2,400).
 const MAX_KEY_FILE: u64 = 16 * 1024;
 const KEY_SUFFIX: &str = ".key";
-const TEMPORARY_SUFFIX: &str = ".key.tmp";
+/// What [`file::write_atomically`] makes of a key's file name while it writes.
+const TEMPORARY: (&str, &str) = (".", ".key.new");
 const LOCK_FILE: &str = ".lock";
 /// Anyone but the owner.
 const OTHERS: u32 = 0o077;
@@ -69,28 +71,6 @@ impl DiskKeyManager {
     fn path_of(&self, name: &KeyName) -> PathBuf {
         self.folder.join(format!("{name}{KEY_SUFFIX}"))
     }
-
-    fn write(&self, name: &KeyName, pkcs8: &[u8]) -> Result<(), KeyManagerError> {
-        let temporary = self.folder.join(format!("{name}{TEMPORARY_SUFFIX}"));
-        let written = write_new(&temporary, pkcs8);
-        if let Err(source) = written {
-            // What is left is junk that the next start would remove as well; the first failure is the one to tell.
-            let _ = fs::remove_file(&temporary);
-            return Err(KeyManagerError::File {
-                action: "write the key file",
-                path: temporary,
-                source,
-            });
-        }
-        let path = self.path_of(name);
-        fs::rename(&temporary, &path)
-            .and_then(|()| sync_folder(&self.folder))
-            .map_err(|source| KeyManagerError::File {
-                action: "put in place the key file",
-                path,
-                source,
-            })
-    }
 }
 
 impl KeyManager for DiskKeyManager {
@@ -98,7 +78,7 @@ impl KeyManager for DiskKeyManager {
         let key = PrivateKey::generate(key_type)
             .map_err(|source| KeyManagerError::Generate { key_type, source })?;
         let name = KeyName::random();
-        self.write(&name, &key.to_pkcs8())?;
+        file::write_atomically(&self.path_of(&name), &key.to_pkcs8(), file::PRIVATE)?;
         let key = ManagedKey::new(name, Arc::new(key));
         self.keys().insert(key.name().clone(), key.clone());
         Ok(key)
@@ -184,11 +164,11 @@ fn read_listed(path: &Path) -> Option<ManagedKey> {
     if file_name == LOCK_FILE {
         return None;
     }
-    if file_name
-        .strip_suffix(TEMPORARY_SUFFIX)
-        .and_then(KeyName::parse)
-        .is_some()
-    {
+    let (before, after) = TEMPORARY;
+    let interrupted = file_name
+        .strip_prefix(before)
+        .and_then(|name| name.strip_suffix(after));
+    if interrupted.and_then(KeyName::parse).is_some() {
         debug!(path = %path.display(), "Removing what an interrupted write of a key left behind");
         if let Err(error) = fs::remove_file(path) {
             warn!(path = %path.display(), %error, "Could not remove a temporary key file");
@@ -224,16 +204,6 @@ fn read_key(path: &Path) -> io::Result<PrivateKey> {
     ));
     file.by_ref().take(MAX_KEY_FILE).read_to_end(&mut pkcs8)?;
     PrivateKey::from_pkcs8(&pkcs8).map_err(io::Error::other)
-}
-
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

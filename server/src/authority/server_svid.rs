@@ -1,0 +1,133 @@
+//! The server's own X.509-SVID: what new TLS connections are shown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_identity::bundle::Bundles;
+use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsContext, TlsVersions};
+use countersign_identity::{TrustDomain, X509Svid};
+use countersign_runtime::clock::{self, RustlsTime};
+use countersign_runtime::error::BoxError;
+use countersign_runtime::{Presented, SharedClock};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::schedule::Validity;
+use super::{Authority, SignError};
+
+/// After a failure the next try comes this much later; also how often an overdue rotation is looked at.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Why the server has no new SVID.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerSvidError {
+    /// It could not be signed.
+    #[error("the server's own X.509-SVID could not be signed")]
+    Sign(#[from] SignError),
+    /// rustls does not take it.
+    #[error("the server's own X.509-SVID could not be used for TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Keeps the server's SVID fresh: a new key each time, past half of the lifetime.
+#[derive(Debug)]
+pub struct ServerSvid {
+    authority: Authority,
+    trust_domain: TrustDomain,
+    tls: TlsContext,
+    clock: SharedClock,
+    current: watch::Sender<Option<Arc<Presented>>>,
+    validity: Validity,
+}
+
+impl ServerSvid {
+    /// Makes the first SVID. Callers with a certificate are verified against `bundles` as they are in each handshake, and
+    /// must be of the authority's trust domain; callers without one are let in.
+    ///
+    /// # Errors
+    /// There is no authority, or the SVID can't be signed or used.
+    pub async fn open(
+        authority: Authority,
+        bundles: Arc<dyn Bundles>,
+        clock: SharedClock,
+    ) -> Result<Self, ServerSvidError> {
+        let mut this = Self {
+            trust_domain: authority.settings().trust_domain.clone(),
+            tls: TlsContext::new(bundles, RustlsTime::shared(Arc::clone(&clock))),
+            authority,
+            current: watch::Sender::new(None),
+            validity: Validity {
+                not_before: clock.now(),
+                not_after: clock.now(),
+            },
+            clock,
+        };
+        this.renew().await?;
+        Ok(this)
+    }
+
+    /// What listeners present, as it changes.
+    #[must_use]
+    pub fn identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
+        self.current.subscribe()
+    }
+
+    /// Renews the SVID whenever half of its lifetime is over, until `stop`.
+    ///
+    /// # Errors
+    /// Never by itself: a failure is logged and tried again, while the present SVID serves on.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
+        while stop
+            .run_until_cancelled(clock::until(&*self.clock, self.validity.half_life()))
+            .await
+            .is_some()
+        {
+            if let Err(error) = self.renew().await {
+                let left = self.validity.not_after.since(self.clock.now()).as_secs();
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    seconds_left = left,
+                    "Server SVID was not renewed"
+                );
+                if stop
+                    .run_until_cancelled(tokio::time::sleep(RETRY))
+                    .await
+                    .is_none()
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn renew(&mut self) -> Result<(), ServerSvidError> {
+        let svid = self.authority.sign_server().await?;
+        self.current
+            .send_replace(Some(Arc::new(self.present(&svid)?)));
+        self.validity = Validity {
+            not_before: svid.not_before(),
+            not_after: svid.not_after(),
+        };
+        info!(id = %svid.id(), expires = %svid.not_after(), serial = svid.leaf().serial, "Server SVID renewed");
+        Ok(())
+    }
+
+    fn present(&self, svid: &X509Svid) -> Result<Presented, rustls::Error> {
+        let config = self.tls.server(
+            svid,
+            ClientAuth::Optional,
+            Expect::MemberOf(self.trust_domain.clone()),
+            TlsVersions::From12,
+            &[ALPN_H2],
+        )?;
+        Ok(Presented {
+            config: Arc::new(config),
+            id: svid.id().clone(),
+            kid: svid.kid(),
+            not_after: svid.not_after(),
+        })
+    }
+}

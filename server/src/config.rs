@@ -1,0 +1,280 @@
+//! The server's configuration: from a file in SPIRE's shape and the flags of `run` to typed values.
+//!
+//! Pure but for reading the file: nothing is opened, bound or resolved here. Everything that is wrong is reported
+//! together, with file, line and key, before anything starts.
+
+mod plugin;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use countersign_config::{Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning};
+use countersign_identity::TrustDomain;
+use countersign_identity::issue::Subject;
+use countersign_identity::key::KeyType;
+use countersign_runtime::logs::{Format, Level, LogOptions};
+
+pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice};
+
+use crate::authority;
+
+/// Where SPIRE looks for the file when it is not told.
+pub const DEFAULT_FILE: &str = "conf/server/server.conf";
+/// The admin socket when nothing else is configured.
+pub const DEFAULT_SOCKET: &str = "/tmp/spire-server/private/api.sock";
+
+const DEFAULT_ADDRESS: &str = "0.0.0.0";
+const DEFAULT_PORT: u16 = 8081;
+const DEFAULT_CA_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+const DEFAULT_SVID_TTL: Duration = Duration::from_secs(60 * 60);
+/// A shorter-lived authority would be replaced faster than peers look for the next one.
+const LEAST_CA_TTL: Duration = Duration::from_secs(30);
+/// A shorter-lived SVID would be over before it is used.
+const LEAST_SVID_TTL: Duration = Duration::from_secs(5);
+/// Ten years: a longer lifetime is a mistake, and dates stay far from their limits.
+const MOST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// The longest organization or common name in a subject, in characters (RFC 5280, appendix A.1).
+const MAX_NAME: usize = 64;
+/// The most countries or organizations in a subject.
+const MAX_NAMES: usize = 8;
+
+/// Everything that the server is told.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The address for node agents: an IP address or a name that resolves to one.
+    pub bind_address: String,
+    /// The port for node agents; 0 takes a free one.
+    pub bind_port: u16,
+    /// The admin socket.
+    pub socket_path: PathBuf,
+    /// Where the server keeps what outlives it; none if nothing does.
+    pub data_dir: Option<PathBuf>,
+    /// What the authority does.
+    pub authority: authority::Settings,
+    /// Where entries, nodes and bundles are kept.
+    pub store: StoreChoice,
+    /// Where signing keys are kept.
+    pub key_manager: KeyManagerChoice,
+    /// How node agents may prove their node.
+    pub node_attestors: Vec<NodeAttestorChoice>,
+    /// Which calls are rate-limited.
+    pub rate_limit: RateLimit,
+    /// What is logged, in what form and where to.
+    pub logs: LogOptions,
+}
+
+/// Which calls are rate-limited per address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// `AttestAgent`.
+    pub attestation: bool,
+    /// Everything that signs.
+    pub signing: bool,
+}
+
+/// What the flags of `run` say; each goes before the same key of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `-bindAddress`.
+    pub bind_address: Option<String>,
+    /// `-serverPort`.
+    pub bind_port: Option<u16>,
+    /// `-socketPath`.
+    pub socket_path: Option<PathBuf>,
+    /// `-trustDomain`.
+    pub trust_domain: Option<TrustDomain>,
+    /// `-dataDir`.
+    pub data_dir: Option<PathBuf>,
+    /// `-logLevel`.
+    pub log_level: Option<Level>,
+    /// `-logFormat`.
+    pub log_format: Option<Format>,
+    /// `-logFile`.
+    pub log_file: Option<PathBuf>,
+}
+
+impl ServerConfig {
+    /// Reads and checks a file. What has no effect in it comes back as warnings.
+    ///
+    /// # Errors
+    /// The file can't be read or breaks the syntax, or keys and values are wrong: all of them, in the order of the file.
+    pub fn load(
+        file: &Path,
+        expansion: Expansion,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<Warning>), InvalidConfig> {
+        Document::load(file, expansion, SERVER_KEYS)?.read(|document| build(document, overrides))
+    }
+
+    /// As [`ServerConfig::load`], of a text; `file` is only its name in messages.
+    ///
+    /// # Errors
+    /// As [`ServerConfig::load`].
+    pub fn parse(
+        file: &str,
+        text: &str,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<Warning>), InvalidConfig> {
+        Document::parse(file, text, SERVER_KEYS)?.read(|document| build(document, overrides))
+    }
+}
+
+fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
+    let server = document.section("server");
+    let bind_address = server.string("bind_address");
+    let bind_port = server.port("bind_port");
+    let socket_path = server.path("socket_path");
+    let data_dir = overrides.data_dir.clone().or(server.path("data_dir"));
+    let authority = authority_settings(&server, overrides);
+    let rate_limit = rate_limit(&server);
+    let logs = logs(&server, overrides);
+    let (places, node_attestors) = (
+        plugin::places(document, &server, data_dir),
+        plugin::node_attestors(document),
+    );
+    let places = places?;
+    Some(ServerConfig {
+        bind_address: overrides
+            .bind_address
+            .clone()
+            .or(bind_address)
+            .unwrap_or_else(|| DEFAULT_ADDRESS.into()),
+        bind_port: overrides.bind_port.or(bind_port).unwrap_or(DEFAULT_PORT),
+        socket_path: overrides
+            .socket_path
+            .clone()
+            .or(socket_path)
+            .unwrap_or_else(|| DEFAULT_SOCKET.into()),
+        data_dir: places.data_dir,
+        authority: authority?,
+        store: places.store,
+        key_manager: places.key_manager,
+        node_attestors,
+        rate_limit,
+        logs,
+    })
+}
+
+fn authority_settings(server: &Section<'_>, overrides: &Overrides) -> Option<authority::Settings> {
+    let trust_domain = match &overrides.trust_domain {
+        Some(trust_domain) => Some(trust_domain.clone()),
+        None => {
+            server.require(&["trust_domain"]);
+            server.parsed("trust_domain", TrustDomain::from_name_or_id)
+        }
+    };
+    let ca_ttl = server
+        .duration("ca_ttl", LEAST_CA_TTL..=MOST_TTL)
+        .unwrap_or(DEFAULT_CA_TTL);
+    let x509_svid_ttl = server
+        .duration("default_x509_svid_ttl", LEAST_SVID_TTL..=MOST_TTL)
+        .unwrap_or(DEFAULT_SVID_TTL);
+    let agent_ttl = server
+        .duration("agent_ttl", LEAST_SVID_TTL..=MOST_TTL)
+        .unwrap_or(x509_svid_ttl);
+    warn_of_cuts(
+        server,
+        ca_ttl,
+        &[
+            ("default_x509_svid_ttl", x509_svid_ttl),
+            ("agent_ttl", agent_ttl),
+        ],
+    );
+    Some(authority::Settings {
+        trust_domain: trust_domain?,
+        ca_ttl,
+        ca_key_type: key_type(server),
+        ca_subject: subject(server),
+        x509_svid_ttl,
+        agent_ttl,
+    })
+}
+
+/// An authority signs until a sixth of its life is left, and nothing that it signed outlives it.
+fn warn_of_cuts(server: &Section<'_>, ca_ttl: Duration, ttls: &[(&str, Duration)]) {
+    for (key, ttl) in ttls {
+        if *ttl > ca_ttl / 6 {
+            server.warn(
+                key,
+                format!(
+                    "SVIDs of {ttl:?} can come out shorter, since none outlives the authority: \
+                     set ca_ttl to {:?} or more to rule that out",
+                    *ttl * 6
+                ),
+            );
+        }
+    }
+}
+
+fn key_type(server: &Section<'_>) -> KeyType {
+    let types = [
+        KeyType::EcP256,
+        KeyType::EcP384,
+        KeyType::Rsa2048,
+        KeyType::Rsa4096,
+    ];
+    server
+        .choice("ca_key_type", &types.map(|t| (t.as_str(), t)))
+        .unwrap_or(KeyType::EcP256)
+}
+
+fn subject(server: &Section<'_>) -> Subject {
+    let section = server.section("ca_subject");
+    let subject = Subject {
+        country: section.list("country").unwrap_or_default(),
+        organization: section.list("organization").unwrap_or_default(),
+        common_name: section.string("common_name").unwrap_or_default(),
+    };
+    if !subject
+        .country
+        .iter()
+        .all(|c| c.len() == 2 && c.bytes().all(|b| b.is_ascii_alphabetic()))
+    {
+        section.wrong(
+            "country",
+            "each country is a code of two letters, such as \"US\"",
+        );
+    }
+    for (key, names) in [
+        ("country", subject.country.as_slice()),
+        ("organization", subject.organization.as_slice()),
+        ("common_name", std::slice::from_ref(&subject.common_name)),
+    ] {
+        if names.len() > MAX_NAMES || names.iter().any(|name| name.chars().count() > MAX_NAME) {
+            section.wrong(
+                key,
+                format!(
+                    "at most {MAX_NAMES} names of at most {MAX_NAME} characters can stand here"
+                ),
+            );
+        }
+    }
+    if subject == Subject::default() {
+        Subject::authority()
+    } else {
+        subject
+    }
+}
+
+fn rate_limit(server: &Section<'_>) -> RateLimit {
+    let section = server.section("ratelimit");
+    RateLimit {
+        attestation: section.bool("attestation").unwrap_or(true),
+        signing: section.bool("signing").unwrap_or(true),
+    }
+}
+
+fn logs(server: &Section<'_>, overrides: &Overrides) -> LogOptions {
+    let (level, format, file) = (
+        server.parsed("log_level", str::parse::<Level>),
+        server.parsed("log_format", str::parse::<Format>),
+        server.path("log_file"),
+    );
+    LogOptions {
+        level: overrides.log_level.or(level).unwrap_or_default(),
+        format: overrides.log_format.or(format).unwrap_or_default(),
+        file: overrides.log_file.clone().or(file),
+    }
+}

@@ -1,0 +1,183 @@
+//! The `plugins` section: one built-in choice per kind, and where each keeps its files.
+
+use std::path::{Path, PathBuf};
+
+use countersign_config::{Document, Plugin, Section};
+
+/// Where entries, nodes and bundles are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreChoice {
+    /// In memory: gone with the process.
+    Memory,
+    /// In an embedded database, in a folder of its own below this one.
+    Sled(PathBuf),
+}
+
+/// Where signing keys are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyManagerChoice {
+    /// In memory: a new authority at each start.
+    Memory,
+    /// One file per key in this folder.
+    Disk(PathBuf),
+}
+
+/// How a node agent may prove its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeAttestorChoice {
+    /// A token that an admin made, good for one use.
+    JoinToken,
+}
+
+/// What the plugins and `data_dir` together say about places on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Places {
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) store: StoreChoice,
+    pub(super) key_manager: KeyManagerChoice,
+}
+
+/// Where keys go below the `directory` of the key manager.
+const KEYS_FOLDER: &str = "keys";
+
+/// A store before it is known where its data goes.
+enum StoreKind {
+    Memory,
+    Sled(Option<PathBuf>),
+}
+
+pub(super) fn places(
+    document: &Document,
+    server: &Section<'_>,
+    data_dir: Option<PathBuf>,
+) -> Option<Places> {
+    let keys = document
+        .required_plugin("KeyManager")
+        .and_then(|plugin| key_manager(&plugin));
+    let store = store(document);
+    let (key_manager, key_folder) = keys?;
+    let data_dir = data_dir.or_else(|| {
+        // A configuration of SPIRE's early days has one directory, in the key manager.
+        let folder = key_folder?;
+        server.warn(
+            "data_dir",
+            format!(
+                "data_dir is not set: the store goes to {} too",
+                folder.display()
+            ),
+        );
+        Some(folder)
+    });
+    let store = match (store?, &data_dir) {
+        (StoreKind::Memory, _) => StoreChoice::Memory,
+        (StoreKind::Sled(Some(path)), _) => StoreChoice::Sled(path),
+        (StoreKind::Sled(None), Some(data_dir)) => StoreChoice::Sled(data_dir.clone()),
+        (StoreKind::Sled(None), None) => {
+            server.wrong(
+                "data_dir",
+                "it is required, unless the DataStore is \"memory\"",
+            );
+            return None;
+        }
+    };
+    Some(Places {
+        data_dir,
+        store,
+        key_manager,
+    })
+}
+
+/// The choice, and the folder that stands in for a missing `data_dir`.
+fn key_manager(plugin: &Plugin<'_>) -> Option<(KeyManagerChoice, Option<PathBuf>)> {
+    match plugin.name {
+        "memory" => Some((KeyManagerChoice::Memory, None)),
+        "disk" => {
+            let (keys_path, directory) =
+                (plugin.data.path("keys_path"), plugin.data.path("directory"));
+            match (keys_path, directory) {
+                (Some(_), Some(_)) => {
+                    plugin.data.wrong(
+                        "directory",
+                        "it can't stand beside keys_path: keep one of the two",
+                    );
+                    None
+                }
+                (Some(path), None) => Some((KeyManagerChoice::Disk(folder_for(&path)), None)),
+                (None, Some(directory)) => Some((
+                    KeyManagerChoice::Disk(directory.join(KEYS_FOLDER)),
+                    Some(directory),
+                )),
+                (None, None) => {
+                    plugin.data.require(&["keys_path"]);
+                    None
+                }
+            }
+        }
+        other => unknown(plugin, other),
+    }
+}
+
+/// SPIRE's `keys_path` names one file, such as `data/keys.json`; the keys here have a file each, in `data/keys/`.
+fn folder_for(keys_path: &Path) -> PathBuf {
+    keys_path.with_extension("")
+}
+
+fn store(document: &Document) -> Option<StoreKind> {
+    let Some(plugin) = document.single_plugin("DataStore") else {
+        return Some(StoreKind::Sled(None));
+    };
+    match plugin.name {
+        "memory" => Some(StoreKind::Memory),
+        "sled" => Some(StoreKind::Sled(plugin.data.path("path"))),
+        "sql" => sql(&plugin),
+        other => unknown(&plugin, other),
+    }
+}
+
+fn sql(plugin: &Plugin<'_>) -> Option<StoreKind> {
+    plugin.data.require(&["database_type"]);
+    match plugin.data.string("database_type")?.as_str() {
+        "sqlite3" => {
+            plugin.data.warn(
+                "database_type",
+                "there is no SQLite here: the embedded store in data_dir takes its place, and starts empty; \
+                 connection_string is ignored",
+            );
+            Some(StoreKind::Sled(None))
+        }
+        "postgres" => {
+            plugin.data.wrong(
+                "database_type",
+                "\"postgres\" is not supported yet: use the DataStore \"sled\"",
+            );
+            None
+        }
+        other => {
+            plugin.data.wrong(
+                "database_type",
+                format!("{other:?} is not supported: use \"sqlite3\", or the DataStore \"sled\""),
+            );
+            None
+        }
+    }
+}
+
+pub(super) fn node_attestors(document: &Document) -> Vec<NodeAttestorChoice> {
+    let plugins = document.plugins("NodeAttestor");
+    plugins
+        .iter()
+        .filter_map(|plugin| match plugin.name {
+            "join_token" => Some(NodeAttestorChoice::JoinToken),
+            other => unknown(plugin, other),
+        })
+        .collect()
+}
+
+/// The registry of keys lists a plugin that nothing here answers to: never silent, so that the first test finds it.
+fn unknown<T>(plugin: &Plugin<'_>, name: &str) -> Option<T> {
+    plugin.data.wrong(
+        "",
+        format!("the plugin {name:?} is in the registry of keys only: a fault of this program"),
+    );
+    None
+}

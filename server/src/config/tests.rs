@@ -1,0 +1,277 @@
+//! Configuration files as people write them, and what is said about the broken ones.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use countersign_identity::issue::Subject;
+use countersign_identity::key::KeyType;
+
+use super::*;
+
+const MINIMAL: &str = r#"
+server {
+  trust_domain = "example.org"
+  data_dir = "/var/lib/countersign"
+}
+plugins {
+  KeyManager "memory" { plugin_data { } }
+}
+"#;
+
+fn parse(text: &str) -> ServerConfig {
+    ServerConfig::parse("server.conf", text, &Overrides::default())
+        .unwrap()
+        .0
+}
+
+fn refusals(text: &str) -> String {
+    ServerConfig::parse("server.conf", text, &Overrides::default())
+        .unwrap_err()
+        .to_string()
+}
+
+/// A file in which the server section ends with `line`, which is then line 5.
+fn with_line(line: &str) -> String {
+    MINIMAL.replacen("countersign\"\n", &format!("countersign\"\n{line}\n"), 1)
+}
+
+#[test]
+fn defaults_are_those_of_spire() {
+    let config = parse(MINIMAL);
+    assert_eq!(
+        (config.bind_address.as_str(), config.bind_port),
+        ("0.0.0.0", 8081)
+    );
+    assert_eq!(
+        config.socket_path,
+        Path::new("/tmp/spire-server/private/api.sock")
+    );
+    assert_eq!(config.authority.ca_ttl, Duration::from_secs(86_400));
+    assert_eq!(config.authority.x509_svid_ttl, Duration::from_secs(3_600));
+    assert_eq!(config.authority.agent_ttl, Duration::from_secs(3_600));
+    assert_eq!(config.authority.ca_key_type, KeyType::EcP256);
+    assert_eq!(config.authority.ca_subject, Subject::authority());
+    assert_eq!(
+        config.rate_limit,
+        RateLimit {
+            attestation: true,
+            signing: true
+        }
+    );
+    assert_eq!(
+        config.store,
+        StoreChoice::Sled(PathBuf::from("/var/lib/countersign"))
+    );
+    assert!(config.node_attestors.is_empty());
+}
+
+#[test]
+fn a_widely_read_guide_starts_the_server_as_it_stands() {
+    let text = r#"
+server {
+  bind_address = "0.0.0.0"
+  bind_port = "8081"
+  trust_domain = "ai-agents.org"
+}
+plugins {
+  NodeAttestor "join_token" {
+    plugin_data {
+    }
+  }
+  KeyManager "disk" {
+    plugin_data {
+      directory = "/opt/spire/data"
+    }
+  }
+}
+"#;
+    let (config, warnings) =
+        ServerConfig::parse("server.conf", text, &Overrides::default()).unwrap();
+    assert_eq!(config.authority.trust_domain.as_str(), "ai-agents.org");
+    assert_eq!(
+        config.data_dir.as_deref(),
+        Some(Path::new("/opt/spire/data"))
+    );
+    assert_eq!(
+        config.store,
+        StoreChoice::Sled(PathBuf::from("/opt/spire/data"))
+    );
+    assert_eq!(
+        config.key_manager,
+        KeyManagerChoice::Disk(PathBuf::from("/opt/spire/data/keys"))
+    );
+    assert_eq!(config.node_attestors, [NodeAttestorChoice::JoinToken]);
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        warnings
+            .iter()
+            .any(|w| w.contains("data_dir is not set: the store goes to /opt/spire/data")),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn keys_of_the_file_are_taken() {
+    let text = r#"
+server {
+  bind_address = "127.0.0.1"
+  bind_port = 0
+  trust_domain = "spiffe://example.org"
+  data_dir = "./data"
+  socket_path = "/run/s.sock"
+  ca_ttl = "60s"
+  ca_key_type = "rsa-4096"
+  ca_subject {
+    country = ["DE"]
+    organization = ["Acme"]
+    common_name = "Acme CA"
+  }
+  default_x509_svid_ttl = "20s"
+  agent_ttl = "5m"
+  ratelimit { attestation = false }
+  log_level = "DEBUG"
+}
+plugins {
+  DataStore "sql" {
+    plugin_data {
+      database_type = "sqlite3"
+      connection_string = "./data/datastore.sqlite3"
+    }
+  }
+  KeyManager "disk" { plugin_data { keys_path = "./data/keys.json" } }
+}
+"#;
+    let (config, warnings) =
+        ServerConfig::parse("server.conf", text, &Overrides::default()).unwrap();
+    assert_eq!(config.authority.trust_domain.as_str(), "example.org");
+    assert_eq!(config.authority.ca_key_type, KeyType::Rsa4096);
+    assert_eq!(config.authority.ca_subject.common_name, "Acme CA");
+    assert_eq!(config.authority.agent_ttl, Duration::from_secs(300));
+    assert_eq!(
+        config.rate_limit,
+        RateLimit {
+            attestation: false,
+            signing: true
+        }
+    );
+    assert_eq!(
+        config.key_manager,
+        KeyManagerChoice::Disk(PathBuf::from("./data/keys"))
+    );
+    assert_eq!(config.store, StoreChoice::Sled(PathBuf::from("./data")));
+    assert_eq!(config.logs.level, Level::Debug);
+    let told = |part: &str| warnings.iter().any(|w| w.to_string().contains(part));
+    assert!(told("there is no SQLite here"), "{warnings:?}");
+    assert!(told("set ca_ttl to 120s or more"), "{warnings:?}");
+}
+
+#[test]
+fn flags_go_before_the_file() {
+    let overrides = Overrides {
+        bind_address: Some("::1".into()),
+        bind_port: Some(0),
+        socket_path: Some("/run/other.sock".into()),
+        trust_domain: Some(TrustDomain::new("other.org").unwrap()),
+        data_dir: Some("/elsewhere".into()),
+        log_level: Some(Level::Warn),
+        log_format: None,
+        log_file: None,
+    };
+    let text = MINIMAL.replace(
+        "trust_domain = \"example.org\"\n",
+        "log_format = \"json\"\n",
+    );
+    let (config, _) = ServerConfig::parse("server.conf", &text, &overrides).unwrap();
+    assert_eq!((config.bind_address.as_str(), config.bind_port), ("::1", 0));
+    assert_eq!(config.authority.trust_domain.as_str(), "other.org");
+    assert_eq!(config.store, StoreChoice::Sled(PathBuf::from("/elsewhere")));
+    let logs = LogOptions {
+        level: Level::Warn,
+        format: Format::Json,
+        file: None,
+    };
+    assert_eq!(config.logs, logs);
+}
+
+#[test]
+fn a_store_and_keys_in_memory_need_no_directory() {
+    let text = r#"
+server { trust_domain = "example.org" }
+plugins {
+  DataStore "memory" { plugin_data { } }
+  KeyManager "memory" { plugin_data { } }
+}
+"#;
+    let config = parse(text);
+    assert_eq!(
+        (config.store, config.key_manager, config.data_dir),
+        (StoreChoice::Memory, KeyManagerChoice::Memory, None)
+    );
+}
+
+#[test]
+fn each_fault_is_told_with_its_line_and_its_key() {
+    for (line, place, told) in [
+        ("  bind_port = 65536", "server.conf:5:15", "bind_port"),
+        ("  ca_ttl = \"1s\"", "server.conf:5:12", "ca_ttl"),
+        ("  ca_ttl = \"yesterday\"", "server.conf:5:12", "ca_ttl"),
+        (
+            "  ca_key_type = \"ed25519\"",
+            "server.conf:5:17",
+            "is none of ec-p256, ec-p384, rsa-2048, rsa-4096",
+        ),
+        (
+            "  default_x509_svid_ttl = \"1s\"",
+            "server.conf:5:27",
+            "default_x509_svid_ttl",
+        ),
+        (
+            "  ratelimit { attestation = \"maybe\" }",
+            "server.conf:5:29",
+            "attestation",
+        ),
+        (
+            "  ca_subject { country = [\"Germany\"] }",
+            "server.conf:5:26",
+            "two letters",
+        ),
+        ("  trust_domian = \"x\"", "server.conf:5:3", "trust_domain"),
+        (
+            "  admin_ids = [\"spiffe://example.org/admin\"]",
+            "server.conf:5:3",
+            "not supported yet",
+        ),
+    ] {
+        let text = refusals(&with_line(line));
+        assert!(
+            text.contains(place) && text.contains(told),
+            "{line}: {text}"
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_is_told() {
+    let no_trust_domain = refusals(&MINIMAL.replace("trust_domain = \"example.org\"\n", ""));
+    assert!(
+        no_trust_domain.contains("server.conf:2:1: server.trust_domain is required"),
+        "{no_trust_domain}"
+    );
+    let no_data_dir = refusals(&MINIMAL.replace("data_dir = \"/var/lib/countersign\"\n", ""));
+    assert!(
+        no_data_dir.contains("server.data_dir: it is required"),
+        "{no_data_dir}"
+    );
+    let no_keys = refusals(&MINIMAL.replace("KeyManager \"memory\" { plugin_data { } }", ""));
+    assert!(no_keys.contains("plugins needs a KeyManager"), "{no_keys}");
+    let no_path = refusals(&MINIMAL.replace("\"memory\"", "\"disk\""));
+    assert!(no_path.contains("keys_path is required"), "{no_path}");
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let text = refusals(
+        &with_line("  ca_ttl = \"1s\"\n  bind_port = \"x\"").replace("example.org", "EXAMPLE"),
+    );
+    assert_eq!(text.lines().count(), 3, "{text}");
+}
