@@ -1,6 +1,12 @@
 //! The inbound decision: from a request to a [`Permit`] or a [`Refusal`].
 //!
-//! `docs/call-chains.md`, section 3.
+//! `docs/call-chains.md`, section 3. Cheap checks come first, the first failure is the answer, and nothing that others
+//! share is charged before step 9.
+
+mod charge;
+mod limit;
+mod state;
+mod step;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +15,12 @@ use countersign_identity::bundle::Bundles;
 use countersign_identity::{KeyId, SpiffeId, UnixTime};
 use rustls_pki_types::CertificateDer;
 
+pub(crate) use self::state::{State, charge_failure};
+
+use self::charge::Charge;
 use crate::chain::{Carrier, ChainId, FieldValue};
 use crate::context::Context;
+use crate::limits::Capacity;
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 
@@ -71,13 +81,23 @@ pub struct InboundRequest<'a> {
 /// The policy is not part of it: it comes with each decision, so that a new version takes effect at once and the
 /// counters live on.
 #[derive(Clone, Debug)]
-pub struct Engine {}
+pub struct Engine {
+    state: Arc<State>,
+}
 
 impl Engine {
     /// An engine that has seen nothing yet.
     #[must_use]
-    pub fn new(_bundles: Arc<dyn Bundles>) -> Self {
-        Self {}
+    pub fn new(bundles: Arc<dyn Bundles>) -> Self {
+        Self::with_capacity(bundles, &Capacity::default())
+    }
+
+    /// The same with other bounds of its maps.
+    #[must_use]
+    pub fn with_capacity(bundles: Arc<dyn Bundles>, capacity: &Capacity) -> Self {
+        Self {
+            state: Arc::new(State::new(bundles, capacity)),
+        }
     }
 
     /// Decides about one request: all checks of section 3 in their order, the first failure is the answer.
@@ -87,20 +107,28 @@ impl Engine {
     ///
     /// # Errors
     /// The refusal to answer with. What the request had charged is undone.
-    #[expect(clippy::todo, reason = "the signature comes first")]
     pub fn decide(
         &self,
-        _policy: &Arc<Policy>,
-        _request: &InboundRequest<'_>,
-        _at: Moment,
+        policy: &Policy,
+        request: &InboundRequest<'_>,
+        at: Moment,
     ) -> Result<Permit, Refusal> {
-        todo!()
+        self.state.tidy(at);
+        step::decide(&self.state, policy, request, at)
     }
 
     /// Forgets what was verified under the bundle of this trust domain. To be called after a bundle lost an authority
-    /// ([`Bundle::lost_authority_of`](countersign_identity::Bundle::lost_authority_of)), once the [`Bundles`] given at
-    /// the start answer with the new one.
-    pub fn authority_removed(&self, _trust_domain: &str) {}
+    /// ([`Bundle::lost_authority_of`](countersign_identity::Bundle::lost_authority_of)) or is gone altogether, once the
+    /// [`Bundles`] given at the start answer with the new one.
+    pub fn authority_removed(&self, trust_domain: &str) {
+        self.state.caches.forget(trust_domain);
+    }
+
+    /// How many verified prefixes and leaves are remembered.
+    #[cfg(test)]
+    pub(crate) fn cached(&self) -> (usize, usize) {
+        self.state.caches.sizes()
+    }
 }
 
 /// The right to handle one request.
@@ -110,6 +138,7 @@ pub struct Permit {
     rule: Arc<str>,
     peer: SpiffeId,
     context: Option<Context>,
+    charge: Charge,
 }
 
 impl Permit {
@@ -138,12 +167,15 @@ impl Permit {
         self.context.as_ref().map(Context::chain_id)
     }
 
-    /// When the exchange has to end.
+    /// When the exchange has to end: from this second on.
     #[must_use]
     pub fn deadline(&self) -> Option<UnixTime> {
         self.context.as_ref().map(Context::deadline)
     }
 
-    /// Takes back what the request charged, because a later step refused it (step 11). The call ID stays known.
-    pub fn give_back(self) {}
+    /// Takes back what the request charged, because a later step refused it (step 11). The call stays known, so that it
+    /// cannot be replayed.
+    pub fn give_back(self) {
+        self.charge.give_back();
+    }
 }

@@ -19,9 +19,12 @@ pub mod policy;
 pub mod refusal;
 mod verify;
 
-pub use chain::{Carrier, ChainId};
+pub use chain::{Carrier, Chain, ChainId, FieldValue};
 pub use context::Context;
-pub use decide::{Engine, InboundRequest, Moment, PeerView, Permit};
+pub use decide::{Engine, Fields, InboundRequest, Moment, PeerView, Permit};
 pub use outbound::{CallRequest, Grant, NotSent, Origin, OutgoingCall, SigningIdentity};
 pub use policy::Policy;
 pub use refusal::{Reason, Refusal};
+
+#[cfg(test)]
+mod world;

@@ -6,7 +6,7 @@ mod account;
 mod peer;
 mod quota;
 pub mod rate;
-pub(crate) mod replay;
+mod replay;
 mod sharded;
 
 use std::time::Duration;
@@ -15,7 +15,8 @@ pub(crate) use account::{Accounts, ChainKey, Full, Opened};
 pub(crate) use peer::{PeerState, Peers, Presented};
 pub(crate) use quota::{Held, Quota};
 pub use rate::{InvalidRate, Rate};
-pub(crate) use sharded::{Sharded, lock};
+pub(crate) use replay::Seen;
+pub(crate) use sharded::{Part, Sharded, lock};
 
 /// Hop limit where no rule says otherwise.
 pub const DEFAULT_MAX_HOPS: u8 = 5;

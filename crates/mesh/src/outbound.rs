@@ -2,59 +2,24 @@
 //!
 //! `docs/call-chains.md`, sections 5 and 8.
 
+mod sign;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use countersign_identity::key::KeyError;
-use countersign_identity::{KeyId, KeyType, SigningKey, SpiffeId, UnixTime};
+use countersign_identity::{SpiffeId, UnixTime};
 
-use crate::chain::{Carrier, ChainId};
-use crate::context::Context;
+pub use self::sign::{SigningIdentity, UnusableKey};
+
+use crate::chain::certs::MAX_CERTS_LEN;
+use crate::chain::{Carrier, ChainId, Claims, MAX_CHAIN_LEN, Start, codec};
+use crate::context::{Context, Forward};
 use crate::decide::Moment;
 use crate::policy::Policy;
+use crate::policy::action::Action;
+use crate::policy::rule::{AllowRule, Way};
 use crate::refusal::{Reason, Refusal};
-
-/// One SVID generation, as far as it signs links.
-#[derive(Clone, Debug)]
-pub struct SigningIdentity {
-    id: SpiffeId,
-    kid: KeyId,
-    key: Arc<dyn SigningKey>,
-}
-
-/// The SVID's key cannot sign links.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{id} has a key of type {key_type}, but call chains are signed with ec-p256 or ec-p384: set workload_x509_svid_key_type of the node agent"
-)]
-pub struct UnusableKey {
-    /// Whose key it is.
-    pub id: SpiffeId,
-    /// What kind it is.
-    pub key_type: KeyType,
-}
-
-impl SigningIdentity {
-    /// The identity that signs as `id` with its SVID's key.
-    ///
-    /// # Errors
-    /// If the key is not on P-256 or P-384.
-    pub fn new(id: SpiffeId, key: Arc<dyn SigningKey>) -> Result<Self, UnusableKey> {
-        let kid = key.kid();
-        Ok(Self { id, kid, key })
-    }
-
-    /// Who signs.
-    #[must_use]
-    pub fn id(&self) -> &SpiffeId {
-        &self.id
-    }
-
-    /// With which key.
-    #[must_use]
-    pub fn kid(&self) -> KeyId {
-        self.kid
-    }
-}
 
 /// What a call comes from.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +35,8 @@ pub enum Origin<'a> {
 /// How much of the ledger a callee gets for calls of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Grant {
-    /// What the rule's `grant` says, else the default split.
+    /// What the rule's `grant` says, else the default split: a quarter of what is left after the call, but as many calls
+    /// as hops are left if there are so many.
     #[default]
     ByRule,
     /// This much, or what is left if that is less.
@@ -97,7 +63,7 @@ pub enum NotSent {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The key did not sign.
-    #[error("could not sign a link as {id}: {source}")]
+    #[error("could not sign a link as {id}")]
     Key {
         /// Who was to sign.
         id: SpiffeId,
@@ -115,48 +81,239 @@ pub enum NotSent {
 ///
 /// # Errors
 /// `origination_denied` without an originate rule for this workload.
-#[expect(clippy::todo, reason = "the signature comes first")]
-pub fn start(
-    _policy: &Policy,
-    _identity: &SigningIdentity,
-    _at: Moment,
-) -> Result<Context, NotSent> {
-    todo!()
+pub fn start(policy: &Policy, identity: &SigningIdentity, at: Moment) -> Result<Context, NotSent> {
+    let rule = policy.originate(identity.id()).ok_or_else(|| {
+        let detail = format!("no originate rule names {}", identity.id());
+        Refusal::new(Reason::OriginationDenied, detail)
+    })?;
+    let deadline = at.wall.as_secs().saturating_add(rule.deadline.as_secs());
+    let limits = (rule.max_hops, deadline, rule.budget);
+    Ok(Context::started(
+        identity.id().clone(),
+        ChainId::from_bytes(random()?),
+        limits,
+    ))
 }
 
 /// Pays for one attempt of a call and signs its link. Every attempt needs its own.
 ///
 /// # Errors
-/// [`NotSent::Refused`] with the reason that the callee would give; nothing is then paid.
-#[expect(clippy::todo, reason = "the signature comes first")]
+/// [`NotSent::Refused`] with the reason that the callee would give; nothing is then paid. If that refusal
+/// [ends the inbound exchange](Refusal::ends_inbound), the context is worth nothing.
 pub fn prepare(
-    _policy: &Policy,
-    _identity: &SigningIdentity,
-    _origin: Origin<'_>,
-    _call: &CallRequest<'_>,
-    _at: Moment,
+    policy: &Policy,
+    identity: &SigningIdentity,
+    origin: Origin<'_>,
+    call: &CallRequest<'_>,
+    at: Moment,
 ) -> Result<OutgoingCall, NotSent> {
-    todo!()
+    let context = match origin {
+        Origin::Context(context) => context.clone(),
+        Origin::Nothing => start(policy, identity, at)?,
+        Origin::Chainless => {
+            let detail = "the request that this call comes from carried no chain";
+            return Err(Refusal::new(Reason::OriginationDenied, detail).into());
+        }
+    };
+    let checked = check(policy, identity, &context, call, at);
+    let (action, grant) =
+        checked.map_err(|refusal| refusal.of_chain(context.chain_id(), context.hop() + 1))?;
+    context.check_signature(at)?;
+    let hops_left = context.max_hops().saturating_sub(context.hop() + 1);
+    let granted = context
+        .ledger()
+        .pay(|rest| grant.unwrap_or_else(|| default_grant(rest, hops_left)))
+        .ok_or_else(|| exhausted(&context))?;
+    let sent = seal(identity, &context, call, &action, granted, at);
+    if sent.is_err() {
+        context.ledger().take_back(granted.saturating_add(1));
+    }
+    sent
+}
+
+/// max(⌊rest / 4⌋, min(rest, hops left after the call)).
+fn default_grant(rest: u16, hops_left: u8) -> u16 {
+    (rest / 4).max(rest.min(hops_left.into()))
+}
+
+/// What the callee would refuse, and what is to be granted if that is said.
+fn check<'a>(
+    policy: &Policy,
+    identity: &SigningIdentity,
+    context: &Context,
+    call: &CallRequest<'a>,
+    at: Moment,
+) -> Result<(Action<'a>, Option<u16>), Refusal> {
+    let action = Action::new(call.method, call.path)
+        .map_err(|why| Refusal::new(Reason::ActionDenied, why.to_string()))?;
+    if identity.id() != context.holder() {
+        let detail = format!(
+            "{} cannot use the context of {}",
+            identity.id(),
+            context.holder()
+        );
+        return Err(Refusal::new(Reason::ChainAudienceMismatch, detail));
+    }
+    let edge = policy.edge(identity.id(), call.callee);
+    let members: Vec<_> = context.members().collect();
+    let way = Way {
+        originator: Some(context.originator()),
+        via: &members,
+    };
+    let rule = edge
+        .select(&action, &way)
+        .map(|selected| selected.rule.as_ref());
+    check_limits(context, rule, policy, at)
+        .and_then(|()| check_cycle(&members, call.callee, rule))
+        .map_err(|refusal| refusal.by_rule(rule.map(|rule| &rule.name)))?;
+    let grant = match call.grant {
+        Grant::Exactly(calls) => Some(calls),
+        Grant::ByRule => rule.and_then(|rule| rule.grant),
+    };
+    Ok((action, grant))
+}
+
+fn check_limits(
+    context: &Context,
+    rule: Option<&AllowRule>,
+    policy: &Policy,
+    at: Moment,
+) -> Result<(), Refusal> {
+    if at.wall >= context.deadline() {
+        let detail = format!("the deadline was {}, it is {}", context.deadline(), at.wall);
+        let refusal = Refusal::new(Reason::ChainDeadlinePassed, detail);
+        return Err(refusal.at_limit("deadline", context.deadline().as_secs()));
+    }
+    let max_hops = rule
+        .map_or(policy.max_hops(), |rule| rule.max_hops)
+        .min(context.max_hops());
+    if context.hop() >= max_hops {
+        let detail = format!("the chain has {} links already", context.hop());
+        return Err(Refusal::new(Reason::HopLimitExceeded, detail).at_limit("max_hops", max_hops));
+    }
+    if context.rest() == 0 {
+        return Err(exhausted(context));
+    }
+    Ok(())
+}
+
+fn check_cycle(
+    members: &[&SpiffeId],
+    callee: &SpiffeId,
+    rule: Option<&AllowRule>,
+) -> Result<(), Refusal> {
+    let reentry = rule.map_or(0, |rule| rule.reentry);
+    let before = members.iter().filter(|id| **id == callee).count();
+    if before > usize::from(reentry) {
+        let refusal = Refusal::new(
+            Reason::CycleDetected,
+            format!("{callee} stands in the chain already"),
+        );
+        return Err(refusal.at_limit("reentry", reentry));
+    }
+    Ok(())
+}
+
+fn exhausted(context: &Context) -> Refusal {
+    let refusal = Refusal::new(
+        Reason::ChainBudgetExhausted,
+        "nothing is left of what this workload was granted",
+    );
+    refusal
+        .at_limit("budget", 0)
+        .of_chain(context.chain_id(), context.hop() + 1)
+}
+
+/// Signs and encodes the link that a payment was made for.
+fn seal(
+    identity: &SigningIdentity,
+    context: &Context,
+    call: &CallRequest<'_>,
+    action: &Action<'_>,
+    granted: u16,
+    at: Moment,
+) -> Result<OutgoingCall, NotSent> {
+    let (chain, links) = context.encoded();
+    let start = (links == 0).then(|| Start {
+        iss: context.originator().clone(),
+        chain: context.chain_id(),
+    });
+    let claims = Claims {
+        aud: call.callee.clone(),
+        exp: context.deadline().as_secs(),
+        iat: at.wall.as_secs(),
+        cti: random()?,
+        max_hops: context.max_hops(),
+        budget: granted,
+        action: action.to_claim(),
+    };
+    let link = identity.sign_link(&claims, start.as_ref(), &context.prefix())?;
+    let bytes = codec::append(chain, links, &link);
+    let too_large = |limit: &'static str, most: usize| {
+        let detail = "the chain or its certificates are too large for one more call";
+        let refusal = Refusal::new(Reason::HopLimitExceeded, detail).at_limit(limit, most);
+        refusal.of_chain(context.chain_id(), context.hop() + 1)
+    };
+    if bytes.len() > MAX_CHAIN_LEN {
+        return Err(too_large("chain_bytes", MAX_CHAIN_LEN).into());
+    }
+    let certs = match context.forward() {
+        Forward::Nothing => None,
+        Forward::Certs(certs) => Some(certs),
+        Forward::TooMuch => return Err(too_large("certificate_bytes", MAX_CERTS_LEN).into()),
+    };
+    Ok(OutgoingCall {
+        context: context.clone(),
+        bytes,
+        certs,
+        call_id: claims.cti,
+        granted,
+        open: AtomicU16::new(granted),
+    })
+}
+
+fn random<const N: usize>() -> Result<[u8; N], NotSent> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NotSent::Random)?;
+    Ok(bytes)
 }
 
 /// A paid and signed call, ready to be sent once.
 #[derive(Debug)]
 pub struct OutgoingCall {
     context: Context,
+    bytes: Vec<u8>,
+    certs: Option<Arc<[u8]>>,
+    call_id: [u8; 16],
+    granted: u16,
+    /// What of the grant was not taken back yet.
+    open: AtomicU16,
 }
 
 impl OutgoingCall {
     /// The value of the field that carries the chain ([`Carrier::chain_field`]).
     #[must_use]
-    pub fn chain_value(&self, _carrier: Carrier) -> String {
-        String::new()
+    pub fn chain_value(&self, carrier: Carrier) -> String {
+        carrier.write(&self.bytes)
     }
 
     /// The value of the field that carries the certificates ([`Carrier::certs_field`]); `None` if there is no earlier
     /// signer.
     #[must_use]
-    pub fn certs_value(&self, _carrier: Carrier) -> Option<Arc<str>> {
-        None
+    pub fn certs_value(&self, carrier: Carrier) -> Option<String> {
+        self.certs.as_ref().map(|certs| carrier.write(certs))
+    }
+
+    /// The encoded chain.
+    #[must_use]
+    pub fn chain_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The encoded certificates of the earlier signers, if there are any.
+    #[must_use]
+    pub fn certs_bytes(&self) -> Option<&[u8]> {
+        self.certs.as_deref()
     }
 
     /// The chain's ID.
@@ -165,13 +322,19 @@ impl OutgoingCall {
         self.context.chain_id()
     }
 
+    /// The ID of this call, which no other attempt has.
+    #[must_use]
+    pub fn call_id(&self) -> [u8; 16] {
+        self.call_id
+    }
+
     /// The length of the chain that is sent.
     #[must_use]
     pub fn hop(&self) -> u8 {
-        self.context.hop()
+        self.context.hop() + 1
     }
 
-    /// When the call has to be over.
+    /// When the call has to be over: from this second on.
     #[must_use]
     pub fn deadline(&self) -> UnixTime {
         self.context.deadline()
@@ -180,11 +343,18 @@ impl OutgoingCall {
     /// How many calls the callee may make.
     #[must_use]
     pub fn granted(&self) -> u16 {
-        0
+        self.granted
     }
 
-    /// The callee refused: takes the grant back, once, if the reason says that the call was not accepted.
-    pub fn refused(&self, _reason: Reason) {}
+    /// The callee refused: takes the grant back, once, if the reason says that the call was not accepted. The 1 that the
+    /// call cost stays paid.
+    pub fn refused(&self, reason: Reason) {
+        if reason.returns_grant() {
+            self.context
+                .ledger()
+                .take_back(self.open.swap(0, Ordering::Relaxed));
+        }
+    }
 
     /// The context that paid, a new one if the call started a chain.
     #[must_use]

@@ -1,15 +1,64 @@
 //! The mesh policy: who may start chains, who may call whom, and within which limits.
 //!
-//! `docs/call-chains.md`, section 7.
+//! `docs/call-chains.md`, section 7. A [`Policy`] is checked and compiled once and never changes; a new version is a new
+//! value, which the next decision gets.
 
+pub mod action;
+mod index;
+mod parse;
+pub mod pattern;
+pub mod rule;
+
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use countersign_identity::SpiffeId;
+
+use self::action::Action;
+use self::index::IdIndex;
+use self::rule::{AllowRule, DenyRule, OriginateRule, Reach, Verify, Way};
 
 /// The largest policy text, in bytes.
 pub const MAX_POLICY_LEN: usize = 2 * 1024 * 1024;
+/// For how many callees the rules that concern them are kept at hand.
+const MAX_VIEWS: usize = 1_024;
 
-/// A checked and compiled policy. Immutable: a new version is a new value.
+/// A checked and compiled policy.
 #[derive(Debug)]
-pub struct Policy {}
+pub struct Policy {
+    verify: Verify,
+    max_hops: u8,
+    originate: Vec<OriginateRule>,
+    allow: Vec<Arc<AllowRule>>,
+    deny: Vec<DenyRule>,
+    originate_by_workload: IdIndex,
+    allow_by_callee: IdIndex,
+    deny_by_callee: IdIndex,
+    views: RwLock<HashMap<SpiffeId, Arc<View>>>,
+}
+
+/// The rules that concern one callee, by caller.
+#[derive(Debug, Default)]
+struct View {
+    allow: IdIndex,
+    deny: IdIndex,
+}
+
+/// The rules that concern one edge.
+#[derive(Debug)]
+pub(crate) struct Edge<'p> {
+    policy: &'p Policy,
+    allow: Vec<usize>,
+    deny: Vec<usize>,
+}
+
+/// The rule that decides about a request, and how far it goes.
+#[derive(Debug)]
+pub(crate) struct Selected<'p> {
+    pub(crate) rule: &'p Arc<AllowRule>,
+    pub(crate) reach: Reach,
+}
 
 /// One thing that is wrong in a policy text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,14 +102,165 @@ impl Policy {
     /// Reads a policy in HCL and compiles it.
     ///
     /// # Errors
-    /// Every fault in the text, each with its line and column.
-    pub fn parse(_text: &str) -> Result<Self, InvalidPolicy> {
-        Ok(Self {})
+    /// Every fault in the text, each with its line and column. A text that is not HCL has one: where it stops to be.
+    pub fn parse(text: &str) -> Result<Self, InvalidPolicy> {
+        parse::parse(text).map(Self::compile)
     }
 
     /// The policy of a trust domain that has none: everything is refused.
     #[must_use]
     pub fn deny_all() -> Self {
-        Self {}
+        Self::compile(parse::Rules::default())
+    }
+
+    fn compile(rules: parse::Rules) -> Self {
+        let parse::Rules {
+            verify,
+            max_hops,
+            originate,
+            allow,
+            deny,
+        } = rules;
+        let mut policy = Self {
+            verify,
+            max_hops,
+            originate,
+            allow: allow.into_iter().map(Arc::new).collect(),
+            deny,
+            originate_by_workload: IdIndex::default(),
+            allow_by_callee: IdIndex::default(),
+            deny_by_callee: IdIndex::default(),
+            views: RwLock::default(),
+        };
+        for (i, rule) in policy.originate.iter().enumerate() {
+            policy
+                .originate_by_workload
+                .insert(Some(&rule.workloads), i);
+        }
+        for (i, rule) in policy.allow.iter().enumerate() {
+            policy.allow_by_callee.insert(Some(&rule.to), i);
+        }
+        for (i, rule) in policy.deny.iter().enumerate() {
+            policy.deny_by_callee.insert(Some(&rule.to), i);
+        }
+        policy
+    }
+
+    /// When signatures of last links are checked.
+    #[must_use]
+    pub fn verify(&self) -> Verify {
+        self.verify
+    }
+
+    /// The hop limit of an edge that no rule names.
+    #[must_use]
+    pub fn max_hops(&self) -> u8 {
+        self.max_hops
+    }
+
+    /// The rule under which this workload may start chains: the first that names it.
+    #[must_use]
+    pub fn originate(&self, id: &SpiffeId) -> Option<&OriginateRule> {
+        let first = *self.originate_by_workload.find(id).first()?;
+        self.originate.get(first)
+    }
+
+    /// The originate rules in the order of the file.
+    #[must_use]
+    pub fn originate_rules(&self) -> &[OriginateRule] {
+        &self.originate
+    }
+
+    /// The allow rules in the order of the file.
+    #[must_use]
+    pub fn allow_rules(&self) -> &[Arc<AllowRule>] {
+        &self.allow
+    }
+
+    /// The deny rules in the order of the file.
+    #[must_use]
+    pub fn deny_rules(&self) -> &[DenyRule] {
+        &self.deny
+    }
+
+    /// The rules that concern calls from `caller` to `callee`.
+    pub(crate) fn edge(&self, caller: &SpiffeId, callee: &SpiffeId) -> Edge<'_> {
+        let view = self.view(callee);
+        Edge {
+            policy: self,
+            allow: view.allow.find(caller),
+            deny: view.deny.find(caller),
+        }
+    }
+
+    fn view(&self, callee: &SpiffeId) -> Arc<View> {
+        if let Some(view) = self
+            .views
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(callee)
+        {
+            return Arc::clone(view);
+        }
+        let mut view = View::default();
+        for i in self.allow_by_callee.find(callee) {
+            view.allow
+                .insert(self.allow.get(i).map(|rule| rule.from.as_slice()), i);
+        }
+        for i in self.deny_by_callee.find(callee) {
+            view.deny
+                .insert(self.deny.get(i).and_then(|rule| rule.from.as_deref()), i);
+        }
+        let view = Arc::new(view);
+        let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
+        if views.len() < MAX_VIEWS {
+            views.insert(callee.clone(), Arc::clone(&view));
+        }
+        view
     }
 }
+
+impl<'p> Edge<'p> {
+    /// Whether an allow rule names the edge.
+    pub(crate) fn is_named(&self) -> bool {
+        !self.allow.is_empty()
+    }
+
+    /// Whether an allow rule names the edge and this action.
+    pub(crate) fn allows(&self, action: &Action<'_>) -> bool {
+        self.allow_rules()
+            .any(|rule| rule.actions.iter().any(|pattern| pattern.matches(action)))
+    }
+
+    /// The first allow rule that matches wholly, else the one that came furthest, the first of these in the file.
+    pub(crate) fn select(&self, action: &Action<'_>, way: &Way<'_>) -> Option<Selected<'p>> {
+        let mut furthest: Option<Selected<'p>> = None;
+        for rule in self.allow_rules() {
+            let reach = rule.reach(action, way);
+            if furthest.as_ref().is_none_or(|best| best.reach < reach) {
+                furthest = Some(Selected { rule, reach });
+            }
+            if reach == Reach::Whole {
+                break;
+            }
+        }
+        furthest
+    }
+
+    /// The first deny rule that applies.
+    pub(crate) fn denied(&self, action: &Action<'_>, way: &Way<'_>) -> Option<&'p DenyRule> {
+        let policy = self.policy;
+        self.deny
+            .iter()
+            .filter_map(|i| policy.deny.get(*i))
+            .find(|rule| rule.applies(action, way))
+    }
+
+    fn allow_rules(&self) -> impl Iterator<Item = &'p Arc<AllowRule>> {
+        let policy = self.policy;
+        self.allow.iter().filter_map(|i| policy.allow.get(*i))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -113,7 +113,7 @@ impl Algorithm {
         let (r_out, s_out) = fixed.split_at_mut(len);
         right_align(r, r_out)?;
         right_align(s, s_out)?;
-        if s_out.as_ref().cmp(self.half_order()) == Ordering::Greater {
+        if (*s_out).cmp(self.half_order()) == Ordering::Greater {
             negate(s_out, self.order());
         }
         self.is_well_formed(&fixed).then_some(fixed)

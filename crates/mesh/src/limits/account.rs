@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use countersign_identity::SpiffeId;
 
-use super::{PeerState, Quota, Rate, Sharded};
+use super::{Part, PeerState, Quota, Rate, Sharded};
 use crate::chain::{ChainId, PrefixHash};
 
 /// Which piece of work: an ID counts only together with the originator that gave it.
@@ -74,6 +74,11 @@ impl Accounts {
             chains: Sharded::default(),
             quota: Quota::new(capacity),
         }
+    }
+
+    /// How many counters there may be in all.
+    pub(crate) const fn capacity(&self) -> usize {
+        self.quota.capacity()
     }
 
     /// Counts a call on one edge within one chain.
@@ -208,22 +213,26 @@ impl Accounts {
         }
     }
 
-    /// Drops the accounts whose deadline has passed at `now`.
-    pub(crate) fn sweep(&self, now: u64) {
-        self.links.retain(|_, account| {
+    /// Drops the accounts whose deadline has passed at `now`. Whether there were any.
+    pub(crate) fn sweep(&self, part: Part, now: u64) -> bool {
+        let mut dropped = false;
+        self.links.retain(part, |_, account| {
             let keep = now < account.until;
             if !keep {
                 self.quota.release(&account.owner.counters, 1);
+                dropped = true;
             }
             keep
         });
-        self.chains.retain(|_, account| {
+        self.chains.retain(part, |_, account| {
             let keep = now < account.until;
             if !keep {
                 self.release_chain(account);
+                dropped = true;
             }
             keep
         });
+        dropped
     }
 
     fn claim(&self, peer: &PeerState) -> Result<(), Full> {
@@ -384,9 +393,9 @@ mod tests {
         accounts
             .charge_edge(&key(1), (&edge.0, &edge.1), 9, 150, &peer)
             .unwrap();
-        accounts.sweep(199);
+        accounts.sweep(Part::All, 199);
         assert_eq!(accounts.chains.len(), 1);
-        accounts.sweep(200);
+        accounts.sweep(Part::All, 200);
         assert_eq!((accounts.chains.len(), accounts.quota.used()), (0, 0));
     }
 

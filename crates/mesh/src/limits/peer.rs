@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::rate::Bucket;
 use super::replay::Replay;
-use super::{Held, Sharded, lock};
+use super::{Held, Part, Quota, Sharded, lock};
 use crate::verify::LinkKey;
 
 /// The certificates that a peer presented on its connection, which TLS has verified.
@@ -117,6 +117,11 @@ impl Peers {
         }
     }
 
+    /// About how many peers something may be known.
+    pub(crate) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// What is known about a peer; `None` if that is nothing.
     pub(crate) fn find(&self, id: &SpiffeId) -> Option<Arc<PeerState>> {
         self.states.shard(id).get(id).cloned()
@@ -144,12 +149,14 @@ impl Peers {
         Some(state)
     }
 
-    /// Every peer, one after the other.
-    pub(crate) fn for_each(&self, mut look: impl FnMut(&PeerState)) {
-        self.states.retain(|_, state| {
-            look(state);
+    /// Forgets the calls that could not pass for fresh at `now`. Whether there were any.
+    pub(crate) fn sweep_calls(&self, part: Part, now: u64, quota: &Quota) -> bool {
+        let mut forgotten = false;
+        self.states.retain(part, |_, state| {
+            forgotten |= lock(&state.replay).sweep(now, quota, &state.calls);
             true
         });
+        forgotten
     }
 
     /// Forgets idle peers, at most once a second.
@@ -158,7 +165,7 @@ impl Peers {
         if self.swept.swap(stamp, Ordering::Relaxed) == stamp {
             return;
         }
-        self.states.retain(|_, state| {
+        self.states.retain(Part::All, |_, state| {
             // Nobody can take another reference while the part of the map is locked.
             let keep = Arc::strong_count(state) > 1 || !state.is_idle(now);
             if !keep {

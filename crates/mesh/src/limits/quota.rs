@@ -30,6 +30,11 @@ impl Quota {
         }
     }
 
+    /// How many entries there may be in all.
+    pub(crate) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Takes one entry for a peer; `false` if its share is used up.
     pub(crate) fn claim(&self, held: &Held) -> bool {
         // Counted before the look at what is free, so that concurrent requests of one peer see each other.

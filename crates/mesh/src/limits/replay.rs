@@ -70,13 +70,6 @@ impl Replay {
         quota.release(held, forgotten);
         forgotten > 0
     }
-
-    /// Whether a sweep at `now` would find something, told without looking at the calls.
-    pub(crate) fn is_due(&self, now: u64) -> bool {
-        self.spans
-            .iter()
-            .any(|(span, _)| now > span * SPAN + (SPAN - 1) + MAX_AGE)
-    }
 }
 
 #[cfg(test)]
@@ -91,7 +84,6 @@ mod tests {
         assert_eq!(replay.note([1; 16], iat + 40, &quota, &held), Seen::Before);
         replay.sweep(iat + MAX_AGE, &quota, &held);
         assert_eq!(replay.note([1; 16], iat, &quota, &held), Seen::Before);
-        assert!(replay.is_due(iat + MAX_AGE + SPAN));
         assert!(replay.sweep(iat + MAX_AGE + SPAN, &quota, &held));
         assert_eq!(replay.note([1; 16], iat, &quota, &held), Seen::New);
         assert_eq!(quota.used(), 1);

@@ -6,6 +6,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const SHARDS: usize = 32;
 
+/// How much of a map is gone through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// One part, by turns.
+    Turn(u64),
+    /// Everything.
+    All,
+}
+
 /// Locks, also after a panic elsewhere: no operation here leaves a map half changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -37,10 +46,16 @@ impl<K: Hash + Eq, V> Sharded<K, V> {
         lock(self.shards.get(index).unwrap_or(first))
     }
 
-    /// Drops what `keep` does not want, one part at a time.
-    pub(crate) fn retain(&self, mut keep: impl FnMut(&K, &mut V) -> bool) {
-        for shard in &self.shards {
-            lock(shard).retain(&mut keep);
+    /// Drops what `keep` does not want.
+    pub(crate) fn retain(&self, part: Part, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        let only = match part {
+            Part::Turn(turn) => usize::try_from(turn % SHARDS as u64).ok(),
+            Part::All => None,
+        };
+        for (i, shard) in self.shards.iter().enumerate() {
+            if only.is_none_or(|only| only == i) {
+                lock(shard).retain(&mut keep);
+            }
         }
     }
 

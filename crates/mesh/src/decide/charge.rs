@@ -1,0 +1,271 @@
+//! Step 9: what a request charges, narrowest first, and how it is undone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_identity::SpiffeId;
+
+use super::limit::Effective;
+use super::{Moment, State};
+use crate::chain::{Chain, PrefixHash};
+use crate::limits::rate::Bucket;
+use crate::limits::{ChainKey, Full, Opened, PeerState, Rate, Seen, lock};
+use crate::policy::rule::{AllowRule, OriginateRule};
+use crate::refusal::{Reason, Refusal};
+
+/// When a peer whose share of a map is used up may try again: entries leave the maps by the second.
+pub(super) const ROOM_DELAY: Duration = Duration::from_secs(1);
+
+/// What one request has charged so far.
+#[derive(Debug)]
+pub(super) struct Charge {
+    state: Arc<State>,
+    peer: Arc<PeerState>,
+    edge: Option<(Arc<Bucket>, Rate)>,
+    chain: Option<InChain>,
+}
+
+/// What it has charged to its chain.
+#[derive(Debug)]
+struct InChain {
+    key: ChainKey,
+    cti: [u8; 16],
+    on_edge: Option<(SpiffeId, SpiffeId)>,
+    links: Vec<PrefixHash>,
+    whole: Option<Opened>,
+    originate: Rate,
+}
+
+/// Everything that step 9 needs to know about a request.
+pub(super) struct Charging<'a> {
+    pub(super) state: &'a Arc<State>,
+    pub(super) peer: &'a Arc<PeerState>,
+    pub(super) from: &'a SpiffeId,
+    pub(super) to: &'a SpiffeId,
+    pub(super) rule: &'a AllowRule,
+    pub(super) at: Moment,
+}
+
+/// The chain that a request belongs to.
+pub(super) struct ChainCharge<'a> {
+    pub(super) chain: &'a Chain,
+    pub(super) prefixes: &'a [PrefixHash],
+    pub(super) originate: &'a OriginateRule,
+    pub(super) effective: &'a Effective,
+}
+
+impl Charging<'_> {
+    /// Charges a request without a chain: the rate of its edge alone.
+    pub(super) fn without_chain(&self) -> Result<Charge, Refusal> {
+        let mut charge = self.nothing();
+        self.edge(&mut charge)?;
+        Ok(charge)
+    }
+
+    /// Charges a request with a chain. What was charged before a refusal is undone.
+    pub(super) fn with_chain(&self, of: &ChainCharge<'_>) -> Result<Charge, Refusal> {
+        match self.try_chain(of) {
+            Err(Attempt::NoRoom(_)) if self.state.tidy_all(self.at) => self.try_chain(of),
+            other => other,
+        }
+        .map_err(|attempt| match attempt {
+            Attempt::Refused(refusal) => refusal,
+            Attempt::NoRoom(map) => {
+                let capacity = match map {
+                    Map::Calls => self.state.calls.capacity(),
+                    Map::Counters => self.state.accounts.capacity(),
+                };
+                let detail = format!("{} holds its whole share of {}", self.from, map.name());
+                Refusal::new(Reason::RateLimited, detail)
+                    .at_limit(map.name(), capacity)
+                    .after(ROOM_DELAY)
+            }
+        })
+    }
+
+    fn nothing(&self) -> Charge {
+        Charge {
+            state: Arc::clone(self.state),
+            peer: Arc::clone(self.peer),
+            edge: None,
+            chain: None,
+        }
+    }
+
+    fn try_chain(&self, of: &ChainCharge<'_>) -> Result<Charge, Attempt> {
+        let mut charge = self.nothing();
+        match self.charge_all(&mut charge, of) {
+            Ok(()) => Ok(charge),
+            Err(attempt) => {
+                charge.undo();
+                Err(attempt)
+            }
+        }
+    }
+
+    fn charge_all(&self, charge: &mut Charge, of: &ChainCharge<'_>) -> Result<(), Attempt> {
+        let mut in_chain = self.call(of)?;
+        let result = self
+            .edge(charge)
+            .map_err(Attempt::Refused)
+            .and_then(|()| self.chain(&mut in_chain, of));
+        charge.chain = Some(in_chain);
+        result
+    }
+
+    /// The call's ID, which nobody may have used before.
+    fn call(&self, of: &ChainCharge<'_>) -> Result<InChain, Attempt> {
+        let claims = &of
+            .chain
+            .last()
+            .ok_or(Attempt::NoRoom(Map::Counters))?
+            .claims;
+        let seen = lock(&self.peer.replay).note(
+            claims.cti,
+            claims.iat,
+            &self.state.calls,
+            &self.peer.calls,
+        );
+        match seen {
+            Seen::Before => {
+                let detail = format!("{} has made this call before", self.from);
+                return Err(Attempt::Refused(Refusal::new(
+                    Reason::ChainReplayed,
+                    detail,
+                )));
+            }
+            Seen::NoRoom => return Err(Attempt::NoRoom(Map::Calls)),
+            Seen::New => {}
+        }
+        Ok(InChain {
+            key: ChainKey {
+                originator: of.chain.originator().clone(),
+                id: of.chain.id(),
+            },
+            cti: claims.cti,
+            on_edge: None,
+            links: Vec::with_capacity(of.prefixes.len()),
+            whole: None,
+            originate: of.originate.new_chains,
+        })
+    }
+
+    fn edge(&self, charge: &mut Charge) -> Result<(), Refusal> {
+        let (bucket, rate) = (self.peer.edge(self.to), self.rule.rate);
+        bucket.take(rate, self.at.mono).map_err(|wait| {
+            Refusal::new(
+                Reason::RateLimited,
+                format!("calls from {} to {} come too fast", self.from, self.to),
+            )
+            .at_limit("rate", rate)
+            .after(wait)
+        })?;
+        charge.edge = Some((bucket, rate));
+        Ok(())
+    }
+
+    fn chain(&self, charged: &mut InChain, of: &ChainCharge<'_>) -> Result<(), Attempt> {
+        let accounts = &self.state.accounts;
+        let (limit, until) = (self.rule.calls_per_chain, of.effective.deadline);
+        accounts
+            .charge_edge(&charged.key, (self.from, self.to), limit, until, self.peer)
+            .map_err(|full| exhausted(full, "calls_per_chain", limit))?;
+        charged.on_edge = Some((self.from.clone(), self.to.clone()));
+        for (link, prefix) in of.chain.links().iter().zip(of.prefixes).rev() {
+            let budget = of.effective.budget_of(link);
+            accounts
+                .charge_link(prefix, budget, of.effective.deadline_of(link), self.peer)
+                .map_err(|full| exhausted(full, "budget", budget))?;
+            charged.links.push(*prefix);
+        }
+        let rate = of.originate.new_chains;
+        // The first hop's caller is the originator itself.
+        let opening = (of.chain.hop() == 1).then_some((self.peer.as_ref(), rate, self.at.mono));
+        let opened = accounts
+            .charge_chain(&charged.key, of.effective.budget, opening)
+            .map_err(|full| match full {
+                Full::TooFast(wait) => Attempt::Refused(
+                    Refusal::new(
+                        Reason::NewChainRateLimited,
+                        format!("{} starts chains too fast", self.from),
+                    )
+                    .at_limit("new_chains", rate)
+                    .after(wait),
+                ),
+                other => exhausted(other, "budget", of.effective.budget),
+            })?;
+        charged.whole = Some(opened);
+        Ok(())
+    }
+}
+
+/// Why a request was not charged.
+enum Attempt {
+    Refused(Refusal),
+    /// The peer's share of this map is used up, as far as is known before everything is tidied.
+    NoRoom(Map),
+}
+
+/// The bounded maps that a request can find full.
+#[derive(Clone, Copy)]
+enum Map {
+    Calls,
+    Counters,
+}
+
+impl Map {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Calls => "replay_memory",
+            Self::Counters => "counters",
+        }
+    }
+}
+
+fn exhausted(full: Full, limit: &'static str, value: impl ToString) -> Attempt {
+    match full {
+        Full::NoRoom => Attempt::NoRoom(Map::Counters),
+        Full::Limit | Full::TooFast(_) => {
+            let detail = "the chain has made all the calls that it may make here";
+            Attempt::Refused(
+                Refusal::new(Reason::ChainBudgetExhausted, detail).at_limit(limit, value),
+            )
+        }
+    }
+}
+
+impl Charge {
+    /// Who was charged.
+    pub(super) fn peer(&self) -> &Arc<PeerState> {
+        &self.peer
+    }
+
+    /// Undoes everything, because step 9 refused the request itself.
+    fn undo(self) {
+        if let Some(chain) = &self.chain {
+            lock(&self.peer.replay).undo(&chain.cti, &self.state.calls, &self.peer.calls);
+        }
+        self.give_back();
+    }
+
+    /// Gives back everything but the call's ID.
+    pub(super) fn give_back(self) {
+        if let Some((bucket, rate)) = &self.edge {
+            bucket.undo(*rate);
+        }
+        let Some(chain) = &self.chain else { return };
+        let accounts = &self.state.accounts;
+        if let Some(opened) = chain.whole {
+            accounts.undo_chain(&chain.key, opened);
+            if opened == Opened::Yes {
+                self.peer.new_chains.undo(chain.originate);
+            }
+        }
+        for prefix in &chain.links {
+            accounts.undo_link(prefix);
+        }
+        if let Some((from, to)) = &chain.on_edge {
+            accounts.undo_edge(&chain.key, (from, to));
+        }
+    }
+}

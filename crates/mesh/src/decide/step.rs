@@ -1,0 +1,477 @@
+//! Steps 1 to 9 in their order.
+
+use std::sync::Arc;
+
+use countersign_identity::SpiffeId;
+
+use super::charge::{ChainCharge, Charging, ROOM_DELAY};
+use super::limit::Effective;
+use super::{InboundRequest, Moment, PeerView, Permit, State};
+use crate::chain::certs::MAX_CERTS_LEN;
+use crate::chain::{Carrier, CertSet, Chain, FieldValue, MAX_CHAIN_LEN, Malformed};
+use crate::context::Context;
+use crate::limits::{FAILURE_RATE, MAX_AGE, MAX_AHEAD, MAX_DISORDER, PeerState};
+use crate::policy::action::Action;
+use crate::policy::rule::{AllowRule, ChainDemand, OriginateRule, Reach, Verify, Way};
+use crate::policy::{Edge, Policy, Selected};
+use crate::refusal::{Reason, Refusal};
+use crate::verify::Verification;
+
+pub(super) fn decide(
+    state: &Arc<State>,
+    policy: &Policy,
+    request: &InboundRequest<'_>,
+    at: Moment,
+) -> Result<Permit, Refusal> {
+    let peer = peer(request, at)?;
+    let known = state.peers.find(peer.id);
+    let (action, edge) = admit(policy, request, &peer, known.as_deref(), at)?;
+    let attempt = Attempt {
+        state,
+        policy,
+        request,
+        peer,
+        action,
+        edge,
+        at,
+    };
+    attempt
+        .run()
+        .inspect_err(|_| state.charge_failure(peer.id, at))
+}
+
+/// Step 1: who speaks.
+fn peer<'a>(request: &InboundRequest<'a>, at: Moment) -> Result<PeerView<'a>, Refusal> {
+    let none = |detail: String| Refusal::new(Reason::NoPeerIdentity, detail);
+    let peer = request
+        .peer
+        .ok_or_else(|| none("the connection has no verified peer".to_owned()))?;
+    if peer.id.path().is_empty() {
+        return Err(none(format!(
+            "{} names a trust domain, not a workload",
+            peer.id
+        )));
+    }
+    if at.wall > peer.not_after {
+        return Err(none(format!(
+            "the certificate of {} expired at {}",
+            peer.id, peer.not_after
+        )));
+    }
+    Ok(peer)
+}
+
+/// Step 2: whether the peer is let on at all, told from the policy alone.
+fn admit<'a, 'p>(
+    policy: &'p Policy,
+    request: &InboundRequest<'a>,
+    peer: &PeerView<'a>,
+    known: Option<&PeerState>,
+    at: Moment,
+) -> Result<(Action<'a>, Edge<'p>), Refusal> {
+    if let Some(wait) = known.and_then(|known| known.failures.wait(FAILURE_RATE, at.mono)) {
+        let detail = format!("too many requests of {} failed", peer.id);
+        return Err(Refusal::new(Reason::RateLimited, detail)
+            .at_limit("failures", FAILURE_RATE)
+            .after(wait));
+    }
+    let action = Action::new(request.method, request.path)
+        .map_err(|why| Refusal::new(Reason::ActionDenied, why.to_string()))?;
+    let edge = policy.edge(peer.id, request.presented);
+    if !edge.is_named() {
+        let detail = format!(
+            "no allow rule names {} calling {}",
+            peer.id, request.presented
+        );
+        return Err(Refusal::new(Reason::EdgeDenied, detail));
+    }
+    if !edge.allows(&action) {
+        let detail = format!(
+            "no allow rule for {} calling {} names {}",
+            peer.id,
+            request.presented,
+            action.to_claim()
+        );
+        return Err(Refusal::new(Reason::ActionDenied, detail));
+    }
+    Ok((action, edge))
+}
+
+/// A request that passed step 2. Whatever fails from here on is charged to the peer.
+struct Attempt<'a, 'p> {
+    state: &'a Arc<State>,
+    policy: &'p Policy,
+    request: &'a InboundRequest<'a>,
+    peer: PeerView<'a>,
+    action: Action<'a>,
+    edge: Edge<'p>,
+    at: Moment,
+}
+
+impl<'p> Attempt<'_, 'p> {
+    fn run(&self) -> Result<Permit, Refusal> {
+        match self.read().map_err(malformed)? {
+            None => self.without_chain(),
+            Some((chain, certs)) => {
+                let (id, hop) = (chain.id(), chain.hop());
+                self.with_chain(chain, certs)
+                    .map_err(|refusal| refusal.of_chain(id, hop))
+            }
+        }
+    }
+
+    /// Step 3: the chain and its certificates; `None` if the request has no chain field at all.
+    fn read(&self) -> Result<Option<(Chain, Option<CertSet>)>, Malformed> {
+        let fields = &self.request.fields;
+        let carrier = self.request.carrier;
+        let (chain, certs, foreign) = match carrier {
+            Carrier::Http => (
+                fields.chain,
+                fields.certs,
+                [fields.chain_bin, fields.certs_bin],
+            ),
+            Carrier::Grpc => (
+                fields.chain_bin,
+                fields.certs_bin,
+                [fields.chain, fields.certs],
+            ),
+        };
+        if [fields.chain, fields.chain_bin]
+            .iter()
+            .all(|field| *field == FieldValue::Absent)
+        {
+            return Ok(None);
+        }
+        if foreign.iter().any(|field| *field != FieldValue::Absent) {
+            return Err(Malformed("a field of the other carrier"));
+        }
+        let value = |field| match field {
+            FieldValue::Absent => Ok(None),
+            FieldValue::One(value) => Ok(Some(value)),
+            FieldValue::Several => Err(Malformed("a field stands there twice")),
+        };
+        let Some(chain) = value(chain)? else {
+            return Err(Malformed("a field of the other carrier"));
+        };
+        let certs = value(certs)?;
+        let chain = Chain::decode(carrier.read(chain, MAX_CHAIN_LEN)?)?;
+        if certs.is_some() && chain.hop() == 1 {
+            return Err(Malformed("certificates without an earlier signer"));
+        }
+        let certs = match certs {
+            Some(certs) => Some(CertSet::decode(carrier.read(certs, MAX_CERTS_LEN)?)?),
+            None => None,
+        };
+        Ok(Some((chain, certs)))
+    }
+
+    /// A request without a chain: the chain's demand, step 7 and the edge's rate.
+    fn without_chain(&self) -> Result<Permit, Refusal> {
+        let via = [self.peer.id];
+        let way = Way {
+            originator: None,
+            via: &via,
+        };
+        let rule = match self.edge.select(&self.action, &way) {
+            Some(Selected {
+                rule,
+                reach: Reach::Whole,
+            }) if rule.chain == ChainDemand::Optional => rule,
+            other => {
+                let refusal = Refusal::new(Reason::ChainRequired, "the request carries no chain");
+                return Err(refusal.by_rule(other.map(|selected| &selected.rule.name)));
+            }
+        };
+        let fields = &self.request.fields;
+        if [fields.certs, fields.certs_bin]
+            .iter()
+            .any(|field| *field != FieldValue::Absent)
+        {
+            return Err(
+                malformed(Malformed("certificates without a chain")).by_rule(Some(&rule.name))
+            );
+        }
+        self.check_denied(&way)?;
+        let peer = self.enter()?;
+        let charge = self
+            .charging(&peer, rule)
+            .without_chain()
+            .map_err(|refusal| refusal.by_rule(Some(&rule.name)))?;
+        Ok(Permit {
+            rule: Arc::clone(&rule.name),
+            peer: self.peer.id.clone(),
+            context: None,
+            charge,
+        })
+    }
+
+    fn with_chain(&self, chain: Chain, certs: Option<CertSet>) -> Result<Permit, Refusal> {
+        self.check_addressed(&chain)?;
+        let via: Vec<_> = chain.via().collect();
+        let way = Way {
+            originator: Some(chain.originator()),
+            via: &via,
+        };
+        let selected = self
+            .edge
+            .select(&self.action, &way)
+            .ok_or_else(|| Refusal::new(Reason::EdgeDenied, "no allow rule names the edge"))?;
+        let named = |refusal: Refusal| refusal.by_rule(Some(&selected.rule.name));
+        let (originate, effective) = self.check_claims(&chain, selected.rule).map_err(named)?;
+        self.check_cycle(&way, selected.rule).map_err(named)?;
+        self.check_way(&way, &selected)?;
+        self.finish(chain, certs, selected.rule, originate, &effective)
+            .map_err(named)
+    }
+
+    /// Step 4: whether the chain is for this callee, by this peer, about this request.
+    fn check_addressed(&self, chain: &Chain) -> Result<(), Refusal> {
+        let last = chain
+            .last()
+            .ok_or_else(|| malformed(Malformed("the chain is empty")))?;
+        if last.claims.aud != *self.request.presented {
+            let detail = format!(
+                "the chain is for {}, this is {}",
+                last.claims.aud, self.request.presented
+            );
+            return Err(Refusal::new(Reason::ChainAudienceMismatch, detail));
+        }
+        let signer = chain.signer(chain.links().len().saturating_sub(1));
+        if signer != Some(self.peer.id) {
+            let signer = signer.map(SpiffeId::as_str).unwrap_or_default();
+            let detail = format!(
+                "the chain is by {signer}, the connection by {}",
+                self.peer.id
+            );
+            return Err(Refusal::new(Reason::ChainAudienceMismatch, detail));
+        }
+        if !self.action.is(&last.claims.action) {
+            let detail = format!(
+                "the link is for {:?}, the request is {:?}",
+                last.claims.action,
+                self.action.to_claim()
+            );
+            return Err(Refusal::new(Reason::ActionDenied, detail));
+        }
+        Ok(())
+    }
+
+    /// Step 5: what the links say about each other, about the time, and against the limits.
+    fn check_claims(
+        &self,
+        chain: &Chain,
+        rule: &AllowRule,
+    ) -> Result<(&'p OriginateRule, Effective), Refusal> {
+        let originate = self.policy.originate(chain.originator()).ok_or_else(|| {
+            let detail = format!("no originate rule names {}", chain.originator());
+            Refusal::new(Reason::OriginationDenied, detail)
+        })?;
+        check_order(chain).map_err(malformed)?;
+        let effective = Effective::of(chain, originate, rule);
+        self.check_time(chain, &effective)?;
+        if chain.hop() > effective.max_hops {
+            let detail = format!("the chain has {} links", chain.hop());
+            return Err(Refusal::new(Reason::HopLimitExceeded, detail)
+                .at_limit("max_hops", effective.max_hops));
+        }
+        check_budgets(chain, &effective)?;
+        Ok((originate, effective))
+    }
+
+    fn check_time(&self, chain: &Chain, effective: &Effective) -> Result<(), Refusal> {
+        let (now, latest) = (self.at.wall.as_secs(), self.state.latest(self.at));
+        let stale = |detail: String| Refusal::new(Reason::ChainStale, detail).at_time(self.at.wall);
+        if let Some(link) = chain
+            .links()
+            .iter()
+            .find(|link| link.claims.iat > now.saturating_add(MAX_AHEAD))
+        {
+            return Err(stale(format!(
+                "a link is from {}, it is {now}",
+                link.claims.iat
+            )));
+        }
+        if let Some(link) = chain
+            .last()
+            .filter(|link| latest > link.claims.iat.saturating_add(MAX_AGE))
+        {
+            return Err(stale(format!(
+                "the last link is from {}, it is {latest}",
+                link.claims.iat
+            )));
+        }
+        if latest >= effective.deadline {
+            let detail = format!("the deadline was {}, it is {latest}", effective.deadline);
+            return Err(Refusal::new(Reason::ChainDeadlinePassed, detail)
+                .at_limit("deadline", effective.deadline));
+        }
+        Ok(())
+    }
+
+    /// Step 6: how often this callee already stands in the chain.
+    fn check_cycle(&self, way: &Way<'_>, rule: &AllowRule) -> Result<(), Refusal> {
+        let before = way
+            .via
+            .iter()
+            .filter(|id| **id == self.request.presented)
+            .count();
+        if before > usize::from(rule.reentry) {
+            let detail = format!("{} stands in the chain already", self.request.presented);
+            return Err(
+                Refusal::new(Reason::CycleDetected, detail).at_limit("reentry", rule.reentry)
+            );
+        }
+        Ok(())
+    }
+
+    /// Step 7: the way that the chain came.
+    fn check_way(&self, way: &Way<'_>, selected: &Selected<'_>) -> Result<(), Refusal> {
+        self.check_denied(way)?;
+        let (reason, detail) = match selected.reach {
+            Reach::Whole => return Ok(()),
+            // Step 2 found the action under some rule of this edge, so no best rule ends there.
+            Reach::Edge => (Reason::ActionDenied, "the rule does not name the action"),
+            Reach::Action => (
+                Reason::OriginatorDenied,
+                "the rule does not serve this originator",
+            ),
+            Reach::Originator => (
+                Reason::PathDenied,
+                "the chain did not come through those whom the rule demands",
+            ),
+        };
+        Err(Refusal::new(reason, detail).by_rule(Some(&selected.rule.name)))
+    }
+
+    fn check_denied(&self, way: &Way<'_>) -> Result<(), Refusal> {
+        match self.edge.denied(&self.action, way) {
+            None => Ok(()),
+            Some(rule) => {
+                let refusal = Refusal::new(Reason::PathDenied, "a deny rule applies");
+                Err(refusal.by_rule(Some(&rule.name)))
+            }
+        }
+    }
+
+    /// Steps 8 and 9, and the permit.
+    fn finish(
+        &self,
+        chain: Chain,
+        certs: Option<CertSet>,
+        rule: &Arc<AllowRule>,
+        originate: &OriginateRule,
+        effective: &Effective,
+    ) -> Result<Permit, Refusal> {
+        let prefixes = chain.prefixes();
+        let peer = self.enter()?;
+        let presented = peer.presented(self.peer.kid, self.peer.chain);
+        let last = Verification {
+            caches: &self.state.caches,
+            bundles: self.state.bundles.as_ref(),
+            chain: &chain,
+            prefixes: &prefixes,
+            certs: certs.as_ref(),
+            presented: &presented,
+            peer: &peer,
+            until: effective.deadline,
+            now: self.at.wall.as_secs(),
+            last_may_wait: self.policy.verify() == Verify::WhenNeeded,
+        }
+        .run()?;
+        let of = ChainCharge {
+            chain: &chain,
+            prefixes: &prefixes,
+            originate,
+            effective,
+        };
+        let charge = self.charging(&peer, rule).with_chain(&of)?;
+        let budget = chain.last().map_or(0, |link| effective.budget_of(link));
+        let limits = (effective.max_hops, effective.deadline, budget);
+        let before = crate::verify::before(&prefixes, prefixes.len());
+        let inbound = crate::context::Inbound::new(
+            chain,
+            certs,
+            before,
+            presented,
+            Arc::clone(charge.peer()),
+            last,
+        );
+        let context = Context::inbound(self.request.presented.clone(), limits, inbound);
+        Ok(Permit {
+            rule: Arc::clone(&rule.name),
+            peer: self.peer.id.clone(),
+            context: Some(context),
+            charge,
+        })
+    }
+
+    fn enter(&self) -> Result<Arc<PeerState>, Refusal> {
+        self.state
+            .peers
+            .enter(self.peer.id, self.at.mono)
+            .ok_or_else(|| {
+                let detail = "there is no room for another peer";
+                Refusal::new(Reason::RateLimited, detail)
+                    .at_limit("peers", self.state.peers.capacity())
+                    .after(ROOM_DELAY)
+            })
+    }
+
+    fn charging<'c>(&'c self, peer: &'c Arc<PeerState>, rule: &'c AllowRule) -> Charging<'c> {
+        Charging {
+            state: self.state,
+            peer,
+            from: self.peer.id,
+            to: self.request.presented,
+            rule,
+            at: self.at,
+        }
+    }
+}
+
+fn malformed(why: Malformed) -> Refusal {
+    Refusal::new(Reason::ChainMalformed, why.to_string())
+}
+
+/// What may only fall along a chain, and the order of times.
+fn check_order(chain: &Chain) -> Result<(), Malformed> {
+    let pairs = || {
+        chain
+            .links()
+            .iter()
+            .zip(chain.links().iter().skip(1))
+            .map(|(a, b)| (&a.claims, &b.claims))
+    };
+    if pairs().any(|(before, link)| link.max_hops > before.max_hops) {
+        return Err(Malformed("max_hops rises"));
+    }
+    if pairs().any(|(before, link)| link.exp > before.exp) {
+        return Err(Malformed("exp rises"));
+    }
+    if pairs().any(|(before, link)| link.iat.saturating_add(MAX_DISORDER) < before.iat) {
+        return Err(Malformed(
+            "a link is more than 60 s older than the one before",
+        ));
+    }
+    Ok(())
+}
+
+fn check_budgets(chain: &Chain, effective: &Effective) -> Result<(), Refusal> {
+    let earlier = chain.links().len().saturating_sub(1);
+    if chain
+        .links()
+        .iter()
+        .take(earlier)
+        .any(|link| effective.budget_of(link) == 0)
+    {
+        let detail = "a workload in the chain was granted no further calls";
+        return Err(Refusal::new(Reason::ChainBudgetExhausted, detail).at_limit("budget", 0));
+    }
+    let mut pairs = chain.links().iter().zip(chain.links().iter().skip(1));
+    if pairs.any(|(before, link)| link.claims.budget >= before.claims.budget) {
+        return Err(malformed(Malformed(
+            "budget is over that of the link before, less one",
+        )));
+    }
+    Ok(())
+}
