@@ -23,7 +23,6 @@ pub use health::Health;
 pub use workload::WorkloadApi;
 
 /// Everything on the public socket at `socket`. Streams end with UNAVAILABLE when `stop` is cancelled.
-#[must_use]
 pub fn router(
     feed: Feed,
     attestors: Attestors,

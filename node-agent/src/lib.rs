@@ -2,7 +2,10 @@
 
 pub mod api;
 pub mod attest;
+mod cli;
 pub mod client;
+pub mod config;
+pub mod daemon;
 pub mod limits;
 pub mod node;
 mod pem;
@@ -15,3 +18,9 @@ pub mod workload_client;
 
 #[cfg(test)]
 mod test_ca;
+
+/// Runs the program with these arguments, the first of which is its name.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
+    cli::main(args)
+}

@@ -243,7 +243,7 @@ async fn bundles_come_at_once_and_again_only_when_they_changed() {
 
     // An SVID alone changes nothing here; the bundle that comes after it does.
     let signed = served.signed(federating);
-    served.publish(&[signed.clone()], &[]);
+    served.publish(std::slice::from_ref(&signed), &[]);
     served.publish(&[signed], &[("other.org", b"der")]);
     let second = answers.message().await.unwrap().unwrap();
     let mut keys: Vec<_> = second.bundles.keys().cloned().collect();

@@ -1,0 +1,295 @@
+//! The node agent's configuration: from a file in SPIRE's shape and the flags of `run` to typed values.
+//!
+//! Pure but for reading the file: nothing is opened, bound or resolved here. Everything that is wrong is reported
+//! together, with file, line and key, before anything starts.
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use countersign_config::{AGENT_KEYS, Document, Expansion, InvalidConfig, Section, Warning};
+use countersign_identity::{KeyType, TrustDomain};
+use countersign_runtime::logs::{Format, Level, LogOptions};
+
+use crate::attest::{JoinToken, TrustSource};
+use crate::selectors::{Digest, Discover};
+
+/// Where SPIRE looks for the file when it is not told.
+pub const DEFAULT_FILE: &str = "conf/agent/agent.conf";
+/// The Workload API socket when nothing else is configured.
+pub const DEFAULT_SOCKET: &str = "/tmp/spire-agent/public/api.sock";
+
+const DEFAULT_PORT: u16 = 8081;
+const DEFAULT_DATA_DIR: &str = ".";
+const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(5);
+/// Asking more often than that would be a load on the server and change nothing.
+const LEAST_SYNC_INTERVAL: Duration = Duration::from_millis(100);
+/// Beyond this, short-lived SVIDs would run out between two looks.
+const MOST_SYNC_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Everything that the node agent is told.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Whose node this is.
+    pub trust_domain: TrustDomain,
+    /// The server, as `host:port`.
+    pub server: String,
+    /// How the server is verified on first contact.
+    pub trust: TrustSource,
+    /// What proves the node on first contact, if it was given.
+    pub join_token: Option<JoinTokenSource>,
+    /// Where the node's identity is kept.
+    pub key_store: KeyStore,
+    /// The Workload API socket.
+    pub socket_path: PathBuf,
+    /// What to find out about callers.
+    pub discover: Discover,
+    /// The keys of workloads.
+    pub workload_key_type: KeyType,
+    /// How often the server is asked for news.
+    pub sync_interval: Duration,
+    /// What is logged, in what form and where to.
+    pub logs: LogOptions,
+}
+
+/// Where the join token is.
+#[derive(Clone, Debug)]
+pub enum JoinTokenSource {
+    /// Here.
+    Given(JoinToken),
+    /// In this file; read only when it is needed.
+    File(PathBuf),
+}
+
+/// Where the node's key and SVID are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyStore {
+    /// In a file in this directory.
+    Disk(PathBuf),
+    /// Nowhere: each start needs a new join token.
+    Memory,
+}
+
+/// What the flags of `run` say; each goes before the same key of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `-serverAddress`.
+    pub server_address: Option<String>,
+    /// `-serverPort`.
+    pub server_port: Option<u16>,
+    /// `-trustDomain`.
+    pub trust_domain: Option<TrustDomain>,
+    /// `-trustBundle` or `-insecureBootstrap`.
+    pub trust: Option<TrustSource>,
+    /// `-joinToken` or `-joinTokenFile`.
+    pub join_token: Option<JoinTokenSource>,
+    /// `-dataDir`.
+    pub data_dir: Option<PathBuf>,
+    /// `-socketPath`.
+    pub socket_path: Option<PathBuf>,
+    /// `-logLevel`.
+    pub log_level: Option<Level>,
+    /// `-logFormat`.
+    pub log_format: Option<Format>,
+    /// `-logFile`.
+    pub log_file: Option<PathBuf>,
+}
+
+impl AgentConfig {
+    /// Reads and checks a file. What has no effect in it comes back as warnings.
+    ///
+    /// # Errors
+    /// The file can't be read or breaks the syntax, or keys and values are wrong: all of them, in the order of the file.
+    pub fn load(
+        file: &Path,
+        expansion: Expansion,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<Warning>), InvalidConfig> {
+        Document::load(file, expansion, AGENT_KEYS)?.read(|document| build(document, overrides))
+    }
+
+    /// As [`AgentConfig::load`], of a text; `file` is only its name in messages.
+    ///
+    /// # Errors
+    /// As [`AgentConfig::load`].
+    pub fn parse(
+        file: &str,
+        text: &str,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<Warning>), InvalidConfig> {
+        Document::parse(file, text, AGENT_KEYS)?.read(|document| build(document, overrides))
+    }
+}
+
+fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
+    let agent = document.section("agent");
+    // All of it is read before any `?`, so that all that is wrong is reported together.
+    let server = server(&agent, overrides);
+    let trust_domain = match &overrides.trust_domain {
+        Some(trust_domain) => Some(trust_domain.clone()),
+        None => {
+            agent.require(&["trust_domain"]);
+            agent.parsed("trust_domain", TrustDomain::from_name_or_id)
+        }
+    };
+    let trust = trust(document, &agent, overrides);
+    let join_token = join_token(&agent, overrides);
+    let key_store = key_store(document, &agent, overrides);
+    let node_attestor = document.required_plugin("NodeAttestor");
+    let discover = discover(document);
+    let socket_path = overrides.socket_path.clone().or(agent.path("socket_path"));
+    let workload_key_type = workload_key_type(&agent);
+    let experimental = agent.section("experimental");
+    let sync_interval =
+        experimental.duration("sync_interval", LEAST_SYNC_INTERVAL..=MOST_SYNC_INTERVAL);
+    let logs = logs(&agent, overrides);
+    node_attestor?;
+    Some(AgentConfig {
+        trust_domain: trust_domain?,
+        server: server?,
+        trust: trust?,
+        join_token,
+        key_store: key_store?,
+        socket_path: socket_path.unwrap_or_else(|| DEFAULT_SOCKET.into()),
+        discover: discover?,
+        workload_key_type,
+        sync_interval: sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),
+        logs,
+    })
+}
+
+fn server(agent: &Section<'_>, overrides: &Overrides) -> Option<String> {
+    let address = overrides.server_address.clone().or_else(|| {
+        agent.require(&["server_address"]);
+        agent.string("server_address")
+    });
+    let port = overrides
+        .server_port
+        .or(agent.port("server_port"))
+        .unwrap_or(DEFAULT_PORT);
+    if port == 0 {
+        agent.wrong("server_port", "there is no server on port 0");
+        return None;
+    }
+    let address = address?;
+    // A bare IPv6 address has colons of its own.
+    let bare_v6 = address.parse::<std::net::Ipv6Addr>().is_ok();
+    Some(if bare_v6 {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    })
+}
+
+fn trust(document: &Document, agent: &Section<'_>, overrides: &Overrides) -> Option<TrustSource> {
+    if agent
+        .string("trust_bundle_format")
+        .is_some_and(|format| !format.eq_ignore_ascii_case("pem"))
+    {
+        agent.wrong("trust_bundle_format", "only \"pem\" is supported yet");
+    }
+    let (path, insecure) = (
+        agent.path("trust_bundle_path"),
+        agent.bool("insecure_bootstrap") == Some(true),
+    );
+    if let Some(trust) = &overrides.trust {
+        return Some(trust.clone());
+    }
+    match (path, insecure) {
+        (Some(path), false) => Some(TrustSource::File(path)),
+        (None, true) => {
+            agent.warn(
+                "insecure_bootstrap",
+                "whoever answers on the first contact is believed to be the server: use trust_bundle_path outside of trials",
+            );
+            Some(TrustSource::Insecure)
+        }
+        (Some(_), true) => {
+            agent.wrong(
+                "insecure_bootstrap",
+                "it can't go together with trust_bundle_path: remove one of the two",
+            );
+            None
+        }
+        (None, false) => {
+            let what = "agent.trust_bundle_path is required: the file into which `countersign-server bundle show` was \
+                        written (or insecure_bootstrap = true, for trials)";
+            document.wrong(agent.at("trust_bundle_path"), what);
+            None
+        }
+    }
+}
+
+fn join_token(agent: &Section<'_>, overrides: &Overrides) -> Option<JoinTokenSource> {
+    let (token, file) = (
+        agent.parsed("join_token", JoinToken::new),
+        agent.path("join_token_file"),
+    );
+    if token.is_some() && file.is_some() {
+        agent.wrong(
+            "join_token_file",
+            "it can't go together with join_token: remove one of the two",
+        );
+    }
+    overrides
+        .join_token
+        .clone()
+        .or(token.map(JoinTokenSource::Given))
+        .or(file.map(JoinTokenSource::File))
+}
+
+fn key_store(document: &Document, agent: &Section<'_>, overrides: &Overrides) -> Option<KeyStore> {
+    let data_dir = overrides.data_dir.clone().or(agent.path("data_dir"));
+    let plugin = document.required_plugin("KeyManager")?;
+    match plugin.name {
+        "memory" => Some(KeyStore::Memory),
+        // Key, SVID and bundle are worth something only together, so they are one file, and it lies where the key does.
+        _ => Some(KeyStore::Disk(
+            plugin
+                .data
+                .path("directory")
+                .or(data_dir)
+                .unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+        )),
+    }
+}
+
+fn discover(document: &Document) -> Option<Discover> {
+    let unix = document.required_plugin("WorkloadAttestor")?.data;
+    let path = unix.bool("discover_workload_path").unwrap_or(false);
+    let limit = unix
+        .integer("workload_size_limit", i64::MIN..=i64::MAX)
+        .unwrap_or(0);
+    if !path {
+        return Some(Discover::UsersOnly);
+    }
+    Some(Discover::Executable(match u64::try_from(limit) {
+        Ok(0) => Digest::AnySize,
+        Ok(bytes) => Digest::UpTo(bytes),
+        Err(_) => Digest::Off,
+    }))
+}
+
+fn workload_key_type(agent: &Section<'_>) -> KeyType {
+    agent
+        .choice(
+            "workload_x509_svid_key_type",
+            &countersign_identity::csr::WORKLOAD_KEY_TYPES.map(|t| (t.as_str(), t)),
+        )
+        .unwrap_or(KeyType::EcP256)
+}
+
+fn logs(agent: &Section<'_>, overrides: &Overrides) -> LogOptions {
+    let (level, format, file) = (
+        agent.parsed("log_level", str::parse::<Level>),
+        agent.parsed("log_format", str::parse::<Format>),
+        agent.path("log_file"),
+    );
+    LogOptions {
+        level: overrides.log_level.or(level).unwrap_or_default(),
+        format: overrides.log_format.or(format).unwrap_or_default(),
+        file: overrides.log_file.clone().or(file),
+    }
+}

@@ -1,0 +1,138 @@
+//! What files and flags become.
+
+use super::*;
+
+const PLUGINS: &str = r#"
+plugins {
+  KeyManager "disk" { plugin_data { directory = "/keys" } }
+  NodeAttestor "join_token" { plugin_data {} }
+  WorkloadAttestor "unix" { plugin_data {} }
+}
+"#;
+
+fn file(agent: &str) -> String {
+    format!("agent {{\n{agent}\n}}\n{PLUGINS}")
+}
+
+const LEAST: &str = r#"
+server_address = "server"
+trust_domain = "example.org"
+trust_bundle_path = "bundle.pem""#;
+
+fn parsed(text: &str) -> AgentConfig {
+    AgentConfig::parse("agent.conf", text, &Overrides::default())
+        .unwrap()
+        .0
+}
+
+fn refused(text: &str) -> String {
+    AgentConfig::parse("agent.conf", text, &Overrides::default())
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn the_least_file_has_spires_defaults() {
+    let config = parsed(&file(LEAST));
+    assert_eq!(config.server, "server:8081");
+    assert_eq!(config.socket_path, Path::new(DEFAULT_SOCKET));
+    assert_eq!(config.trust, TrustSource::File("bundle.pem".into()));
+    assert_eq!(config.key_store, KeyStore::Disk("/keys".into()));
+    assert_eq!(config.discover, Discover::UsersOnly);
+    assert_eq!(config.workload_key_type, KeyType::EcP256);
+    assert_eq!(config.sync_interval, Duration::from_secs(5));
+    assert!(config.join_token.is_none());
+}
+
+#[test]
+fn the_file_that_ships_is_read() {
+    let text = include_str!("../../../config/agent.conf");
+    let (config, warnings) = AgentConfig::parse("agent.conf", text, &Overrides::default()).unwrap();
+    assert_eq!(config.trust_domain.as_str(), "example.org");
+    assert_eq!(config.discover, Discover::Executable(Digest::AnySize));
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn flags_go_before_the_file() {
+    let overrides = Overrides {
+        server_address: Some("::1".into()),
+        server_port: Some(9),
+        trust: Some(TrustSource::Insecure),
+        data_dir: Some("/flag".into()),
+        socket_path: Some("/flag.sock".into()),
+        ..Overrides::default()
+    };
+    let text = file(LEAST).replace("directory = \"/keys\"", "");
+    let (config, _) = AgentConfig::parse("agent.conf", &text, &overrides).unwrap();
+    assert_eq!(config.server, "[::1]:9");
+    assert_eq!(config.trust, TrustSource::Insecure);
+    assert_eq!(config.key_store, KeyStore::Disk("/flag".into()));
+    assert_eq!(config.socket_path, Path::new("/flag.sock"));
+}
+
+#[test]
+fn flags_can_stand_in_for_what_the_file_must_have() {
+    let overrides = Overrides {
+        server_address: Some("server".into()),
+        trust_domain: Some(TrustDomain::new("example.org").unwrap()),
+        trust: Some(TrustSource::Insecure),
+        ..Overrides::default()
+    };
+    assert!(AgentConfig::parse("agent.conf", PLUGINS, &overrides).is_ok());
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once_with_its_line() {
+    let text =
+        file("server_port = 0\nserver_adress = \"x\"\nlog_level = \"LOUD\"\nsocket_path = \"x\"");
+    let told = refused(&text);
+    for part in [
+        "agent.conf:2:",
+        "agent.conf:3:",
+        "agent.conf:4:",
+        "server_address is required",
+        "trust_domain is required",
+        "trust_bundle_path is required",
+    ] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+}
+
+#[test]
+fn contradictions_and_what_is_not_supported_are_refused() {
+    assert!(
+        refused(&file(&format!("{LEAST}\ninsecure_bootstrap = true")))
+            .contains("can't go together")
+    );
+    assert!(
+        refused(&file(&format!("{LEAST}\ntrust_bundle_format = \"spiffe\"")))
+            .contains("only \"pem\"")
+    );
+    assert!(
+        refused(&file(&format!(
+            "{LEAST}\njoin_token = \"a\"\njoin_token_file = \"b\""
+        )))
+        .contains("can't go together")
+    );
+    let bad_token = refused(&file(&format!("{LEAST}\njoin_token = \"not/one\"")));
+    assert!(
+        bad_token.contains("not a join token") && !bad_token.contains("not/one"),
+        "{bad_token}"
+    );
+    assert!(refused(&file(LEAST).replace("KeyManager", "KeyManagr")).contains("KeyManager"));
+}
+
+#[test]
+fn the_size_limit_is_spires() {
+    let with = |limit: &str| {
+        let data = format!(
+            "plugin_data {{ discover_workload_path = true\n workload_size_limit = {limit} }}"
+        );
+        let unix = format!("WorkloadAttestor \"unix\" {{ {data} }}");
+        parsed(&file(LEAST).replace("WorkloadAttestor \"unix\" { plugin_data {} }", &unix)).discover
+    };
+    assert_eq!(with("0"), Discover::Executable(Digest::AnySize));
+    assert_eq!(with("100"), Discover::Executable(Digest::UpTo(100)));
+    assert_eq!(with("-1"), Discover::Executable(Digest::Off));
+}
