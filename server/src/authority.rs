@@ -179,6 +179,12 @@ impl Authority {
             .map_err(SignError::Internal)?
     }
 
+    /// The trust domain that it signs for.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.0.settings.trust_domain
+    }
+
     fn settings(&self) -> &Settings {
         &self.0.settings
     }

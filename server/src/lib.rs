@@ -1,7 +1,12 @@
 //! The Countersign server: attests node agents, keeps registration entries, issues X.509-SVIDs.
 
 pub mod authority;
+mod cli;
 pub mod config;
+pub mod daemon;
 pub mod keymanager;
 pub mod limits;
+pub mod registry;
 pub mod store;
+
+pub use cli::main;

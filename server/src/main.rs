@@ -1,3 +1,7 @@
-//! The binary.
+//! The program: what it does stands in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    countersign_server::main(std::env::args_os())
+}

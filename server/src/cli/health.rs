@@ -1,0 +1,56 @@
+//! `healthcheck`.
+
+use clap::Args;
+use countersign_proto::grpc::health::v1::{
+    HealthCheckRequest, health_check_response::ServingStatus,
+};
+use countersign_runtime::cli::{Output, OutputFlag, Printer};
+
+use super::client::SocketFlag;
+use super::error::CommandError;
+use super::json;
+
+/// `healthcheck`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Ends with 0 if the server is well, and with 1 if it is not or can't be reached:\n  \
+    countersign-server healthcheck -socketPath /run/server/api.sock"
+)]
+pub(super) struct Healthcheck {
+    /// Taken for SPIRE's sake: there is one kind of health check
+    #[arg(long)]
+    shallow: bool,
+    /// Print verbose information
+    #[arg(long)]
+    verbose: bool,
+    #[command(flatten)]
+    output: OutputFlag,
+    #[command(flatten)]
+    socket: SocketFlag,
+}
+
+impl Healthcheck {
+    pub(super) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
+        let pretty = self.output.output == Output::Pretty;
+        if self.verbose && pretty {
+            printer.line("Checking server health...");
+        }
+        let client = self.socket.connect().await?;
+        let request = HealthCheckRequest {
+            service: String::new(),
+        };
+        let response = client.answer(client.health().check(request).await)?;
+        if !pretty {
+            json::print(printer, "grpc.health.v1.HealthCheckResponse", &response)?;
+        }
+        match response.status() {
+            ServingStatus::Serving if pretty => printer.line("Server is healthy."),
+            ServingStatus::Serving => {}
+            other => {
+                let status = format!("server returned status {:?}", other.as_str_name());
+                return Err(CommandError::Unhealthy(status));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! The running server: everything opened and bound, then served until it is told to stop.
+//!
+//! [`build`] does all that can fail for a reason that a person can mend, and each such failure says what to do. What it
+//! returns has its addresses and serves nobody yet; [`Bound::serve`] starts the tasks.
+
+mod start;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use countersign_runtime::address_file::{self, Listening};
+use countersign_runtime::error::BoxError;
+use countersign_runtime::file::WriteError;
+use countersign_runtime::serve::Http;
+use countersign_runtime::task::TaskFault;
+use countersign_runtime::unix::Socket;
+use countersign_runtime::{ServeOptions, SharedClock, Tasks, serve_tls, serve_unix, systemd};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::authority::{Rotation, ServerSvid};
+use crate::registry::Registry;
+use crate::store::Store;
+
+pub use start::{StartError, build};
+
+/// Connections of node agents are asked to go at this age, as SPIRE's are, so that agents spread over servers anew.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3 * 60);
+/// How long running exchanges may take to finish when the server stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long all tasks together may take after that was asked of them; longer than [`DRAIN`], which is part of it.
+const STOP: Duration = Duration::from_secs(15);
+
+/// Everything opened and bound; nothing serves yet.
+pub struct Bound {
+    tcp: TcpListener,
+    tcp_address: SocketAddr,
+    socket: Socket,
+    store: Store,
+    registry: Registry,
+    rotation: Rotation,
+    svid: ServerSvid,
+    agents: Router,
+    admins: Router,
+    clock: SharedClock,
+}
+
+/// Why a server that had started ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A part without which it makes no sense ended.
+    #[error("the server stopped")]
+    Task(#[from] TaskFault),
+    /// The address file could not be written.
+    #[error("the address file could not be written")]
+    AddressFile(#[from] WriteError),
+}
+
+impl Bound {
+    /// Where node agents and admins reach it.
+    #[must_use]
+    pub fn listening(&self) -> Vec<Listening> {
+        vec![
+            Listening::Tcp(self.tcp_address),
+            Listening::Unix(self.socket.path().to_owned()),
+        ]
+    }
+
+    /// Serves until `stop` is cancelled, then drains. `address_file` is written once everything serves.
+    ///
+    /// # Errors
+    /// An essential task ended, or the address file could not be written; the server has stopped then.
+    pub async fn serve(
+        self,
+        stop: CancellationToken,
+        address_file: Option<&Path>,
+    ) -> Result<(), ServeError> {
+        let places = self.listening();
+        let tasks = Tasks::new(stop.clone());
+        self.start(&tasks);
+        for place in &places {
+            info!(%place, "Serving");
+        }
+        let written = address_file.map_or(Ok(()), |path| address_file::write(path, &places));
+        if written.is_err() {
+            stop.cancel();
+        } else {
+            systemd::ready();
+        }
+        stop.cancelled().await;
+        systemd::stopping();
+        let joined = tasks.join(STOP).await;
+        written?;
+        joined?;
+        info!("Server stopped gracefully");
+        Ok(())
+    }
+
+    fn start(self, tasks: &Tasks) {
+        let Self {
+            tcp,
+            socket,
+            store,
+            registry,
+            rotation,
+            svid,
+            agents,
+            admins,
+            clock,
+            tcp_address: _,
+        } = self;
+        let stop = tasks.token().clone();
+        let broken = async move { BoxError::from(store.broken().await) };
+        tasks.essential("store", until_stop(stop.clone(), broken));
+        let behind = async move { BoxError::from(registry.follow().await) };
+        tasks.essential("registry", until_stop(stop.clone(), behind));
+
+        let identity = Arc::new(svid.identity());
+        tasks.essential("authority", rotation.run(stop.clone()));
+        tasks.essential("server-svid", svid.run(stop.clone()));
+
+        let options = ServeOptions::new(Http::Http2Only, clock).drain(DRAIN);
+        let for_agents = options.clone().max_age(MAX_CONNECTION_AGE);
+        let agents = serve_tls(tcp, identity, agents, for_agents, stop.clone());
+        tasks.essential("tcp", async move {
+            agents.await;
+            Ok::<_, BoxError>(())
+        });
+        let admins = serve_unix(socket, admins, options, stop);
+        tasks.essential("socket", async move {
+            admins.await;
+            Ok::<_, BoxError>(())
+        });
+    }
+}
+
+/// Runs a future whose end is a fault, until the server stops.
+async fn until_stop(
+    stop: CancellationToken,
+    fault: impl Future<Output = BoxError>,
+) -> Result<(), BoxError> {
+    match stop.run_until_cancelled(fault).await {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! From a configuration to a server that is ready to serve.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Router;
+use countersign_identity::UnixTime;
+use countersign_runtime::SharedClock;
+use countersign_runtime::error::BoxError;
+use countersign_runtime::file;
+use countersign_runtime::unix::{Access, BindError, Socket};
+use tokio::net::TcpListener;
+use tracing::info;
+
+use super::Bound;
+use crate::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
+use crate::config::{KeyManagerChoice, ServerConfig, StoreChoice};
+use crate::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
+use crate::registry::Registry;
+use crate::store::backend::sled::{OpenError, Sled};
+use crate::store::{Store, StoreError};
+
+/// A clock that shows less was never set: this program is younger (2026-01-01).
+const CLOCK_FLOOR: UnixTime = UnixTime::from_secs(1_767_225_600);
+/// The file beside the store that names this server's row in the journal.
+const SERVER_ID_FILE: &str = "server-id";
+/// The longest server ID, in bytes.
+const MAX_SERVER_ID: usize = 64;
+
+/// Why the server did not start. Each says what a person can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The machine's clock was never set.
+    #[error("this machine's clock says {now}, which is long ago: set the clock, then start again")]
+    Clock {
+        /// What it says.
+        now: UnixTime,
+    },
+    /// The store could not be opened.
+    #[error(transparent)]
+    OpenStore(#[from] OpenError),
+    /// The store could not be read.
+    #[error("could not load the store")]
+    Store(#[from] StoreError),
+    /// The file with this server's ID can't be used.
+    #[error("could not use {}: check that this user may read and write there", path.display())]
+    ServerId {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The key manager could not be opened.
+    #[error(transparent)]
+    KeyManager(#[from] KeyManagerError),
+    /// The authorities could not be opened.
+    #[error("could not open the certificate authority")]
+    Authority(#[from] RotationError),
+    /// The server has no certificate for itself.
+    #[error("could not make the server's own certificate")]
+    ServerSvid(#[from] ServerSvidError),
+    /// The address does not resolve.
+    #[error(
+        "could not resolve bind_address {address:?}: check the name, or use an IP address such as 0.0.0.0"
+    )]
+    Resolve {
+        /// As it was configured.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The port could not be bound.
+    #[error("could not listen on {address}: {}", bind_advice(source))]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The admin socket could not be opened.
+    #[error("could not open the admin socket")]
+    Socket(#[from] BindError),
+    /// A step on a blocking thread panicked, or the process is shutting down.
+    #[error("a step of the start did not finish")]
+    Step(#[source] BoxError),
+}
+
+fn bind_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process uses this port. Stop it, or set another bind_port (or -serverPort)"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address. Set another bind_address, such as 0.0.0.0"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not use ports below 1024. Set another bind_port, or grant CAP_NET_BIND_SERVICE"
+        }
+        _ => "check bind_address and bind_port",
+    }
+}
+
+/// Opens everything and binds the addresses. Nothing is served yet.
+///
+/// # Errors
+/// [`StartError`]; what was opened is closed again.
+pub async fn build(config: &ServerConfig, clock: SharedClock) -> Result<Bound, StartError> {
+    let now = clock.now();
+    if now < CLOCK_FLOOR {
+        return Err(StartError::Clock { now });
+    }
+    // The store first: its lock is what keeps a second server with the same configuration away.
+    let (store, server_id) = open_store(config.store.clone()).await?;
+    let keys = open_keys(config.key_manager.clone()).await?;
+    let tcp = bind(&config.bind_address, config.bind_port).await?;
+    let socket = Socket::bind(&config.socket_path, Access::ADMIN).await?;
+
+    let settings = config.authority.clone();
+    let trust_domain = settings.trust_domain.clone();
+    let rotation =
+        Rotation::open(settings, keys, store.clone(), server_id, Arc::clone(&clock)).await?;
+    let registry = Registry::load(store.clone()).await?;
+    let bundles = Arc::new(registry.clone());
+    let svid = ServerSvid::open(rotation.authority(), bundles, Arc::clone(&clock)).await?;
+    info!(%trust_domain, "Server ready to serve");
+    Ok(Bound {
+        tcp_address: tcp.local_addr().map_err(|e| StartError::Step(e.into()))?,
+        tcp,
+        socket,
+        store,
+        registry,
+        rotation,
+        svid,
+        agents: Router::new(),
+        admins: Router::new(),
+        clock,
+    })
+}
+
+/// The store, and the ID of the server whose it is.
+async fn open_store(choice: StoreChoice) -> Result<(Store, String), StartError> {
+    blocking(move || match choice {
+        StoreChoice::Memory => Ok((Store::in_memory(), new_server_id())),
+        StoreChoice::Sled(folder) => {
+            let store = Store::new(Arc::new(Sled::open(&folder)?));
+            let path = folder.join(SERVER_ID_FILE);
+            let id = server_id(&path).map_err(|source| StartError::ServerId { path, source })?;
+            Ok((store, id))
+        }
+    })
+    .await
+}
+
+async fn open_keys(choice: KeyManagerChoice) -> Result<Arc<dyn KeyManager>, StartError> {
+    blocking(move || {
+        Ok(match choice {
+            KeyManagerChoice::Memory => Arc::new(MemoryKeyManager::new()) as Arc<dyn KeyManager>,
+            KeyManagerChoice::Disk(folder) => Arc::new(DiskKeyManager::open(&folder)?),
+        })
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    step: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    tokio::task::spawn_blocking(step)
+        .await
+        .map_err(|e| StartError::Step(e.into()))?
+}
+
+/// The ID in the file, which is made if it is not there.
+fn server_id(path: &Path) -> io::Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let id = text.trim();
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+            if id.is_empty() || id.len() > MAX_SERVER_ID || !id.bytes().all(plain) {
+                return Err(io::Error::other("it does not hold a server ID"));
+            }
+            Ok(id.to_owned())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let id = new_server_id();
+            file::write_atomically(path, format!("{id}\n").as_bytes(), file::PRIVATE)
+                .map_err(io::Error::other)?;
+            Ok(id)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn new_server_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+async fn bind(address: &str, port: u16) -> Result<TcpListener, StartError> {
+    // An IPv6 address may stand in brackets, as SPIRE takes it.
+    let host = address.trim_start_matches('[').trim_end_matches(']');
+    let unresolved = |source| StartError::Resolve {
+        address: address.to_owned(),
+        source,
+    };
+    let resolved = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(unresolved)?
+        .next();
+    let address =
+        resolved.ok_or_else(|| unresolved(io::Error::other("no address has this name")))?;
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Bind { address, source })
+}

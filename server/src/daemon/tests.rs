@@ -1,0 +1,208 @@
+//! A server from its start to its end, in this process, with a real database, sockets and handshakes.
+
+use std::path::Path;
+
+use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
+use countersign_runtime::SystemClock;
+use countersign_runtime::clock::RustlsTime;
+use countersign_runtime::dial::{Cause, TlsConnector};
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::{Overrides, ServerConfig};
+
+fn config(folder: &TempDir, overrides: &Overrides) -> ServerConfig {
+    let text = format!(
+        r#"
+server {{
+  bind_address = "127.0.0.1"
+  bind_port = 0
+  trust_domain = "example.org"
+  data_dir = "{folder}/data"
+  socket_path = "{folder}/private/api.sock"
+}}
+plugins {{
+  NodeAttestor "join_token" {{ plugin_data {{ }} }}
+  KeyManager "disk" {{ plugin_data {{ keys_path = "{folder}/data/keys.json" }} }}
+}}
+"#,
+        folder = folder.path().display()
+    );
+    ServerConfig::parse("server.conf", &text, overrides)
+        .unwrap()
+        .0
+}
+
+async fn start(config: &ServerConfig) -> Result<Bound, StartError> {
+    build(config, SystemClock::shared()).await
+}
+
+/// The message of a start that fails, with its causes.
+async fn refusal(config: &ServerConfig) -> String {
+    let error = start(config).await.err().expect("the start fails");
+    countersign_runtime::error::Chain(&error).to_string()
+}
+
+fn connector(bound: &Bound, address: SocketAddr) -> TlsConnector {
+    let clock = SystemClock::shared();
+    let tls = TlsContext::new(
+        Arc::new(bound.registry.clone()),
+        RustlsTime::shared(Arc::clone(&clock)),
+    );
+    let server = bound.rotation.authority().trust_domain().server_id();
+    let client = tls
+        .client(
+            None,
+            Expect::Exactly(server),
+            TlsVersions::From12,
+            &[ALPN_H2],
+        )
+        .unwrap();
+    TlsConnector::new(Arc::new(client), &address.to_string(), clock)
+}
+
+#[tokio::test]
+async fn it_serves_tls_and_the_admin_socket_and_stops_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = start(&config(&folder, &Overrides::default()))
+        .await
+        .unwrap();
+    let address = bound.tcp_address;
+    let connector = connector(&bound, address);
+    let socket = folder.path().join("private/api.sock");
+    let address_file = folder.path().join("addresses");
+    assert!(!address_file.exists());
+
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn({
+        let (stop, address_file) = (stop.clone(), address_file.clone());
+        async move { bound.serve(stop, Some(&address_file)).await }
+    });
+    let connection = connector.dial().await.unwrap();
+    assert_eq!(
+        connection.peer().id.as_str(),
+        "spiffe://example.org/spire/server"
+    );
+    drop(connection);
+    drop(tokio::net::UnixStream::connect(&socket).await.unwrap());
+
+    stop.cancel();
+    serving.await.unwrap().unwrap();
+    assert_eq!(
+        address_file::read(&address_file).unwrap(),
+        [Listening::Tcp(address), Listening::Unix(socket.clone())]
+    );
+    assert!(!socket.exists());
+    let refused = connector.dial().await.unwrap_err();
+    assert_eq!(Cause::of(&refused), Some(Cause::Refused), "{refused}");
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder, &Overrides::default());
+    let roots = |bound: &Bound| bound.rotation.journal().clone();
+    let first = roots(&start(&config).await.unwrap());
+    assert_eq!(roots(&start(&config).await.unwrap()), first);
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_data_directory_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder, &Overrides::default());
+    let _first = start(&config).await.unwrap();
+    let told = refusal(&config).await;
+    assert!(
+        told.contains("another server is using the data directory"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_is_told_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let long = folder.path().join("x".repeat(120));
+    let cases: [(Overrides, &str); 6] = [
+        (
+            Overrides {
+                bind_port: Some(taken.local_addr().unwrap().port()),
+                ..Overrides::default()
+            },
+            "another process uses this port. Stop it, or set another bind_port",
+        ),
+        (
+            Overrides {
+                bind_address: Some("192.0.2.1".into()),
+                ..Overrides::default()
+            },
+            "this machine does not have that address",
+        ),
+        (
+            Overrides {
+                bind_address: Some("no such name".into()),
+                ..Overrides::default()
+            },
+            "could not resolve bind_address",
+        ),
+        (
+            Overrides {
+                data_dir: Some(file.join("data")),
+                ..Overrides::default()
+            },
+            "file/data",
+        ),
+        (
+            Overrides {
+                socket_path: Some(long),
+                ..Overrides::default()
+            },
+            "choose a shorter one",
+        ),
+        (
+            Overrides {
+                socket_path: Some(file.join("api.sock")),
+                ..Overrides::default()
+            },
+            "file/api.sock",
+        ),
+    ];
+    for (overrides, told) in cases {
+        let text = refusal(&config(&folder, &overrides)).await;
+        assert!(text.contains(told), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_never_set_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = countersign_runtime::clock::TestClock::fixed(
+        countersign_identity::UnixTime::from_secs(86_400),
+    );
+    let error = build(&config(&folder, &Overrides::default()), clock.shared())
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("1970-01-02T00:00:00Z"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_address_file_that_cannot_be_written_stops_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = start(&config(&folder, &Overrides::default()))
+        .await
+        .unwrap();
+    let error = bound
+        .serve(
+            CancellationToken::new(),
+            Some(Path::new("/nonexistent/file")),
+        )
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ServeError::AddressFile(_)), "{error}");
+}
