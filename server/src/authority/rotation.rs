@@ -53,6 +53,9 @@ pub enum RotationError {
         /// From when the authority is valid.
         not_before: UnixTime,
     },
+    /// The prepared authority's key is gone.
+    #[error("the key manager no longer has the key of the prepared authority")]
+    KeyMissing,
     /// A blocking job ended early: it panicked, or the process is shutting down.
     #[error("a job of the key manager did not finish")]
     Job(#[source] BoxError),
@@ -200,15 +203,16 @@ impl Rotation {
     /// Makes the prepared authority the one that signs.
     async fn activate(&mut self) -> Result<(), RotationError> {
         let journal = self.journal.with_activated();
-        let ca = self.issuing_ca(&journal)?;
+        let ca = self
+            .issuing_ca(&journal)?
+            .ok_or(RotationError::KeyMissing)?;
         self.write(&journal, &[]).await?;
         self.take(journal).await;
         self.start_signing(ca);
         Ok(())
     }
 
-    fn start_signing(&self, ca: Option<IssuingCa>) {
-        let Some(ca) = ca else { return };
+    fn start_signing(&self, ca: IssuingCa) {
         info!(
             authority_id = ca.authority().authority_id(),
             expires = %ca.authority().not_after(),
@@ -244,7 +248,9 @@ impl Rotation {
             return Err(RotationError::ClockBehind { now, not_before });
         }
         self.republish().await?;
-        self.start_signing(self.issuing_ca(&self.journal)?);
+        if let Some(ca) = self.issuing_ca(&self.journal)? {
+            self.start_signing(ca);
+        }
         Ok(())
     }
 

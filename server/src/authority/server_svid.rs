@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use countersign_identity::bundle::Bundles;
 use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsContext, TlsVersions};
-use countersign_identity::{TrustDomain, X509Svid};
+use countersign_identity::{TrustDomain, UnixTime, X509Svid};
 use countersign_runtime::clock::{self, RustlsTime};
 use countersign_runtime::error::BoxError;
 use countersign_runtime::{Presented, SharedClock};
@@ -16,8 +16,9 @@ use tracing::{info, warn};
 use super::schedule::Validity;
 use super::{Authority, SignError};
 
-/// After a failure the next try comes this much later; also how often an overdue rotation is looked at.
-const RETRY: Duration = Duration::from_secs(5);
+/// After a failure the next try comes this much later. A renewal comes this much after the one before at the earliest:
+/// near its end an authority signs for so short a time that half of it, back-dating included, is over at once.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Why the server has no new SVID.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,8 @@ pub struct ServerSvid {
     tls: TlsContext,
     clock: SharedClock,
     current: watch::Sender<Option<Arc<Presented>>>,
-    validity: Validity,
+    not_after: UnixTime,
+    renew_at: UnixTime,
 }
 
 impl ServerSvid {
@@ -58,10 +60,8 @@ impl ServerSvid {
             tls: TlsContext::new(bundles, RustlsTime::shared(Arc::clone(&clock))),
             authority,
             current: watch::Sender::new(None),
-            validity: Validity {
-                not_before: clock.now(),
-                not_after: clock.now(),
-            },
+            not_after: clock.now(),
+            renew_at: clock.now(),
             clock,
         };
         this.renew().await?;
@@ -80,19 +80,19 @@ impl ServerSvid {
     /// Never by itself: a failure is logged and tried again, while the present SVID serves on.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
         while stop
-            .run_until_cancelled(clock::until(&*self.clock, self.validity.half_life()))
+            .run_until_cancelled(clock::until(&*self.clock, self.renew_at))
             .await
             .is_some()
         {
             if let Err(error) = self.renew().await {
-                let left = self.validity.not_after.since(self.clock.now()).as_secs();
+                let left = self.not_after.since(self.clock.now()).as_secs();
                 warn!(
                     error = &error as &dyn std::error::Error,
                     seconds_left = left,
                     "Server SVID was not renewed"
                 );
                 if stop
-                    .run_until_cancelled(tokio::time::sleep(RETRY))
+                    .run_until_cancelled(tokio::time::sleep(PAUSE))
                     .await
                     .is_none()
                 {
@@ -107,10 +107,14 @@ impl ServerSvid {
         let svid = self.authority.sign_server().await?;
         self.current
             .send_replace(Some(Arc::new(self.present(&svid)?)));
-        self.validity = Validity {
+        let validity = Validity {
             not_before: svid.not_before(),
             not_after: svid.not_after(),
         };
+        self.not_after = validity.not_after;
+        self.renew_at = validity
+            .half_life()
+            .max(earliest(validity.not_after, self.clock.now()));
         info!(id = %svid.id(), expires = %svid.not_after(), serial = svid.leaf().serial, "Server SVID renewed");
         Ok(())
     }
@@ -129,5 +133,30 @@ impl ServerSvid {
             kid: svid.kid(),
             not_after: svid.not_after(),
         })
+    }
+}
+
+/// When a certificate that was issued now and ends at `not_after` may be renewed: after the pause, or after half of what
+/// is left if that is shorter, but never at once.
+fn earliest(not_after: UnixTime, now: UnixTime) -> UnixTime {
+    let half = not_after.since(now) / 2;
+    now.after(half.min(PAUSE).max(Duration::from_secs(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewals_keep_a_distance_however_short_the_life_is() {
+        let now = UnixTime::from_secs(100);
+        for (left, earliest_in) in [(3600, 5), (10, 5), (6, 3), (3, 1), (1, 1), (0, 1)] {
+            let not_after = now.after(Duration::from_secs(left));
+            assert_eq!(
+                earliest(not_after, now).since(now).as_secs(),
+                earliest_in,
+                "{left}"
+            );
+        }
     }
 }

@@ -275,3 +275,12 @@ fn all_faults_are_told_at_once() {
     );
     assert_eq!(text.lines().count(), 3, "{text}");
 }
+
+#[test]
+fn the_file_that_ships_is_right() {
+    let text = include_str!("../../../config/server.conf");
+    let (config, warnings) =
+        ServerConfig::parse("server.conf", text, &Overrides::default()).unwrap();
+    assert!(matches!(config.key_manager, KeyManagerChoice::Disk(_)));
+    assert_eq!(warnings, []);
+}
