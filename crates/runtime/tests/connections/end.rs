@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_identity::tls::{ALPN_HTTP11, ClientAuth, Expect, TlsVersions};
+use countersign_runtime::clock::TestClock;
+use countersign_runtime::dial::TlsConnector;
 use countersign_runtime::drain::Drained;
 use countersign_runtime::tls::Identities;
 use countersign_runtime::{Address, Connection, ServeOptions, TlsAcceptor};
@@ -13,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use crate::stage::{Caller, HOUR, MINUTE, Seen, Server};
+use crate::stage::{Caller, Domain, HOUR, MINUTE, NOW, Seen, Server};
 
 const DEFAULTS: fn(ServeOptions) -> ServeOptions = |options| options;
 
@@ -94,12 +96,18 @@ async fn a_connection_ends_at_the_end_of_the_callers_leaf() {
 
 #[tokio::test]
 async fn a_connection_ends_at_the_end_of_the_servers_own_leaf() {
-    let server = Server::start(DEFAULTS).await;
-    let mut caller = server.caller(3 * HOUR).await;
-    assert_eq!(caller.text("/who").await.unwrap(), "spiffe://td/caller");
+    let mut server = Server::start(DEFAULTS).await;
+    let svid = server.domain.svid("/caller", 3 * HOUR);
+    // The caller's clock stands still, so that the end cannot come from its side.
+    let clock = TestClock::fixed(NOW).shared();
+    let target = server.address.to_string();
+    let connector = TlsConnector::new(server.domain.client(Some(&svid)), &target, clock);
+    let mut caller = Caller::http2(connector.dial().await.unwrap()).await;
+    let hanging = tokio::spawn(caller.get("/hang"));
+    assert_eq!(server.seen.recv().await, Some(Seen::Hanging));
     server.clock.advance(HOUR).await;
-    drop((&mut caller.connection).await.unwrap());
-    assert!(caller.text("/who").await.is_err());
+    assert_eq!(server.seen.recv().await, Some(Seen::Dropped));
+    assert!(hanging.await.unwrap().is_err());
 }
 
 #[tokio::test]
@@ -132,7 +140,7 @@ async fn a_new_identity_asks_older_connections_to_go_and_what_runs_on_them_finis
     old.connection.await.unwrap().unwrap();
 
     let svid = server.domain.svid("/caller", HOUR);
-    let connector = countersign_runtime::dial::TlsConnector::new(
+    let connector = TlsConnector::new(
         server.domain.client(Some(&svid)),
         &server.address.to_string(),
         server.clock.shared(),
@@ -236,19 +244,15 @@ async fn a_server_that_is_dropped_serves_nothing_more() {
 
 #[tokio::test]
 async fn the_acceptor_alone_gives_io_that_ends_with_its_connection() {
-    let clock = countersign_runtime::clock::TestClock::start(crate::stage::NOW);
-    let domain = crate::stage::Domain::new("td", clock.shared());
+    let clock = TestClock::start(NOW);
+    let domain = Domain::new("td", clock.shared());
     let presented = domain.presented(&domain.svid("/server", HOUR), ClientAuth::Required);
     let (_identity, identities): (_, Identities) = watch::channel(Some(presented));
     let acceptor = TlsAcceptor::new(Arc::new(identities), clock.shared());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let svid = domain.svid("/caller", HOUR);
-    let connector = countersign_runtime::dial::TlsConnector::new(
-        domain.client(Some(&svid)),
-        &target,
-        clock.shared(),
-    );
+    let connector = TlsConnector::new(domain.client(Some(&svid)), &target, clock.shared());
     let accept = async {
         let (stream, address) = listener.accept().await.unwrap();
         (acceptor.accept(stream, address).await.unwrap(), address)

@@ -11,7 +11,7 @@ use http_body_util::Empty;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::stage::{Caller, Domain, HOUR, MINUTE, Server};
+use crate::stage::{Caller, Domain, HOUR, MINUTE, NOW, Server};
 
 const DEFAULTS: fn(ServeOptions) -> ServeOptions = |options| options;
 
@@ -189,12 +189,12 @@ async fn a_client_can_tell_apart_what_went_wrong() {
     assert_eq!(Cause::of(&late.await.unwrap()), Some(Cause::Unreachable));
 
     let expired = server.connector(domain.client(None));
-    server.clock.set(crate::stage::NOW.after(2 * HOUR));
+    server.clock.set(NOW.after(2 * HOUR));
     assert_eq!(cause(expired.clone()).await, Cause::Clock);
-    server.clock.set(crate::stage::NOW.before(HOUR));
+    server.clock.set(NOW.before(HOUR));
     assert_eq!(cause(expired).await, Cause::Clock);
 
-    server.clock.set(crate::stage::NOW);
+    server.clock.set(NOW);
     let required = domain.presented(&domain.svid("/server", 5 * HOUR), ClientAuth::Required);
     server.identity.send_replace(Some(required));
     let io = server.connector(domain.client(None)).dial().await;

@@ -122,6 +122,11 @@ async fn the_socket_of_a_successor_is_not_taken_away() {
     let (_folder, path) = place();
     let first = Socket::bind(&path, Access::PUBLIC).await.unwrap();
     std::fs::remove_file(&path).unwrap();
+    let locked = Socket::bind(&path, Access::PUBLIC).await;
+    assert!(
+        matches!(locked, Err(BindError::InUse { .. })),
+        "the lock holds even when the file is gone"
+    );
     let _successor = std::os::unix::net::UnixListener::bind(&path).unwrap();
     drop(first);
     assert!(path.exists());
