@@ -169,6 +169,15 @@ impl Authority {
         }
     }
 
+    /// Until when an SVID for this server would be valid if it were signed now; none without an authority.
+    fn server_svid_end(&self) -> Option<UnixTime> {
+        let active = self.0.active.load();
+        let end = self.0.clock.now().after(self.0.settings.x509_svid_ttl);
+        active
+            .as_ref()
+            .map(|ca| ca.authority().not_after().min(end))
+    }
+
     /// Makes a key and an SVID for this server itself.
     async fn sign_server(&self) -> Result<X509Svid, SignError> {
         let shared = Arc::clone(&self.0);

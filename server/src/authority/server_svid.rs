@@ -74,7 +74,7 @@ impl ServerSvid {
         self.current.subscribe()
     }
 
-    /// Renews the SVID whenever half of its lifetime is over, until `stop`.
+    /// Renews the SVID whenever half of its lifetime is over and a new one would last longer, until `stop`.
     ///
     /// # Errors
     /// Never by itself: a failure is logged and tried again, while the present SVID serves on.
@@ -84,20 +84,17 @@ impl ServerSvid {
             .await
             .is_some()
         {
-            if let Err(error) = self.renew().await {
-                let left = self.not_after.since(self.clock.now()).as_secs();
+            // Each renewal asks all connections to go. Near the end of an authority it would gain nothing: the next
+            // authority is about to take over.
+            if self.authority.server_svid_end() <= Some(self.not_after) {
+                self.renew_at = self.clock.now().after(PAUSE);
+            } else if let Err(error) = self.renew().await {
+                self.renew_at = self.clock.now().after(PAUSE);
                 warn!(
                     error = &error as &dyn std::error::Error,
-                    seconds_left = left,
+                    seconds_left = self.not_after.since(self.clock.now()).as_secs(),
                     "Server SVID was not renewed"
                 );
-                if stop
-                    .run_until_cancelled(tokio::time::sleep(PAUSE))
-                    .await
-                    .is_none()
-                {
-                    break;
-                }
             }
         }
         Ok(())

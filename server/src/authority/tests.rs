@@ -467,3 +467,38 @@ async fn the_servers_svid_is_renewed_past_half_of_its_life_with_a_new_key() {
     stop.cancel();
     running.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn the_servers_svid_is_not_renewed_in_vain_near_the_end_of_an_authority() {
+    let clock = TestClock::start(UnixTime::from_secs(START));
+    let house = House {
+        clock,
+        ..House::new()
+    };
+    let mut rotation = house.start().await;
+    let bundles = Arc::new(BundleSet::from_iter([house.bundle().await]));
+    house.forward(25);
+    rotation.advance().await.unwrap();
+    house.forward(16);
+    let svid = ServerSvid::open(rotation.authority(), bundles, house.clock.shared())
+        .await
+        .unwrap();
+    let mut identity = svid.identity();
+    let capped = identity.borrow_and_update().clone().unwrap();
+    assert_eq!(capped.not_after, UnixTime::from_secs(START + 60));
+
+    let stop = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(svid.run(stop.clone()));
+    tokio::task::yield_now().await;
+    house.clock.advance(secs(7)).await;
+    tokio::task::yield_now().await;
+    assert!(!identity.has_changed().unwrap());
+
+    house.clock.advance(secs(1)).await;
+    rotation.advance().await.unwrap();
+    house.clock.advance(secs(6)).await;
+    identity.changed().await.unwrap();
+    assert!(identity.borrow().as_ref().unwrap().not_after > capped.not_after);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
