@@ -109,11 +109,14 @@ impl Context {
         self.0.chain.deadline()
     }
 
-    /// The grant for each of `calls` equal calls, out of what remains. Hand it to
-    /// [`CalleeClient::grant`](crate::CalleeClient::grant).
+    /// What each of `calls` equal calls can grant its callee, out of what remains; each pays for itself first. Hand it
+    /// to [`CalleeClient::grant`](crate::CalleeClient::grant).
     #[must_use]
-    pub fn split(&self, calls: NonZeroU16) -> Grant {
-        self.0.chain.split(calls)
+    pub fn split(&self, calls: NonZeroU16) -> u16 {
+        match self.0.chain.split(calls) {
+            Grant::Exactly(calls) => calls,
+            Grant::ByRule => 0,
+        }
     }
 
     /// Runs `future` with this context in place, wherever it is polled. It may outlive the request, but not the chain.

@@ -14,7 +14,7 @@ mod source;
 pub mod test_util;
 
 pub use countersign_identity::{SpiffeId, UnixTime};
-pub use countersign_mesh::{ChainId, Grant, Reason};
+pub use countersign_mesh::{ChainId, Reason};
 
 pub use crate::context::{Chain, Context};
 pub use crate::inbound::{InboundLayer, Permitted};

@@ -142,13 +142,13 @@ impl fmt::Debug for CalleeClient {
 }
 
 impl CalleeClient {
-    /// A client whose calls grant the callee this much for calls of its own: a number of calls, or a
-    /// [`Context::split`]. Without it, the policy's rule or the default split decides. Never more than is left.
+    /// A client whose calls grant the callee this many calls of its own, such as a [`Context::split`]; never more than
+    /// what is left. Without it, the policy's rule or the default split decides.
     #[must_use]
-    pub fn grant(&self, grant: impl Into<Grant>) -> Self {
+    pub fn grant(&self, calls: u16) -> Self {
         Self {
             place: Arc::clone(&self.place),
-            grant: grant.into(),
+            grant: Grant::Exactly(calls),
         }
     }
 
