@@ -1,3 +1,48 @@
-//! The binary.
+//! The main job in one command: a feedback loop between real agents is stopped.
+//!
+//! One program is everything, by its first argument: without one it directs the show ([`show`]); as `server` and `agent`
+//! it is the daemons themselves, and as `role` one of the workloads ([`role`]). Each runs as a process of its own.
 
-fn main() {}
+mod event;
+mod paper;
+mod role;
+mod scene;
+mod script;
+mod show;
+mod stage;
+mod verdict;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_default();
+    let first = args.next();
+    let part = first
+        .as_ref()
+        .and_then(|part| part.to_str())
+        .unwrap_or_default();
+    match part {
+        "server" => child(program, args, countersign_server::main),
+        "agent" => child(program, args, countersign_agent::main),
+        "role" => child(program, args, role::main),
+        _ => show::main([program].into_iter().chain(first).chain(args)),
+    }
+}
+
+/// Runs a part that must not outlive the show, however that ends.
+fn child(
+    program: OsString,
+    rest: std::env::ArgsOs,
+    main: impl FnOnce(std::iter::Chain<std::iter::Once<OsString>, std::env::ArgsOs>) -> ExitCode,
+) -> ExitCode {
+    if std::env::var_os(script::OF_THE_SHOW).is_some() {
+        // Where the system refuses, the parts end with their pipes and signals all the same.
+        let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    }
+    main(std::iter::once(program).chain(rest))
+}
