@@ -73,6 +73,14 @@ impl Mesh {
         Ok(self.generation()?.svid().not_after())
     }
 
+    /// The serial number of the present SVID, decimal, as others find it in their logs.
+    ///
+    /// # Errors
+    /// As [`Mesh::id`].
+    pub fn serial(&self) -> Result<String, NoIdentity> {
+        Ok(self.generation()?.svid().leaf().serial.clone())
+    }
+
     /// Waits until the SVID in use is another one than now, and says which serial number it has (decimal). Returns
     /// `None` when this process will never get another one.
     pub async fn rotated(&self) -> Option<String> {
