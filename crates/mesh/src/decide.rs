@@ -179,3 +179,6 @@ impl Permit {
         self.charge.give_back();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,8 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use countersign_identity::bundle::{Bundles, X509Authority};
-use countersign_identity::issue::{
-    IssuingCa, PublicKey, Subject, SvidTemplate, self_signed_authority,
-};
+use countersign_identity::csr::PublicKey;
+use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
 use countersign_identity::{
     Bundle, KeyId, KeyType, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
 };

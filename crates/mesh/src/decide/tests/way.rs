@@ -1,0 +1,408 @@
+//! Who calls whom, and along which way: cases 1, 3, 7, 8, 12 and 16.
+
+use countersign_identity::SpiffeId;
+
+use crate::chain::FieldValue;
+use crate::decide::{Fields, InboundRequest};
+use crate::outbound::{Grant, NotSent, Origin};
+use crate::policy::Policy;
+use crate::refusal::Reason;
+use crate::world::{OPEN, World, reason};
+
+fn refused_locally(result: Result<crate::OutgoingCall, NotSent>) -> Reason {
+    match result {
+        Err(NotSent::Refused(refusal)) => refusal.reason(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn case_01_without_the_header_a_chain_is_required() {
+    let world = World::new(OPEN);
+    let request = world.request("a", "b", Fields::default());
+    let refusal = world
+        .engine
+        .decide(&world.policy, &request, world.at())
+        .unwrap_err();
+    assert_eq!(refusal.reason(), Reason::ChainRequired);
+    assert_eq!(
+        (refusal.chain_id(), refusal.hop(), refusal.rule()),
+        (None, None, Some("everybody"))
+    );
+}
+
+#[test]
+fn case_01_a_middle_workload_cannot_start_a_chain() {
+    let world = World::new(OPEN);
+    assert_eq!(
+        refused_locally(world.prepare("b", Origin::Nothing, "c", Grant::ByRule)),
+        Reason::OriginationDenied
+    );
+    assert_eq!(
+        reason(world.try_forged(&["b", "c"], |_, _| {})),
+        Reason::OriginationDenied
+    );
+}
+
+#[test]
+fn a_call_with_its_chain_is_permitted_and_gives_a_context() {
+    let world = World::new(OPEN);
+    let start = world.start("a");
+    let permit = world.call("a", &start, "b", Grant::Exactly(10)).unwrap();
+    let context = permit.context().unwrap();
+    assert_eq!(
+        (permit.rule(), permit.peer()),
+        ("everybody", &world.get("a").id)
+    );
+    assert_eq!(
+        (context.hop(), context.rest(), context.max_hops()),
+        (1, 10, 5)
+    );
+    assert_eq!(
+        (context.chain_id(), context.deadline()),
+        (start.chain_id(), start.deadline())
+    );
+    let members: Vec<_> = context.members().map(SpiffeId::as_str).collect();
+    assert_eq!(members, ["spiffe://td/a", "spiffe://td/b"]);
+    assert_eq!(start.rest(), 256 - 1 - 10);
+}
+
+#[test]
+fn case_03_a_chain_is_good_for_one_callee_from_one_caller() {
+    let world = World::new(OPEN);
+    let to_b = world.forge(&["a", "b"], |_, _| {});
+    assert_eq!(
+        reason(world.deliver(&world.engine, "a", "c", &to_b.bytes, None)),
+        Reason::ChainAudienceMismatch
+    );
+    assert_eq!(
+        reason(world.deliver(&world.engine, "c", "b", &to_b.bytes, None)),
+        Reason::ChainAudienceMismatch
+    );
+    // B's own outgoing chain, presented by C.
+    let by_b = world.forge(&["a", "b", "d"], |_, _| {});
+    let result = world.deliver(&world.engine, "c", "d", &by_b.bytes, by_b.certs.as_deref());
+    assert_eq!(reason(result), Reason::ChainAudienceMismatch);
+}
+
+#[test]
+fn case_03_the_same_call_twice_is_replayed() {
+    let mut world = World::new(OPEN);
+    let call = world.forge(&["a", "b"], |_, _| {});
+    assert!(world.deliver_forged(&["a", "b"], &call).is_ok());
+    assert_eq!(
+        reason(world.deliver_forged(&["a", "b"], &call)),
+        Reason::ChainReplayed
+    );
+    world.pass(60);
+    assert_eq!(
+        reason(world.deliver_forged(&["a", "b"], &call)),
+        Reason::ChainReplayed
+    );
+    world.pass(1);
+    assert_eq!(
+        reason(world.deliver_forged(&["a", "b"], &call)),
+        Reason::ChainStale
+    );
+}
+
+#[test]
+fn case_07_the_action_that_was_signed_is_the_one_that_is_done() {
+    let world = World::new(OPEN);
+    let signed_other = |_: usize, forged: &mut crate::world::Forged| {
+        forged.claims.action = "GET /tasks/1".to_owned()
+    };
+    assert_eq!(
+        reason(world.try_forged(&["a", "b"], signed_other)),
+        Reason::ActionDenied
+    );
+    // Policy is asked about the request, not about the claim.
+    let call = world.forge(&["a", "b"], |_, forged| {
+        forged.claims.action = "POST /admin".to_owned()
+    });
+    let value = crate::Carrier::Http.write(&call.bytes);
+    let fields = Fields {
+        chain: FieldValue::One(value.as_bytes()),
+        ..Fields::default()
+    };
+    let request = InboundRequest {
+        path: "/admin",
+        ..world.request("a", "b", fields)
+    };
+    assert_eq!(
+        reason(world.engine.decide(&world.policy, &request, world.at())),
+        Reason::ActionDenied
+    );
+}
+
+#[test]
+fn case_08_whoever_stands_in_the_chain_is_not_called_again() {
+    let world = World::new(OPEN);
+    let start = world.start("a");
+    assert_eq!(
+        refused_locally(world.prepare("a", Origin::Context(&start), "a", Grant::ByRule)),
+        Reason::CycleDetected
+    );
+    let at_b = world.walk(&["a", "b"]);
+    assert_eq!(
+        refused_locally(world.prepare("b", Origin::Context(&at_b), "a", Grant::ByRule)),
+        Reason::CycleDetected
+    );
+    let at_c = world.walk(&["a", "b", "c"]);
+    assert_eq!(
+        refused_locally(world.prepare("c", Origin::Context(&at_c), "a", Grant::ByRule)),
+        Reason::CycleDetected
+    );
+    // A client that sends all the same is refused by the callee.
+    for way in [
+        &["a", "a"][..],
+        &["a", "b", "a"],
+        &["a", "b", "c", "a"],
+        &["a", "b", "c", "b"],
+    ] {
+        let refusal = world.try_forged(way, |_, _| {}).unwrap_err();
+        assert_eq!(refusal.reason(), Reason::CycleDetected, "{way:?}");
+        assert_eq!(refusal.limit().unwrap().to_string(), "reentry=0");
+        assert_eq!(refusal.hop(), Some(u8::try_from(way.len() - 1).unwrap()));
+    }
+}
+
+#[test]
+fn case_08_with_reentry_a_workload_may_come_back_and_call_on() {
+    let policy = format!(
+        r#"
+        allow "back to a" {{
+          from    = ["spiffe://td/b"]
+          to      = ["spiffe://td/a"]
+          actions = ["/tasks"]
+          reentry = 1
+        }}
+        {OPEN}"#
+    );
+    let world = World::new(&policy);
+    let at_a = world.walk(&["a", "b", "a"]);
+    assert_eq!(at_a.hop(), 2);
+    let permit = world.call("a", &at_a, "d", Grant::ByRule).unwrap();
+    assert_eq!(permit.context().unwrap().hop(), 3);
+    // Coming back a second time is once too often, and the rule is of the edge, not of the workload.
+    assert_eq!(
+        reason(world.try_forged(&["a", "b", "a", "b", "a"], |_, _| {})),
+        Reason::CycleDetected
+    );
+    assert_eq!(
+        reason(world.try_forged(&["a", "c", "a"], |_, _| {})),
+        Reason::CycleDetected
+    );
+}
+
+#[test]
+fn case_12_an_edge_is_named_by_whole_segments_of_canonical_ids() {
+    let policy = r#"
+        originate "a" {
+          workloads  = ["spiffe://td/a"]
+          new_chains = "10/s burst 10"
+        }
+        allow "pay" {
+          from    = ["spiffe://td/a"]
+          to      = ["spiffe://td/pay"]
+          actions = ["/tasks"]
+        }"#;
+    let world = World::new(policy);
+    let pay = |name: &str| SpiffeId::parse(name).unwrap();
+    let ask = |presented: &SpiffeId, path: &str| {
+        let request = InboundRequest {
+            presented,
+            path,
+            ..world.request("a", "b", Fields::default())
+        };
+        world
+            .engine
+            .decide(&world.policy, &request, world.at())
+            .unwrap_err()
+            .reason()
+    };
+    assert_eq!(
+        ask(&pay("spiffe://td/pay"), "/tasks"),
+        Reason::ChainRequired
+    );
+    for other in [
+        "spiffe://td/payroll",
+        "spiffe://td/pay/roll",
+        "spiffe://other/pay",
+    ] {
+        assert_eq!(ask(&pay(other), "/tasks"), Reason::EdgeDenied, "{other}");
+    }
+    for path in [
+        "/tasks/..",
+        "/%2e",
+        "/%2f",
+        "/tasks%2F",
+        "//tasks",
+        "*",
+        "",
+        "td:443",
+        "/task",
+    ] {
+        assert_eq!(
+            ask(&pay("spiffe://td/pay"), path),
+            Reason::ActionDenied,
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn case_12_an_empty_policy_refuses_every_edge() {
+    let mut world = World::new(OPEN);
+    let call = world.forge(&["a", "b"], |_, _| {});
+    for empty in [Policy::deny_all(), Policy::parse("").unwrap()] {
+        world.policy = empty;
+        assert_eq!(
+            reason(world.deliver_forged(&["a", "b"], &call)),
+            Reason::EdgeDenied
+        );
+    }
+}
+
+#[test]
+fn case_12_a_request_without_a_peer_has_no_identity() {
+    let world = World::new(OPEN);
+    let request = InboundRequest {
+        peer: None,
+        ..world.request("a", "b", Fields::default())
+    };
+    assert_eq!(
+        reason(world.engine.decide(&world.policy, &request, world.at())),
+        Reason::NoPeerIdentity
+    );
+}
+
+const GUARDED: &str = r#"
+originate "work" {
+  workloads  = ["spiffe://td/a", "spiffe://td/b"]
+  new_chains = "100/s burst 100"
+}
+deny "nothing that passed c reaches e" {
+  to          = ["spiffe://td/e"]
+  deny_if_via = ["spiffe://td/c"]
+}
+allow "e serves a's work that passed d" {
+  from        = ["spiffe://td/**"]
+  to          = ["spiffe://td/e"]
+  actions     = ["/tasks"]
+  originators = ["spiffe://td/a"]
+  require_via = ["spiffe://td/d"]
+}
+allow "the rest" {
+  from    = ["spiffe://td/**"]
+  to      = ["spiffe://td/a", "spiffe://td/b", "spiffe://td/c", "spiffe://td/d"]
+  actions = ["/tasks"]
+}
+"#;
+
+#[test]
+fn the_way_of_a_chain_is_judged_by_deny_originator_and_require_via() {
+    let world = World::new(GUARDED);
+    assert!(world.try_forged(&["a", "d", "e"], |_, _| {}).is_ok());
+    assert!(world.try_forged(&["a", "d", "b", "e"], |_, _| {}).is_ok());
+    for (way, expected, rule) in [
+        (
+            &["a", "d", "c", "e"][..],
+            Reason::PathDenied,
+            "nothing that passed c reaches e",
+        ),
+        (
+            &["a", "c", "d", "e"],
+            Reason::PathDenied,
+            "nothing that passed c reaches e",
+        ),
+        (
+            &["a", "c", "e"],
+            Reason::PathDenied,
+            "nothing that passed c reaches e",
+        ),
+        (
+            &["b", "d", "e"],
+            Reason::OriginatorDenied,
+            "e serves a's work that passed d",
+        ),
+        (
+            &["a", "b", "e"],
+            Reason::PathDenied,
+            "e serves a's work that passed d",
+        ),
+        (
+            &["a", "e"],
+            Reason::PathDenied,
+            "e serves a's work that passed d",
+        ),
+    ] {
+        let refusal = world.try_forged(way, |_, _| {}).unwrap_err();
+        assert_eq!(
+            (refusal.reason(), refusal.rule()),
+            (expected, Some(rule)),
+            "{way:?}"
+        );
+    }
+}
+
+const OPTIONAL: &str = r#"
+originate "a starts" {
+  workloads  = ["spiffe://td/a", "spiffe://td/b"]
+  new_chains = "100/s burst 100"
+}
+allow "the prober looks" {
+  from    = ["spiffe://td/h"]
+  to      = ["spiffe://td/b"]
+  actions = ["/tasks"]
+  chain   = "optional"
+  rate    = "1/s burst 2"
+}
+allow "work" {
+  from    = ["spiffe://td/a", "spiffe://td/b"]
+  to      = ["spiffe://td/b", "spiffe://td/c"]
+  actions = ["/tasks"]
+}
+"#;
+
+#[test]
+fn case_16_a_handler_under_an_optional_rule_cannot_call_on() {
+    let world = World::new(OPTIONAL);
+    let request = world.request("h", "b", Fields::default());
+    let permit = world
+        .engine
+        .decide(&world.policy, &request, world.at())
+        .unwrap();
+    assert_eq!(permit.rule(), "the prober looks");
+    assert!(permit.context().is_none());
+    // B may originate, but not from within this handler.
+    assert_eq!(
+        refused_locally(world.prepare("b", Origin::Chainless, "c", Grant::ByRule)),
+        Reason::OriginationDenied
+    );
+    assert!(
+        world
+            .prepare("b", Origin::Nothing, "c", Grant::ByRule)
+            .is_ok()
+    );
+}
+
+#[test]
+fn an_optional_chain_is_held_to_its_rate_and_to_its_form() {
+    let world = World::new(OPTIONAL);
+    let ask = |fields| {
+        let request = world.request("h", "b", fields);
+        world.engine.decide(&world.policy, &request, world.at())
+    };
+    let stray = Fields {
+        certs: FieldValue::One(b":gYCA:"),
+        ..Fields::default()
+    };
+    assert_eq!(reason(ask(stray)), Reason::ChainMalformed);
+    assert!(ask(Fields::default()).is_ok());
+    assert!(ask(Fields::default()).is_ok());
+    let refusal = ask(Fields::default()).unwrap_err();
+    assert_eq!(refusal.reason(), Reason::RateLimited);
+    assert_eq!(refusal.limit().unwrap().to_string(), "rate=1/s burst 2");
+    assert_eq!(refusal.retry_after_secs(), Some(1));
+}
