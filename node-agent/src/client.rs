@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use countersign_identity::bundle::Bundles;
-use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{self, ALPN_H2, Expect, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, BundleSet, TrustDomain, X509Svid};
 use countersign_proto::spire::api::types::PermissionDeniedDetails;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
 use countersign_runtime::SharedClock;
 use countersign_runtime::clock::RustlsTime;
-use countersign_runtime::dial::{Cause, TlsConnector};
+use countersign_runtime::dial::{Cause, DialError, TlsConnector};
 use countersign_runtime::error::Chain;
 use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
@@ -57,7 +57,7 @@ enum Credentials {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// There is no connection.
-    #[error("cannot reach the server at {address}: {}", Chain(source))]
+    #[error("cannot reach the server at {address}: {}", explain(source))]
     Dial {
         /// Where it should be.
         address: String,
@@ -100,8 +100,20 @@ pub enum CallError {
 fn describe(status: &Status) -> String {
     match Cause::of(status) {
         // The connection's fault says more than what tonic makes of it.
-        Some(_) => Chain(status).to_string(),
+        Some(_) => explain(status),
         None => format!("{} ({:?})", status.message(), status.code()),
+    }
+}
+
+/// What went wrong below gRPC. rustls does not show our verifier's reason among its sources, so it is brought out here.
+fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    match DialError::of(error) {
+        Some(dial @ DialError::Tls { source, .. }) => match tls::peer_error(source) {
+            Some(reason) => format!("{dial}: {reason}"),
+            None => Chain(dial).to_string(),
+        },
+        Some(dial) => Chain(dial).to_string(),
+        None => Chain(error).to_string(),
     }
 }
 

@@ -104,6 +104,8 @@ pub async fn run(
     let socket = Socket::bind(&config.socket_path, Access::PUBLIC).await?;
     let feed = Feed::default();
     let tasks = Tasks::new(stop.child_token());
+    // Should this future be dropped instead of stopped, nothing goes on without it.
+    let _stopped = tasks.token().clone().drop_guard();
     serve(&tasks, socket, &config, feed.clone(), Arc::clone(&clock));
 
     let running = Box::pin(async {
@@ -234,3 +236,6 @@ fn trusted_bundle(config: &AgentConfig, node: &Node) -> Result<Option<Bundle>, A
         TrustSource::Insecure => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests;

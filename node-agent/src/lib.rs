@@ -18,6 +18,8 @@ pub mod workload_client;
 
 #[cfg(test)]
 mod test_ca;
+#[cfg(test)]
+mod test_server;
 
 /// Runs the program with these arguments, the first of which is its name.
 #[must_use]

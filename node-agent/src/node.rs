@@ -222,7 +222,13 @@ mod tests {
     }
 
     fn start(directory: &std::path::Path, now: UnixTime) -> Node {
-        let (storage, state) = Storage::open(directory, &trust_domain()).unwrap();
+        let (storage, state) = loop {
+            match Storage::open(directory, &trust_domain()) {
+                // A child that another test is starting holds our locks from its fork to its exec.
+                Err(StorageError::InUse { .. }) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
         Node::new(Keep::Disk(Arc::new(storage)), state, now)
     }
 

@@ -30,7 +30,13 @@ fn serial(identity: &NodeIdentity) -> String {
 }
 
 fn open(directory: &Path) -> (Storage, State) {
-    Storage::open(directory, &trust_domain()).unwrap()
+    loop {
+        match Storage::open(directory, &trust_domain()) {
+            // A child that another test is starting holds our locks from its fork to its exec.
+            Err(StorageError::InUse { .. }) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 #[test]

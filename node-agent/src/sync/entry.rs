@@ -69,6 +69,16 @@ pub enum InvalidEntry {
 }
 
 impl AuthorizedEntry {
+    /// Whether callers see the same of both: the revision alone is nothing to them, only the SVID signed for it is.
+    #[must_use]
+    pub fn serves_like(&self, other: &Self) -> bool {
+        *self
+            == Self {
+                revision: self.revision,
+                ..other.clone()
+            }
+    }
+
     /// The fields to ask for (wire contract, D.2).
     #[must_use]
     pub const fn mask() -> types::EntryMask {

@@ -61,7 +61,8 @@ impl ServedEntry {
             (None, None) => true,
             _ => false,
         };
-        same_svid && (Arc::ptr_eq(&self.entry, &other.entry) || self.entry == other.entry)
+        same_svid
+            && (Arc::ptr_eq(&self.entry, &other.entry) || self.entry.serves_like(&other.entry))
     }
 }
 

@@ -197,6 +197,20 @@ fn a_change_concerns_those_who_match_the_entry_before_or_after() {
         "entry added at the end"
     );
 
+    let revised = AuthorizedEntry {
+        revision: 9,
+        ..entry("a", &["unix:uid:1"])
+    };
+    let revised = ServedEntry {
+        entry: Arc::new(revised),
+        ..a.clone()
+    };
+    assert_eq!(
+        concerned(&snapshot(&[revised, b.clone()])),
+        (false, false),
+        "a revision alone, before its SVID is signed"
+    );
+
     let roots = Snapshot::new(
         trust_domain(),
         [a, b],
