@@ -84,24 +84,42 @@ pub fn parse<C: clap::Parser>(
     args: impl IntoIterator<Item = OsString>,
     printer: &mut Printer,
 ) -> Result<C, ExitCode> {
-    C::try_parse_from(normalise(args)).map_err(|error| {
-        let text = error.render();
+    let matches = with_switches(C::command()).try_get_matches_from(normalise(args));
+    let parsed = matches.and_then(|matches| C::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        let styled = error.render();
+        let text = if printer.has_colours() {
+            styled.ansi().to_string()
+        } else {
+            styled.to_string()
+        };
         if error.use_stderr() {
-            printer.error_text(&if printer.has_colours() {
-                text.ansi().to_string()
-            } else {
-                text.to_string()
-            });
+            printer.error_text(&text);
             Exit::Failure.into()
         } else {
-            printer.text(&if printer.has_colours() {
-                text.ansi().to_string()
-            } else {
-                text.to_string()
-            });
+            printer.text(&text);
             Exit::Success.into()
         }
     })
+}
+
+/// Lets a flag that takes no value be written as `-flag=true` and `-flag=false` too, as SPIRE's flags can be.
+fn with_switches(command: clap::Command) -> clap::Command {
+    let switch = |arg: clap::Arg| {
+        if !matches!(arg.get_action(), clap::ArgAction::SetTrue) {
+            return arg;
+        }
+        arg.action(clap::ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .value_name("BOOL")
+            .value_parser(clap::value_parser!(bool))
+            .default_value("false")
+            .default_missing_value("true")
+            .hide_default_value(true)
+            .hide_possible_values(true)
+    };
+    command.mut_args(switch).mut_subcommands(with_switches)
 }
 
 #[cfg(test)]
@@ -150,6 +168,8 @@ mod tests {
     struct Arguments {
         #[arg(long = "socketPath", default_value = "/tmp/api.sock")]
         socket_path: String,
+        #[arg(long)]
+        admin: bool,
         #[command(flatten)]
         output: OutputFlag,
     }
@@ -170,6 +190,20 @@ mod tests {
             (arguments.socket_path.as_str(), arguments.output.output),
             ("/s", Output::Json)
         );
+    }
+
+    #[test]
+    fn a_flag_without_a_value_can_have_one() {
+        for (given, admin) in [
+            (&["program"][..], false),
+            (&["program", "-admin"], true),
+            (&["program", "-admin=true"], true),
+            (&["program", "-admin=false"], false),
+            (&["program", "-admin", "-output", "json"], true),
+        ] {
+            assert_eq!(parsed(given).0.unwrap().admin, admin, "{given:?}");
+        }
+        assert!(parsed(&["program", "-admin=perhaps"]).0.is_err());
     }
 
     #[test]
