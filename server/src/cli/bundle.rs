@@ -1,5 +1,7 @@
 //! `bundle show`.
 
+mod document;
+
 use clap::{Args, Subcommand, ValueEnum};
 use countersign_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use countersign_runtime::cli::{Output, OutputFlag, Printer};
@@ -15,7 +17,8 @@ pub(super) enum BundleVerb {
     #[command(
         after_help = "Example: what a node agent needs to know this server\n  \
         countersign-server bundle show > bundle.pem\n\
-        and in its configuration:\n  trust_bundle_path = \"bundle.pem\""
+        and in its configuration:\n  trust_bundle_path = \"bundle.pem\"\n\
+        For a trust domain to federate with: -format spiffe"
     )]
     Show(Show),
 }
@@ -25,6 +28,8 @@ pub(super) enum BundleVerb {
 enum Format {
     /// PEM, one block per authority
     Pem,
+    /// A SPIFFE bundle document, for federation
+    Spiffe,
 }
 
 /// `bundle show`.
@@ -53,6 +58,7 @@ impl BundleVerb {
                 .x509_authorities
                 .iter()
                 .for_each(|a| printer.text(&pem(&a.asn1))),
+            Format::Spiffe => printer.line(document::document(&bundle)?),
         }
         Ok(())
     }
