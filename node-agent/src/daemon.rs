@@ -21,7 +21,7 @@ use crate::client::{ServerClient, TrustedBundles};
 use crate::config::{AgentConfig, JoinTokenSource, KeyStore};
 use crate::node::{Keep, Node};
 use crate::selectors::{Attestors, Unix};
-use crate::skew::Skew;
+use crate::skew::{MAX_SKEW, Skew};
 use crate::storage::{State, Storage, StorageError};
 use crate::sync::{Fatal, Feed, Settings, Syncer};
 
@@ -52,6 +52,11 @@ pub enum AgentError {
          with `countersign-server token generate` and start with -joinToken"
     )]
     Expired(UnixTime, UnixTime),
+    /// The identity on disk is from the future.
+    #[error(
+        "this node's SVID is valid from {0}, and it is {1} by this machine's clock: set the clock and start again"
+    )]
+    NotYetValid(UnixTime, UnixTime),
     /// The join token's file.
     #[error("cannot read the join token from {}: {reason}", path.display())]
     TokenFile {
@@ -155,6 +160,10 @@ async fn start(config: &AgentConfig, feed: Feed, clock: SharedClock) -> Result<S
     );
     match node.identity() {
         Some(identity) => {
+            let (not_before, now) = (identity.svid.not_before(), clock.now());
+            if not_before > now.after(MAX_SKEW) {
+                return Err(AgentError::NotYetValid(not_before, now));
+            }
             if config.join_token.is_some() {
                 tracing::info!("This node is attested already: the join token is not used");
             }

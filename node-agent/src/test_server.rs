@@ -31,6 +31,9 @@ use tonic::{Code, Request, Status};
 
 use crate::test_ca::{TestCa, trust_domain};
 
+/// As SPIRE's server lets connections go (B.1).
+const CONNECTION_AGE: Duration = Duration::from_secs(180);
+
 /// What the server knows of the one node.
 pub(crate) struct NodeRecord {
     pub(crate) id: SpiffeId,
@@ -58,6 +61,8 @@ pub(crate) struct State {
     /// Ids asked for by sync requests, page by page.
     pub(crate) fetched: Vec<Vec<String>>,
     pub(crate) version: String,
+    /// From where the node agent has called: one address for each connection.
+    pub(crate) connections: HashSet<SocketAddr>,
     /// Added to the clock by which this server signs.
     pub(crate) ahead: Duration,
 }
@@ -93,6 +98,7 @@ impl Shared {
             .as_ref()
             .ok_or_else(|| Status::permission_denied("no certificate"))?;
         let mut state = self.state();
+        state.connections.insert(peer.address);
         let Some(node) = state.node.as_mut().filter(|node| node.id == peer.id) else {
             return Err(denied(Reason::AgentNotAttested));
         };
@@ -159,6 +165,7 @@ impl TestServer {
             calls: HashMap::new(),
             fetched: Vec::new(),
             version: String::new(),
+            connections: HashSet::new(),
             ahead: Duration::ZERO,
         };
         let shared = Shared {
@@ -179,7 +186,7 @@ impl TestServer {
             .add_service(BundleServer::new(shared.clone()))
             .into_axum_router();
         let (_, identity) = watch::channel(Some(Arc::new(presented)));
-        let options = ServeOptions::new(Http::Http2Only, clock.shared());
+        let options = ServeOptions::new(Http::Http2Only, clock.shared()).max_age(CONNECTION_AGE);
         let served = stop.clone();
         let task = tokio::spawn(async move {
             serve_tls(listener, Arc::new(identity), router, options, served).await;

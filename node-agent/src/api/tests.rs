@@ -301,6 +301,40 @@ async fn streams_end_with_unavailable_at_the_shutdown() {
     assert!(!served.directory.path().join("api.sock").exists());
 }
 
+/// What a reader has not taken yet is at most what fits into its connection; the rest of the past is never made.
+#[tokio::test]
+async fn a_slow_reader_gets_the_newest_and_skips_what_was_in_between() {
+    let served = Served::start().await;
+    let hinted = |number: usize| AuthorizedEntry {
+        hint: format!("{number:01000}"),
+        ..served.entry("a", &own())
+    };
+    let signed = served.signed(hinted(0));
+    let with = |number| ServedEntry {
+        entry: Arc::new(hinted(number)),
+        ..signed.clone()
+    };
+    served.publish(&[with(0)], &[]);
+    let mut answers = served.client().await.x509_svids().await.unwrap();
+    const CHANGES: usize = 2_000;
+    for number in 1..=CHANGES {
+        served.publish(&[with(number)], &[]);
+        tokio::task::yield_now().await;
+    }
+    let mut received = 0;
+    loop {
+        received += 1;
+        let answer = answers.message().await.unwrap().unwrap();
+        if answer.svids[0].hint == format!("{CHANGES:01000}") {
+            break;
+        }
+    }
+    assert!(
+        received < CHANGES / 2,
+        "{received} of {CHANGES} answers were kept for a slow reader"
+    );
+}
+
 #[tokio::test]
 async fn one_process_has_a_bounded_number_of_streams() {
     let served = Served::start().await;

@@ -614,6 +614,41 @@ async fn a_clock_more_than_a_minute_off_is_told_and_costs_no_second_token() {
 }
 
 #[tokio::test]
+async fn an_svid_on_disk_that_is_from_the_future_tells_of_the_clock() {
+    let rig = Rig::new().await;
+    rig.running(Some("token")).await.end().await.unwrap();
+    rig.clock.set(NOW.before(Duration::from_secs(120)));
+    let error = rig.refused(rig.config(None)).await;
+    assert!(
+        error.contains("by this machine's clock: set the clock"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn connections_that_the_server_lets_go_regularly_disturb_nothing() {
+    let rig = Rig::new().await;
+    let agent = rig.running(Some("token")).await;
+    let mut answers = agent.svids().await;
+    next(&mut answers).await;
+    // Well beyond the three minutes of a connection's life, sync by sync.
+    for number in 0..50 {
+        rig.register(&format!("e{number}"), &own());
+        rig.sync().await;
+        assert_eq!(
+            next(&mut answers).await.svids.len(),
+            number + 2,
+            "sync {number}"
+        );
+    }
+    assert!(
+        rig.server.state().connections.len() > 1,
+        "the server never let a connection go"
+    );
+    agent.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_server_whose_certificate_is_not_valid_by_this_clock_is_a_matter_of_clocks() {
     let rig = Rig::new().await;
     rig.clock.set(NOW.before(Duration::from_secs(3600)));
