@@ -130,22 +130,22 @@ impl Paper {
         match &call.outcome {
             Outcome::Answered => self.call(&who, &call.action, Style::Good, "served"),
             Outcome::Failed { why } => {
-                self.call(&who, &call.action, Style::Bad, &format!("FAILED: {why}"))
+                self.call(&who, &call.action, Style::Bad, &format!("FAILED: {why}"));
             }
             Outcome::Refused {
                 reason,
                 by,
                 sentence,
             } => {
-                let caller = call.members.last().map_or("", |id| short(id));
+                self.call(&who, &call.action, Style::Bad, &format!("REFUSED {reason}"));
                 let by = match by {
-                    By::Caller => format!("by {caller}'s own library"),
+                    By::Caller => format!(
+                        "by the {}'s own library, before anything was sent",
+                        call.members.last().map_or("caller", |id| short(id))
+                    ),
                     By::Callee => format!("by the {}", short(&call.callee)),
                 };
-                self.call(&who, &call.action, Style::Bad, &format!("REFUSED {by}"));
-                let reason = self.printer.paint(Style::Bad, reason);
-                self.printer.line(format_args!("{INDENT}{INDENT}{reason}"));
-                self.wrapped(sentence, "      ", Style::Faint);
+                self.wrapped(&format!("{by}: \"{sentence}\""), "      ", Style::Faint);
             }
         }
     }
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_shows_chain_action_who_refused_reason_and_sentence() {
+    fn a_refusal_shows_chain_action_reason_who_refused_and_the_sentence() {
         let (printer, captured) = Printer::captured();
         let refused = Outcome::Refused {
             reason: "cycle_detected".into(),
@@ -313,8 +313,8 @@ mod tests {
             client: Client::Library,
             outcome: refused,
         });
-        let want = "   planner → coder → reviewer → planner      POST /findings  REFUSED by reviewer's own library\n      \
-                    cycle_detected\n      A loop.\n";
+        let want = "   planner → coder → reviewer → planner      POST /findings  REFUSED cycle_detected\n      \
+                    by the reviewer's own library, before anything was sent: \"A loop.\"\n";
         assert_eq!(captured.out(), want);
     }
 

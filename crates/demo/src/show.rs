@@ -72,20 +72,20 @@ async fn run(arguments: &Arguments, paper: &mut Paper) -> Exit {
             return Exit::Failure;
         }
     };
-    let played = match stop
-        .run_until_cancelled(Box::pin(play(&mut stage, arguments, paper, &stop)))
+    let mut exit = match stop
+        .run_until_cancelled(Box::pin(play(&mut stage, paper)))
         .await
     {
-        Some(played) => played,
-        None => Err(anyhow::anyhow!("it was interrupted")),
-    };
-    let mut exit = match played {
-        Ok(Verdict::Ok) => Exit::Success,
-        Ok(Verdict::Failed) => Exit::Failure,
-        Err(error) => {
-            paper.failure(&error, &stage.log_tails(TAIL));
-            Exit::Failure
+        Some(Ok((verdict, cast))) => {
+            let kept = if arguments.keep {
+                scene::keep(&stage, cast, paper, &stop).await
+            } else {
+                Ok(())
+            };
+            ended(kept.map(|()| verdict), &stage, paper)
         }
+        Some(Err(error)) => ended(Err(error), &stage, paper),
+        None => ended(Err(anyhow::anyhow!("it was interrupted")), &stage, paper),
     };
     if let Err(error) = stage.close().await {
         paper.failure(&error, &[]);
@@ -94,12 +94,18 @@ async fn run(arguments: &Arguments, paper: &mut Paper) -> Exit {
     exit
 }
 
-async fn play(
-    stage: &mut Stage,
-    arguments: &Arguments,
-    paper: &mut Paper,
-    stop: &CancellationToken,
-) -> anyhow::Result<Verdict> {
+fn ended(played: anyhow::Result<Verdict>, stage: &Stage, paper: &mut Paper) -> Exit {
+    match played {
+        Ok(Verdict::Ok) => Exit::Success,
+        Ok(Verdict::Failed) => Exit::Failure,
+        Err(error) => {
+            paper.failure(&error, &stage.log_tails(TAIL));
+            Exit::Failure
+        }
+    }
+}
+
+async fn play(stage: &mut Stage, paper: &mut Paper) -> anyhow::Result<(Verdict, Cast)> {
     paper.title("Countersign: a feedback loop between real agents is stopped");
     paper.say(&format!(
         "Every part is a process of its own; their files are in {}.",
@@ -110,28 +116,24 @@ async fn play(
     if !checks.is_empty() {
         paper.summary(&checks);
     }
-    let mut cast = played?;
+    let cast = played?;
+    Ok((verdict(&checks, paper), cast))
+}
+
+fn verdict(checks: &[Check], paper: &mut Paper) -> Verdict {
     let failed = checks
         .iter()
         .filter(|check| check.verdict == Verdict::Failed)
         .count();
-    let verdict = if failed == 0 {
+    paper.line("");
+    if failed == 0 {
+        paper.result(Verdict::Ok, "Everything happened as it should.");
         Verdict::Ok
     } else {
+        let text = format!("{failed} of {} did not happen as it should.", checks.len());
+        paper.result(Verdict::Failed, &text);
         Verdict::Failed
-    };
-    paper.line("");
-    match verdict {
-        Verdict::Ok => paper.result(verdict, &format!("All {} as it should be.", checks.len())),
-        Verdict::Failed => paper.result(
-            verdict,
-            &format!("{failed} of {} not as it should be.", checks.len()),
-        ),
     }
-    if arguments.keep {
-        scene::keep(stage, &mut cast, paper, stop).await?;
-    }
-    Ok(verdict)
 }
 
 async fn scenes(

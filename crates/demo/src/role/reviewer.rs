@@ -43,7 +43,7 @@ async fn review(part: &Arc<Part>, request: Request) -> anyhow::Result<Bytes> {
     match serde_json::from_slice(&body)? {
         Ending::ByLibrary => {
             part.call(part.client(Name::Planner)?, "/findings", Bytes::new())
-                .await?
+                .await?;
         }
         Ending::ByHand => send_all_the_same(part, &raw).await?,
     }

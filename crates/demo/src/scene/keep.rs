@@ -11,7 +11,7 @@ use crate::stage::{Cast, SERVER_SOCKET_VARIABLE, Stage};
 /// Says how to look around, and leaves everything running until `stop`. Each line that is entered starts a task.
 pub(crate) async fn keep(
     stage: &Stage,
-    cast: &mut Cast,
+    mut cast: Cast,
     paper: &mut Paper,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -28,6 +28,7 @@ pub(crate) async fn keep(
             heard = cast.next() => match heard?.1 {
                 Event::Handling(call) => paper.handling(&call),
                 Event::Made(call) => paper.made(&call),
+                Event::Fault { why } => paper.say(&why),
                 _ => {}
             },
         }

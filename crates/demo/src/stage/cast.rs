@@ -76,6 +76,7 @@ impl Cast {
     }
 
     /// Waits for the first event, also of those that came already, that `pick` makes something of. All others stay.
+    /// A fault is an error.
     pub(crate) async fn expect<T>(
         &mut self,
         what: &str,
@@ -90,6 +91,9 @@ impl Cast {
         }
         loop {
             let (name, event) = self.deadline.wait(what, hear(&mut self.heard)).await??;
+            if let Event::Fault { why } = event {
+                bail!("{name}: {why}");
+            }
             match pick(name, &event) {
                 Some(picked) => return Ok(picked),
                 None => self.kept.push_back((name, event)),
@@ -104,10 +108,9 @@ impl Cast {
     }
 }
 
-/// The next event. A fault is an error, and so is the end of a workload.
+/// The next event. The end of a workload is an error.
 async fn hear(heard: &mut mpsc::UnboundedReceiver<(Name, Heard)>) -> anyhow::Result<(Name, Event)> {
     match heard.recv().await {
-        Some((name, Heard::Event(Event::Fault { why }))) => bail!("{name}: {why}"),
         Some((name, Heard::Event(event))) => Ok((name, event)),
         Some((name, Heard::Nonsense(line))) => {
             bail!("{name} said something that is no event: {line:?}")
