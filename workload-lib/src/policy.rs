@@ -89,7 +89,7 @@ fn apply(path: &Path, change: Change, publish: &watch::Sender<InForce>) {
         Change::Good(policy) => {
             tracing::info!(path = %path.display(), "policy in force");
             publish.send_replace(InForce {
-                policy: Some(Arc::new(policy)),
+                policy: Some(policy),
                 problem: None,
             });
         }
@@ -113,7 +113,7 @@ fn apply(path: &Path, change: Change, publish: &watch::Sender<InForce>) {
 
 enum Change {
     None,
-    Good(Policy),
+    Good(Arc<Policy>),
     Bad(PolicyProblem),
 }
 
@@ -140,7 +140,7 @@ fn look(path: &Path, seen: Option<Stamp>) -> (Option<Stamp>, Change) {
     match read(path, seen) {
         Ok(None) => (seen, Change::None),
         Ok(Some((stamp, text))) => match Policy::parse(&text) {
-            Ok(policy) => (stamp, Change::Good(policy)),
+            Ok(policy) => (stamp, Change::Good(Arc::new(policy))),
             Err(errors) => (
                 stamp,
                 Change::Bad(PolicyProblem::Refused {

@@ -272,9 +272,14 @@ impl Admitted {
             biased;
             () = exchange.over().cancelled() => Ended::Cut,
             () = at(exchange.deadline()) => Ended::Late,
-            answer = handling => {
-                return Ok(answer?.map(|body| Body::new(ExchangeBody::new(body, exchange, Some(current)))));
-            }
+            answer = handling => match exchange.refusal() {
+                // Found in the very poll that brought the answer.
+                Some(_) => Ended::Cut,
+                None => {
+                    let body = |body| Body::new(ExchangeBody::new(body, exchange, Some(current)));
+                    return Ok(answer?.map(body));
+                }
+            },
         };
         Ok(match (ended, first_end) {
             (Ended::Late, FirstEnd::Timeout) => {

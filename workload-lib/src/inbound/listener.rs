@@ -16,6 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::causes;
+
 /// Accepted connections, for `tonic`'s `serve_with_incoming` (it is a stream) and for `axum::serve` (it is a listener).
 ///
 /// Either server must have [`Mesh::inbound_layer`](crate::Mesh::inbound_layer) as its outermost layer. Under axum, serve
@@ -85,22 +87,12 @@ async fn accept(tcp: TcpListener, acceptor: TlsAcceptor, found: mpsc::Sender<Mes
             match acceptor.accept(stream, address).await {
                 Ok((io, connection)) => drop(found.send(MeshIo { io, connection }).await),
                 Err(error) => {
-                    tracing::debug!(%address, error = %chain_of(&error), "connection refused");
+                    tracing::debug!(%address, error = %causes::on_one_line(&error), "connection refused");
                 }
             }
             drop(slot);
         });
     }
-}
-
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl Stream for MeshListener {

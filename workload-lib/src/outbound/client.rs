@@ -23,6 +23,7 @@ use super::error::CallError;
 use super::replay::Replay;
 use super::reply;
 use crate::BoxError;
+use crate::causes;
 use crate::context::Context;
 use crate::current::Current;
 use crate::exchange::{Exchange, ExchangeBody};
@@ -407,11 +408,15 @@ impl Place {
             };
         }
         let address = self.target.clone();
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        // Under hyper's own words stand those of the connector.
+        let source = match std::error::Error::source(&error) {
+            Some(cause) => causes::on_one_line(cause),
+            None => error.to_string(),
+        };
         CallError::Unreachable {
             callee,
             address,
-            source: cause.unwrap_or_else(|| error.to_string()).into(),
+            source: source.into(),
         }
     }
 }

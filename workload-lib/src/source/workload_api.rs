@@ -2,9 +2,11 @@
 
 use futures::{Stream, StreamExt as _};
 use rustls_pki_types::CertificateDer;
-use spiffe::transport::{Endpoint, TransportError};
+use spiffe::transport::Endpoint;
 use spiffe::{WorkloadApiClient, WorkloadApiError, X509Context};
 use zeroize::Zeroizing;
+
+use crate::causes;
 
 /// One message of the Workload API, whole: what is missing in it is withdrawn.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ pub(crate) async fn open(
         .map_err(|e| format!("{endpoint:?} is not a Workload API address: {e}"))?;
     let client = WorkloadApiClient::connect(endpoint)
         .await
-        .map_err(|e| words(&e))?;
+        .map_err(|e| causes::on_one_line(&e))?;
     let stream = match client.stream_x509_contexts().await {
         Ok(stream) => stream
             .map(|item| item.map_or_else(|error| said(&error), |context| offer(&context)))
@@ -98,28 +100,11 @@ fn certificates(of: &[spiffe::Certificate]) -> Vec<CertificateDer<'static>> {
 fn said(error: &WorkloadApiError) -> Said {
     match error {
         WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_) => {
-            Said::NoIdentity(words(error))
+            Said::NoIdentity(causes::on_one_line(error))
         }
         WorkloadApiError::Transport(_)
         | WorkloadApiError::EmptyResponse
-        | WorkloadApiError::Endpoint(_) => Said::Over(words(error)),
-        _ => Said::Malformed(words(error)),
+        | WorkloadApiError::Endpoint(_) => Said::Over(causes::on_one_line(error)),
+        _ => Said::Malformed(causes::on_one_line(error)),
     }
-}
-
-/// The error with its causes, on one line.
-fn words(error: &WorkloadApiError) -> String {
-    let mut text = match error {
-        WorkloadApiError::Transport(TransportError::Status(status)) => status.message().to_owned(),
-        other => other.to_string(),
-    };
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

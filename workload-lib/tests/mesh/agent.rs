@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 /// What the agent says to everyone.
 #[derive(Clone, Debug)]
-pub enum Says {
+pub(crate) enum Says {
     /// It does not know yet.
     NotYet,
     /// The caller is nobody.
@@ -32,9 +32,9 @@ pub enum Says {
 }
 
 /// The agent; it is away once dropped.
-pub struct Agent {
-    pub say: watch::Sender<Says>,
-    pub endpoint: String,
+pub(crate) struct Agent {
+    pub(crate) say: watch::Sender<Says>,
+    pub(crate) endpoint: String,
     server: AbortHandle,
 }
 
@@ -46,7 +46,7 @@ impl Drop for Agent {
 
 impl Agent {
     /// Starts on a socket in this folder, in place of an earlier one.
-    pub fn start(folder: &tempfile::TempDir, says: Says) -> Self {
+    pub(crate) fn start(folder: &tempfile::TempDir, says: Says) -> Self {
         let path: PathBuf = folder.path().join("agent.sock");
         drop(std::fs::remove_file(&path));
         let listener = UnixListener::bind(&path).unwrap();
@@ -64,7 +64,7 @@ impl Agent {
 }
 
 /// The answer with these SVIDs, each with a hint, and all bundles.
-pub fn svids(svids: &[(&X509Svid, &str)], bundles: &BundleSet) -> Says {
+pub(crate) fn svids(svids: &[(&X509Svid, &str)], bundles: &BundleSet) -> Says {
     let own = svids[0].0.id().trust_domain();
     let listed = svids.iter().map(|(svid, hint)| X509svid {
         spiffe_id: svid.id().to_string(),

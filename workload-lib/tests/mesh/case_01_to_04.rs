@@ -153,17 +153,17 @@ async fn case_02_a_foreign_first_link_before_a_verified_one_is_refused_with_a_co
         (last.aud, last.cti, last.budget) = (tester.id.to_string(), crate::forge::random(), 1);
         chain.add(&reviewer, last, &Style::default());
         let certs = foreign.clone().then(&coder, reviewer.id()).all_certs();
+        // Without a certificate of that originator, then with it.
+        let fields = [("agent-chain", Some(chain.http()))];
+        raw.present_fields(&tester, &fields)
+            .await
+            .is_refused(Reason::ChainKeyUnknown);
         let fields = [
             ("agent-chain", Some(chain.http())),
             ("agent-chain-certs", certs),
         ];
         let answer = raw.present_fields(&tester, &fields).await;
         answer.is_refused(Reason::ChainSignatureInvalid);
-
-        let fields = [("agent-chain", Some(chain.http()))];
-        raw.present_fields(&tester, &fields)
-            .await
-            .is_refused(Reason::ChainKeyUnknown);
     }
 }
 

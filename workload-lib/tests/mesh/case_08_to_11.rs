@@ -399,7 +399,9 @@ async fn a_request_that_its_caller_cancels_takes_its_handler_and_its_tasks_along
     struct Dropped(Option<oneshot::Sender<()>>);
     impl Drop for Dropped {
         fn drop(&mut self) {
-            drop(self.0.take().map(|sender| sender.send(())));
+            if let Some(sender) = self.0.take() {
+                let _ = sender.send(());
+            }
         }
     }
     let world = World::new(OPEN);

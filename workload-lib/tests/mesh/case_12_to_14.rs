@@ -543,7 +543,7 @@ async fn case_14_a_connection_whose_own_leaf_expired_is_no_peer_identity() {
         }));
     let request = |iat: u64| {
         let chain = Forge::start_with(&planner, &world.id("coder"), |c| {
-            (c.iat, c.exp) = (iat, iat + 60)
+            (c.iat, c.exp) = (iat, iat + 60);
         });
         let mut request = Request::post("/tasks")
             .header("agent-chain", chain.http())

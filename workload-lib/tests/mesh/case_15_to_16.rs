@@ -99,7 +99,9 @@ async fn case_15_a_late_signature_failure_ends_the_exchange_and_nothing_enters_t
     let planner = world.home.svid("planner");
     let tester = world.member("tester").await;
     let address = format!("https://{}", tester.address);
-    // Answers at once with the head, and calls on from within the body.
+    // Answers at once with the head; once the caller has it, calls on from within the body.
+    let (head_is_out, go_on) = oneshot::channel::<()>();
+    let go_on = Arc::new(std::sync::Mutex::new(Some(go_on)));
     let coder = world
         .member_with("coder", move |mesh| {
             let client = mesh
@@ -107,34 +109,31 @@ async fn case_15_a_late_signature_failure_ends_the_exchange_and_nothing_enters_t
                 .at(&address)
                 .unwrap();
             axum::Router::new().fallback(move || {
-                let client = client.clone();
-                async move {
-                    let first = futures::stream::once(async {
-                        Ok::<_, std::convert::Infallible>("begun ".to_owned())
-                    });
-                    let rest = futures::stream::iter(0..3).then(move |_| {
-                        let client = client.clone();
-                        async move { Ok(report(&client, "").await) }
-                    });
-                    Body::from_stream(first.chain(rest))
-                }
+                let (client, go_on) = (client.clone(), go_on.lock().unwrap().take());
+                let call = futures::stream::once(async move {
+                    drop(go_on.expect("one call").await);
+                    Ok::<_, std::convert::Infallible>(report(&client, "").await)
+                });
+                async { Body::from_stream(call) }
             })
         })
         .await;
-    let raw = world.raw(&planner);
     let mut chain = Forge::start(&planner, &coder.id);
     let mut link = chain.links.remove(0);
     let end = link.len();
     link[end - 40] ^= 1;
     let value = forge::byte_sequence(&[head(4, 1), link].concat());
-    let answer = raw
-        .present_fields(&coder, &[("agent-chain", Some(value))])
-        .await;
-    assert_eq!(
-        answer.status, 200,
-        "the head was out before the failure was found"
-    );
-    assert!(answer.text.starts_with("broken: "), "{}", answer.text);
+    let pool = world
+        .raw(&planner)
+        .pool(&coder, &[countersign_identity::tls::ALPN_H2]);
+    let answer = pool
+        .request(task_request(&coder, &[("agent-chain", Some(value))]))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    head_is_out.send(()).unwrap();
+    let broken = answer.into_body().collect().await.unwrap_err();
+    assert_eq!(reset_of(&broken), Some(h2::Reason::CANCEL));
     assert_eq!(tester.served(), 0);
 
     // The same first link, now behind a further one: were it cached, nobody would look at it again.
@@ -242,8 +241,10 @@ async fn case_16_a_handler_of_a_call_without_a_chain_may_not_call_on_though_its_
 async fn grpc_calls_carry_the_chain_and_refusals_their_details() {
     let world = World::new(&OPEN.replace("\"POST /tasks\"", HEALTH));
     let (planner, coder) = (
-        world.member_with("planner", grpc::router).await,
-        world.member_with("coder", grpc::router).await,
+        world
+            .member_with("planner", |mesh| grpc::router(&mesh))
+            .await,
+        world.member_with("coder", |mesh| grpc::router(&mesh)).await,
     );
     assert_eq!(
         grpc::check(&planner.client_of(&coder)).await.unwrap(),
@@ -282,7 +283,7 @@ async fn a_grpc_caller_that_waits_only_so_long_is_answered_in_time() {
     let world = World::new(&OPEN.replace("\"POST /tasks\"", HEALTH));
     let (planner, coder) = (
         world.member("planner").await,
-        world.member_with("coder", grpc::router).await,
+        world.member_with("coder", |mesh| grpc::router(&mesh)).await,
     );
     use countersign_proto::grpc::health::v1::{HealthCheckRequest, health_client::HealthClient};
     let mut request = tonic::Request::new(HealthCheckRequest {
@@ -305,7 +306,7 @@ async fn a_running_stream_is_reset_at_the_chains_deadline() {
     let world = World::new(&policy);
     let (planner, coder) = (
         world.member("planner").await,
-        world.member_with("coder", grpc::router).await,
+        world.member_with("coder", |mesh| grpc::router(&mesh)).await,
     );
     // By the library's client.
     let mut client = HealthClient::new(planner.client_of(&coder).grpc());
@@ -350,9 +351,13 @@ async fn a_running_stream_is_reset_at_the_chains_deadline() {
             None => panic!("the stream ended as if all were said"),
         }
     };
-    let source = std::error::Error::source(&error).unwrap();
-    let reset = source.downcast_ref::<h2::Error>().unwrap();
-    assert_eq!(reset.reason(), Some(h2::Reason::CANCEL));
+    assert_eq!(reset_of(&error), Some(h2::Reason::CANCEL));
+}
+
+fn reset_of(error: &hyper::Error) -> Option<h2::Reason> {
+    std::error::Error::source(error)?
+        .downcast_ref::<h2::Error>()?
+        .reason()
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use countersign_identity::{KeyType, PrivateKey, SigningKey as _, SpiffeId, X509S
 use crate::world::NOW;
 
 /// The action of most tests.
-pub const TASKS: &str = "POST /tasks";
+pub(crate) const TASKS: &str = "POST /tasks";
 
 const P256_ORDER: [u8; 32] = [
     0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
@@ -17,34 +17,34 @@ const P256_ORDER: [u8; 32] = [
 
 /// What one link says. `iss` and `chain` are encoded where they are set, wherever that is.
 #[derive(Clone, Debug)]
-pub struct Claims {
-    pub iss: Option<String>,
-    pub aud: String,
-    pub exp: u64,
-    pub iat: u64,
-    pub cti: [u8; 16],
-    pub max_hops: u64,
-    pub budget: u64,
-    pub action: String,
-    pub chain: Option<[u8; 16]>,
+pub(crate) struct Claims {
+    pub(crate) iss: Option<String>,
+    pub(crate) aud: String,
+    pub(crate) exp: u64,
+    pub(crate) iat: u64,
+    pub(crate) cti: [u8; 16],
+    pub(crate) max_hops: u64,
+    pub(crate) budget: u64,
+    pub(crate) action: String,
+    pub(crate) chain: Option<[u8; 16]>,
 }
 
 /// How a link is signed and encoded, where it is not as it should be.
 #[derive(Clone, Debug, Default)]
-pub struct Style {
-    pub alg: Option<i64>,
-    pub signature: Option<Vec<u8>>,
-    pub high_s: bool,
+pub(crate) struct Style {
+    pub(crate) alg: Option<i64>,
+    pub(crate) signature: Option<Vec<u8>>,
+    pub(crate) high_s: bool,
     /// Replaces the encoded payload before it is signed.
-    pub payload: Option<fn(Vec<u8>) -> Vec<u8>>,
+    pub(crate) payload: Option<fn(Vec<u8>) -> Vec<u8>>,
     /// Replaces the encoded protected header before it is signed.
-    pub header: Option<fn(Vec<u8>) -> Vec<u8>>,
+    pub(crate) header: Option<fn(Vec<u8>) -> Vec<u8>>,
 }
 
 /// A chain under construction.
 #[derive(Clone, Debug, Default)]
-pub struct Forge {
-    pub links: Vec<Vec<u8>>,
+pub(crate) struct Forge {
+    pub(crate) links: Vec<Vec<u8>>,
     prefix: [u8; 32],
     last: Option<Claims>,
     signers: Vec<Vec<Vec<u8>>>,
@@ -52,11 +52,11 @@ pub struct Forge {
 
 impl Forge {
     /// A first link, as an honest originator makes it: the whole default budget but this call.
-    pub fn start(originator: &X509Svid, callee: &SpiffeId) -> Self {
+    pub(crate) fn start(originator: &X509Svid, callee: &SpiffeId) -> Self {
         Self::start_with(originator, callee, |_| {})
     }
 
-    pub fn start_with(
+    pub(crate) fn start_with(
         originator: &X509Svid,
         callee: &SpiffeId,
         change: impl FnOnce(&mut Claims),
@@ -79,11 +79,11 @@ impl Forge {
     }
 
     /// One more link by `signer`, with half of what is left.
-    pub fn then(self, signer: &X509Svid, callee: &SpiffeId) -> Self {
+    pub(crate) fn then(self, signer: &X509Svid, callee: &SpiffeId) -> Self {
         self.then_with(signer, callee, |_| {})
     }
 
-    pub fn then_with(
+    pub(crate) fn then_with(
         mut self,
         signer: &X509Svid,
         callee: &SpiffeId,
@@ -101,14 +101,14 @@ impl Forge {
     }
 
     /// A link with this content and form.
-    pub fn add(&mut self, signer: &X509Svid, claims: Claims, style: &Style) {
+    pub(crate) fn add(&mut self, signer: &X509Svid, claims: Claims, style: &Style) {
         self.add_signed_by(signer.key(), claims, style);
         self.signers
             .push(signer.chain().iter().map(|der| der.to_vec()).collect());
     }
 
     /// As [`Forge::add`], without a certificate that goes along.
-    pub fn add_signed_by(&mut self, key: &PrivateKey, claims: Claims, style: &Style) {
+    pub(crate) fn add_signed_by(&mut self, key: &PrivateKey, claims: Claims, style: &Style) {
         let mut header = header(key, style.alg);
         if let Some(change) = style.header {
             header = change(header);
@@ -139,7 +139,7 @@ impl Forge {
     }
 
     /// Appends a link as it stands.
-    pub fn push(&mut self, link: Vec<u8>) {
+    pub(crate) fn push(&mut self, link: Vec<u8>) {
         let mut joined = self.prefix.to_vec();
         joined.extend_from_slice(&link);
         self.prefix = digest::digest(&digest::SHA256, &joined)
@@ -149,11 +149,11 @@ impl Forge {
         self.links.push(link);
     }
 
-    pub fn last(&self) -> &Claims {
+    pub(crate) fn last(&self) -> &Claims {
         self.last.as_ref().expect("a link")
     }
 
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut chain = head(4, self.links.len() as u64);
         self.links
             .iter()
@@ -162,18 +162,18 @@ impl Forge {
     }
 
     /// The value of `agent-chain`.
-    pub fn http(&self) -> String {
+    pub(crate) fn http(&self) -> String {
         byte_sequence(&self.encode())
     }
 
     /// The value of `agent-chain-certs` with the certificates of all signers but the last; none for one signer.
-    pub fn certs(&self) -> Option<String> {
+    pub(crate) fn certs(&self) -> Option<String> {
         let earlier = self.signers.len().saturating_sub(1);
         certs_of(self.signers.iter().take(earlier))
     }
 
     /// The same with the last signer's too.
-    pub fn all_certs(&self) -> Option<String> {
+    pub(crate) fn all_certs(&self) -> Option<String> {
         certs_of(self.signers.iter())
     }
 }
@@ -204,18 +204,18 @@ fn certs_of<'a>(signers: impl Iterator<Item = &'a Vec<Vec<u8>>>) -> Option<Strin
     Some(byte_sequence(&out))
 }
 
-pub fn byte_sequence(bytes: &[u8]) -> String {
+pub(crate) fn byte_sequence(bytes: &[u8]) -> String {
     format!(":{}:", STANDARD.encode(bytes))
 }
 
-pub fn random() -> [u8; 16] {
+pub(crate) fn random() -> [u8; 16] {
     let mut out = [0; 16];
     aws_lc_rs::rand::fill(&mut out).unwrap();
     out
 }
 
 /// The protected header: alg and kid.
-pub fn header(key: &PrivateKey, alg: Option<i64>) -> Vec<u8> {
+pub(crate) fn header(key: &PrivateKey, alg: Option<i64>) -> Vec<u8> {
     let alg = alg.unwrap_or(match key.key_type() {
         KeyType::EcP384 => -35,
         _ => -7,
@@ -229,7 +229,7 @@ pub fn header(key: &PrivateKey, alg: Option<i64>) -> Vec<u8> {
 }
 
 /// The claims, keys in bytewise order of their encoding.
-pub fn payload(claims: &Claims) -> Vec<u8> {
+pub(crate) fn payload(claims: &Claims) -> Vec<u8> {
     let mut pairs: Vec<(i64, Vec<u8>)> = vec![
         (3, text(&claims.aud)),
         (4, head(0, claims.exp)),
@@ -253,7 +253,7 @@ pub fn payload(claims: &Claims) -> Vec<u8> {
     out
 }
 
-pub fn head(major: u8, n: u64) -> Vec<u8> {
+pub(crate) fn head(major: u8, n: u64) -> Vec<u8> {
     let major = major << 5;
     match n {
         0..=23 => vec![major | n as u8],
@@ -264,7 +264,7 @@ pub fn head(major: u8, n: u64) -> Vec<u8> {
     }
 }
 
-pub fn int(n: i64) -> Vec<u8> {
+pub(crate) fn int(n: i64) -> Vec<u8> {
     if n < 0 {
         head(1, (-1 - n) as u64)
     } else {
@@ -272,11 +272,11 @@ pub fn int(n: i64) -> Vec<u8> {
     }
 }
 
-pub fn text(text: &str) -> Vec<u8> {
+pub(crate) fn text(text: &str) -> Vec<u8> {
     [head(3, text.len() as u64), text.as_bytes().to_vec()].concat()
 }
 
-pub fn bytes(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn bytes(bytes: &[u8]) -> Vec<u8> {
     [head(2, bytes.len() as u64), bytes.to_vec()].concat()
 }
 

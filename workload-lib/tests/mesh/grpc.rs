@@ -13,12 +13,12 @@ use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 /// Allows every method of the service.
-pub const HEALTH: &str = "\"/grpc.health.v1.Health/*\"";
+pub(crate) const HEALTH: &str = "\"/grpc.health.v1.Health/*\"";
 
 /// Answers `SERVING` within a context, and `SERVICE_UNKNOWN` without one. `Watch` says it once and then nothing more.
-pub struct Healthy;
+pub(crate) struct Healthy;
 
-fn verdict(context: Option<Context>) -> HealthCheckResponse {
+fn verdict(context: Option<&Context>) -> HealthCheckResponse {
     let status = if context.is_some() {
         ServingStatus::Serving
     } else {
@@ -37,7 +37,9 @@ impl Health for Healthy {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         match request.get_ref().service.as_str() {
             "never" => std::future::pending().await,
-            _ => Ok(Response::new(verdict(Context::of(request.extensions())))),
+            _ => Ok(Response::new(verdict(
+                Context::of(request.extensions()).as_ref(),
+            ))),
         }
     }
 
@@ -55,7 +57,7 @@ impl Health for Healthy {
         _: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         // The task-local is looked at from within the stream.
-        let once = futures::stream::once(async { Ok(verdict(Context::current())) });
+        let once = futures::stream::once(async { Ok(verdict(Context::current().as_ref())) });
         Ok(Response::new(Box::pin(
             once.chain(futures::stream::pending()),
         )))
@@ -63,19 +65,19 @@ impl Health for Healthy {
 }
 
 /// The router of the service, for a member of a world.
-pub fn router(mesh: countersign::Mesh) -> axum::Router {
+pub(crate) fn router(mesh: &countersign::Mesh) -> axum::Router {
     use countersign_proto::grpc::health::v1::health_server::HealthServer;
     let service = HealthServer::from_arc(std::sync::Arc::new(Healthy));
     tonic::service::Routes::new(mesh.grpc(service)).into_axum_router()
 }
 
 /// Calls `Check`.
-pub async fn check(client: &CalleeClient) -> Result<String, Status> {
+pub(crate) async fn check(client: &CalleeClient) -> Result<String, Status> {
     check_service(client, "").await
 }
 
 /// Calls `Check` for a service by name.
-pub async fn check_service(client: &CalleeClient, service: &str) -> Result<String, Status> {
+pub(crate) async fn check_service(client: &CalleeClient, service: &str) -> Result<String, Status> {
     let request = HealthCheckRequest {
         service: service.to_owned(),
     };

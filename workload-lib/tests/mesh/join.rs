@@ -211,15 +211,30 @@ async fn a_policy_that_changes_is_read_again_and_a_bad_one_leaves_the_last_good_
         .unwrap();
     assert_eq!(report(&client, "").await, "done");
 
-    std::fs::write(&policy, OPEN.replace("POST /tasks", "POST /other")).unwrap();
-    while report(&client, "").await == "done" {}
-    assert_eq!(report(&client, "").await, "action_denied here");
-    // Refused whole; then a good one replaces what was in force all along.
+    // Without the right to start chains. Between two looks at the file, each call starts one more.
+    let asleep = || tokio::time::sleep(Duration::from_millis(20));
+    std::fs::write(
+        &policy,
+        OPEN.replace("ai-agents.org/planner\"", "ai-agents.org/other\""),
+    )
+    .unwrap();
+    while report(&client, "").await == "done" {
+        asleep().await;
+    }
+    assert_eq!(report(&client, "").await, "origination_denied here");
+    // A bad one is refused whole: what was in force stays until the good one comes.
     std::fs::write(&policy, OPEN.replace("originate", "orginate")).unwrap();
+    for _ in 0..80 {
+        assert_eq!(report(&client, "").await, "origination_denied here");
+        asleep().await;
+    }
     let next = policy.with_extension("next");
     std::fs::write(&next, OPEN).unwrap();
     std::fs::rename(&next, &policy).unwrap();
-    while report(&client, "").await != "done" {}
+    while report(&client, "").await == "origination_denied here" {
+        asleep().await;
+    }
+    assert_eq!(report(&client, "").await, "done");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use countersign::inbound::MeshListener;
 use countersign::test_util::{self, Feed};
-use countersign::{CallError, CalleeClient, Context, Mesh, Reason, RefusedBy};
+use countersign::{CallError, CalleeClient, Mesh, Reason, RefusedBy};
 use countersign_identity::csr::PublicKey;
 use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
 use countersign_identity::tls::{
@@ -40,21 +40,21 @@ use tokio_util::sync::CancellationToken;
 use crate::forge::{Forge, TASKS};
 
 /// The time in every world, in Unix seconds, unless a test moves it.
-pub const NOW: u64 = 1_800_000_000;
-pub const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const NOW: u64 = 1_800_000_000;
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-pub fn now() -> UnixTime {
+pub(crate) fn now() -> UnixTime {
     UnixTime::from_secs(NOW)
 }
 
 /// A certificate authority of a trust domain.
-pub struct Authority {
-    pub domain: TrustDomain,
+pub(crate) struct Authority {
+    pub(crate) domain: TrustDomain,
     ca: IssuingCa,
 }
 
 impl Authority {
-    pub fn new(domain: &str) -> Self {
+    pub(crate) fn new(domain: &str) -> Self {
         let domain = TrustDomain::new(domain).unwrap();
         let key = PrivateKey::generate(KeyType::EcP256).unwrap();
         let root = self_signed_authority(
@@ -71,28 +71,28 @@ impl Authority {
         }
     }
 
-    pub fn bundle(&self) -> Bundle {
+    pub(crate) fn bundle(&self) -> Bundle {
         Bundle {
             x509_authorities: vec![self.ca.authority().clone()],
             ..Bundle::empty(self.domain.clone())
         }
     }
 
-    pub fn id(&self, name: &str) -> SpiffeId {
+    pub(crate) fn id(&self, name: &str) -> SpiffeId {
         self.domain.id_with_path(&format!("/{name}")).unwrap()
     }
 
-    pub fn svid(&self, name: &str) -> X509Svid {
+    pub(crate) fn svid(&self, name: &str) -> X509Svid {
         self.svid_of(name, KeyType::EcP256)
     }
 
-    pub fn svid_of(&self, name: &str, key_type: KeyType) -> X509Svid {
+    pub(crate) fn svid_of(&self, name: &str, key_type: KeyType) -> X509Svid {
         let key = PrivateKey::generate(key_type).unwrap();
         X509Svid::new(self.issue(&self.id(name), &key, HOUR, now()), key).unwrap()
     }
 
     /// A certificate for any key, valid from shortly before `from`.
-    pub fn issue(
+    pub(crate) fn issue(
         &self,
         id: &SpiffeId,
         key: &PrivateKey,
@@ -110,17 +110,17 @@ impl Authority {
 }
 
 /// What all members share.
-pub struct World {
-    pub home: Authority,
-    pub bundles: BundleSet,
-    pub clock: TestClock,
+pub(crate) struct World {
+    pub(crate) home: Authority,
+    pub(crate) bundles: BundleSet,
+    pub(crate) clock: TestClock,
     policy: String,
     places: Arc<Mutex<HashMap<String, SocketAddr>>>,
 }
 
 impl World {
     /// The trust domain `ai-agents.org` under this policy, its time standing still.
-    pub fn new(policy: &str) -> Self {
+    pub(crate) fn new(policy: &str) -> Self {
         let home = Authority::new("ai-agents.org");
         Self {
             bundles: [home.bundle()].into_iter().collect(),
@@ -131,16 +131,16 @@ impl World {
         }
     }
 
-    pub fn policy(&self) -> Policy {
+    pub(crate) fn policy(&self) -> Policy {
         Policy::parse(&self.policy).unwrap_or_else(|faults| panic!("the test's policy: {faults}"))
     }
 
-    pub fn id(&self, name: &str) -> SpiffeId {
+    pub(crate) fn id(&self, name: &str) -> SpiffeId {
         self.home.id(name)
     }
 
     /// A mesh without a listener.
-    pub fn mesh(&self, svid: X509Svid) -> (Mesh, Feed) {
+    pub(crate) fn mesh(&self, svid: X509Svid) -> (Mesh, Feed) {
         test_util::mesh(
             svid,
             self.bundles.clone(),
@@ -151,7 +151,7 @@ impl World {
     }
 
     /// A member that relays: see [`Relay`].
-    pub async fn member(&self, name: &str) -> Member {
+    pub(crate) async fn member(&self, name: &str) -> Member {
         let svid = self.home.svid(name);
         let (mesh, feed) = self.mesh(svid.clone());
         let relay = Relay {
@@ -171,7 +171,11 @@ impl World {
     }
 
     /// A member with a router of its own, made for its mesh.
-    pub async fn member_with(&self, name: &str, router: impl FnOnce(Mesh) -> Router) -> Member {
+    pub(crate) async fn member_with(
+        &self,
+        name: &str,
+        router: impl FnOnce(Mesh) -> Router,
+    ) -> Member {
         let svid = self.home.svid(name);
         let (mesh, feed) = self.mesh(svid.clone());
         let router = router(mesh.clone());
@@ -207,12 +211,12 @@ impl World {
     }
 
     /// A hand-made client with this SVID.
-    pub fn raw(&self, svid: &X509Svid) -> Raw {
+    pub(crate) fn raw(&self, svid: &X509Svid) -> Raw {
         Raw::new(Some(svid), &self.bundles, self.clock.shared())
     }
 
     /// The other end as the layer sees it, without a connection.
-    pub fn connection(&self, caller: &X509Svid, callee: &X509Svid) -> Arc<Connection> {
+    pub(crate) fn connection(&self, caller: &X509Svid, callee: &X509Svid) -> Arc<Connection> {
         let tls = TlsContext::new(
             Arc::new(self.bundles.clone()),
             RustlsTime::shared(self.clock.shared()),
@@ -253,14 +257,14 @@ impl World {
 }
 
 /// A workload that serves.
-pub struct Member {
-    pub id: SpiffeId,
-    pub svid: X509Svid,
-    pub mesh: Mesh,
-    pub feed: Feed,
-    pub address: SocketAddr,
+pub(crate) struct Member {
+    pub(crate) id: SpiffeId,
+    pub(crate) svid: X509Svid,
+    pub(crate) mesh: Mesh,
+    pub(crate) feed: Feed,
+    pub(crate) address: SocketAddr,
     /// How many requests reached its handler.
-    pub served: Arc<AtomicUsize>,
+    pub(crate) served: Arc<AtomicUsize>,
     server: AbortHandle,
 }
 
@@ -271,11 +275,11 @@ impl Drop for Member {
 }
 
 impl Member {
-    pub fn served(&self) -> usize {
+    pub(crate) fn served(&self) -> usize {
         self.served.load(Ordering::SeqCst)
     }
 
-    pub fn client_of(&self, callee: &Member) -> CalleeClient {
+    pub(crate) fn client_of(&self, callee: &Member) -> CalleeClient {
         self.mesh
             .callee(callee.id.as_str())
             .at(&format!("https://{}", callee.address))
@@ -283,7 +287,7 @@ impl Member {
     }
 
     /// Sends a plan to a callee, which carries it out; gives the report.
-    pub async fn task(&self, callee: &Member, plan: &str) -> String {
+    pub(crate) async fn task(&self, callee: &Member, plan: &str) -> String {
         report(&self.client_of(callee), plan).await
     }
 }
@@ -318,7 +322,7 @@ async fn handle(State(relay): State<Relay>, request: Request) -> axum::response:
 }
 
 /// Calls `POST /tasks` and says what came of it.
-pub async fn report(client: &CalleeClient, plan: &str) -> String {
+pub(crate) async fn report(client: &CalleeClient, plan: &str) -> String {
     let request = http::Request::post("/tasks").body(plan.to_owned()).unwrap();
     match client.http().send(request).await {
         Ok(response) => text_of(response.into_body()).await,
@@ -327,7 +331,7 @@ pub async fn report(client: &CalleeClient, plan: &str) -> String {
 }
 
 /// `<reason> here` for a refusal by this process, `<reason> there` for one by the callee.
-pub fn word_for(error: &CallError) -> String {
+pub(crate) fn word_for(error: &CallError) -> String {
     match error.refused() {
         Some(refused) if refused.by() == RefusedBy::ThisWorkload => {
             format!("{} here", refused.reason())
@@ -337,7 +341,7 @@ pub fn word_for(error: &CallError) -> String {
     }
 }
 
-pub async fn text_of(body: Body) -> String {
+pub(crate) async fn text_of(body: Body) -> String {
     match body.collect().await {
         Ok(body) => String::from_utf8(body.to_bytes().to_vec()).unwrap(),
         Err(error) => format!("broken: {error}"),
@@ -345,26 +349,26 @@ pub async fn text_of(body: Body) -> String {
 }
 
 /// A client that is not the library: sends what it is told.
-pub struct Raw {
+pub(crate) struct Raw {
     tls: TlsContext,
     svid: Option<X509Svid>,
     clock: SharedClock,
     http1: Mutex<HashMap<SocketAddr, Pool>>,
 }
 
-pub type Pool = Client<TlsConnector, Full<Bytes>>;
+pub(crate) type Pool = Client<TlsConnector, Full<Bytes>>;
 
 /// An answer, whole.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: http::response::Parts,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: http::response::Parts,
+    pub(crate) text: String,
 }
 
 impl Answer {
     /// The reason in the header; empty if the call was not refused.
-    pub fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         self.head
             .headers
             .get("agent-refusal")
@@ -372,19 +376,19 @@ impl Answer {
     }
 
     #[track_caller]
-    pub fn is_refused(&self, reason: Reason) {
+    pub(crate) fn is_refused(&self, reason: Reason) {
         assert_eq!(self.reason(), reason.as_str(), "{self:?}");
         assert_eq!(self.status, reason.http_status());
     }
 
     #[track_caller]
-    pub fn is_served(&self) {
+    pub(crate) fn is_served(&self) {
         assert_eq!((self.reason(), self.status), ("", 200), "{self:?}");
     }
 }
 
 impl Raw {
-    pub fn new(svid: Option<&X509Svid>, bundles: &BundleSet, clock: SharedClock) -> Self {
+    pub(crate) fn new(svid: Option<&X509Svid>, bundles: &BundleSet, clock: SharedClock) -> Self {
         let tls = TlsContext::new(
             Arc::new(bundles.clone()),
             RustlsTime::shared(Arc::clone(&clock)),
@@ -398,7 +402,7 @@ impl Raw {
     }
 
     /// A connection pool to `member` that accepts only it.
-    pub fn pool(&self, member: &Member, alpn: &[&[u8]]) -> Pool {
+    pub(crate) fn pool(&self, member: &Member, alpn: &[&[u8]]) -> Pool {
         let expect = Expect::Exactly(member.id.clone());
         let config = self
             .tls
@@ -416,7 +420,7 @@ impl Raw {
     }
 
     /// Sends over HTTP/1.1, which shows each header line as it is.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         member: &Member,
         request: http::Request<Full<Bytes>>,
@@ -439,7 +443,7 @@ impl Raw {
     }
 
     /// Sends a chain to `POST /tasks` with the certificates of its earlier signers.
-    pub async fn present(&self, member: &Member, chain: &Forge) -> Answer {
+    pub(crate) async fn present(&self, member: &Member, chain: &Forge) -> Answer {
         self.present_fields(
             member,
             &[
@@ -451,7 +455,7 @@ impl Raw {
     }
 
     /// Sends header lines to `POST /tasks`.
-    pub async fn present_fields(
+    pub(crate) async fn present_fields(
         &self,
         member: &Member,
         fields: &[(&str, Option<String>)],
@@ -463,7 +467,7 @@ impl Raw {
 }
 
 /// `POST /tasks` to `member` with an empty plan and these header lines.
-pub fn task_request(
+pub(crate) fn task_request(
     member: &Member,
     fields: &[(&str, Option<String>)],
 ) -> http::Request<Full<Bytes>> {
@@ -480,7 +484,7 @@ pub fn task_request(
 }
 
 /// A policy in which the planner and the rogue may start, and everyone of the domain may call `POST /tasks` of everyone.
-pub const OPEN: &str = r#"
+pub(crate) const OPEN: &str = r#"
 originate "starters" {
   workloads  = ["spiffe://ai-agents.org/planner", "spiffe://ai-agents.org/rogue"]
   new_chains = "1000/s burst 1000"
@@ -494,16 +498,11 @@ allow "all" {
 "#;
 
 /// The connections that a server of one's own accepts.
-pub async fn own_listener(mesh: &Mesh) -> MeshListener {
+pub(crate) async fn own_listener(mesh: &Mesh) -> MeshListener {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     mesh.listener(tcp).unwrap()
 }
 
-/// The context of a request, which every chained one has.
-pub fn context_of<B>(request: &http::Request<B>) -> Context {
-    Context::of(request.extensions()).expect("a context")
-}
-
-pub fn ok(text: &str) -> Response<Body> {
+pub(crate) fn ok(text: &str) -> Response<Body> {
     Response::new(Body::from(text.to_owned()))
 }
