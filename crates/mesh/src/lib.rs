@@ -27,4 +27,6 @@ pub use policy::Policy;
 pub use refusal::{Reason, Refusal};
 
 #[cfg(test)]
+mod vectors;
+#[cfg(test)]
 mod world;

@@ -182,14 +182,14 @@ fn check_limits(
     if at.wall >= context.deadline() {
         let detail = format!("the deadline was {}, it is {}", context.deadline(), at.wall);
         let refusal = Refusal::new(Reason::ChainDeadlinePassed, detail);
-        return Err(refusal.at_limit("deadline", context.deadline().as_secs()));
+        return Err(refusal.at_limit("deadline", &context.deadline().as_secs()));
     }
     let max_hops = rule
         .map_or(policy.max_hops(), |rule| rule.max_hops)
         .min(context.max_hops());
     if context.hop() >= max_hops {
         let detail = format!("the chain has {} links already", context.hop());
-        return Err(Refusal::new(Reason::HopLimitExceeded, detail).at_limit("max_hops", max_hops));
+        return Err(Refusal::new(Reason::HopLimitExceeded, detail).at_limit("max_hops", &max_hops));
     }
     if context.rest() == 0 {
         return Err(exhausted(context));
@@ -209,7 +209,7 @@ fn check_cycle(
             Reason::CycleDetected,
             format!("{callee} stands in the chain already"),
         );
-        return Err(refusal.at_limit("reentry", reentry));
+        return Err(refusal.at_limit("reentry", &reentry));
     }
     Ok(())
 }
@@ -220,7 +220,7 @@ fn exhausted(context: &Context) -> Refusal {
         "nothing is left of what this workload was granted",
     );
     refusal
-        .at_limit("budget", 0)
+        .at_limit("budget", &0)
         .of_chain(context.chain_id(), context.hop() + 1)
 }
 
@@ -251,7 +251,7 @@ fn seal(
     let bytes = codec::append(chain, links, &link);
     let too_large = |limit: &'static str, most: usize| {
         let detail = "the chain or its certificates are too large for one more call";
-        let refusal = Refusal::new(Reason::HopLimitExceeded, detail).at_limit(limit, most);
+        let refusal = Refusal::new(Reason::HopLimitExceeded, detail).at_limit(limit, &most);
         refusal.of_chain(context.chain_id(), context.hop() + 1)
     };
     if bytes.len() > MAX_CHAIN_LEN {

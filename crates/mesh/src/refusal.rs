@@ -484,7 +484,7 @@ impl Refusal {
         self
     }
 
-    pub(crate) fn at_limit(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub(crate) fn at_limit(mut self, name: &'static str, value: &impl fmt::Display) -> Self {
         self.0.limit = Some(Limit {
             name,
             value: value.to_string(),

@@ -2,6 +2,12 @@
 //!
 //! Honest workloads that keep to the split are never refused by the accounts, however their calls fall into a tree; and
 //! dishonest ones get through to one callee process what the last honest link above them grants, and no more.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what fails here fails the test"
+)]
 
 use std::num::NonZeroU16;
 use std::sync::Arc;

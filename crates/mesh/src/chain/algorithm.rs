@@ -101,7 +101,7 @@ impl Algorithm {
 
     /// Turns an ASN.1 signature (RFC 3279, 2.2.3) into r ‖ s with the smaller of the two possible s. `None` if it is not
     /// the DER of two positive numbers below the order's length.
-    pub(crate) fn from_asn1(self, der: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn fixed_signature(self, der: &[u8]) -> Option<Vec<u8>> {
         let len = self.scalar_len();
         let (body, rest) = der_value(der, 0x30)?;
         let (r, after_r) = der_value(body, 0x02)?;
@@ -174,7 +174,7 @@ mod tests {
         // n - ⌊n/2⌋ is one more than the half, so it is not the smaller one.
         let mut der = vec![0x30, 37, 0x02, 1, 1, 0x02, 32];
         der.extend(&s);
-        let fixed = algorithm.from_asn1(&der).unwrap();
+        let fixed = algorithm.fixed_signature(&der).unwrap();
         assert_eq!(&fixed[32..], algorithm.half_order());
     }
 
@@ -211,7 +211,7 @@ mod tests {
             &[0x30, 6, 2, 1, 0, 2, 1, 0],
             &[0x30, 7, 2, 1, 1, 2, 1, 1, 0],
         ] {
-            assert_eq!(Algorithm::Es256.from_asn1(bad), None);
+            assert_eq!(Algorithm::Es256.fixed_signature(bad), None);
         }
     }
 }

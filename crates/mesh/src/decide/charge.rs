@@ -77,7 +77,7 @@ impl Charging<'_> {
                 };
                 let detail = format!("{} holds its whole share of {}", self.from, map.name());
                 Refusal::new(Reason::RateLimited, detail)
-                    .at_limit(map.name(), capacity)
+                    .at_limit(map.name(), &capacity)
                     .after(ROOM_DELAY)
             }
         })
@@ -157,7 +157,7 @@ impl Charging<'_> {
                 Reason::RateLimited,
                 format!("calls from {} to {} come too fast", self.from, self.to),
             )
-            .at_limit("rate", rate)
+            .at_limit("rate", &rate)
             .after(wait)
         })?;
         charge.edge = Some((bucket, rate));
@@ -169,13 +169,13 @@ impl Charging<'_> {
         let (limit, until) = (self.rule.calls_per_chain, of.effective.deadline);
         accounts
             .charge_edge(&charged.key, (self.from, self.to), limit, until, self.peer)
-            .map_err(|full| exhausted(full, "calls_per_chain", limit))?;
+            .map_err(|full| exhausted(full, "calls_per_chain", &limit))?;
         charged.on_edge = Some((self.from.clone(), self.to.clone()));
         for (link, prefix) in of.chain.links().iter().zip(of.prefixes).rev() {
             let budget = of.effective.budget_of(link);
             accounts
                 .charge_link(prefix, budget, of.effective.deadline_of(link), self.peer)
-                .map_err(|full| exhausted(full, "budget", budget))?;
+                .map_err(|full| exhausted(full, "budget", &budget))?;
             charged.links.push(*prefix);
         }
         let rate = of.originate.new_chains;
@@ -189,10 +189,10 @@ impl Charging<'_> {
                         Reason::NewChainRateLimited,
                         format!("{} starts chains too fast", self.from),
                     )
-                    .at_limit("new_chains", rate)
+                    .at_limit("new_chains", &rate)
                     .after(wait),
                 ),
-                other => exhausted(other, "budget", of.effective.budget),
+                other => exhausted(other, "budget", &of.effective.budget),
             })?;
         charged.whole = Some(opened);
         Ok(())
@@ -222,7 +222,7 @@ impl Map {
     }
 }
 
-fn exhausted(full: Full, limit: &'static str, value: impl ToString) -> Attempt {
+fn exhausted(full: Full, limit: &'static str, value: &impl std::fmt::Display) -> Attempt {
     match full {
         Full::NoRoom => Attempt::NoRoom(Map::Counters),
         Full::Limit | Full::TooFast(_) => {

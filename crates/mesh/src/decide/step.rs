@@ -72,7 +72,7 @@ fn admit<'a, 'p>(
     if let Some(wait) = known.and_then(|known| known.failures.wait(FAILURE_RATE, at.mono)) {
         let detail = format!("too many requests of {} failed", peer.id);
         return Err(Refusal::new(Reason::RateLimited, detail)
-            .at_limit("failures", FAILURE_RATE)
+            .at_limit("failures", &FAILURE_RATE)
             .after(wait));
     }
     let action = Action::new(request.method, request.path)
@@ -272,7 +272,7 @@ impl<'p> Attempt<'_, 'p> {
         if chain.hop() > effective.max_hops {
             let detail = format!("the chain has {} links", chain.hop());
             return Err(Refusal::new(Reason::HopLimitExceeded, detail)
-                .at_limit("max_hops", effective.max_hops));
+                .at_limit("max_hops", &effective.max_hops));
         }
         check_budgets(chain, &effective)?;
         Ok((originate, effective))
@@ -303,7 +303,7 @@ impl<'p> Attempt<'_, 'p> {
         if latest >= effective.deadline {
             let detail = format!("the deadline was {}, it is {latest}", effective.deadline);
             return Err(Refusal::new(Reason::ChainDeadlinePassed, detail)
-                .at_limit("deadline", effective.deadline));
+                .at_limit("deadline", &effective.deadline));
         }
         Ok(())
     }
@@ -318,7 +318,7 @@ impl<'p> Attempt<'_, 'p> {
         if before > usize::from(rule.reentry) {
             let detail = format!("{} stands in the chain already", self.request.presented);
             return Err(
-                Refusal::new(Reason::CycleDetected, detail).at_limit("reentry", rule.reentry)
+                Refusal::new(Reason::CycleDetected, detail).at_limit("reentry", &rule.reentry)
             );
         }
         Ok(())
@@ -412,7 +412,7 @@ impl<'p> Attempt<'_, 'p> {
             .ok_or_else(|| {
                 let detail = "there is no room for another peer";
                 Refusal::new(Reason::RateLimited, detail)
-                    .at_limit("peers", self.state.peers.capacity())
+                    .at_limit("peers", &self.state.peers.capacity())
                     .after(ROOM_DELAY)
             })
     }
@@ -465,7 +465,7 @@ fn check_budgets(chain: &Chain, effective: &Effective) -> Result<(), Refusal> {
         .any(|link| effective.budget_of(link) == 0)
     {
         let detail = "a workload in the chain was granted no further calls";
-        return Err(Refusal::new(Reason::ChainBudgetExhausted, detail).at_limit("budget", 0));
+        return Err(Refusal::new(Reason::ChainBudgetExhausted, detail).at_limit("budget", &0));
     }
     let mut pairs = chain.links().iter().zip(chain.links().iter().skip(1));
     if pairs.any(|(before, link)| link.claims.budget >= before.claims.budget) {

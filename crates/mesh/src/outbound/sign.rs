@@ -75,7 +75,7 @@ impl SigningIdentity {
             source,
         };
         let der = self.key.sign(&message).map_err(failed)?;
-        let signature = self.algorithm.from_asn1(&der).ok_or_else(|| {
+        let signature = self.algorithm.fixed_signature(&der).ok_or_else(|| {
             failed(KeyError::Sign(
                 "the key gave no ASN.1 ECDSA signature".to_owned(),
             ))

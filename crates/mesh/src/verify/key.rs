@@ -71,7 +71,7 @@ mod tests {
             let private = PrivateKey::generate(key_type).unwrap();
             let algorithm = Algorithm::of(key_type).unwrap();
             let signature = algorithm
-                .from_asn1(&private.sign(b"message").unwrap())
+                .fixed_signature(&private.sign(b"message").unwrap())
                 .unwrap();
             let key = LinkKey::from_spki(private.spki()).unwrap();
             assert!(key.verifies(algorithm, b"message", &signature));

@@ -110,7 +110,7 @@ fn case_03_the_same_call_twice_is_replayed() {
 fn case_07_the_action_that_was_signed_is_the_one_that_is_done() {
     let world = World::new(OPEN);
     let signed_other = |_: usize, forged: &mut crate::world::Forged| {
-        forged.claims.action = "GET /tasks/1".to_owned()
+        forged.claims.action = "GET /tasks/1".to_owned();
     };
     assert_eq!(
         reason(world.try_forged(&["a", "b"], signed_other)),
@@ -118,7 +118,7 @@ fn case_07_the_action_that_was_signed_is_the_one_that_is_done() {
     );
     // Policy is asked about the request, not about the claim.
     let call = world.forge(&["a", "b"], |_, forged| {
-        forged.claims.action = "POST /admin".to_owned()
+        forged.claims.action = "POST /admin".to_owned();
     });
     let value = crate::Carrier::Http.write(&call.bytes);
     let fields = Fields {

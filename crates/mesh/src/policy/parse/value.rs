@@ -123,7 +123,7 @@ impl<'t> Reader<'t> {
                     values.insert(name, &attribute.value);
                 }
                 Some((_, Support::NotYet)) => {
-                    self.fault(at, format!("{name:?} is not supported yet"))
+                    self.fault(at, format!("{name:?} is not supported yet"));
                 }
                 None => {
                     let names: Vec<_> = known

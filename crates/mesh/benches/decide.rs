@@ -1,0 +1,401 @@
+//! What a call costs: making a link, verifying one, and the whole inbound decision under small and large policies, each
+//! beside the bare cryptographic operation in the same run. The last lines give the ratios.
+#![expect(missing_docs, reason = "criterion's macros make undocumented items")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot be set up has nothing to measure"
+)]
+#![expect(clippy::print_stdout, reason = "the ratios are this program's output")]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
+    ParsedPublicKey,
+};
+use countersign_identity::bundle::{Bundles, X509Authority};
+use countersign_identity::csr::PublicKey;
+use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
+use countersign_identity::{
+    Bundle, BundleSet, KeyType, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
+};
+use countersign_mesh::{
+    CallRequest, Carrier, Context, Engine, FieldValue, Fields, Grant, InboundRequest, Moment,
+    Origin, OutgoingCall, PeerView, Permit, Policy, SigningIdentity, outbound,
+};
+use criterion::{Criterion, criterion_group, criterion_main};
+use rustls_pki_types::CertificateDer;
+
+const NOW: u64 = 1_800_000_000;
+const PATH: &str = "/tasks.v1.Tasks/Create";
+const RULES: [usize; 3] = [10, 1_000, 10_000];
+/// How many calls one chain makes before the next one is opened.
+const CALLS_PER_CHAIN: usize = 20_000;
+/// How many operations are timed at once for the ratios, and how often.
+const BATCH: usize = 200;
+const BATCHES: usize = 101;
+
+struct Workload {
+    id: SpiffeId,
+    identity: SigningIdentity,
+    chain: Vec<CertificateDer<'static>>,
+    not_after: UnixTime,
+}
+
+/// A calls B, and B calls C over and over: at C the first link is known and B's waits.
+struct World {
+    bundles: Arc<dyn Bundles>,
+    policy: Policy,
+    workloads: [Workload; 3],
+    engine: Engine,
+    at_b: Context,
+    calls: usize,
+}
+
+/// One call of B, on its way.
+struct Call {
+    chain: String,
+    certs: String,
+}
+
+fn policy(rules: usize) -> Policy {
+    let mut text = String::from(
+        r#"
+        originate "planner" {
+          workloads  = ["spiffe://ai-agents.org/planner/primary/1"]
+          new_chains = "1000000/s burst 1000000"
+          budget     = 65535
+        }
+        allow "planner to coder" {
+          from    = ["spiffe://ai-agents.org/planner/*/*"]
+          to      = ["spiffe://ai-agents.org/coder/*/*"]
+          actions = ["/tasks.v1.Tasks/*"]
+        }
+        allow "coder to reviewer" {
+          from            = ["spiffe://ai-agents.org/coder/primary/*"]
+          to              = ["spiffe://ai-agents.org/reviewer/primary/*"]
+          actions         = ["GET /status", "/tasks.v1.Tasks/*"]
+          rate            = "1000000/s burst 1000000"
+          calls_per_chain = 65535
+        }"#,
+    );
+    for i in 3..rules {
+        let (from, to) = match i % 10 {
+            0 => (format!("team/{i}/**"), "reviewer/primary/*".to_owned()),
+            1..=4 => (format!("agent/{i}/*"), format!("agent/{}/*", i + 1)),
+            _ => (format!("agent/{i}/x"), format!("tool/{i}/x")),
+        };
+        let td = "spiffe://ai-agents.org";
+        write!(
+            text,
+            "\nallow \"r{i}\" {{\n  from = [\"{td}/{from}\"]\n  to = [\"{td}/{to}\"]\n  actions = [\"/tasks.v1.Tasks/*\"]\n}}"
+        )
+        .unwrap();
+    }
+    Policy::parse(&text).unwrap()
+}
+
+impl World {
+    fn new(rules: usize) -> Self {
+        let trust_domain = TrustDomain::new("ai-agents.org").unwrap();
+        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+        let begin = UnixTime::from_secs(NOW - 3_600);
+        let ttl = Duration::from_secs(86_400);
+        let cert =
+            self_signed_authority(&trust_domain, &Subject::authority(), &key, ttl, begin).unwrap();
+        let mut bundle = Bundle::empty(trust_domain);
+        bundle.x509_authorities = vec![X509Authority::new(cert.clone()).unwrap()];
+        let ca = IssuingCa::new(cert, Vec::new(), Arc::new(key)).unwrap();
+        let workloads = ["planner/primary/1", "coder/primary/1", "reviewer/primary/1"]
+            .map(|name| workload(&ca, name));
+        let bundles: Arc<dyn Bundles> = Arc::new([bundle].into_iter().collect::<BundleSet>());
+        let policy = policy(rules);
+        let engine = Engine::new(Arc::clone(&bundles));
+        let at_b = open(&bundles, &policy, &workloads);
+        let mut world = Self {
+            bundles,
+            policy,
+            workloads,
+            engine,
+            at_b,
+            calls: 0,
+        };
+        world.renew();
+        world
+    }
+
+    /// A new chain and an engine that has seen one call of it.
+    fn renew(&mut self) {
+        self.engine = Engine::new(Arc::clone(&self.bundles));
+        self.at_b = open(&self.bundles, &self.policy, &self.workloads);
+        self.calls = 0;
+        let call = self.call();
+        drop(self.decide(&call));
+    }
+
+    fn prepare(&self) -> OutgoingCall {
+        let [_, b, c] = &self.workloads;
+        let call = CallRequest {
+            callee: &c.id,
+            method: "POST",
+            path: PATH,
+            grant: Grant::Exactly(0),
+        };
+        outbound::prepare(
+            &self.policy,
+            &b.identity,
+            Origin::Context(&self.at_b),
+            &call,
+            at(),
+        )
+        .unwrap()
+    }
+
+    /// The next call of B, made outside what is timed.
+    fn call(&mut self) -> Call {
+        if self.calls == CALLS_PER_CHAIN {
+            self.renew();
+        }
+        self.calls += 1;
+        let call = self.prepare();
+        Call {
+            chain: call.chain_value(Carrier::Grpc),
+            certs: call.certs_value(Carrier::Grpc).unwrap(),
+        }
+    }
+
+    fn batch(&mut self) -> Vec<Call> {
+        if self.calls + BATCH > CALLS_PER_CHAIN {
+            self.renew();
+        }
+        (0..BATCH).map(|_| self.call()).collect()
+    }
+
+    fn decide(&self, call: &Call) -> Permit {
+        let [_, b, c] = &self.workloads;
+        let fields = Fields {
+            chain_bin: FieldValue::One(call.chain.as_bytes()),
+            certs_bin: FieldValue::One(call.certs.as_bytes()),
+            ..Fields::default()
+        };
+        self.engine
+            .decide(&self.policy, &request(b, c, fields), at())
+            .unwrap()
+    }
+}
+
+fn at() -> Moment {
+    Moment {
+        wall: UnixTime::from_secs(NOW),
+        mono: Duration::from_secs(10),
+    }
+}
+
+fn workload(ca: &IssuingCa, name: &str) -> Workload {
+    let id = SpiffeId::parse(&format!("spiffe://ai-agents.org/{name}")).unwrap();
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let template = SvidTemplate {
+        id: &id,
+        dns_names: &[],
+        ttl: Duration::from_secs(3_600),
+    };
+    let public = PublicKey::from_spki(key.spki()).unwrap();
+    let issued = ca
+        .issue(&template, &public, UnixTime::from_secs(NOW - 60))
+        .unwrap();
+    let identity = SigningIdentity::new(id.clone(), Arc::new(key)).unwrap();
+    Workload {
+        id,
+        identity,
+        chain: issued.chain,
+        not_after: issued.not_after,
+    }
+}
+
+fn request<'a>(from: &'a Workload, to: &'a Workload, fields: Fields<'a>) -> InboundRequest<'a> {
+    InboundRequest {
+        peer: Some(PeerView {
+            id: &from.id,
+            kid: from.identity.kid(),
+            chain: &from.chain,
+            not_after: from.not_after,
+        }),
+        presented: &to.id,
+        method: "POST",
+        path: PATH,
+        carrier: Carrier::Grpc,
+        fields,
+    }
+}
+
+/// B's context below a first call of A.
+fn open(bundles: &Arc<dyn Bundles>, policy: &Policy, [a, b, _]: &[Workload; 3]) -> Context {
+    let call = CallRequest {
+        callee: &b.id,
+        method: "POST",
+        path: PATH,
+        grant: Grant::Exactly(u16::MAX),
+    };
+    let call = outbound::prepare(policy, &a.identity, Origin::Nothing, &call, at()).unwrap();
+    let value = call.chain_value(Carrier::Grpc);
+    let fields = Fields {
+        chain_bin: FieldValue::One(value.as_bytes()),
+        ..Fields::default()
+    };
+    let permit = Engine::new(Arc::clone(bundles))
+        .decide(policy, &request(a, b, fields), at())
+        .unwrap();
+    let context = permit.context().unwrap().clone();
+    context.check_signature(at()).unwrap();
+    context
+}
+
+/// The bare operations that everything is measured against.
+struct Bare {
+    key: EcdsaKeyPair,
+    public: ParsedPublicKey,
+    random: SystemRandom,
+    message: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+impl Bare {
+    fn new() -> Self {
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let public =
+            ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key().as_ref()).unwrap();
+        let message = vec![7; 300];
+        let signature = key.sign(&random, &message).unwrap().as_ref().to_vec();
+        Self {
+            key,
+            public,
+            random,
+            message,
+            signature,
+        }
+    }
+
+    fn sign(&self) {
+        black_box(self.key.sign(&self.random, &self.message).unwrap());
+    }
+
+    fn verify(&self) {
+        self.public
+            .verify_sig(&self.message, &self.signature)
+            .unwrap();
+    }
+}
+
+fn links(criterion: &mut Criterion) {
+    let bare = Bare::new();
+    let mut world = World::new(10);
+    criterion.bench_function("bare P-256 sign", |b| b.iter(|| bare.sign()));
+    criterion.bench_function("bare P-256 verify", |b| b.iter(|| bare.verify()));
+    criterion.bench_function("make a link", |b| {
+        b.iter_custom(|iterations| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..iterations {
+                if world.at_b.rest() == 0 {
+                    world.renew();
+                }
+                spent += timed(|| drop(black_box(world.prepare())));
+            }
+            spent
+        });
+    });
+}
+
+fn decisions(criterion: &mut Criterion) {
+    for rules in RULES {
+        let mut world = World::new(rules);
+        criterion.bench_function(&format!("decide under {rules} rules"), |b| {
+            b.iter_custom(|iterations| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..iterations {
+                    let call = world.call();
+                    spent += timed(|| drop(black_box(world.decide(&call))));
+                }
+                spent
+            });
+        });
+    }
+}
+
+/// The median time of one operation, over many batches.
+fn median(mut batch: impl FnMut() -> Duration) -> f64 {
+    let mut times: Vec<_> = (0..BATCHES)
+        .map(|_| batch().as_secs_f64() / 200.0 * 1e6)
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times.get(BATCHES / 2).copied().unwrap()
+}
+
+fn timed(run: impl FnOnce()) -> Duration {
+    let begin = Instant::now();
+    run();
+    begin.elapsed()
+}
+
+fn ratios(_: &mut Criterion) {
+    let bare = Bare::new();
+    let sign = median(|| timed(|| (0..BATCH).for_each(|_| bare.sign())));
+    let verify = median(|| timed(|| (0..BATCH).for_each(|_| bare.verify())));
+    let mut world = World::new(10);
+    let make = median(|| {
+        if usize::from(world.at_b.rest()) < BATCH {
+            world.renew();
+        }
+        timed(|| (0..BATCH).for_each(|_| drop(black_box(world.prepare()))))
+    });
+    let check = median(|| {
+        let permits: Vec<_> = world
+            .batch()
+            .iter()
+            .map(|call| world.decide(call))
+            .collect();
+        timed(|| {
+            permits
+                .iter()
+                .for_each(|permit| permit.context().unwrap().check_signature(at()).unwrap())
+        })
+    });
+    println!("\nmedian of {BATCHES} batches of {BATCH}, in microseconds");
+    println!("bare P-256 sign                    {sign:8.2}");
+    println!(
+        "make a link                        {make:8.2}   {:5.2} x bare sign",
+        make / sign
+    );
+    println!("bare P-256 verify                  {verify:8.2}");
+    println!(
+        "verify a link                      {check:8.2}   {:5.2} x bare verify",
+        check / verify
+    );
+    for rules in RULES {
+        let mut world = World::new(rules);
+        let decide = median(|| {
+            let calls = world.batch();
+            let mut permits = Vec::with_capacity(BATCH);
+            timed(|| {
+                calls
+                    .iter()
+                    .for_each(|call| permits.push(world.decide(call)))
+            })
+        });
+        println!(
+            "decide under {rules:6} rules          {decide:8.2}   {:5.2} x bare verify",
+            decide / verify
+        );
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(3));
+    targets = links, decisions, ratios
+}
+criterion_main!(benches);
