@@ -109,3 +109,6 @@ async fn ask_server(verb: Verb, printer: &mut Printer) -> Result<(), CommandErro
         Verb::Bundle(verb) => verb.run(printer).await,
     }
 }
+
+#[cfg(test)]
+mod tests;

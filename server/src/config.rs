@@ -18,6 +18,7 @@ use countersign_runtime::logs::{Format, Level, LogOptions};
 
 pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice};
 
+use crate::api::RateLimits;
 use crate::authority;
 
 /// Where SPIRE looks for the file when it is not told.
@@ -59,19 +60,10 @@ pub struct ServerConfig {
     pub key_manager: KeyManagerChoice,
     /// How node agents may prove their node.
     pub node_attestors: Vec<NodeAttestorChoice>,
-    /// Which calls are rate-limited.
-    pub rate_limit: RateLimit,
+    /// Which calls are rate-limited, per address.
+    pub rate_limits: RateLimits,
     /// What is logged, in what form and where to.
     pub logs: LogOptions,
-}
-
-/// Which calls are rate-limited per address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// `AttestAgent`.
-    pub attestation: bool,
-    /// Everything that signs.
-    pub signing: bool,
 }
 
 /// What the flags of `run` say; each goes before the same key of the file.
@@ -128,7 +120,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
     let socket_path = server.path("socket_path");
     let data_dir = overrides.data_dir.clone().or(server.path("data_dir"));
     let authority = authority_settings(&server, overrides);
-    let rate_limit = rate_limit(&server);
+    let rate_limits = rate_limits(&server);
     let logs = logs(&server, overrides);
     let (places, node_attestors) = (
         plugin::places(document, &server, data_dir),
@@ -152,7 +144,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
         store: places.store,
         key_manager: places.key_manager,
         node_attestors,
-        rate_limit,
+        rate_limits,
         logs,
     })
 }
@@ -258,9 +250,9 @@ fn subject(server: &Section<'_>) -> Subject {
     }
 }
 
-fn rate_limit(server: &Section<'_>) -> RateLimit {
+fn rate_limits(server: &Section<'_>) -> RateLimits {
     let section = server.section("ratelimit");
-    RateLimit {
+    RateLimits {
         attestation: section.bool("attestation").unwrap_or(true),
         signing: section.bool("signing").unwrap_or(true),
     }

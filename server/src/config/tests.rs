@@ -52,8 +52,8 @@ fn defaults_are_those_of_spire() {
     assert_eq!(config.authority.ca_key_type, KeyType::EcP256);
     assert_eq!(config.authority.ca_subject, Subject::authority());
     assert_eq!(
-        config.rate_limit,
-        RateLimit {
+        config.rate_limits,
+        RateLimits {
             attestation: true,
             signing: true
         }
@@ -148,8 +148,8 @@ plugins {
     assert_eq!(config.authority.ca_subject.common_name, "Acme CA");
     assert_eq!(config.authority.agent_ttl, Duration::from_secs(300));
     assert_eq!(
-        config.rate_limit,
-        RateLimit {
+        config.rate_limits,
+        RateLimits {
             attestation: false,
             signing: true
         }

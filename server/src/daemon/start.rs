@@ -1,22 +1,23 @@
 //! From a configuration to a server that is ready to serve.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::Router;
-use countersign_identity::UnixTime;
+use countersign_identity::{TrustDomain, UnixTime};
 use countersign_runtime::SharedClock;
 use countersign_runtime::error::BoxError;
 use countersign_runtime::file;
 use countersign_runtime::unix::{Access, BindError, Socket};
 use tokio::net::TcpListener;
-use tracing::info;
 
 use super::Bound;
+use crate::api::{Api, Parts};
+use crate::attestor::{Attestors, JoinToken, NodeAttestor};
 use crate::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
-use crate::config::{KeyManagerChoice, ServerConfig, StoreChoice};
+use crate::config::{KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice};
 use crate::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
 use crate::registry::Registry;
 use crate::store::backend::sled::{OpenError, Sled};
@@ -125,7 +126,17 @@ pub async fn build(config: &ServerConfig, clock: SharedClock) -> Result<Bound, S
     let registry = Registry::load(store.clone()).await?;
     let bundles = Arc::new(registry.clone());
     let svid = ServerSvid::open(rotation.authority(), bundles, Arc::clone(&clock)).await?;
-    info!(%trust_domain, "Server ready to serve");
+    let attestors = attestors(&config.node_attestors, &trust_domain, &store, &clock);
+    let api = Api::new(Parts {
+        trust_domain,
+        store: store.clone(),
+        registry: registry.clone(),
+        authority: rotation.authority(),
+        attestors,
+        admin_ids: HashSet::new(),
+        rate_limits: config.rate_limits,
+        clock: Arc::clone(&clock),
+    });
     Ok(Bound {
         tcp_address: tcp.local_addr().map_err(|e| StartError::Step(e.into()))?,
         tcp,
@@ -134,10 +145,25 @@ pub async fn build(config: &ServerConfig, clock: SharedClock) -> Result<Bound, S
         registry,
         rotation,
         svid,
-        agents: Router::new(),
-        admins: Router::new(),
+        agents: api.network(),
+        admins: api.local(),
         clock,
     })
+}
+
+fn attestors(
+    choices: &[NodeAttestorChoice],
+    trust_domain: &TrustDomain,
+    store: &Store,
+    clock: &SharedClock,
+) -> Attestors {
+    let attestor = |choice: &NodeAttestorChoice| match choice {
+        NodeAttestorChoice::JoinToken => {
+            let attestor = JoinToken::new(trust_domain.clone(), store.clone(), Arc::clone(clock));
+            Arc::new(attestor) as Arc<dyn NodeAttestor>
+        }
+    };
+    choices.iter().map(attestor).collect()
 }
 
 /// The store, and the ID of the server whose it is.

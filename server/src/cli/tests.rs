@@ -1,0 +1,614 @@
+//! The command line against a real server in this process: what people and scripts read.
+
+use std::path::PathBuf;
+
+use countersign_runtime::SystemClock;
+use countersign_runtime::cli::Captured;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::config::{Overrides, ServerConfig};
+use crate::daemon;
+
+/// A server with everything in memory, and its admin socket.
+struct Server {
+    socket: PathBuf,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+    _folder: TempDir,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("api.sock");
+        let text = format!(
+            r#"
+server {{
+  bind_address = "127.0.0.1"
+  bind_port = 0
+  trust_domain = "example.org"
+  socket_path = "{}"
+}}
+plugins {{
+  DataStore "memory" {{ plugin_data {{ }} }}
+  NodeAttestor "join_token" {{ plugin_data {{ }} }}
+  KeyManager "memory" {{ plugin_data {{ }} }}
+}}
+"#,
+            socket.display()
+        );
+        let (config, _) = ServerConfig::parse("server.conf", &text, &Overrides::default()).unwrap();
+        let bound = daemon::build(&config, SystemClock::shared()).await.unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn({
+            let stop = stop.clone();
+            async move { bound.serve(stop, None).await.unwrap() }
+        });
+        Self {
+            socket,
+            stop,
+            serving,
+            _folder: folder,
+        }
+    }
+
+    /// Runs a verb, with flags as SPIRE writes them.
+    async fn run(&self, verb: &[&str]) -> Answer {
+        let socket = self.socket.to_str().unwrap();
+        run(verb.iter().copied().chain(["-socketPath", socket])).await
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.serving.await.unwrap();
+    }
+}
+
+/// What a verb printed, and how it ended.
+struct Answer {
+    exit: ExitCode,
+    printed: Captured,
+}
+
+impl Answer {
+    fn out(&self) -> String {
+        self.printed.out()
+    }
+
+    fn err(&self) -> String {
+        self.printed.err()
+    }
+
+    /// The output of a verb that went well.
+    #[track_caller]
+    fn good(&self) -> String {
+        assert_eq!(
+            (self.exit, self.err().as_str()),
+            (ExitCode::SUCCESS, ""),
+            "{}",
+            self.out()
+        );
+        self.out()
+    }
+
+    /// The words of a verb that failed.
+    #[track_caller]
+    fn failed(&self) -> String {
+        assert_eq!(self.exit, ExitCode::FAILURE, "{}", self.out());
+        self.err()
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.good()).unwrap()
+    }
+}
+
+async fn run<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Answer {
+    let arguments: Vec<OsString> = std::iter::once("countersign-server")
+        .chain(arguments)
+        .map(Into::into)
+        .collect();
+    tokio::task::spawn_blocking(move || {
+        let (mut printer, printed) = Printer::captured();
+        let exit = execute(arguments, &mut printer);
+        Answer { exit, printed }
+    })
+    .await
+    .unwrap()
+}
+
+const CREATE: [&str; 12] = [
+    "entry",
+    "create",
+    "-parentID",
+    "spiffe://example.org/node",
+    "-spiffeID",
+    "spiffe://example.org/planner",
+    "-selector",
+    "unix:uid:1000",
+    "-selector",
+    "unix:path:/usr/bin/planner",
+    "-entryID",
+    "planner",
+];
+
+#[tokio::test]
+async fn a_server_that_is_well_says_so() {
+    let server = Server::start().await;
+    assert_eq!(
+        server.run(&["healthcheck"]).await.good(),
+        "Server is healthy.\n"
+    );
+    let verbose = server
+        .run(&["healthcheck", "-verbose", "-shallow"])
+        .await
+        .good();
+    assert_eq!(verbose, "Checking server health...\nServer is healthy.\n");
+    assert_eq!(
+        server.run(&["healthcheck", "-output", "json"]).await.json()["status"],
+        "SERVING"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_printed_as_spire_prints_it() {
+    let server = Server::start().await;
+    let named = server
+        .run(&[
+            "token",
+            "generate",
+            "-spiffeID",
+            "spiffe://example.org/node",
+        ])
+        .await
+        .good();
+    let token = named
+        .strip_prefix("Token: ")
+        .and_then(|rest| rest.strip_suffix('\n'))
+        .unwrap();
+    assert_eq!(token.len(), 36, "{named}");
+    let nameless = server.run(&["token", "generate"]).await.good();
+    assert!(
+        nameless.ends_with("\nWarning: Missing SPIFFE ID.\n"),
+        "{nameless}"
+    );
+    let json = server
+        .run(&["token", "generate", "-ttl", "60", "-output", "json"])
+        .await
+        .json();
+    assert!(
+        json["value"].is_string() && json["expires_at"].is_string(),
+        "{json}"
+    );
+
+    let refused = server
+        .run(&["token", "generate", "-ttl", "0"])
+        .await
+        .failed();
+    assert_eq!(
+        refused,
+        "Error: rpc error: code = InvalidArgument desc = ttl is required, you must provide one\n"
+    );
+    let refused = server
+        .run(&["token", "generate", "-spiffeID", "node"])
+        .await
+        .failed();
+    assert!(
+        refused.starts_with("Error: \"node\" is not a SPIFFE ID: scheme is missing"),
+        "{refused}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn entries_are_created_shown_updated_counted_and_deleted() {
+    let server = Server::start().await;
+    let planner = "\
+Entry ID                : planner
+SPIFFE ID               : spiffe://example.org/planner
+Parent ID               : spiffe://example.org/node
+Revision                : 0
+X509-SVID TTL           : default
+JWT-SVID TTL            : default
+Selector                : unix:path:/usr/bin/planner
+Selector                : unix:uid:1000
+
+";
+    let created = server.run(&CREATE).await.good();
+    assert!(
+        created.starts_with("Entry ID                : planner\n"),
+        "{created}"
+    );
+    assert_eq!(
+        server.run(&["entry", "show"]).await.good(),
+        format!("Found 1 entry\n{planner}")
+    );
+    assert_eq!(
+        server
+            .run(&["entry", "show", "-entryID", "planner"])
+            .await
+            .good(),
+        format!("Found 1 entry\n{planner}")
+    );
+    assert_eq!(
+        server.run(&["entry", "count"]).await.good(),
+        "1 registration entry\n"
+    );
+    let none = server
+        .run(&["entry", "show", "-selector", "unix:uid:0"])
+        .await
+        .good();
+    assert_eq!(none, "Found 0 entries\n");
+
+    let update = [
+        "entry",
+        "update",
+        "-entryID",
+        "planner",
+        "-parentID",
+        "spiffe://example.org/node",
+    ];
+    let to = [
+        "-spiffeID",
+        "spiffe://example.org/planner",
+        "-selector",
+        "unix:uid:1001",
+        "-x509SVIDTTL",
+        "20",
+    ];
+    let updated = server.run(&[&update[..], &to[..]].concat()).await.good();
+    assert!(
+        updated.contains("Revision                : 1\n"),
+        "{updated}"
+    );
+    assert!(
+        updated.contains("X509-SVID TTL           : 20\n"),
+        "{updated}"
+    );
+
+    let deleted = server
+        .run(&["entry", "delete", "-entryID", "planner"])
+        .await
+        .good();
+    assert_eq!(
+        deleted,
+        "Deleted entry with ID: planner\n\n\nDeleted 1 entries successfully\n"
+    );
+    assert_eq!(
+        server.run(&["entry", "count"]).await.good(),
+        "0 registration entries\n"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_in_part_says_which() {
+    let server = Server::start().await;
+    server.run(&CREATE).await.good();
+    let again = server.run(&CREATE).await;
+    let told = again.failed();
+    assert!(
+        told.starts_with(
+            "Failed to create the following entry (code: AlreadyExists, msg: \"similar entry already exists\"):\n\
+             Entry ID                : planner\n"
+        ),
+        "{told}"
+    );
+    assert!(
+        told.ends_with("Error: failed to create one or more entries\n"),
+        "{told}"
+    );
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), r#"{"ids": ["planner", "nobody"]}"#).unwrap();
+    let deleted = server
+        .run(&["entry", "delete", "-file", file.path().to_str().unwrap()])
+        .await;
+    let told = deleted.failed();
+    assert!(
+        told.contains(
+            "Failed to delete entry with ID nobody (code: NotFound, msg: \"entry not found\")\n"
+        ),
+        "{told}"
+    );
+    assert!(
+        deleted
+            .out()
+            .contains("Deleted 1 entries successfully, but failed to delete 1 entries"),
+        "{}",
+        deleted.out()
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn entries_come_from_a_file_and_as_json() {
+    let server = Server::start().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let entries = serde_json::json!({ "entries": [
+        { "spiffe_id": "spiffe://example.org/b", "parent_id": "spiffe://example.org/node",
+          "selectors": [{ "type": "unix", "value": "uid:2" }], "x509_svid_ttl": 30 },
+        { "spiffe_id": "spiffe://example.org/a", "parent_id": "spiffe://example.org/node",
+          "selectors": [{ "type": "unix", "value": "uid:1" }] },
+    ]});
+    std::fs::write(file.path(), entries.to_string()).unwrap();
+    let created = server
+        .run(&[
+            "entry",
+            "create",
+            "-data",
+            file.path().to_str().unwrap(),
+            "-output",
+            "json",
+        ])
+        .await;
+    let created = created.json();
+    assert_eq!(
+        created["results"][0]["status"],
+        serde_json::json!({ "code": 0, "message": "OK" })
+    );
+    assert_eq!(created["results"][0]["entry"]["x509_svid_ttl"], 30);
+
+    let shown = server
+        .run(&["entry", "show", "-output", "json"])
+        .await
+        .json();
+    let paths: Vec<_> = shown["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| &e["spiffe_id"]["path"])
+        .collect();
+    assert_eq!(paths, ["/a", "/b"]);
+    assert_eq!(shown["next_page_token"], "");
+    assert_eq!(
+        server
+            .run(&["entry", "count", "-output", "json"])
+            .await
+            .json(),
+        serde_json::json!({ "count": 2 })
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn flags_that_make_no_sense_are_refused_before_anything_is_sent() {
+    let nowhere = ["-socketPath", "/nonexistent/api.sock"];
+    let id = "spiffe://example.org/a";
+    for (verb, told) in [
+        (
+            &["entry", "create", "-spiffeID", id, "-parentID", id][..],
+            "at least one selector is required",
+        ),
+        (
+            &["entry", "create", "-spiffeID", id, "-selector", "a:b"],
+            "a parent ID is required if the node flag is not set",
+        ),
+        (
+            &["entry", "create", "-parentID", id, "-selector", "a:b"],
+            "a SPIFFE ID is required",
+        ),
+        (
+            &[
+                "entry",
+                "create",
+                "-spiffeID",
+                id,
+                "-parentID",
+                id,
+                "-selector",
+                "ab",
+            ],
+            "must be formatted as type:value",
+        ),
+        (
+            &[
+                "entry",
+                "create",
+                "-spiffeID",
+                id,
+                "-parentID",
+                id,
+                "-selector",
+                "a:b",
+                "-x509SVIDTTL=-1",
+            ],
+            "a positive x509-SVID TTL is required",
+        ),
+        (
+            &[
+                "entry",
+                "create",
+                "-node",
+                "-spiffeID",
+                id,
+                "-selector",
+                "a:b",
+                "-federatesWith",
+                "spiffe://other",
+            ],
+            "node entries can not federate",
+        ),
+        (
+            &[
+                "entry",
+                "update",
+                "-spiffeID",
+                id,
+                "-parentID",
+                id,
+                "-selector",
+                "a:b",
+            ],
+            "entry ID is required",
+        ),
+        (&["entry", "delete"], "an entry ID is required"),
+        (
+            &["entry", "show", "-entryID", "e", "-spiffeID", id],
+            "the -entryID flag can't be combined with others",
+        ),
+        (&["agent", "show"], "a SPIFFE ID is required"),
+        (&["agent", "evict"], "a SPIFFE ID is required"),
+        (&["agent", "ban"], "a SPIFFE ID is required"),
+        (
+            &["agent", "list", "-expiresBefore", "tomorrow"],
+            "date is not valid",
+        ),
+    ] {
+        let answer = run(verb.iter().copied().chain(nowhere)).await.failed();
+        assert!(
+            answer.starts_with("Error: ") && answer.contains(told),
+            "{verb:?}: {answer}"
+        );
+    }
+    let dated = [
+        "agent",
+        "list",
+        "-expiresBefore",
+        "2026-01-02 15:04:05 -0700 -07",
+    ];
+    let answer = run(dated.iter().copied().chain(nowhere)).await.failed();
+    assert!(answer.contains("no such socket"), "{answer}");
+}
+
+#[tokio::test]
+async fn agents_are_told_of_when_there_are_none() {
+    let server = Server::start().await;
+    assert_eq!(
+        server.run(&["agent", "list"]).await.good(),
+        "No attested agents found\n"
+    );
+    assert_eq!(
+        server.run(&["agent", "count"]).await.good(),
+        "0 attested agents\n"
+    );
+    let json = server
+        .run(&["agent", "list", "-output", "json"])
+        .await
+        .json();
+    assert_eq!(
+        json,
+        serde_json::json!({ "agents": [], "next_page_token": "" })
+    );
+    let id = "spiffe://example.org/spire/agent/join_token/t";
+    for verb in ["show", "evict", "ban"] {
+        let told = server.run(&["agent", verb, "-spiffeID", id]).await.failed();
+        assert_eq!(
+            told,
+            "Error: rpc error: code = NotFound desc = agent not found\n"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_bundle_is_printed_in_pem_and_as_json() {
+    let server = Server::start().await;
+    let pem = server
+        .run(&["bundle", "show", "-format", "pem"])
+        .await
+        .good();
+    assert!(pem.starts_with("-----BEGIN CERTIFICATE-----\n"), "{pem}");
+    assert!(pem.ends_with("-----END CERTIFICATE-----\n"), "{pem}");
+    assert!(pem.lines().all(|line| line.len() <= 64));
+    let document = server.run(&["bundle", "show", "-format", "spiffe"]).await;
+    assert_eq!(document.json()["keys"][0]["use"], "x509-svid");
+    let json = server
+        .run(&["bundle", "show", "-output", "json"])
+        .await
+        .json();
+    assert_eq!(json["trust_domain"], "example.org");
+    assert_eq!(json["x509_authorities"].as_array().unwrap().len(), 1);
+    assert_eq!(json["sequence_number"], "1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_told_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing.sock");
+    let stale = folder.path().join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    for (socket, told) in [
+        (missing, "no such socket. Is the server running?"),
+        (stale, "nobody listens on the socket"),
+    ] {
+        let answer = run(["entry", "show", "-socketPath", socket.to_str().unwrap()])
+            .await
+            .failed();
+        assert!(
+            answer.contains(told) && answer.contains(socket.to_str().unwrap()),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn help_teaches_with_an_example() {
+    for verb in [
+        &["run"][..],
+        &["validate"],
+        &["healthcheck"],
+        &["token", "generate"],
+        &["entry", "create"],
+        &["entry", "show"],
+        &["entry", "update"],
+        &["entry", "delete"],
+        &["entry", "count"],
+        &["agent", "list"],
+        &["agent", "show"],
+        &["agent", "count"],
+        &["agent", "evict"],
+        &["agent", "ban"],
+        &["bundle", "show"],
+    ] {
+        let help = run(verb.iter().copied().chain(["-h"])).await.good();
+        let example = format!("countersign-server {}", verb.join(" "));
+        assert!(help.contains(&example), "{verb:?}: {help}");
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_is_validated_without_starting_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = folder.path().join("good.conf");
+    let text = "server { trust_domain = \"example.org\" }\nplugins {\n  DataStore \"memory\" { plugin_data { } }\n  \
+                KeyManager \"memory\" { plugin_data { } }\n}\n";
+    std::fs::write(&good, text).unwrap();
+    let bad = folder.path().join("bad.conf");
+    std::fs::write(&bad, text.replace("trust_domain", "trust_domian")).unwrap();
+    let (good, bad) = (good.to_str().unwrap(), bad.to_str().unwrap());
+
+    let valid = run(["validate", "-config", good]).await.good();
+    assert_eq!(valid, "SPIRE server configuration file is valid.\n");
+    assert_eq!(
+        run(["validate", "-config", good, "-output", "json"])
+            .await
+            .json()["valid"],
+        true
+    );
+    for verb in ["validate", "run"] {
+        let refused = run([verb, "-config", bad]).await;
+        assert_eq!(refused.exit, ExitCode::from(64));
+        assert!(
+            refused
+                .err()
+                .contains("bad.conf:1:10: unknown key \"trust_domian\""),
+            "{}",
+            refused.err()
+        );
+        let missing = run([verb, "-config", "/nonexistent.conf"]).await;
+        assert_eq!(missing.exit, ExitCode::from(64));
+        assert!(
+            missing.err().contains("/nonexistent.conf"),
+            "{}",
+            missing.err()
+        );
+    }
+}
