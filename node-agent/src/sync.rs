@@ -7,8 +7,10 @@
 pub mod batch;
 pub mod cache;
 pub mod entry;
+mod fatal;
 pub mod feed;
 mod remote;
+mod retry;
 pub mod revisions;
 pub mod rotation;
 pub mod snapshot;
@@ -16,6 +18,7 @@ pub mod task;
 
 pub use cache::Cache;
 pub use entry::AuthorizedEntry;
+pub use fatal::Fatal;
 pub use feed::{Feed, Subscription};
 pub use snapshot::{Answer, ServedSvid, Snapshot};
-pub use task::{Fatal, Settings, Syncer};
+pub use task::{Settings, Syncer};

@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::BatchSize;
 use super::cache::Cache;
+use super::fatal::Fatal;
 use super::feed::Feed;
+use super::retry::Retry;
 use super::{remote, rotation};
 use crate::client::{CallError, ServerClient, TrustedBundles};
 use crate::node::Node;
@@ -27,66 +29,6 @@ pub struct Settings {
     pub interval: Duration,
     /// The keys of workloads.
     pub key_type: KeyType,
-}
-
-/// Why the node agent can't go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// The server does not accept this node's identity.
-    #[error(
-        "the server does not accept this node any more ({}): its SVID was removed from disk; make a new join token with \
-         `countersign-server token generate` and start again with -joinToken",
-        reason_text(*.0)
-    )]
-    NotAccepted(Reason),
-    /// The server banned this node.
-    #[error(
-        "the server has banned this node: its SVID was removed from disk; after `countersign-server agent evict` it may \
-         attest again, with a new join token"
-    )]
-    Banned,
-    /// The server shows a certificate of an authority that is not in the bundle.
-    #[error(
-        "the server at {address} can't be verified by the trust bundle on disk ({source}): if the server was set up anew, \
-         remove agent-state.json from data_dir and attest again; if not, somebody else answers there"
-    )]
-    UnknownAuthority {
-        /// Where it is.
-        address: String,
-        /// The failure.
-        source: CallError,
-    },
-    /// The node's own SVID ran out before it could be renewed.
-    #[error(
-        "this node's SVID expired at {expired} and could not be renewed ({reason}): make a new join token with \
-         `countersign-server token generate` and start again with -joinToken"
-    )]
-    Expired {
-        /// When.
-        expired: UnixTime,
-        /// The last failure.
-        reason: String,
-    },
-    /// The clocks differ.
-    #[error("{0}")]
-    Clock(Skew),
-    /// The identity can't be kept.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// There is no identity to sync with.
-    #[error("this node has no identity")]
-    NoIdentity,
-}
-
-const fn reason_text(reason: Reason) -> &'static str {
-    match reason {
-        Reason::AgentExpired => "its SVID has expired by the server's clock",
-        Reason::AgentNotAttested => "it was evicted, or the server does not know it",
-        Reason::AgentNotActive => "a newer SVID of it has been used",
-        Reason::AgentMustReattest => "it has to attest again instead of renewing",
-        Reason::AgentBanned => "it was banned",
-        Reason::Unknown => "no reason given",
-    }
 }
 
 /// A failure that another try may mend, or one that ends the node agent.
@@ -120,36 +62,6 @@ pub struct Syncer {
 enum Started {
     No,
     Yes,
-}
-
-/// When something that failed may be tried again.
-struct Retry {
-    backoff: Backoff,
-    not_before: Option<Instant>,
-}
-
-impl Retry {
-    const fn new(initial: Duration, max: Duration) -> Self {
-        Self {
-            backoff: Backoff::new(initial, max).factor(1.5),
-            not_before: None,
-        }
-    }
-
-    fn is_open(&self) -> bool {
-        self.not_before.is_none_or(|at| at <= Instant::now())
-    }
-
-    fn failed(&mut self) -> Duration {
-        let wait = self.backoff.next_wait();
-        self.not_before = Some(Instant::now() + wait);
-        wait
-    }
-
-    fn succeeded(&mut self) {
-        self.backoff.reset();
-        self.not_before = None;
-    }
 }
 
 const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
@@ -257,10 +169,9 @@ impl Syncer {
     async fn wait(&self, next_sync: Instant) {
         let now = (self.clock.now(), Instant::now());
         let instant_of = |at: UnixTime| now.1 + at.since(now.0);
-        let after = |retry: &Retry, at: Instant| retry.not_before.map_or(at, |open| open.max(at));
-        let mut next = next_sync.min(after(&self.renewal, instant_of(self.node.renew_at())));
+        let mut next = next_sync.min(self.renewal.open_from(instant_of(self.node.renew_at())));
         if let Some(due) = self.cache.next_due(&self.callers_waiting()) {
-            next = next.min(after(&self.signing, instant_of(due)));
+            next = next.min(self.signing.open_from(instant_of(due)));
         }
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
@@ -366,7 +277,7 @@ impl Syncer {
             Ok(()) => {
                 self.renewal.succeeded();
                 // Not at once again, however short the new life is.
-                self.renewal.not_before = Some(Instant::now() + RENEWAL_PAUSE);
+                self.renewal.pause(RENEWAL_PAUSE);
                 Ok(())
             }
             Err(Failure::Fatal(fatal)) => Err(fatal),
@@ -447,11 +358,7 @@ impl Syncer {
                 }
             }
         }
-        if self
-            .signing
-            .not_before
-            .is_none_or(|at| at <= Instant::now())
-        {
+        if self.signing.is_open() {
             self.signing.succeeded();
         }
         Ok(())
