@@ -429,3 +429,16 @@ fn insert(fields: &mut HeaderMap, name: &'static str, value: &str) -> Result<(),
     fields.insert(name, value);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_never_indexed_and_never_shown() {
+        let mut fields = HeaderMap::new();
+        insert(&mut fields, CHAIN_HEADER, ":abc:").unwrap();
+        assert!(fields[CHAIN_HEADER].is_sensitive());
+        assert_eq!(format!("{fields:?}"), "{\"agent-chain\": Sensitive}");
+    }
+}

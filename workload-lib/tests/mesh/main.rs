@@ -20,4 +20,5 @@ mod case_15_to_16;
 mod forge;
 mod grpc;
 mod join;
+mod wire;
 mod world;
