@@ -1,5 +1,7 @@
 //! The Countersign server: attests node agents, keeps registration entries, issues X.509-SVIDs.
 
+pub mod api;
+pub mod attestor;
 pub mod authority;
 mod cli;
 pub mod config;

@@ -1,5 +1,7 @@
 //! Everything that comes from outside has a bound, and the bounds stand here.
 
+use std::time::Duration;
+
 /// The largest message that a client may send, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// The largest message that the server sends, in bytes. A list of everything can be long.
@@ -18,28 +20,24 @@ pub const MAX_CSR_BYTES: usize = 16 << 10;
 pub const MAX_ATTESTATION_TYPE_BYTES: usize = 64;
 /// The largest attestation payload or challenge response, in bytes.
 pub const MAX_ATTESTATION_PAYLOAD_BYTES: usize = 256 << 10;
-/// How long an agent has for its whole attestation, in seconds: a stream that says nothing is ended.
-pub const ATTESTATION_SECONDS: u64 = 60;
-/// How long a sync stream may wait for the agent's next message, in seconds.
-pub const SYNC_IDLE_SECONDS: u64 = 60;
+/// How long an agent has for its whole attestation: a stream that says nothing is ended.
+pub const ATTESTATION_TIME: Duration = Duration::from_secs(60);
+/// How long a sync stream waits for the agent's next message.
+pub const SYNC_IDLE: Duration = Duration::from_secs(60);
 /// The longest join token, in bytes.
 pub const MAX_JOIN_TOKEN_BYTES: usize = 255;
 /// The longest version that an agent may report, in bytes.
 pub const MAX_AGENT_VERSION_BYTES: usize = 255;
-/// The most selectors of one entry, of one node and of one filter.
-pub const MAX_SELECTORS: usize = 1_024;
-/// The longest type or value of a selector, in bytes.
-pub const MAX_SELECTOR_BYTES: usize = 4 << 10;
-/// The most DNS names of one entry.
-pub const MAX_DNS_NAMES: usize = 256;
-/// The most trust domains that one entry federates with, and in one filter.
-pub const MAX_FEDERATES_WITH: usize = 256;
-/// The most authorities of each kind in one bundle.
+/// The most selectors or trust domains in one filter.
+pub const MAX_FILTER_ITEMS: usize = 1_024;
+/// The most authorities of each kind in one request.
 pub const MAX_BUNDLE_AUTHORITIES: usize = 1_024;
-/// The largest certificate of an authority, in bytes.
-pub const MAX_AUTHORITY_BYTES: usize = 32 << 10;
 /// The most client addresses that each rate limit remembers; beyond it those that are idle longest are forgotten.
 pub const MAX_LIMITED_CLIENTS: usize = 65_536;
+
+/// The longest that a rate limit makes a call wait. Many agents behind one address queue for their turn; beyond this they
+/// are told to come again.
+pub const MAX_RATE_LIMIT_WAIT: Duration = Duration::from_secs(600);
 
 /// The largest piece of a value in one row of sled, in bytes: larger pages are kept in files that sled never syncs.
 pub const STORE_CHUNK_BYTES: usize = 64 << 10;
@@ -53,3 +51,5 @@ pub const STORE_CACHE_BYTES: u64 = 32 << 20;
 pub const MAX_REMEMBERED_CHANGES: usize = 65_536;
 /// How many rows one read of the store loads at most.
 pub const STORE_PAGE: usize = 1_000;
+/// How many candidates the registry looks at before it lets go of its lock for a moment.
+pub const REGISTRY_PORTION: usize = 4_096;

@@ -189,9 +189,12 @@ impl Store {
             .iter()
             .zip(rows)
             .map(|(key, row)| match key.table() {
-                Table::Node => Ok(Changed::Node(key_id(key)?, record(row)?)),
-                Table::Bundle => Ok(Changed::Bundle(key_trust_domain(key)?, record(row)?)),
-                _ => Ok(Changed::Entry(key_entry(key)?, record(row)?)),
+                Table::Node => Ok(Changed::Node(key_id(key)?, record(row.as_ref())?)),
+                Table::Bundle => Ok(Changed::Bundle(
+                    key_trust_domain(key)?,
+                    record(row.as_ref())?,
+                )),
+                _ => Ok(Changed::Entry(key_entry(key)?, record(row.as_ref())?)),
             })
             .collect::<Result<_, StoreError>>()?;
         Ok(Feed::Changed { through, objects })
@@ -223,8 +226,8 @@ impl Store {
     }
 }
 
-fn record<T: Stored>(row: Option<Row>) -> Result<Option<Record<T>>, StoreError> {
-    row.as_ref().map(T::read).transpose()
+fn record<T: Stored>(row: Option<&Row>) -> Result<Option<Record<T>>, StoreError> {
+    row.map(T::read).transpose()
 }
 
 fn damaged(key: &Key, why: &dyn fmt::Display) -> StoreError {

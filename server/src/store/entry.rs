@@ -116,7 +116,11 @@ impl Store {
                         None => Err(UpdateError::Missing),
                         Some((old, version)) => change(*i, &old.value)
                             .map_err(UpdateError::Refused)
-                            .map(|new| (successor(&old.value, new), old, version)),
+                            .map(|new| Plan {
+                                new: successor(&old.value, new),
+                                old,
+                                version,
+                            }),
                     };
                     match outcome {
                         Ok(plan) => planned.push((*i, plan)),
@@ -215,20 +219,20 @@ impl Store {
     /// Commits planned updates; returns those to plan again.
     async fn update_round<E>(
         &self,
-        planned: Vec<(usize, (Entry, Record<Entry>, Seq))>,
+        planned: Vec<(usize, Plan)>,
         results: &mut [Result<Written<Record<Entry>>, UpdateError<E>>],
     ) -> Result<Vec<(usize, EntryId)>, StoreError> {
         let touched = planned
             .iter()
-            .flat_map(|(_, (new, old, _))| [new, &old.value]);
+            .flat_map(|(_, plan)| [&plan.new, &plan.old.value]);
         let similar = self.similar_found(touched).await?;
         let commits = planned
             .iter()
-            .map(|(_, (new, old, version))| replacement(new, old, *version, &similar))
+            .map(|(_, plan)| replacement(&plan.new, &plan.old, plan.version, &similar))
             .collect();
         let committed = self.backend.commit(commits).await?;
         let mut again = Vec::new();
-        for ((i, (new, old, _)), outcome) in planned.into_iter().zip(committed) {
+        for ((i, Plan { new, old, .. }), outcome) in planned.into_iter().zip(committed) {
             match outcome {
                 Ok(seq) => {
                     let value = Record {
@@ -288,6 +292,13 @@ impl Store {
         }
         Ok(found)
     }
+}
+
+/// An update: what the entry becomes, what it was, and the version of its row.
+struct Plan {
+    new: Entry,
+    old: Record<Entry>,
+    version: Seq,
 }
 
 /// The rows `similar/…` as they were read: what to expect of each, and the entries in it.
@@ -362,7 +373,7 @@ pub(super) fn deletion(entry: &Entry, version: Seq, similar: &Similar) -> Commit
     };
     let id = entry.id.as_str();
     similar.change(&mut commit, similar_key(entry), |ids| {
-        ids.retain(|other| other != id)
+        ids.retain(|other| other != id);
     });
     commit
 }

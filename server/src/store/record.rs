@@ -275,6 +275,10 @@ impl Stored for Bundle {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the shape that map_err wants"
+)]
 fn text(error: impl ToString) -> String {
     error.to_string()
 }

@@ -270,7 +270,7 @@ async fn entries_are_deleted_once(backend: Tested) {
     let one = EntryId::new("one").unwrap();
     let two = EntryId::new("two").unwrap();
     let kept = store
-        .entries_delete_if(&[two.clone()], |e| e.spiffe_id == id("/a"))
+        .entries_delete_if(std::slice::from_ref(&two), |e| e.spiffe_id == id("/a"))
         .await
         .unwrap();
     assert_eq!(kept[0], Err(EntryMissing));
@@ -344,7 +344,7 @@ async fn a_token_comes_with_its_alias_entry(backend: Tested) {
         .token_create("t", expires, Some(&alias))
         .await
         .unwrap();
-    assert_eq!(all(&store).await, [alias.clone()]);
+    assert_eq!(all(&store).await, std::slice::from_ref(&alias));
     store.token_take("t", expires).await.unwrap();
     // The same value again: the entry that is there serves.
     store

@@ -1,0 +1,197 @@
+//! The server's gRPC API: one thin module per service, and one table that says who may call what.
+//!
+//! Requests become domain types here, whole or not at all; the registry answers reads, the store takes writes, the
+//! authority signs. A handler that wrote waits until the registry shows it before it answers.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use countersign_identity::{SpiffeId, TrustDomain};
+use countersign_proto::grpc::health::v1::health_server::HealthServer;
+use countersign_proto::spire::api::server::agent::v1::agent_server::AgentServer;
+use countersign_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use countersign_proto::spire::api::server::entry::v1::entry_server::EntryServer;
+use countersign_proto::spire::api::server::svid::v1::svid_server::SvidServer;
+use countersign_runtime::SharedClock;
+use tonic::Request;
+use tonic::service::Routes;
+
+use crate::attestor::Attestors;
+use crate::authority::Authority;
+use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
+use crate::registry::Registry;
+use crate::store::Store;
+use caller::Caller;
+use rate_limit::RateLimit;
+use status::Failure;
+
+mod access;
+mod agent;
+mod bundle;
+mod caller;
+mod entry;
+mod filter;
+mod health;
+mod paging;
+mod rate_limit;
+mod status;
+mod svid;
+
+/// AttestAgent calls per second and client.
+const ATTESTATIONS: u32 = 1;
+/// Signatures per second and client.
+const SIGNATURES: u32 = 500;
+/// PostStatus calls per second and client.
+const STATUS_POSTS: u32 = 10;
+
+/// Which of the limits that can be turned off are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Attestations.
+    pub attestation: bool,
+    /// Signatures.
+    pub signing: bool,
+}
+
+/// What the API works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The server's trust domain.
+    pub trust_domain: TrustDomain,
+    /// Takes the writes.
+    pub store: Store,
+    /// Answers the reads.
+    pub registry: Registry,
+    /// Signs.
+    pub authority: Authority,
+    /// Prove nodes.
+    pub attestors: Attestors,
+    /// IDs that are admins without an entry.
+    pub admin_ids: HashSet<SpiffeId>,
+    /// Which limits are on.
+    pub rate_limits: RateLimits,
+    /// Tells the time.
+    pub clock: SharedClock,
+}
+
+/// The API.
+#[derive(Clone, Debug)]
+pub struct Api(Arc<Context>);
+
+/// What every handler has at hand.
+#[derive(Debug)]
+struct Context {
+    parts: Parts,
+    attestations: RateLimit,
+    signatures: RateLimit,
+    status_posts: RateLimit,
+}
+
+impl Api {
+    /// The API over these parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Context {
+            parts,
+            attestations: RateLimit::new(ATTESTATIONS),
+            signatures: RateLimit::new(SIGNATURES),
+            status_posts: RateLimit::new(STATUS_POSTS),
+        }))
+    }
+
+    /// What is served over the network. Each request must carry its `Arc<Connection>`.
+    pub fn network(&self) -> Router {
+        self.guarded(self.services())
+    }
+
+    /// What is served on the server's own socket: the same, and health.
+    pub fn local(&self) -> Router {
+        let health = HealthServer::from_arc(Arc::new(health::Health(Arc::clone(&self.0))));
+        self.guarded(self.services().add_service(health))
+    }
+
+    fn services(&self) -> Routes {
+        let context = || Arc::clone(&self.0);
+        Routes::new(
+            AgentServer::new(agent::Agents(context()))
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_RESPONSE_BYTES),
+        )
+        .add_service(
+            EntryServer::new(entry::Entries(context()))
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_RESPONSE_BYTES),
+        )
+        .add_service(
+            SvidServer::new(svid::Svids(context()))
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_RESPONSE_BYTES),
+        )
+        .add_service(
+            BundleServer::new(bundle::Bundles(context()))
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_RESPONSE_BYTES),
+        )
+    }
+
+    /// No handler runs before the table said that its caller may call it.
+    fn guarded(&self, routes: Routes) -> Router {
+        let guard = from_fn_with_state(Arc::clone(&self.0), access::guard);
+        routes.prepare().into_axum_router().route_layer(guard)
+    }
+}
+
+impl Context {
+    /// The caller, as the guard found it.
+    fn caller<T>(request: &Request<T>) -> Result<Caller, Failure> {
+        let caller = request.extensions().get::<Caller>();
+        caller.cloned().ok_or_else(|| {
+            Failure::plain(tonic::Code::Internal, "the request did not pass the guard")
+        })
+    }
+
+    /// The node agent that calls.
+    fn agent<T>(request: &Request<T>) -> Result<SpiffeId, Failure> {
+        match Self::caller(request)? {
+            Caller::Agent(id) => Ok(id),
+            _ => Err(Failure::plain(
+                tonic::Code::Internal,
+                "the caller is no node agent",
+            )),
+        }
+    }
+
+    /// Takes tokens of a limit for the address that calls; callers on the local socket are not limited.
+    async fn limit<T>(
+        limit: &RateLimit,
+        request: &Request<T>,
+        tokens: usize,
+    ) -> Result<(), Failure> {
+        match client_address(request) {
+            Some(client) => {
+                limit
+                    .take(client, tokens, rate_limit::deadline(request.metadata()))
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn client_address<T>(request: &Request<T>) -> Option<IpAddr> {
+    let connection = request
+        .extensions()
+        .get::<Arc<countersign_runtime::Connection>>()?;
+    Some(connection.tcp_address()?.ip().to_canonical())
+}
+
+/// As many as fit into the answer.
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! Node agents: attestation, renewal and their administration.
+
+use std::sync::Arc;
+
+use countersign_identity::entry::AdditionalAttributes;
+use countersign_identity::node::Credential;
+use countersign_identity::{Entry, EntryId, Selector, SpiffeId, UnixTime};
+use countersign_proto::convert::agent::masked;
+use countersign_proto::spire::api::server::agent::v1 as wire;
+use countersign_proto::spire::api::types;
+use countersign_proto::spire::api::types::permission_denied_details::Reason;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::status::{self, Failure};
+use super::{Context, count, filter, paging, svid};
+use crate::attestor::JoinToken;
+use crate::limits;
+use crate::registry::{EntryFilter, Page};
+use crate::store::{NodeError, TokenExists};
+
+mod attest;
+
+/// The service.
+pub(super) struct Agents(pub(super) Arc<Context>);
+
+const NOT_FOUND: &str = "agent not found";
+
+impl Agents {
+    /// An agent's ID in this trust domain.
+    fn agent_id(&self, id: Option<types::Spiffeid>) -> Result<SpiffeId, Failure> {
+        let td = &self.0.parts.trust_domain;
+        let invalid =
+            |cause: String| Failure::new(Code::InvalidArgument, "invalid agent ID", cause);
+        let id = id.ok_or_else(|| invalid("request must specify SPIFFE ID".into()))?;
+        let id = filter::member(id, td).map_err(invalid)?;
+        if !id.is_agent() {
+            return Err(invalid(format!(
+                "\"{id}\" is not an agent in trust domain \"{td}\"; path is not in the agent namespace"
+            )));
+        }
+        Ok(id)
+    }
+
+    async fn delete(&self, id: &SpiffeId) -> Result<(), Failure> {
+        let parts = &self.0.parts;
+        let node = parts
+            .registry
+            .node(id)
+            .ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+        let alias = if node.value.attestation_type == JoinToken::NAME {
+            self.token_entry(id)
+        } else {
+            None
+        };
+        let seq = parts
+            .store
+            .node_deleted(id, alias.as_ref())
+            .await
+            .map_err(|e| node_failure("failed to remove agent", e))?;
+        parts.registry.reached(seq).await?;
+        tracing::info!(agent_id = %id, "Agent deleted");
+        Ok(())
+    }
+
+    /// The entry that came with the node's join token: below the node, with the node's ID as its only selector.
+    fn token_entry(&self, node: &SpiffeId) -> Option<Entry> {
+        let filter = EntryFilter {
+            parent_id: Some(node.clone()),
+            selectors: Some((
+                crate::registry::Match::Exact,
+                Selector::new("spiffe_id", node.as_str())
+                    .into_iter()
+                    .collect(),
+            )),
+            ..EntryFilter::default()
+        };
+        let found = self.0.parts.registry.entries(&filter, Page::All);
+        found.first().map(|record| record.value.clone())
+    }
+
+    async fn ban(&self, id: &SpiffeId) -> Result<(), Failure> {
+        let parts = &self.0.parts;
+        let written = parts
+            .store
+            .node_banned(id)
+            .await
+            .map_err(|e| node_failure("failed to ban agent", e))?;
+        parts.registry.reached(written.seq).await?;
+        tracing::info!(agent_id = %id, "Agent banned");
+        Ok(())
+    }
+
+    async fn renew(
+        &self,
+        id: &SpiffeId,
+        params: Option<wire::AgentX509svidParams>,
+    ) -> Result<types::X509svid, Status> {
+        let parts = &self.0.parts;
+        let node = parts
+            .registry
+            .node(id)
+            .ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+        if node.value.can_reattest {
+            let message = "agent must reattest instead of renew";
+            return Err(status::denied(message, Reason::AgentMustReattest));
+        }
+        let wire::AgentX509svidParams { csr } =
+            params.ok_or_else(|| Failure::invalid("missing X509-SVID parameters"))?;
+        svid::check_csr(&csr)?;
+        let issued = parts
+            .authority
+            .sign_agent(id, csr)
+            .await
+            .map_err(|e| svid::sign_failure("failed to sign X509 SVID", &e))?;
+        let pending = Credential {
+            serial: issued.serial.clone(),
+            expires_at: issued.expires_at,
+        };
+        let written = parts
+            .store
+            .node_renewed(id, pending)
+            .await
+            .map_err(|e| node_failure("failed to update agent", e))?;
+        parts
+            .registry
+            .reached(written.seq)
+            .await
+            .map_err(Failure::from)?;
+        tracing::info!(agent_id = %id, expires_at = %issued.expires_at, "Agent SVID renewed");
+        Ok(svid::to_wire(issued))
+    }
+
+    async fn create_token(
+        &self,
+        request: wire::CreateJoinTokenRequest,
+    ) -> Result<types::JoinToken, Failure> {
+        let wire::CreateJoinTokenRequest {
+            ttl,
+            token,
+            agent_id,
+        } = request;
+        let parts = &self.0.parts;
+        let td = &parts.trust_domain;
+        let ttl = u64::try_from(ttl).unwrap_or(0);
+        if ttl == 0 {
+            return Err(Failure::invalid("ttl is required, you must provide one"));
+        }
+        let agent_id = agent_id
+            .map(|id| filter::workload(id, td))
+            .transpose()
+            .map_err(|e| Failure::new(Code::InvalidArgument, "invalid agent ID", e))?;
+        let value = if token.is_empty() {
+            uuid::Uuid::new_v4().to_string()
+        } else {
+            token
+        };
+        let node = Some(&value)
+            .filter(|value| value.len() <= limits::MAX_JOIN_TOKEN_BYTES)
+            .and_then(|value| JoinToken::node_id(td, value))
+            .ok_or_else(|| {
+                Failure::invalid(format!(
+                    "invalid token: it becomes part of the agent's SPIFFE ID, so it may have at most {} letters, \
+                     numbers, dots, dashes and underscores",
+                    limits::MAX_JOIN_TOKEN_BYTES
+                ))
+            })?;
+        let now = parts.clock.now();
+        let expires_at = now.after(std::time::Duration::from_secs(ttl));
+        let alias = agent_id.map(|id| token_entry(id, node, now)).transpose()?;
+        let created = parts
+            .store
+            .token_create(&value, expires_at, alias.as_ref())
+            .await;
+        let seq = created.map_err(|error| match error {
+            TokenExists::Store(error) => Failure::store("failed to create token", &error),
+            TokenExists::Exists => Failure::new(Code::Internal, "failed to create token", error),
+        })?;
+        parts.registry.reached(seq).await?;
+        Ok(types::JoinToken {
+            value,
+            expires_at: expires_at.as_i64(),
+        })
+    }
+
+    async fn note_version(&self, id: &SpiffeId, version: &str) -> Result<(), Failure> {
+        if version.len() > limits::MAX_AGENT_VERSION_BYTES {
+            let limit = limits::MAX_AGENT_VERSION_BYTES;
+            return Err(Failure::invalid(format!(
+                "agent version is longer than {limit} bytes"
+            )));
+        }
+        let parts = &self.0.parts;
+        let node = parts
+            .registry
+            .node(id)
+            .ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+        if version.is_empty() || node.value.agent_version == version {
+            return Ok(());
+        }
+        let written = parts
+            .store
+            .node_versioned(id, version)
+            .await
+            .map_err(|e| node_failure("failed to update agent", e))?;
+        Ok(parts.registry.reached(written.seq).await?)
+    }
+}
+
+#[tonic::async_trait]
+impl wire::agent_server::Agent for Agents {
+    type AttestAgentStream = ReceiverStream<Result<wire::AttestAgentResponse, Status>>;
+
+    async fn count_agents(
+        &self,
+        request: Request<wire::CountAgentsRequest>,
+    ) -> Result<Response<wire::CountAgentsResponse>, Status> {
+        let wire::CountAgentsRequest { filter } = request.into_inner();
+        let filter = filter::nodes_to_count(filter, "failed to count agents")?;
+        let count = count(self.0.parts.registry.count_nodes(&filter));
+        Ok(Response::new(wire::CountAgentsResponse { count }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<wire::ListAgentsRequest>,
+    ) -> Result<Response<wire::ListAgentsResponse>, Status> {
+        let summary = "failed to list agents";
+        let wire::ListAgentsRequest {
+            filter,
+            output_mask,
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let filter = filter::nodes_to_list(filter, summary)?;
+        let page = paging::requested(page_size, &page_token, summary)?;
+        let records = self.0.parts.registry.nodes(&filter, page);
+        let next_page_token = paging::next(page, records.last().map(|record| record.created));
+        let agents = records
+            .iter()
+            .map(|record| masked((&record.value).into(), output_mask.as_ref()))
+            .collect();
+        Ok(Response::new(wire::ListAgentsResponse {
+            agents,
+            next_page_token,
+        }))
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<wire::GetAgentRequest>,
+    ) -> Result<Response<types::Agent>, Status> {
+        let wire::GetAgentRequest { id, output_mask } = request.into_inner();
+        let id = self.agent_id(id)?;
+        let node = self.0.parts.registry.node(&id);
+        let node = node.ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+        Ok(Response::new(masked(
+            (&node.value).into(),
+            output_mask.as_ref(),
+        )))
+    }
+
+    async fn delete_agent(
+        &self,
+        request: Request<wire::DeleteAgentRequest>,
+    ) -> Result<Response<()>, Status> {
+        let wire::DeleteAgentRequest { id } = request.into_inner();
+        self.delete(&self.agent_id(id)?).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn ban_agent(
+        &self,
+        request: Request<wire::BanAgentRequest>,
+    ) -> Result<Response<()>, Status> {
+        let wire::BanAgentRequest { id } = request.into_inner();
+        self.ban(&self.agent_id(id)?).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn attest_agent(
+        &self,
+        request: Request<Streaming<wire::AttestAgentRequest>>,
+    ) -> Result<Response<Self::AttestAgentStream>, Status> {
+        if self.0.parts.rate_limits.attestation {
+            Context::limit(&self.0.attestations, &request, 1).await?;
+        }
+        let answers = attest::start(Arc::clone(&self.0), request.into_inner());
+        Ok(Response::new(answers))
+    }
+
+    async fn renew_agent(
+        &self,
+        request: Request<wire::RenewAgentRequest>,
+    ) -> Result<Response<wire::RenewAgentResponse>, Status> {
+        if self.0.parts.rate_limits.signing {
+            Context::limit(&self.0.signatures, &request, 1).await?;
+        }
+        let id = Context::agent(&request)?;
+        let wire::RenewAgentRequest { params } = request.into_inner();
+        let svid = Some(self.renew(&id, params).await?);
+        Ok(Response::new(wire::RenewAgentResponse { svid }))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<wire::CreateJoinTokenRequest>,
+    ) -> Result<Response<types::JoinToken>, Status> {
+        Ok(Response::new(
+            self.create_token(request.into_inner()).await?,
+        ))
+    }
+
+    async fn post_status(
+        &self,
+        request: Request<wire::PostStatusRequest>,
+    ) -> Result<Response<wire::PostStatusResponse>, Status> {
+        Context::limit(&self.0.status_posts, &request, 1).await?;
+        let id = Context::agent(&request)?;
+        let wire::PostStatusRequest {
+            current_bundle_serial: _,
+            agent_version,
+        } = request.into_inner();
+        self.note_version(&id, &agent_version).await?;
+        Ok(Response::new(wire::PostStatusResponse {}))
+    }
+}
+
+fn node_failure(summary: &str, error: NodeError) -> Failure {
+    match error {
+        NodeError::Missing => Failure::not_found(NOT_FOUND),
+        NodeError::Banned => Failure::new(Code::PermissionDenied, summary, "agent is banned"),
+        NodeError::Store(error) => Failure::store(summary, &error),
+    }
+}
+
+/// The entry that gives the node of a join token a second ID.
+fn token_entry(spiffe_id: SpiffeId, node: SpiffeId, now: UnixTime) -> Result<Entry, Failure> {
+    let internal = |e: &dyn std::fmt::Display| {
+        Failure::new(
+            Code::Internal,
+            "failed to create join token registration entry",
+            e,
+        )
+    };
+    let selector = Selector::new("spiffe_id", node.as_str()).map_err(|e| internal(&e))?;
+    Ok(Entry {
+        id: EntryId::new(&uuid::Uuid::new_v4().to_string()).map_err(|e| internal(&e))?,
+        spiffe_id,
+        parent_id: node,
+        selectors: std::iter::once(selector).collect(),
+        x509_svid_ttl: None,
+        jwt_svid_ttl: None,
+        federates_with: Vec::new(),
+        admin: false,
+        downstream: false,
+        store_svid: false,
+        expires_at: None,
+        dns_names: Vec::new(),
+        revision_number: 0,
+        created_at: now,
+        hint: String::new(),
+        attributes: AdditionalAttributes::default(),
+    })
+}

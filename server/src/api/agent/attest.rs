@@ -1,0 +1,243 @@
+//! One attestation: the agent's proof, the attestor's questions, and the agent's SVID at the end.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use countersign_identity::Node;
+use countersign_identity::node::Credential;
+use countersign_proto::spire::api::server::agent::v1 as wire;
+use countersign_proto::spire::api::server::agent::v1::attest_agent_request::{Params, Step};
+use countersign_proto::spire::api::server::agent::v1::attest_agent_response as answer;
+use countersign_proto::spire::api::types;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::super::Context;
+use super::super::status::Failure;
+use super::super::svid;
+use crate::attestor::{AttestError, Attested, Conversation};
+use crate::limits;
+use crate::store::NodeError;
+
+type Answer = Result<wire::AttestAgentResponse, Status>;
+
+/// What the agent says and hears.
+struct Stream {
+    incoming: Streaming<wire::AttestAgentRequest>,
+    outgoing: mpsc::Sender<Answer>,
+}
+
+/// Attests the agent at the other end, in a task that ends with the stream, with success or after a while.
+pub(super) fn start(
+    context: Arc<Context>,
+    incoming: Streaming<wire::AttestAgentRequest>,
+) -> ReceiverStream<Answer> {
+    let (outgoing, answers) = mpsc::channel(1);
+    let mut stream = Stream {
+        incoming,
+        outgoing: outgoing.clone(),
+    };
+    tokio::spawn(async move {
+        let attested = async {
+            match tokio::time::timeout(limits::ATTESTATION_TIME, attest(&context, &mut stream))
+                .await
+            {
+                Ok(result) => result,
+                Err(_) => Err(Status::deadline_exceeded(format!(
+                    "the attestation took longer than {} seconds",
+                    limits::ATTESTATION_TIME.as_secs()
+                ))),
+            }
+        };
+        tokio::select! {
+            result = attested => {
+                let answer = result.map(|result| wire::AttestAgentResponse {
+                    step: Some(answer::Step::Result(result)),
+                });
+                // The agent may have gone.
+                let _ = outgoing.send(answer).await;
+            }
+            () = outgoing.closed() => {}
+        }
+    });
+    ReceiverStream::new(answers)
+}
+
+async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result, Status> {
+    let parts = &context.parts;
+    let Proof { kind, payload, csr } = proof(stream.next().await?)?;
+    let attestor = parts.attestors.by_name(&kind).ok_or_else(|| {
+        Failure::new(
+            Code::FailedPrecondition,
+            "error getting node attestor",
+            format_args!("could not find node attestor type \"{kind}\""),
+        )
+    })?;
+    let attested = attestor
+        .attest(payload, stream)
+        .await
+        .map_err(attest_failure)?;
+    let Attested {
+        id,
+        selectors,
+        can_reattest,
+    } = attested;
+    if !id.is_agent() || !id.is_member_of(&parts.trust_domain) {
+        let message = format!("the node attestor gave out the ID \"{id}\", which is no agent's");
+        return Err(Failure::plain(Code::Internal, message).into());
+    }
+    if parts
+        .registry
+        .node(&id)
+        .is_some_and(|node| node.value.is_banned())
+    {
+        return Err(banned().into());
+    }
+    let issued = parts
+        .authority
+        .sign_agent(&id, csr)
+        .await
+        .map_err(|e| svid::sign_failure("failed to sign X509 SVID", &e))?;
+    let node = Node {
+        id,
+        attestation_type: kind,
+        current: Some(Credential {
+            serial: issued.serial.clone(),
+            expires_at: issued.expires_at,
+        }),
+        pending: None,
+        can_reattest,
+        selectors,
+        agent_version: String::new(),
+    };
+    let written = parts
+        .store
+        .node_attested(&node)
+        .await
+        .map_err(|error| match error {
+            NodeError::Banned => banned(),
+            NodeError::Store(error) => Failure::store("failed to store the attested agent", &error),
+            NodeError::Missing => {
+                Failure::plain(Code::Internal, "failed to store the attested agent")
+            }
+        })?;
+    parts
+        .registry
+        .reached(written.seq)
+        .await
+        .map_err(Failure::from)?;
+    tracing::info!(
+        agent_id = %node.id,
+        node_attestor = %node.attestation_type,
+        expires_at = %issued.expires_at,
+        "Agent attested"
+    );
+    Ok(answer::Result {
+        svid: Some(svid::to_wire(issued)),
+        reattestable: can_reattest,
+    })
+}
+
+/// What the first message of an attestation says.
+struct Proof {
+    kind: String,
+    payload: Bytes,
+    csr: Bytes,
+}
+
+fn proof(step: Step) -> Result<Proof, Failure> {
+    let malformed = |what: &str| Failure::new(Code::InvalidArgument, "malformed param", what);
+    let Step::Params(Params { data, params }) = step else {
+        return Err(malformed("missing params"));
+    };
+    let types::AttestationData {
+        r#type: kind,
+        payload,
+    } = data.ok_or_else(|| malformed("missing attestation data"))?;
+    let wire::AgentX509svidParams { csr } =
+        params.ok_or_else(|| malformed("missing X509-SVID parameters"))?;
+    if csr.is_empty() {
+        return Err(malformed("missing CSR"));
+    }
+    svid::check_csr(&csr)?;
+    if kind.is_empty() {
+        return Err(malformed("missing attestation data type"));
+    }
+    if kind.len() > limits::MAX_ATTESTATION_TYPE_BYTES {
+        let limit = limits::MAX_ATTESTATION_TYPE_BYTES;
+        return Err(malformed(&format!(
+            "attestation data type is longer than {limit} bytes"
+        )));
+    }
+    if payload.is_empty() {
+        return Err(malformed("missing attestation data payload"));
+    }
+    if payload.len() > limits::MAX_ATTESTATION_PAYLOAD_BYTES {
+        let limit = limits::MAX_ATTESTATION_PAYLOAD_BYTES;
+        return Err(malformed(&format!(
+            "attestation data payload is larger than {limit} bytes"
+        )));
+    }
+    Ok(Proof { kind, payload, csr })
+}
+
+fn banned() -> Failure {
+    Failure::new(
+        Code::PermissionDenied,
+        "failed to attest",
+        "agent is banned",
+    )
+}
+
+fn attest_failure(error: AttestError) -> Failure {
+    match error {
+        AttestError::Invalid(message) => Failure::invalid(message),
+        AttestError::Denied(message) => Failure::plain(Code::PermissionDenied, message),
+        AttestError::Broken(message) => Failure::invalid(message),
+        AttestError::Internal(message) => {
+            tracing::error!(error = %message, "attestation failed");
+            Failure::plain(Code::Internal, message)
+        }
+    }
+}
+
+impl Stream {
+    async fn next(&mut self) -> Result<Step, Status> {
+        let message = self.incoming.message().await?;
+        let step = message.and_then(|wire::AttestAgentRequest { step }| step);
+        step.ok_or_else(|| {
+            Failure::new(Code::InvalidArgument, "malformed param", "missing params").into()
+        })
+    }
+}
+
+impl Conversation for Stream {
+    fn challenge(&mut self, challenge: Bytes) -> BoxFuture<'_, Result<Bytes, AttestError>> {
+        async move {
+            let gone = || AttestError::Broken("the agent went away".into());
+            let question = wire::AttestAgentResponse {
+                step: Some(answer::Step::Challenge(challenge)),
+            };
+            self.outgoing.send(Ok(question)).await.map_err(|_| gone())?;
+            match self.next().await {
+                Ok(Step::ChallengeResponse(response))
+                    if response.len() <= limits::MAX_ATTESTATION_PAYLOAD_BYTES =>
+                {
+                    Ok(response)
+                }
+                Ok(Step::ChallengeResponse(_)) => Err(AttestError::Invalid(format!(
+                    "challenge response is larger than {} bytes",
+                    limits::MAX_ATTESTATION_PAYLOAD_BYTES
+                ))),
+                Ok(Step::Params(_)) => {
+                    Err(AttestError::Invalid("expected a challenge response".into()))
+                }
+                Err(_) => Err(gone()),
+            }
+        }
+        .boxed()
+    }
+}

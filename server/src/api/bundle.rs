@@ -1,0 +1,191 @@
+//! Bundles.
+
+use std::sync::Arc;
+
+use countersign_identity::TrustDomain;
+use countersign_identity::bundle::{JwtAuthority, X509Authority};
+use countersign_proto::convert::bundle::masked;
+use countersign_proto::spire::api::server::bundle::v1 as wire;
+use countersign_proto::spire::api::types;
+use tonic::{Code, Request, Response, Status};
+
+use super::status::{Failure, not_yet};
+use super::{Context, count, paging};
+use crate::limits;
+
+/// The service.
+pub(super) struct Bundles(pub(super) Arc<Context>);
+
+const NOT_FOUND: &str = "bundle not found";
+
+impl Bundles {
+    fn one(
+        &self,
+        td: &TrustDomain,
+        mask: Option<&types::BundleMask>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        let record = self.0.parts.registry.bundle_record(td);
+        let record = record.ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+        Ok(Response::new(masked((&record.value).into(), mask)))
+    }
+
+    async fn append(&self, request: wire::AppendBundleRequest) -> Result<types::Bundle, Failure> {
+        let wire::AppendBundleRequest {
+            x509_authorities,
+            jwt_authorities,
+            output_mask,
+            wit_authorities: _,
+        } = request;
+        if x509_authorities.is_empty() && jwt_authorities.is_empty() {
+            return Err(Failure::invalid("no authorities to append"));
+        }
+        if x509_authorities.len().max(jwt_authorities.len()) > limits::MAX_BUNDLE_AUTHORITIES {
+            let limit = limits::MAX_BUNDLE_AUTHORITIES;
+            return Err(Failure::invalid(format!(
+                "more than {limit} authorities of one kind"
+            )));
+        }
+        let x509 = x509_authorities
+            .into_iter()
+            .map(X509Authority::try_from)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| {
+                Failure::new(
+                    Code::InvalidArgument,
+                    "failed to convert X.509 authority",
+                    e,
+                )
+            })?;
+        let jwt = jwt_authorities
+            .into_iter()
+            .map(JwtAuthority::try_from)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| {
+                Failure::new(Code::InvalidArgument, "failed to convert JWT authority", e)
+            })?;
+        let parts = &self.0.parts;
+        let written = parts
+            .store
+            .bundle_append(&parts.trust_domain, &x509, &jwt)
+            .await
+            .map_err(|e| Failure::store("failed to append bundle", &e))?;
+        parts.registry.reached(written.seq).await?;
+        Ok(masked((&written.value).into(), output_mask.as_ref()))
+    }
+}
+
+#[tonic::async_trait]
+impl wire::bundle_server::Bundle for Bundles {
+    async fn count_bundles(
+        &self,
+        _request: Request<wire::CountBundlesRequest>,
+    ) -> Result<Response<wire::CountBundlesResponse>, Status> {
+        let count = count(self.0.parts.registry.count_bundles());
+        Ok(Response::new(wire::CountBundlesResponse { count }))
+    }
+
+    async fn get_bundle(
+        &self,
+        request: Request<wire::GetBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        let wire::GetBundleRequest { output_mask } = request.into_inner();
+        self.one(&self.0.parts.trust_domain, output_mask.as_ref())
+    }
+
+    async fn append_bundle(
+        &self,
+        request: Request<wire::AppendBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        Ok(Response::new(self.append(request.into_inner()).await?))
+    }
+
+    async fn list_federated_bundles(
+        &self,
+        request: Request<wire::ListFederatedBundlesRequest>,
+    ) -> Result<Response<wire::ListFederatedBundlesResponse>, Status> {
+        let wire::ListFederatedBundlesRequest {
+            output_mask,
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let page = paging::requested(page_size, &page_token, "failed to list bundles")?;
+        let parts = &self.0.parts;
+        let records = parts.registry.bundles(page);
+        // The server's own bundle takes part in the paging, and is left out afterwards.
+        let bundles = records
+            .iter()
+            .filter(|record| record.value.trust_domain != parts.trust_domain)
+            .map(|record| masked((&record.value).into(), output_mask.as_ref()))
+            .collect();
+        let next_page_token = paging::next(page, records.last().map(|record| record.created));
+        Ok(Response::new(wire::ListFederatedBundlesResponse {
+            bundles,
+            next_page_token,
+        }))
+    }
+
+    async fn get_federated_bundle(
+        &self,
+        request: Request<wire::GetFederatedBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        let wire::GetFederatedBundleRequest {
+            trust_domain,
+            output_mask,
+        } = request.into_inner();
+        let td = TrustDomain::from_name_or_id(&trust_domain).map_err(|e| {
+            Failure::new(
+                Code::InvalidArgument,
+                "trust domain argument is not valid",
+                e,
+            )
+        })?;
+        if td == self.0.parts.trust_domain {
+            let message =
+                "getting a federated bundle for the server's own trust domain is not allowed";
+            return Err(Failure::invalid(message).into());
+        }
+        self.one(&td, output_mask.as_ref())
+    }
+
+    async fn publish_jwt_authority(
+        &self,
+        _request: Request<wire::PublishJwtAuthorityRequest>,
+    ) -> Result<Response<wire::PublishJwtAuthorityResponse>, Status> {
+        Err(not_yet("take JWT authorities of servers below it"))
+    }
+
+    async fn publish_wit_authority(
+        &self,
+        _request: Request<wire::PublishWitAuthorityRequest>,
+    ) -> Result<Response<wire::PublishWitAuthorityResponse>, Status> {
+        Err(not_yet("take WIT authorities of servers below it"))
+    }
+
+    async fn batch_create_federated_bundle(
+        &self,
+        _request: Request<wire::BatchCreateFederatedBundleRequest>,
+    ) -> Result<Response<wire::BatchCreateFederatedBundleResponse>, Status> {
+        Err(not_yet("federate"))
+    }
+
+    async fn batch_update_federated_bundle(
+        &self,
+        _request: Request<wire::BatchUpdateFederatedBundleRequest>,
+    ) -> Result<Response<wire::BatchUpdateFederatedBundleResponse>, Status> {
+        Err(not_yet("federate"))
+    }
+
+    async fn batch_set_federated_bundle(
+        &self,
+        _request: Request<wire::BatchSetFederatedBundleRequest>,
+    ) -> Result<Response<wire::BatchSetFederatedBundleResponse>, Status> {
+        Err(not_yet("federate"))
+    }
+
+    async fn batch_delete_federated_bundle(
+        &self,
+        _request: Request<wire::BatchDeleteFederatedBundleRequest>,
+    ) -> Result<Response<wire::BatchDeleteFederatedBundleResponse>, Status> {
+        Err(not_yet("federate"))
+    }
+}

@@ -1,0 +1,421 @@
+//! Registration entries.
+
+use std::sync::Arc;
+
+use countersign_identity::{Entry, EntryId, TrustDomain};
+use countersign_proto::convert::entry::{InvalidEntry, masked, updated};
+use countersign_proto::spire::api::server::entry::v1 as wire;
+use countersign_proto::spire::api::types;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::status::{self, Failure};
+use super::{Context, count, filter, paging};
+use crate::limits;
+use crate::store::backend::Seq;
+use crate::store::{EntryExists, UpdateError};
+
+mod sync;
+
+/// The service.
+pub(super) struct Entries(pub(super) Arc<Context>);
+
+/// How one item of a batch went.
+type Item = Result<Box<Entry>, Fault>;
+
+/// Why an item failed, and the entry that was in the way if there was one.
+struct Fault {
+    failure: Failure,
+    existing: Option<Box<Entry>>,
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            existing: None,
+        }
+    }
+}
+
+impl Fault {
+    /// Two entries would be alike.
+    fn similar(existing: Entry) -> Self {
+        let failure = Failure::plain(Code::AlreadyExists, SIMILAR);
+        Self {
+            failure,
+            existing: Some(Box::new(existing)),
+        }
+    }
+}
+
+const NOT_FOUND: &str = "entry not found";
+
+impl Entries {
+    async fn create(&self, entries: Vec<types::Entry>) -> Result<Vec<Item>, Failure> {
+        let parts = &self.0.parts;
+        let now = parts.clock.now();
+        let mut items: Vec<Option<Item>> = Vec::with_capacity(entries.len());
+        let mut sound = Vec::with_capacity(entries.len());
+        for wire in entries {
+            let wire = types::Entry {
+                id: if wire.id.is_empty() {
+                    uuid::Uuid::new_v4().to_string()
+                } else {
+                    wire.id
+                },
+                revision_number: 0,
+                created_at: now.as_i64(),
+                ..wire
+            };
+            match self.sound(wire) {
+                Ok(entry) => {
+                    items.push(None);
+                    sound.push(entry);
+                }
+                Err(failed) => items.push(Some(Err(failed))),
+            }
+        }
+        let summary = "failed to create entry";
+        let made = parts
+            .store
+            .entries_create(&sound)
+            .await
+            .map_err(|e| Failure::store(summary, &e))?;
+        let last = made.iter().flatten().map(|written| written.seq).max();
+        self.reached(last).await?;
+        let mut made = made.into_iter().map(|result| match result {
+            Ok(written) => Ok(Box::new(written.value.value)),
+            Err(EntryExists::Similar(existing)) => Err(Fault::similar(existing.value)),
+            Err(error @ EntryExists::Id) => {
+                Err(Failure::new(Code::AlreadyExists, summary, error).into())
+            }
+            Err(error @ EntryExists::BundleMissing(_)) => {
+                Err(Failure::new(Code::Internal, summary, error).into())
+            }
+            Err(error) => Err(Failure::new(Code::Aborted, summary, error).into()),
+        });
+        Ok(items
+            .into_iter()
+            .map(|item| item.or_else(|| made.next()).unwrap_or_else(lost))
+            .collect())
+    }
+
+    /// A new entry, if it is sound. If something is repeated in it that may not be, an entry like it comes first.
+    fn sound(&self, wire: types::Entry) -> Result<Entry, Fault> {
+        let td = &self.0.parts.trust_domain;
+        let error = match Entry::try_from(wire.clone()) {
+            Ok(entry) => return Ok(in_domain(entry, td)?),
+            Err(error) => error,
+        };
+        if !error.is_repetition() {
+            return Err(convert_failure(&error).into());
+        }
+        let existing = Entry::try_from(without_repetitions(wire))
+            .ok()
+            .and_then(|entry| self.0.parts.registry.similar_entry(&entry));
+        Err(match existing {
+            Some(existing) => Fault::similar(existing.value.clone()),
+            None => Failure::new(Code::AlreadyExists, "failed to create entry", error).into(),
+        })
+    }
+
+    async fn update(
+        &self,
+        entries: Vec<types::Entry>,
+        mask: Option<&types::EntryMask>,
+    ) -> Result<Vec<Item>, Failure> {
+        let parts = &self.0.parts;
+        let summary = "failed to update entry";
+        let (ids, wanted): (Vec<Option<EntryId>>, Vec<types::Entry>) = entries
+            .into_iter()
+            .map(|entry| (EntryId::new(&entry.id).ok(), entry))
+            .unzip();
+        let (known, wanted_known): (Vec<EntryId>, Vec<types::Entry>) = ids
+            .iter()
+            .zip(wanted)
+            .filter_map(|(id, entry)| Some((id.clone()?, entry)))
+            .unzip();
+        let change = |i: usize, old: &Entry| {
+            let new = wanted_known.get(i).cloned().unwrap_or_default();
+            let entry = Entry::try_from(updated(old.into(), new, mask)).map_err(|error| {
+                if error.is_repetition() {
+                    Failure::new(Code::AlreadyExists, summary, error)
+                } else {
+                    convert_failure(&error)
+                }
+            })?;
+            in_domain(entry, &parts.trust_domain)
+        };
+        let changed = parts
+            .store
+            .entries_update(&known, change)
+            .await
+            .map_err(|e| Failure::store(summary, &e))?;
+        let last = changed.iter().flatten().map(|written| written.seq).max();
+        self.reached(last).await?;
+        let mut changed = changed.into_iter().map(|result| match result {
+            Ok(written) => Ok(Box::new(written.value.value)),
+            Err(UpdateError::Missing) => Err(Failure::not_found(summary).into()),
+            Err(UpdateError::Refused(failure)) => Err(failure.into()),
+            Err(error @ UpdateError::BundleMissing(_)) => {
+                Err(Failure::new(Code::Internal, summary, error).into())
+            }
+            Err(error) => Err(Failure::new(Code::Aborted, summary, error).into()),
+        });
+        Ok(ids
+            .into_iter()
+            .map(|id| match id {
+                Some(_) => changed.next().unwrap_or_else(lost),
+                // No entry has such an ID.
+                None => Err(Failure::not_found(summary).into()),
+            })
+            .collect())
+    }
+
+    async fn delete(&self, ids: &[String]) -> Result<Vec<Result<(), Failure>>, Failure> {
+        let parts = &self.0.parts;
+        let parsed: Vec<Option<EntryId>> = ids.iter().map(|id| EntryId::new(id).ok()).collect();
+        let known: Vec<EntryId> = parsed.iter().flatten().cloned().collect();
+        let gone = parts
+            .store
+            .entries_delete(&known)
+            .await
+            .map_err(|e| Failure::store("failed to delete entry", &e))?;
+        let last = gone.iter().flatten().copied().max();
+        self.reached(last).await?;
+        let mut gone = gone.into_iter();
+        Ok(ids
+            .iter()
+            .zip(parsed)
+            .map(|(id, parsed)| match parsed {
+                _ if id.is_empty() => Err(Failure::invalid("missing entry ID")),
+                None => Err(Failure::not_found(NOT_FOUND)),
+                Some(_) => match gone.next() {
+                    Some(Ok(_)) => Ok(()),
+                    _ => Err(Failure::not_found(NOT_FOUND)),
+                },
+            })
+            .collect())
+    }
+
+    async fn reached(&self, last: Option<Seq>) -> Result<(), Failure> {
+        match last {
+            Some(seq) => Ok(self.0.parts.registry.reached(seq).await?),
+            None => Ok(()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl wire::entry_server::Entry for Entries {
+    type SyncAuthorizedEntriesStream =
+        ReceiverStream<Result<wire::SyncAuthorizedEntriesResponse, Status>>;
+
+    async fn count_entries(
+        &self,
+        request: Request<wire::CountEntriesRequest>,
+    ) -> Result<Response<wire::CountEntriesResponse>, Status> {
+        let wire::CountEntriesRequest { filter } = request.into_inner();
+        let parts = &self.0.parts;
+        let filter = filter::entries_to_count(filter, &parts.trust_domain)?;
+        let count = count(parts.registry.count_entries(&filter));
+        Ok(Response::new(wire::CountEntriesResponse { count }))
+    }
+
+    async fn list_entries(
+        &self,
+        request: Request<wire::ListEntriesRequest>,
+    ) -> Result<Response<wire::ListEntriesResponse>, Status> {
+        let wire::ListEntriesRequest {
+            filter,
+            output_mask,
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let parts = &self.0.parts;
+        let filter = filter::entries_to_list(filter, &parts.trust_domain)?;
+        let page = paging::requested(page_size, &page_token, "failed to list entries")?;
+        let records = parts.registry.entries(&filter, page);
+        let next_page_token = paging::next(page, records.last().map(|record| record.created));
+        let entries = records
+            .iter()
+            .map(|record| masked((&record.value).into(), output_mask.as_ref()))
+            .collect();
+        Ok(Response::new(wire::ListEntriesResponse {
+            entries,
+            next_page_token,
+        }))
+    }
+
+    async fn get_entry(
+        &self,
+        request: Request<wire::GetEntryRequest>,
+    ) -> Result<Response<types::Entry>, Status> {
+        let wire::GetEntryRequest { id, output_mask } = request.into_inner();
+        if id.is_empty() {
+            return Err(Failure::invalid("missing ID").into());
+        }
+        let entry = self.0.parts.registry.entry(&id);
+        let entry = entry.ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+        Ok(Response::new(masked(
+            (&entry.value).into(),
+            output_mask.as_ref(),
+        )))
+    }
+
+    async fn batch_create_entry(
+        &self,
+        request: Request<wire::BatchCreateEntryRequest>,
+    ) -> Result<Response<wire::BatchCreateEntryResponse>, Status> {
+        let wire::BatchCreateEntryRequest {
+            entries,
+            output_mask,
+        } = request.into_inner();
+        check_batch(entries.len())?;
+        let results = self
+            .create(entries)
+            .await?
+            .into_iter()
+            .map(|item| {
+                let (status, entry) = told(item, output_mask.as_ref());
+                wire::batch_create_entry_response::Result { status, entry }
+            })
+            .collect();
+        Ok(Response::new(wire::BatchCreateEntryResponse { results }))
+    }
+
+    async fn batch_update_entry(
+        &self,
+        request: Request<wire::BatchUpdateEntryRequest>,
+    ) -> Result<Response<wire::BatchUpdateEntryResponse>, Status> {
+        let wire::BatchUpdateEntryRequest {
+            entries,
+            input_mask,
+            output_mask,
+        } = request.into_inner();
+        check_batch(entries.len())?;
+        let results = self
+            .update(entries, input_mask.as_ref())
+            .await?
+            .into_iter()
+            .map(|item| {
+                let (status, entry) = told(item, output_mask.as_ref());
+                wire::batch_update_entry_response::Result { status, entry }
+            })
+            .collect();
+        Ok(Response::new(wire::BatchUpdateEntryResponse { results }))
+    }
+
+    async fn batch_delete_entry(
+        &self,
+        request: Request<wire::BatchDeleteEntryRequest>,
+    ) -> Result<Response<wire::BatchDeleteEntryResponse>, Status> {
+        let wire::BatchDeleteEntryRequest { ids } = request.into_inner();
+        check_batch(ids.len())?;
+        let outcomes = self.delete(&ids).await?;
+        let results = ids
+            .into_iter()
+            .zip(outcomes)
+            .map(|(id, outcome)| {
+                let status = Some(outcome.map_or_else(Failure::item, |()| status::ok()));
+                wire::batch_delete_entry_response::Result { status, id }
+            })
+            .collect();
+        Ok(Response::new(wire::BatchDeleteEntryResponse { results }))
+    }
+
+    async fn get_authorized_entries(
+        &self,
+        request: Request<wire::GetAuthorizedEntriesRequest>,
+    ) -> Result<Response<wire::GetAuthorizedEntriesResponse>, Status> {
+        let agent = Context::agent(&request)?;
+        let wire::GetAuthorizedEntriesRequest { output_mask } = request.into_inner();
+        let records = self.0.parts.registry.authorized_entries(&agent);
+        let entries = records
+            .iter()
+            .map(|record| masked((&record.value).into(), output_mask.as_ref()))
+            .collect();
+        Ok(Response::new(wire::GetAuthorizedEntriesResponse {
+            entries,
+        }))
+    }
+
+    async fn sync_authorized_entries(
+        &self,
+        request: Request<Streaming<wire::SyncAuthorizedEntriesRequest>>,
+    ) -> Result<Response<Self::SyncAuthorizedEntriesStream>, Status> {
+        let agent = Context::agent(&request)?;
+        Ok(Response::new(sync::start(
+            Arc::clone(&self.0),
+            agent,
+            request.into_inner(),
+        )))
+    }
+}
+
+const SIMILAR: &str = "similar entry already exists";
+
+/// The two parts of an item's result.
+fn told(
+    item: Item,
+    mask: Option<&types::EntryMask>,
+) -> (Option<types::Status>, Option<types::Entry>) {
+    let (status, entry) = match item {
+        Ok(entry) => (status::ok(), Some(entry)),
+        Err(Fault { failure, existing }) => (failure.item(), existing),
+    };
+    (
+        Some(status),
+        entry.map(|entry| masked((&*entry).into(), mask)),
+    )
+}
+
+/// The store answers every item; this is for the case that it does not.
+fn lost() -> Item {
+    Err(Failure::plain(Code::Internal, "the store did not answer for this item").into())
+}
+
+fn check_batch(items: usize) -> Result<(), Failure> {
+    if items > limits::MAX_BATCH_ITEMS {
+        let limit = limits::MAX_BATCH_ITEMS;
+        let message = format!("the batch has {items} items, and may have {limit} at most");
+        return Err(Failure::invalid(message));
+    }
+    Ok(())
+}
+
+fn convert_failure(error: &InvalidEntry) -> Failure {
+    Failure::new(Code::InvalidArgument, "failed to convert entry", error)
+}
+
+fn in_domain(entry: Entry, td: &TrustDomain) -> Result<Entry, Failure> {
+    for (what, id) in [
+        ("parent ID", &entry.parent_id),
+        ("spiffe ID", &entry.spiffe_id),
+    ] {
+        if !id.is_member_of(td) {
+            return Err(Failure::new(
+                Code::InvalidArgument,
+                "failed to convert entry",
+                format_args!("invalid {what}: \"{id}\" is not a member of trust domain \"{td}\""),
+            ));
+        }
+    }
+    Ok(entry)
+}
+
+fn without_repetitions(entry: types::Entry) -> types::Entry {
+    let mut selectors: Vec<types::Selector> = Vec::with_capacity(entry.selectors.len());
+    for selector in entry.selectors {
+        if !selectors.contains(&selector) {
+            selectors.push(selector);
+        }
+    }
+    // DNS names have no part in what makes entries alike.
+    types::Entry {
+        selectors,
+        dns_names: Vec::new(),
+        ..entry
+    }
+}

@@ -1,0 +1,163 @@
+//! The sync of a node agent's entries: all of them if they are few, else their revisions first and then those that the
+//! agent asks for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use countersign_identity::SpiffeId;
+use countersign_proto::convert::entry::masked;
+use countersign_proto::spire::api::server::entry::v1 as wire;
+use countersign_proto::spire::api::server::entry::v1::sync_authorized_entries_response::EntryRevision;
+use countersign_proto::spire::api::types;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::super::Context;
+use super::super::status::Failure;
+use crate::limits::{MAX_SYNC_IDS, SYNC_IDLE, SYNC_PAGE};
+use crate::registry::EntryRecord;
+
+type Answer = Result<wire::SyncAuthorizedEntriesResponse, Status>;
+
+/// Why a sync is over before its end.
+enum Ended {
+    /// The agent has closed its side, or is gone: no fault.
+    Left,
+    /// To be told.
+    Failed(Status),
+}
+
+/// Serves one sync, in a task that ends with the stream.
+pub(super) fn start(
+    context: Arc<Context>,
+    agent: SpiffeId,
+    incoming: Streaming<wire::SyncAuthorizedEntriesRequest>,
+) -> ReceiverStream<Answer> {
+    // One page waits while the one before it is on its way.
+    let (outgoing, answers) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let sync = serve(&context, &agent, incoming, &outgoing);
+        let ended = tokio::select! {
+            ended = sync => ended,
+            () = outgoing.closed() => Ok(()),
+        };
+        if let Err(Ended::Failed(status)) = ended {
+            // The agent may have gone.
+            let _ = outgoing.send(Err(status)).await;
+        }
+    });
+    ReceiverStream::new(answers)
+}
+
+async fn serve(
+    context: &Context,
+    agent: &SpiffeId,
+    mut incoming: Streaming<wire::SyncAuthorizedEntriesRequest>,
+    outgoing: &mpsc::Sender<Answer>,
+) -> Result<(), Ended> {
+    let wire::SyncAuthorizedEntriesRequest { output_mask, ids } = next(&mut incoming).await?;
+    check_first(output_mask.as_ref(), &ids)?;
+    let mask = output_mask.as_ref();
+    let entries = context.parts.registry.authorized_entries(agent);
+    if entries.len() <= SYNC_PAGE {
+        let entries = entries.iter().map(|record| full(record, mask)).collect();
+        let whole = wire::SyncAuthorizedEntriesResponse {
+            entries,
+            ..Default::default()
+        };
+        return send(outgoing, whole).await;
+    }
+    let mut pages = entries.chunks(SYNC_PAGE).peekable();
+    while let Some(page) = pages.next() {
+        let revisions = wire::SyncAuthorizedEntriesResponse {
+            entry_revisions: page.iter().map(revision).collect(),
+            entries: Vec::new(),
+            more: pages.peek().is_some(),
+        };
+        send(outgoing, revisions).await?;
+    }
+    let by_id: HashMap<&str, &EntryRecord> = entries
+        .iter()
+        .map(|record| (record.value.id.as_str(), record))
+        .collect();
+    loop {
+        let wire::SyncAuthorizedEntriesRequest {
+            output_mask: _,
+            ids,
+        } = next(&mut incoming).await?;
+        check_ids(&ids)?;
+        // Each entry is sent once per request, however often it is named.
+        let mut named = HashSet::new();
+        let found: Vec<&EntryRecord> = ids
+            .iter()
+            .filter_map(|id| by_id.get(id.as_str()).copied())
+            .filter(|record| named.insert(record.value.id.as_str()))
+            .collect();
+        if found.is_empty() {
+            send(outgoing, wire::SyncAuthorizedEntriesResponse::default()).await?;
+        }
+        let mut pages = found.chunks(SYNC_PAGE).peekable();
+        while let Some(page) = pages.next() {
+            let answer = wire::SyncAuthorizedEntriesResponse {
+                entry_revisions: Vec::new(),
+                entries: page.iter().map(|record| full(record, mask)).collect(),
+                more: pages.peek().is_some(),
+            };
+            send(outgoing, answer).await?;
+        }
+    }
+}
+
+fn check_first(mask: Option<&types::EntryMask>, ids: &[String]) -> Result<(), Ended> {
+    let refuse = |message: &str| Err(Ended::Failed(Failure::invalid(message).into()));
+    if !ids.is_empty() {
+        return refuse("specifying IDs on initial request is not supported");
+    }
+    if mask.is_some_and(|mask| !mask.revision_number) {
+        return refuse("revision number cannot be masked");
+    }
+    Ok(())
+}
+
+fn check_ids(ids: &[String]) -> Result<(), Ended> {
+    if ids.len() > MAX_SYNC_IDS {
+        let message = format!("the request names more than {MAX_SYNC_IDS} entries");
+        return Err(Ended::Failed(Failure::invalid(message).into()));
+    }
+    Ok(())
+}
+
+/// The agent's next message, if it comes in time.
+async fn next(
+    incoming: &mut Streaming<wire::SyncAuthorizedEntriesRequest>,
+) -> Result<wire::SyncAuthorizedEntriesRequest, Ended> {
+    match tokio::time::timeout(SYNC_IDLE, incoming.message()).await {
+        Ok(Ok(Some(request))) => Ok(request),
+        // A stream that breaks is an agent that left.
+        Ok(Ok(None) | Err(_)) => Err(Ended::Left),
+        Err(_) => Err(Ended::Failed(Status::deadline_exceeded(format!(
+            "no request came for {} seconds",
+            SYNC_IDLE.as_secs()
+        )))),
+    }
+}
+
+async fn send(
+    outgoing: &mpsc::Sender<Answer>,
+    answer: wire::SyncAuthorizedEntriesResponse,
+) -> Result<(), Ended> {
+    outgoing.send(Ok(answer)).await.map_err(|_| Ended::Left)
+}
+
+fn full(record: &EntryRecord, mask: Option<&types::EntryMask>) -> types::Entry {
+    masked((&record.value).into(), mask)
+}
+
+fn revision(record: &EntryRecord) -> EntryRevision {
+    EntryRevision {
+        id: record.value.id.to_string(),
+        revision_number: record.value.revision_number,
+        created_at: record.value.created_at.as_i64(),
+    }
+}

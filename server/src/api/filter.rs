@@ -1,0 +1,358 @@
+//! Filters of lists and counts, from the wire.
+
+use countersign_identity::{SelectorSet, SpiffeId, TrustDomain, UnixTime};
+use countersign_proto::convert::selector;
+use countersign_proto::spire::api::server::agent::v1 as agent;
+use countersign_proto::spire::api::server::entry::v1 as entry;
+use countersign_proto::spire::api::types;
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use tonic::Code;
+
+use super::status::Failure;
+use crate::limits;
+use crate::registry::{EntryFilter, Match, NodeFilter};
+
+/// Go's `2006-01-02 15:04:05 -0700`; the ` -07` behind it repeats the hours.
+const GO_TIME: &[BorrowedFormatItem<'_>] = format_description!(
+    "[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]"
+);
+
+/// The filter of CountEntries.
+pub(super) fn entries_to_count(
+    filter: Option<entry::count_entries_request::Filter>,
+    td: &TrustDomain,
+) -> Result<EntryFilter, Failure> {
+    let Some(filter) = filter else {
+        return Ok(EntryFilter::default());
+    };
+    let entry::count_entries_request::Filter {
+        by_spiffe_id,
+        by_parent_id,
+        by_selectors,
+        by_federates_with,
+        by_hint,
+        by_downstream,
+    } = filter;
+    let filter = entry::list_entries_request::Filter {
+        by_spiffe_id,
+        by_parent_id,
+        by_selectors,
+        by_federates_with,
+        by_hint,
+        by_downstream,
+    };
+    entries_to_list(Some(filter), td)
+}
+
+/// The filter of ListEntries.
+pub(super) fn entries_to_list(
+    filter: Option<entry::list_entries_request::Filter>,
+    td: &TrustDomain,
+) -> Result<EntryFilter, Failure> {
+    let Some(filter) = filter else {
+        return Ok(EntryFilter::default());
+    };
+    let entry::list_entries_request::Filter {
+        by_spiffe_id,
+        by_parent_id,
+        by_selectors,
+        by_federates_with,
+        by_hint,
+        by_downstream,
+    } = filter;
+    let spiffe_id = by_spiffe_id
+        .map(|id| workload(id, td).map_err(|e| malformed("malformed SPIFFE ID filter", &e)))
+        .transpose()?;
+    let parent_id = by_parent_id
+        .map(|id| member(id, td).map_err(|e| malformed("malformed parent ID filter", &e)))
+        .transpose()?;
+    Ok(EntryFilter {
+        spiffe_id,
+        parent_id,
+        selectors: by_selectors.map(entry_selectors).transpose()?,
+        federates_with: by_federates_with.map(trust_domains).transpose()?,
+        hint: by_hint.filter(|hint| !hint.is_empty()),
+        // False does not filter: the CLI always sends it.
+        downstream: by_downstream.filter(|downstream| *downstream),
+    })
+}
+
+/// The filter of CountAgents.
+pub(super) fn nodes_to_count(
+    filter: Option<agent::count_agents_request::Filter>,
+    summary: &str,
+) -> Result<NodeFilter, Failure> {
+    let Some(filter) = filter else {
+        return Ok(NodeFilter::default());
+    };
+    let agent::count_agents_request::Filter {
+        by_attestation_type,
+        by_selector_match,
+        by_banned,
+        by_can_reattest,
+        by_expires_before,
+    } = filter;
+    let filter = agent::list_agents_request::Filter {
+        by_attestation_type,
+        by_selector_match,
+        by_banned,
+        by_can_reattest,
+        by_expires_before,
+    };
+    nodes_to_list(Some(filter), summary)
+}
+
+/// The filter of ListAgents.
+pub(super) fn nodes_to_list(
+    filter: Option<agent::list_agents_request::Filter>,
+    summary: &str,
+) -> Result<NodeFilter, Failure> {
+    let Some(filter) = filter else {
+        return Ok(NodeFilter::default());
+    };
+    let agent::list_agents_request::Filter {
+        by_attestation_type,
+        by_selector_match,
+        by_banned,
+        by_can_reattest,
+        by_expires_before,
+    } = filter;
+    let selectors = match by_selector_match {
+        Some(asked) if asked.selectors.is_empty() => {
+            let cause = "cannot filter by an empty selector set";
+            return Err(Failure::new(Code::Internal, summary, cause));
+        }
+        Some(asked) => {
+            let how = how(asked.r#match)?;
+            let set = selectors(asked.selectors)
+                .map_err(|e| malformed("failed to parse selectors", &e))?;
+            Some((how, set))
+        }
+        None => None,
+    };
+    Ok(NodeFilter {
+        attestation_type: Some(by_attestation_type).filter(|kind| !kind.is_empty()),
+        selectors,
+        banned: by_banned,
+        can_reattest: by_can_reattest,
+        expires_before: moment(&by_expires_before),
+    })
+}
+
+/// An ID in this trust domain, with a path.
+pub(super) fn member(id: types::Spiffeid, td: &TrustDomain) -> Result<SpiffeId, String> {
+    let id = SpiffeId::try_from(id).map_err(|e| e.to_string())?;
+    if !id.is_member_of(td) {
+        return Err(format!("\"{id}\" is not a member of trust domain \"{td}\""));
+    }
+    if id.path().is_empty() {
+        return Err(format!(
+            "\"{id}\" is not a member of trust domain \"{td}\"; path is empty"
+        ));
+    }
+    Ok(id)
+}
+
+/// A workload's ID in this trust domain.
+pub(super) fn workload(id: types::Spiffeid, td: &TrustDomain) -> Result<SpiffeId, String> {
+    let id = member(id, td)?;
+    if !id.is_workload() {
+        return Err(format!(
+            "\"{id}\" is not a workload in trust domain \"{td}\"; path is in the reserved namespace"
+        ));
+    }
+    Ok(id)
+}
+
+fn entry_selectors(asked: types::SelectorMatch) -> Result<(Match, SelectorSet), Failure> {
+    let summary = "malformed selectors filter";
+    let types::SelectorMatch {
+        selectors: list,
+        r#match,
+    } = asked;
+    if list.is_empty() {
+        return Err(malformed(summary, "empty selector set"));
+    }
+    Ok((
+        how(r#match)?,
+        selectors(list).map_err(|e| malformed(summary, &e))?,
+    ))
+}
+
+fn selectors(list: Vec<types::Selector>) -> Result<SelectorSet, String> {
+    if list.len() > limits::MAX_FILTER_ITEMS {
+        return Err(format!("more than {} selectors", limits::MAX_FILTER_ITEMS));
+    }
+    selector::set(list).map_err(|e| e.to_string())
+}
+
+fn trust_domains(
+    asked: types::FederatesWithMatch,
+) -> Result<(Match, std::collections::BTreeSet<TrustDomain>), Failure> {
+    let summary = "malformed federates with filter";
+    let types::FederatesWithMatch {
+        trust_domains,
+        r#match,
+    } = asked;
+    if trust_domains.is_empty() {
+        return Err(malformed(summary, "empty trust domain set"));
+    }
+    if trust_domains.len() > limits::MAX_FILTER_ITEMS {
+        let cause = format!("more than {} trust domains", limits::MAX_FILTER_ITEMS);
+        return Err(malformed(summary, &cause));
+    }
+    let set = trust_domains
+        .iter()
+        .map(|name| TrustDomain::from_name_or_id(name))
+        .collect::<Result<_, _>>()
+        .map_err(|e| malformed(summary, &e.to_string()))?;
+    Ok((how(r#match)?, set))
+}
+
+/// Both kinds of matches have the same numbers.
+fn how(number: i32) -> Result<Match, Failure> {
+    use types::selector_match::MatchBehavior;
+
+    match MatchBehavior::try_from(number) {
+        Ok(MatchBehavior::MatchExact) => Ok(Match::Exact),
+        Ok(MatchBehavior::MatchSubset) => Ok(Match::Subset),
+        Ok(MatchBehavior::MatchSuperset) => Ok(Match::Superset),
+        Ok(MatchBehavior::MatchAny) => Ok(Match::Any),
+        Err(_) => Err(Failure::invalid(format!("unknown match behavior {number}"))),
+    }
+}
+
+fn malformed(summary: &str, cause: &str) -> Failure {
+    Failure::new(Code::InvalidArgument, summary, cause)
+}
+
+/// A moment in Go's layout `2006-01-02 15:04:05 -0700 -07`. A text in another form does not filter.
+fn moment(text: &str) -> Option<UnixTime> {
+    let (moment, zone) = text.rsplit_once(' ')?;
+    let sign = zone.strip_prefix(['+', '-'])?;
+    if sign.len() != 2 || !sign.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let moment = OffsetDateTime::parse(moment, GO_TIME).ok()?;
+    Some(UnixTime::from_i64(moment.unix_timestamp()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn td() -> TrustDomain {
+        TrustDomain::new("td").unwrap()
+    }
+
+    fn wire_id(td: &str, path: &str) -> types::Spiffeid {
+        types::Spiffeid {
+            trust_domain: td.into(),
+            path: path.into(),
+        }
+    }
+
+    fn refused(filter: entry::list_entries_request::Filter) -> String {
+        let status = tonic::Status::from(entries_to_list(Some(filter), &td()).unwrap_err());
+        assert_eq!(status.code(), Code::InvalidArgument);
+        status.message().to_owned()
+    }
+
+    #[test]
+    fn go_s_layout_is_understood_and_nothing_else() {
+        let at = |text| moment(text).map(UnixTime::as_secs);
+        assert_eq!(at("1970-01-02 00:00:00 +0000 +00"), Some(86_400));
+        assert_eq!(at("1970-01-02 02:00:00 +0200 +02"), Some(86_400));
+        for text in [
+            "",
+            "1970-01-02",
+            "1970-01-02 00:00:00 +0000",
+            "1970-01-02T00:00:00Z",
+            "x y",
+        ] {
+            assert_eq!(at(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn false_and_empty_do_not_filter() {
+        let filter = entry::list_entries_request::Filter {
+            by_hint: Some(String::new()),
+            by_downstream: Some(false),
+            ..Default::default()
+        };
+        assert!(entries_to_list(Some(filter), &td()).unwrap().is_empty());
+        let filter = entry::list_entries_request::Filter {
+            by_hint: Some("h".into()),
+            by_downstream: Some(true),
+            ..Default::default()
+        };
+        let filter = entries_to_list(Some(filter), &td()).unwrap();
+        assert_eq!(
+            (filter.hint.as_deref(), filter.downstream),
+            (Some("h"), Some(true))
+        );
+    }
+
+    #[test]
+    fn each_bad_part_is_refused() {
+        use entry::list_entries_request::Filter;
+
+        let by_id = |id| Filter {
+            by_spiffe_id: Some(id),
+            ..Default::default()
+        };
+        for bad in [
+            wire_id("other", "/a"),
+            wire_id("td", "/spire/x"),
+            wire_id("td", ""),
+        ] {
+            assert!(refused(by_id(bad)).starts_with("malformed SPIFFE ID filter: "));
+        }
+        let by_parent = |id| Filter {
+            by_parent_id: Some(id),
+            ..Default::default()
+        };
+        assert!(entries_to_list(Some(by_parent(wire_id("td", "/spire/server"))), &td()).is_ok());
+        for bad in [
+            wire_id("other", "/a"),
+            wire_id("td", ""),
+            wire_id("td", "a"),
+        ] {
+            assert!(refused(by_parent(bad)).starts_with("malformed parent ID filter: "));
+        }
+        let by_selectors = |selectors| Filter {
+            by_selectors: Some(types::SelectorMatch {
+                selectors,
+                r#match: 0,
+            }),
+            ..Default::default()
+        };
+        assert!(refused(by_selectors(vec![])).contains("empty selector set"));
+        assert!(
+            refused(by_selectors(vec![types::Selector::default()])).contains("type is missing")
+        );
+        let by_domains = |trust_domains| Filter {
+            by_federates_with: Some(types::FederatesWithMatch {
+                trust_domains,
+                r#match: 0,
+            }),
+            ..Default::default()
+        };
+        assert!(refused(by_domains(vec![])).contains("empty trust domain set"));
+        assert!(refused(by_domains(vec!["Bad".into()])).starts_with("malformed federates with"));
+    }
+
+    #[test]
+    fn an_empty_selector_set_of_agents_is_the_stores_complaint() {
+        let filter = agent::list_agents_request::Filter {
+            by_selector_match: Some(types::SelectorMatch::default()),
+            ..Default::default()
+        };
+        let status =
+            tonic::Status::from(nodes_to_list(Some(filter), "failed to list agents").unwrap_err());
+        assert_eq!(status.code(), Code::Internal);
+    }
+}

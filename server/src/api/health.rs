@@ -1,0 +1,56 @@
+//! Health: the server serves if its own bundle can be read from the store.
+
+use std::sync::Arc;
+
+use countersign_proto::grpc::health::v1 as wire;
+use countersign_proto::grpc::health::v1::health_check_response::ServingStatus;
+use tonic::{Request, Response, Status};
+
+use super::Context;
+use super::status::not_yet;
+
+/// The service.
+pub(super) struct Health(pub(super) Arc<Context>);
+
+#[tonic::async_trait]
+impl wire::health_server::Health for Health {
+    type WatchStream = tokio_stream::Empty<Result<wire::HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        request: Request<wire::HealthCheckRequest>,
+    ) -> Result<Response<wire::HealthCheckResponse>, Status> {
+        let wire::HealthCheckRequest { service } = request.into_inner();
+        if !service.is_empty() {
+            return Err(Status::invalid_argument(
+                "per-service health is not supported",
+            ));
+        }
+        let parts = &self.0.parts;
+        let status = match parts.store.bundle_get(&parts.trust_domain).await {
+            Ok(Some(_)) => ServingStatus::Serving,
+            Ok(None) => ServingStatus::NotServing,
+            Err(error) => {
+                tracing::warn!(%error, "the server is not healthy: its bundle can't be read");
+                ServingStatus::NotServing
+            }
+        };
+        Ok(Response::new(wire::HealthCheckResponse {
+            status: status.into(),
+        }))
+    }
+
+    async fn list(
+        &self,
+        _request: Request<wire::HealthListRequest>,
+    ) -> Result<Response<wire::HealthListResponse>, Status> {
+        Err(not_yet("list the health of services"))
+    }
+
+    async fn watch(
+        &self,
+        _request: Request<wire::HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(not_yet("watch its health"))
+    }
+}

@@ -1,0 +1,63 @@
+//! Pages of lists. A token is the number of the commit that made the last object of the page.
+
+use crate::registry::Page;
+use crate::store::backend::Seq;
+
+use super::status::Failure;
+
+/// The page that is asked for. Without a size everything, whatever the token.
+pub(super) fn requested(size: i32, token: &str, summary: &str) -> Result<Page, Failure> {
+    match usize::try_from(size) {
+        Err(_) | Ok(0) => Ok(Page::All),
+        Ok(size) if token.is_empty() => Ok(Page::After(Seq::ZERO, size)),
+        Ok(size) => {
+            let after = token.parse().map_err(|_| {
+                let shown: String = token.chars().take(64).collect();
+                Failure::new(
+                    tonic::Code::Internal,
+                    summary,
+                    format_args!("could not parse token '{shown}'"),
+                )
+            })?;
+            Ok(Page::After(Seq::new(after), size))
+        }
+    }
+}
+
+/// The token for the next page, given the last object of this one. The last page has one as well: the page after it is
+/// empty and without token.
+pub(super) fn next(page: Page, last: Option<Seq>) -> String {
+    match (page, last) {
+        (Page::After(..), Some(last)) => last.to_string(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_size_everything_is_asked_for() {
+        for size in [0, -1] {
+            assert_eq!(requested(size, "garbage", "x"), Ok(Page::All));
+        }
+        assert_eq!(next(Page::All, Some(Seq::new(3))), "");
+    }
+
+    #[test]
+    fn the_token_of_a_page_asks_for_the_next() {
+        let page = requested(5, "", "x").unwrap();
+        assert_eq!(page, Page::After(Seq::ZERO, 5));
+        let token = next(page, Some(Seq::new(7)));
+        assert_eq!(requested(5, &token, "x"), Ok(Page::After(Seq::new(7), 5)));
+        assert_eq!(next(page, None), "");
+    }
+
+    #[test]
+    fn a_token_that_nobody_gave_out_is_told() {
+        let failure = requested(5, "abc", "failed to list entries").unwrap_err();
+        let want = "failed to list entries: could not parse token 'abc'";
+        assert_eq!(failure, Failure::plain(tonic::Code::Internal, want));
+    }
+}

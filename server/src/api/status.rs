@@ -1,0 +1,143 @@
+//! What callers are told when something fails: gRPC statuses and the statuses of a batch's items.
+
+use std::fmt;
+
+use bytes::Bytes;
+use countersign_proto::spire::api::types;
+use countersign_proto::spire::api::types::permission_denied_details::Reason;
+use prost::Message as _;
+use tonic::{Code, Status};
+
+use crate::registry::Stopped;
+use crate::store::StoreError;
+
+/// The type of [`types::PermissionDeniedDetails`] as node agents look for it.
+const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+
+/// A failure on its way to a caller: `summary: cause`. Not-found says the summary only, because tools match it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    code: Code,
+    message: String,
+}
+
+impl Failure {
+    pub(super) fn new(code: Code, summary: &str, cause: impl fmt::Display) -> Self {
+        let message = match code {
+            Code::NotFound => summary.to_owned(),
+            _ => format!("{summary}: {cause}"),
+        };
+        Self { code, message }
+    }
+
+    pub(super) fn plain(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::plain(Code::InvalidArgument, message)
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::plain(Code::NotFound, message)
+    }
+
+    /// The store's fault. What exactly is wrong stands in the log, not in the answer.
+    pub(super) fn store(summary: &str, error: &StoreError) -> Self {
+        if let StoreError::Busy { .. } = error {
+            return Self::new(Code::Aborted, summary, error);
+        }
+        tracing::error!(%error, "{summary}");
+        Self::new(
+            Code::Internal,
+            summary,
+            "the server's store failed; see its log",
+        )
+    }
+
+    /// The status of a batch's item.
+    pub(super) fn item(self) -> types::Status {
+        types::Status {
+            code: self.code.into(),
+            message: self.message,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.code, failure.message)
+    }
+}
+
+impl From<Stopped> for Failure {
+    fn from(stopped: Stopped) -> Self {
+        Self::plain(Code::Unavailable, stopped.to_string())
+    }
+}
+
+/// The status of an item that went well.
+pub(super) fn ok() -> types::Status {
+    types::Status {
+        code: 0,
+        message: "OK".into(),
+    }
+}
+
+/// Permission denied, with the reason on which hangs what a node agent does next.
+pub(super) fn denied(message: impl Into<String>, reason: Reason) -> Status {
+    let message = message.into();
+    let detail = types::PermissionDeniedDetails {
+        reason: reason.into(),
+    };
+    let details = tonic_types::Status {
+        code: Code::PermissionDenied.into(),
+        message: message.clone(),
+        details: vec![prost_types::Any {
+            type_url: DETAILS_TYPE.into(),
+            value: detail.encode_to_vec(),
+        }],
+    };
+    Status::with_details(
+        Code::PermissionDenied,
+        message,
+        Bytes::from(details.encode_to_vec()),
+    )
+}
+
+/// A method that belongs to later work.
+pub(super) fn not_yet(what: &str) -> Status {
+    Status::unimplemented(format!("this server does not {what} yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn not_found_says_no_cause_and_everything_else_does() {
+        let told = |code| Failure::new(code, "failed to x", "y").message;
+        assert_eq!(told(Code::InvalidArgument), "failed to x: y");
+        assert_eq!(told(Code::NotFound), "failed to x");
+    }
+
+    #[test]
+    fn a_denial_carries_its_reason() {
+        let status = denied("no", Reason::AgentBanned);
+        let decoded = tonic_types::Status::decode(status.details()).unwrap();
+        assert_eq!((decoded.code, decoded.message.as_str()), (7, "no"));
+        assert_eq!(decoded.details[0].type_url, DETAILS_TYPE);
+        let detail =
+            types::PermissionDeniedDetails::decode(decoded.details[0].value.as_slice()).unwrap();
+        assert_eq!(detail.reason(), Reason::AgentBanned);
+    }
+}

@@ -1,0 +1,198 @@
+//! Signing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use countersign_identity::{Entry, SpiffeId};
+use countersign_proto::convert::svid::SignedSvid;
+use countersign_proto::spire::api::server::svid::v1 as wire;
+use countersign_proto::spire::api::types;
+use tonic::{Code, Request, Response, Status};
+
+use super::Context;
+use super::status::{self, Failure, not_yet};
+use crate::authority::{Issued, SignError, WorkloadRequest};
+use crate::limits;
+
+/// The service.
+pub(super) struct Svids(pub(super) Arc<Context>);
+
+type Result_ = wire::batch_new_x509svid_response::Result;
+
+impl Svids {
+    /// What is to be signed for an item, if this agent may have it.
+    fn plan(
+        &self,
+        agent: &SpiffeId,
+        params: wire::NewX509svidParams,
+    ) -> Result<WorkloadRequest, Failure> {
+        let wire::NewX509svidParams { entry_id, csr } = params;
+        if entry_id.is_empty() {
+            return Err(Failure::invalid("missing entry ID"));
+        }
+        check_csr(&csr)?;
+        let entry = self.0.parts.registry.authorized_entry(agent, &entry_id);
+        let entry = entry.ok_or_else(|| Failure::not_found("entry not found or not authorized"))?;
+        Ok(WorkloadRequest {
+            entry: Arc::new(Entry::clone(&entry.value)),
+            csr_der: csr,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl wire::svid_server::Svid for Svids {
+    async fn batch_new_x509svid(
+        &self,
+        request: Request<wire::BatchNewX509svidRequest>,
+    ) -> Result<Response<wire::BatchNewX509svidResponse>, Status> {
+        let items = request.get_ref().params.len();
+        if items == 0 {
+            return Err(Failure::invalid("missing parameters").into());
+        }
+        if items > limits::MAX_BATCH_CSRS {
+            let message = format!(
+                "rate ({items}) exceeds burst size ({})",
+                limits::MAX_BATCH_CSRS
+            );
+            return Err(Failure::plain(Code::ResourceExhausted, message).into());
+        }
+        let context = &self.0;
+        if context.parts.rate_limits.signing {
+            Context::limit(&context.signatures, &request, items).await?;
+        }
+        let agent = Context::agent(&request)?;
+        let mut planned = Vec::with_capacity(items);
+        let mut requests = Vec::with_capacity(items);
+        for params in request.into_inner().params {
+            planned.push(
+                self.plan(&agent, params)
+                    .map(|request| requests.push(request)),
+            );
+        }
+        let mut signed = context
+            .parts
+            .authority
+            .sign_workloads(requests)
+            .await
+            .into_iter();
+        let results = planned
+            .into_iter()
+            .map(|plan| match plan {
+                Ok(()) => answer(signed.next()),
+                Err(failure) => Result_ {
+                    status: Some(failure.item()),
+                    svid: None,
+                },
+            })
+            .collect();
+        Ok(Response::new(wire::BatchNewX509svidResponse { results }))
+    }
+
+    async fn mint_x509svid(
+        &self,
+        _request: Request<wire::MintX509svidRequest>,
+    ) -> Result<Response<wire::MintX509svidResponse>, Status> {
+        Err(not_yet("mint X509-SVIDs"))
+    }
+
+    async fn mint_jwtsvid(
+        &self,
+        _request: Request<wire::MintJwtsvidRequest>,
+    ) -> Result<Response<wire::MintJwtsvidResponse>, Status> {
+        Err(not_yet("mint JWT-SVIDs"))
+    }
+
+    async fn mint_witsvid(
+        &self,
+        _request: Request<wire::MintWitsvidRequest>,
+    ) -> Result<Response<wire::MintWitsvidResponse>, Status> {
+        Err(not_yet("mint WIT-SVIDs"))
+    }
+
+    async fn new_jwtsvid(
+        &self,
+        _request: Request<wire::NewJwtsvidRequest>,
+    ) -> Result<Response<wire::NewJwtsvidResponse>, Status> {
+        Err(not_yet("sign JWT-SVIDs"))
+    }
+
+    async fn batch_new_witsvid(
+        &self,
+        _request: Request<wire::BatchNewWitsvidRequest>,
+    ) -> Result<Response<wire::BatchNewWitsvidResponse>, Status> {
+        Err(not_yet("sign WIT-SVIDs"))
+    }
+
+    async fn new_downstream_x509ca(
+        &self,
+        _request: Request<wire::NewDownstreamX509caRequest>,
+    ) -> Result<Response<wire::NewDownstreamX509caResponse>, Status> {
+        Err(not_yet("sign the CAs of servers below it"))
+    }
+}
+
+/// Refuses a CSR that is not there or too large to look at.
+pub(super) fn check_csr(csr: &Bytes) -> Result<(), Failure> {
+    if csr.is_empty() {
+        return Err(Failure::invalid("missing CSR"));
+    }
+    if csr.len() > limits::MAX_CSR_BYTES {
+        return Err(Failure::invalid(format!(
+            "CSR is larger than {} bytes",
+            limits::MAX_CSR_BYTES
+        )));
+    }
+    Ok(())
+}
+
+/// What the caller is told when nothing was signed.
+pub(super) fn sign_failure(summary: &str, error: &SignError) -> Failure {
+    match error {
+        SignError::InvalidCsr(why) => Failure::new(Code::InvalidArgument, "malformed CSR", why),
+        SignError::Unavailable => Failure::new(Code::Unavailable, summary, error),
+        SignError::Internal(why) => {
+            tracing::error!(error = %why, "{summary}");
+            Failure::new(Code::Internal, summary, error)
+        }
+    }
+}
+
+/// A signed SVID for the wire.
+pub(super) fn to_wire(issued: Issued) -> types::X509svid {
+    let Issued {
+        id,
+        chain,
+        serial: _,
+        expires_at,
+    } = issued;
+    (&SignedSvid {
+        id,
+        chain,
+        expires_at,
+    })
+        .into()
+}
+
+fn answer(signed: Option<Result<Issued, SignError>>) -> Result_ {
+    match signed {
+        Some(Ok(issued)) => Result_ {
+            status: Some(status::ok()),
+            svid: Some(to_wire(issued)),
+        },
+        Some(Err(error)) => {
+            let failure = sign_failure("failed to sign X509-SVID", &error);
+            Result_ {
+                status: Some(failure.item()),
+                svid: None,
+            }
+        }
+        None => {
+            let failure = Failure::plain(Code::Internal, "failed to sign X509-SVID");
+            Result_ {
+                status: Some(failure.item()),
+                svid: None,
+            }
+        }
+    }
+}

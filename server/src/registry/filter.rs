@@ -1,0 +1,138 @@
+//! What lists are asked for.
+
+use std::collections::BTreeSet;
+
+use countersign_identity::{Entry, Node, SelectorSet, SpiffeId, TrustDomain, UnixTime};
+
+/// How two sets are compared: the object's, and the one asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// They are the same.
+    Exact,
+    /// Everything the object has is asked for, and it has something.
+    Subset,
+    /// The object has everything that is asked for.
+    Superset,
+    /// The object has something that is asked for.
+    Any,
+}
+
+impl Match {
+    /// Whether sets of these sizes match that have so many elements in common.
+    const fn holds(self, object: usize, asked: usize, common: usize) -> bool {
+        match self {
+            Self::Exact => common == object && common == asked,
+            Self::Subset => common == object && common > 0,
+            Self::Superset => common == asked,
+            Self::Any => common > 0,
+        }
+    }
+
+    /// Whether an object with these selectors matches.
+    #[must_use]
+    pub fn selectors(self, object: &SelectorSet, asked: &SelectorSet) -> bool {
+        let common = object
+            .iter()
+            .filter(|selector| asked.contains(selector))
+            .count();
+        self.holds(object.len(), asked.len(), common)
+    }
+
+    /// Whether an object with these trust domains matches.
+    #[must_use]
+    pub fn trust_domains(self, object: &[TrustDomain], asked: &BTreeSet<TrustDomain>) -> bool {
+        let object: BTreeSet<&TrustDomain> = object.iter().collect();
+        let common = object.iter().filter(|td| asked.contains(**td)).count();
+        self.holds(object.len(), asked.len(), common)
+    }
+}
+
+/// Which entries are wanted: those that meet everything given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EntryFilter {
+    /// With this SPIFFE ID.
+    pub spiffe_id: Option<SpiffeId>,
+    /// Below this parent.
+    pub parent_id: Option<SpiffeId>,
+    /// With selectors like these.
+    pub selectors: Option<(Match, SelectorSet)>,
+    /// That federate with trust domains like these.
+    pub federates_with: Option<(Match, BTreeSet<TrustDomain>)>,
+    /// With this hint.
+    pub hint: Option<String>,
+    /// Of downstream servers, or not.
+    pub downstream: Option<bool>,
+}
+
+impl EntryFilter {
+    /// Whether everything is wanted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether this entry is wanted.
+    #[must_use]
+    pub fn wants(&self, entry: &Entry) -> bool {
+        let Self {
+            spiffe_id,
+            parent_id,
+            selectors,
+            federates_with,
+            hint,
+            downstream,
+        } = self;
+        spiffe_id.as_ref().is_none_or(|id| *id == entry.spiffe_id)
+            && parent_id.as_ref().is_none_or(|id| *id == entry.parent_id)
+            && hint.as_ref().is_none_or(|hint| *hint == entry.hint)
+            && downstream.is_none_or(|downstream| downstream == entry.downstream)
+            && selectors
+                .as_ref()
+                .is_none_or(|(how, asked)| how.selectors(&entry.selectors, asked))
+            && federates_with
+                .as_ref()
+                .is_none_or(|(how, asked)| how.trust_domains(&entry.federates_with, asked))
+    }
+}
+
+/// Which nodes are wanted: those that meet everything given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFilter {
+    /// Proved by this attestor.
+    pub attestation_type: Option<String>,
+    /// With selectors like these.
+    pub selectors: Option<(Match, SelectorSet)>,
+    /// Banned, or not.
+    pub banned: Option<bool>,
+    /// Able to attest again, or not.
+    pub can_reattest: Option<bool>,
+    /// Whose SVID expires before this moment. A banned node has none.
+    pub expires_before: Option<UnixTime>,
+}
+
+impl NodeFilter {
+    /// Whether this node is wanted.
+    #[must_use]
+    pub fn wants(&self, node: &Node) -> bool {
+        let Self {
+            attestation_type,
+            selectors,
+            banned,
+            can_reattest,
+            expires_before,
+        } = self;
+        attestation_type
+            .as_ref()
+            .is_none_or(|kind| *kind == node.attestation_type)
+            && banned.is_none_or(|banned| banned == node.is_banned())
+            && can_reattest.is_none_or(|can| can == node.can_reattest)
+            && expires_before.is_none_or(|moment| {
+                node.current
+                    .as_ref()
+                    .is_some_and(|svid| svid.expires_at < moment)
+            })
+            && selectors
+                .as_ref()
+                .is_none_or(|(how, asked)| how.selectors(&node.selectors, asked))
+    }
+}

@@ -1,0 +1,90 @@
+//! Removes what has expired: entries, and join tokens that nobody used.
+
+use std::time::Duration;
+
+use countersign_identity::Entry;
+use countersign_runtime::SharedClock;
+use tokio_util::sync::CancellationToken;
+
+use super::Registry;
+use crate::limits;
+use crate::store::{Store, StoreError};
+
+/// How often is looked. Until then an expired entry counts as any other.
+const EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// Sweeps again and again until it is told to stop. A sweep that fails is told and tried again at the next.
+pub async fn run(store: Store, registry: Registry, clock: SharedClock, stop: CancellationToken) {
+    let again = async {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            if let Err(error) = sweep(&store, &registry, &clock).await {
+                tracing::warn!(%error, "could not remove what has expired; trying again later");
+            }
+        }
+    };
+    tokio::select! {
+        () = again => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn sweep(store: &Store, registry: &Registry, clock: &SharedClock) -> Result<(), StoreError> {
+    let now = clock.now();
+    let over = |entry: &Entry| entry.expires_at.is_some_and(|end| end < now);
+    for ids in registry.expired_entries(now).chunks(limits::STORE_BATCH) {
+        // An entry that was prolonged meanwhile stays.
+        for (id, gone) in ids.iter().zip(store.entries_delete_if(ids, over).await?) {
+            if gone.is_ok() {
+                tracing::info!(entry_id = %id, "Pruned an expired registration");
+            }
+        }
+    }
+    let tokens = store.tokens_prune(now).await?;
+    if tokens > 0 {
+        tracing::info!(tokens, "Pruned expired join tokens");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_runtime::clock::TestClock;
+
+    use super::super::tests::{entry, following};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_expired_is_removed_and_the_rest_stays() {
+        let (store, registry) = following().await;
+        let clock = TestClock::fixed(countersign_identity::UnixTime::from_secs(1_000)).shared();
+        let until = |name: &str, secs| Entry {
+            expires_at: Some(countersign_identity::UnixTime::from_secs(secs)),
+            ..entry(name, &format!("/{name}"), "/p", &[1])
+        };
+        let entries = [
+            until("old", 999),
+            until("now", 1_000),
+            entry("ever", "/ever", "/p", &[1]),
+        ];
+        for made in store.entries_create(&entries).await.unwrap() {
+            registry.reached(made.unwrap().seq).await.unwrap();
+        }
+        let expired = countersign_identity::UnixTime::from_secs(1);
+        let last = store.token_create("t", expired, None).await.unwrap();
+        registry.reached(last).await.unwrap();
+        sweep(&store, &registry, &clock).await.unwrap();
+        let left: Vec<String> = store
+            .entries_page(None)
+            .await
+            .unwrap()
+            .iter()
+            .map(|record| record.value.id.to_string())
+            .collect();
+        assert_eq!(left, ["ever", "now"]);
+        assert!(
+            store.token_create("t", expired, None).await.is_ok(),
+            "the token is gone"
+        );
+    }
+}

@@ -1,0 +1,508 @@
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use countersign_identity::entry::AdditionalAttributes;
+use countersign_identity::node::Credential;
+use countersign_identity::{Selector, SelectorSet};
+use proptest::prelude::*;
+
+use super::*;
+
+fn td() -> TrustDomain {
+    TrustDomain::new("td").unwrap()
+}
+
+fn id(path: &str) -> SpiffeId {
+    td().id_with_path(path).unwrap()
+}
+
+fn selectors(numbers: &[u8]) -> SelectorSet {
+    numbers
+        .iter()
+        .map(|n| Selector::new("s", &n.to_string()).unwrap())
+        .collect()
+}
+
+pub(super) fn entry(name: &str, path: &str, parent: &str, with: &[u8]) -> Entry {
+    Entry {
+        id: EntryId::new(name).unwrap(),
+        spiffe_id: id(path),
+        parent_id: id(parent),
+        selectors: selectors(with),
+        x509_svid_ttl: None,
+        jwt_svid_ttl: None,
+        federates_with: Vec::new(),
+        admin: false,
+        downstream: false,
+        store_svid: false,
+        expires_at: None,
+        dns_names: Vec::new(),
+        revision_number: 0,
+        created_at: UnixTime::from_secs(1),
+        hint: String::new(),
+        attributes: AdditionalAttributes::default(),
+    }
+}
+
+fn node(path: &str, with: &[u8]) -> Node {
+    Node {
+        id: id(path),
+        attestation_type: "join_token".into(),
+        current: Some(Credential {
+            serial: "1".into(),
+            expires_at: UnixTime::from_secs(10),
+        }),
+        pending: None,
+        can_reattest: false,
+        selectors: selectors(with),
+        agent_version: String::new(),
+    }
+}
+
+/// A registry that follows a store in memory.
+pub(super) async fn following() -> (Store, Registry) {
+    let store = Store::in_memory();
+    let registry = Registry::load(store.clone()).await.unwrap();
+    tokio::spawn({
+        let registry = registry.clone();
+        async move { registry.follow().await }
+    });
+    (store, registry)
+}
+
+fn names(records: &[EntryRecord]) -> Vec<&str> {
+    records
+        .iter()
+        .map(|record| record.value.id.as_str())
+        .collect()
+}
+
+async fn create(store: &Store, registry: &Registry, entries: &[Entry]) {
+    for result in store.entries_create(entries).await.unwrap() {
+        registry.reached(result.unwrap().seq).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_read_once_its_commit_is_reached() {
+    let (store, registry) = following().await;
+    create(&store, &registry, &[entry("a", "/a", "/p", &[1])]).await;
+    assert_eq!(registry.entry("a").unwrap().value.spiffe_id, id("/a"));
+    let ids = [EntryId::new("a").unwrap()];
+    let moved = store
+        .entries_update(&ids, |_, old| {
+            Ok::<_, ()>(Entry {
+                parent_id: id("/q"),
+                ..old.clone()
+            })
+        })
+        .await
+        .unwrap();
+    registry
+        .reached(moved[0].as_ref().unwrap().seq)
+        .await
+        .unwrap();
+    let below = |parent| EntryFilter {
+        parent_id: Some(id(parent)),
+        ..EntryFilter::default()
+    };
+    assert_eq!(registry.count_entries(&below("/p")), 0);
+    assert_eq!(registry.count_entries(&below("/q")), 1);
+    let gone = store.entries_delete(&ids).await.unwrap()[0].unwrap();
+    registry.reached(gone).await.unwrap();
+    assert_eq!(registry.entry("a"), None);
+    assert_eq!(registry.count_entries(&EntryFilter::default()), 0);
+}
+
+#[tokio::test]
+async fn what_was_there_is_loaded() {
+    let store = Store::in_memory();
+    let entries: Vec<Entry> = (0..2_500)
+        .map(|i| entry(&format!("e{i}"), &format!("/{i}"), "/p", &[1]))
+        .collect();
+    store.entries_create(&entries).await.unwrap();
+    store
+        .node_attested(&node("/spire/agent/a", &[1]))
+        .await
+        .unwrap();
+    store.bundle_append(&td(), &[], &[]).await.unwrap();
+    let registry = Registry::load(store.clone()).await.unwrap();
+    assert_eq!(registry.count_entries(&EntryFilter::default()), 2_500);
+    assert_eq!(registry.count_nodes(&NodeFilter::default()), 1);
+    assert_eq!(
+        (registry.count_bundles(), registry.bundle("td").is_some()),
+        (1, true)
+    );
+    // In the order in which they were made, not by name.
+    let first = registry.entries(&EntryFilter::default(), Page::After(Seq::ZERO, 3));
+    assert_eq!(names(&first), ["e0", "e1", "e2"]);
+}
+
+#[tokio::test]
+async fn pages_follow_creation_and_survive_deletion() {
+    let (store, registry) = following().await;
+    let entries: Vec<Entry> = (0..7)
+        .map(|i| entry(&format!("e{}", 9 - i), &format!("/{i}"), "/p", &[1]))
+        .collect();
+    create(&store, &registry, &entries).await;
+    let all = EntryFilter::default();
+    let page = registry.entries(&all, Page::After(Seq::ZERO, 3));
+    assert_eq!(names(&page), ["e9", "e8", "e7"]);
+    let last = page[2].created;
+    let gone = store
+        .entries_delete(&[EntryId::new("e7").unwrap()])
+        .await
+        .unwrap()[0]
+        .unwrap();
+    registry.reached(gone).await.unwrap();
+    assert_eq!(
+        names(&registry.entries(&all, Page::After(last, 3))),
+        ["e6", "e5", "e4"]
+    );
+    let below = EntryFilter {
+        parent_id: Some(id("/p")),
+        ..EntryFilter::default()
+    };
+    assert_eq!(
+        names(&registry.entries(&below, Page::After(last, 3))),
+        ["e6", "e5", "e4"]
+    );
+    assert_eq!(registry.entries(&all, Page::All).len(), 6);
+}
+
+#[tokio::test]
+async fn an_admin_is_made_by_an_entry() {
+    let (store, registry) = following().await;
+    let admin = Entry {
+        admin: true,
+        ..entry("a", "/admin", "/p", &[1])
+    };
+    let downstream = Entry {
+        downstream: true,
+        ..entry("d", "/down", "/p", &[1])
+    };
+    create(
+        &store,
+        &registry,
+        &[admin, downstream, entry("n", "/none", "/p", &[1])],
+    )
+    .await;
+    assert!(registry.is_admin(&id("/admin")) && !registry.is_downstream(&id("/admin")));
+    assert!(registry.is_downstream(&id("/down")) && !registry.is_admin(&id("/down")));
+    assert!(!registry.is_admin(&id("/none")) && !registry.is_admin(&id("/unknown")));
+}
+
+#[tokio::test]
+async fn expired_entries_are_found() {
+    let (store, registry) = following().await;
+    let until = |name: &str, secs| Entry {
+        expires_at: Some(UnixTime::from_secs(secs)),
+        ..entry(name, &format!("/{name}"), "/p", &[1])
+    };
+    create(
+        &store,
+        &registry,
+        &[until("a", 5), until("b", 6), entry("c", "/c", "/p", &[1])],
+    )
+    .await;
+    let expired = |secs| registry.expired_entries(UnixTime::from_secs(secs));
+    assert!(
+        expired(5).is_empty(),
+        "an entry is valid up to its last second"
+    );
+    assert_eq!(expired(6), [EntryId::new("a").unwrap()]);
+    assert_eq!(expired(100).len(), 2);
+}
+
+#[tokio::test]
+async fn waiting_ends_when_the_registry_stops_following() {
+    let store = Store::in_memory();
+    let registry = Registry::load(store).await.unwrap();
+    let following = tokio::spawn({
+        let registry = registry.clone();
+        async move { registry.follow().await }
+    });
+    following.abort();
+    let _ = following.await;
+    assert_eq!(registry.reached(Seq::new(7)).await, Err(Stopped));
+}
+
+/// The specification's words, without any index.
+fn naive_crawl(entries: &[Entry], nodes: &[Node], agent: &SpiffeId) -> BTreeSet<String> {
+    fn visit(
+        entries: &[Entry],
+        parent: &SpiffeId,
+        seen: &mut HashSet<SpiffeId>,
+        found: &mut BTreeSet<String>,
+    ) {
+        if !seen.insert(parent.clone()) {
+            return;
+        }
+        for entry in entries.iter().filter(|e| e.parent_id == *parent) {
+            found.insert(entry.id.to_string());
+            visit(entries, &entry.spiffe_id, seen, found);
+        }
+    }
+    let mut found = BTreeSet::new();
+    let mut seen = HashSet::new();
+    visit(entries, agent, &mut seen, &mut found);
+    let selectors = nodes
+        .iter()
+        .find(|n| n.id == *agent)
+        .map(|n| n.selectors.clone());
+    for alias in entries.iter().filter(|e| e.parent_id.is_server()) {
+        if selectors
+            .as_ref()
+            .is_some_and(|has| alias.selectors.is_subset_of(has))
+        {
+            visit(entries, &alias.spiffe_id, &mut seen, &mut found);
+        }
+    }
+    found
+}
+
+const PARENTS: [&str; 8] = [
+    "/spire/server",
+    "/spire/agent/a",
+    "/spire/agent/b",
+    "/w/0",
+    "/w/1",
+    "/w/2",
+    "/w/3",
+    "/w/4",
+];
+
+prop_compose! {
+    fn any_entry()(
+        path in 0..5_u8,
+        parent in 0..PARENTS.len(),
+        with in proptest::collection::btree_set(0..4_u8, 1..4),
+        others in proptest::collection::btree_set(0..3_u8, 0..3),
+        hint in 0..2_u8,
+        downstream in any::<bool>(),
+    ) -> Entry {
+        let with: Vec<u8> = with.into_iter().collect();
+        let federates_with =
+            others.into_iter().map(|n| TrustDomain::new(&format!("o{n}")).unwrap()).collect();
+        let name = format!("{path}-{parent}-{with:?}").replace(['[', ']', ' ', ','], "_");
+        Entry {
+            federates_with,
+            downstream,
+            hint: hint.to_string(),
+            ..entry(&name, &format!("/w/{path}"), PARENTS[parent], &with)
+        }
+    }
+}
+
+fn any_match() -> impl Strategy<Value = Match> {
+    prop_oneof![
+        Just(Match::Exact),
+        Just(Match::Subset),
+        Just(Match::Superset),
+        Just(Match::Any)
+    ]
+}
+
+prop_compose! {
+    fn any_filter()(
+        path in proptest::option::of(0..5_u8),
+        parent in proptest::option::of(0..PARENTS.len()),
+        with in proptest::option::of((any_match(), proptest::collection::btree_set(0..4_u8, 1..4))),
+        others in proptest::option::of((any_match(), proptest::collection::btree_set(0..3_u8, 1..3))),
+        hint in proptest::option::of(0..2_u8),
+        downstream in proptest::option::of(any::<bool>()),
+    ) -> EntryFilter {
+        EntryFilter {
+            spiffe_id: path.map(|n| id(&format!("/w/{n}"))),
+            parent_id: parent.map(|n| id(PARENTS[n])),
+            selectors: with.map(|(how, set)| (how, selectors(&set.into_iter().collect::<Vec<_>>()))),
+            federates_with: others.map(|(how, set)| {
+                (how, set.into_iter().map(|n| TrustDomain::new(&format!("o{n}")).unwrap()).collect())
+            }),
+            hint: hint.map(|n| n.to_string()),
+            downstream,
+        }
+    }
+}
+
+/// The table of the specification, over plain sets.
+fn naive_match<T: Ord>(how: Match, has: &BTreeSet<T>, asked: &BTreeSet<T>) -> bool {
+    match how {
+        Match::Exact => has == asked,
+        Match::Subset => has.is_subset(asked) && !has.is_disjoint(asked),
+        Match::Superset => has.is_superset(asked),
+        Match::Any => !has.is_disjoint(asked),
+    }
+}
+
+fn naive_wants(filter: &EntryFilter, entry: &Entry) -> bool {
+    let set = |s: &SelectorSet| s.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    if filter
+        .spiffe_id
+        .as_ref()
+        .is_some_and(|id| *id != entry.spiffe_id)
+        || filter
+            .parent_id
+            .as_ref()
+            .is_some_and(|id| *id != entry.parent_id)
+        || filter.hint.as_ref().is_some_and(|hint| *hint != entry.hint)
+        || filter.downstream.is_some_and(|d| d != entry.downstream)
+    {
+        return false;
+    }
+    if let Some((how, asked)) = &filter.selectors
+        && !naive_match(*how, &set(&entry.selectors), &set(asked))
+    {
+        return false;
+    }
+    let federates: BTreeSet<_> = entry.federates_with.iter().cloned().collect();
+    filter
+        .federates_with
+        .as_ref()
+        .is_none_or(|(how, asked)| naive_match(*how, &federates, asked))
+}
+
+/// An index after these entries were put, some of them put again in another form and some removed.
+fn index_of(entries: &[Entry], removed: &[usize]) -> (Index, Vec<Entry>) {
+    let mut index = Index::default();
+    let mut left: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut made: BTreeMap<String, Seq> = BTreeMap::new();
+    for (n, entry) in entries.iter().enumerate() {
+        let name = entry.id.to_string();
+        let created = *made.entry(name.clone()).or_insert(Seq::new(n as u64 + 1));
+        index.entries.put(Record {
+            value: entry.clone(),
+            created,
+        });
+        left.insert(name, entry.clone());
+    }
+    for n in removed {
+        if let Some(entry) = entries.get(*n) {
+            index.entries.remove(&entry.id);
+            left.remove(entry.id.as_str());
+        }
+    }
+    (index, left.into_values().collect())
+}
+
+proptest! {
+    #[test]
+    fn filters_say_what_a_naive_reading_says(
+        entries in proptest::collection::vec(any_entry(), 0..25),
+        removed in proptest::collection::vec(0..25_usize, 0..5),
+        filter in any_filter(),
+        portion in 1..5_usize,
+    ) {
+        let (index, left) = index_of(&entries, &removed);
+        let mut got = BTreeSet::new();
+        let mut after = Seq::ZERO;
+        loop {
+            let part = index.entries.after(&filter, after, portion);
+            got.extend(part.found.iter().map(|r| r.value.id.to_string()));
+            match part.more_after {
+                Some(seq) => {
+                    prop_assert!(seq > after);
+                    after = seq;
+                }
+                None => break,
+            }
+        }
+        let want: BTreeSet<String> =
+            left.iter().filter(|e| naive_wants(&filter, e)).map(|e| e.id.to_string()).collect();
+        prop_assert_eq!(got, want);
+    }
+
+    #[test]
+    fn the_crawl_finds_what_a_naive_crawl_finds(
+        entries in proptest::collection::vec(any_entry(), 0..25),
+        removed in proptest::collection::vec(0..25_usize, 0..5),
+        with in proptest::collection::vec(0..4_u8, 0..4),
+    ) {
+        let (mut index, left) = index_of(&entries, &removed);
+        let node = node("/spire/agent/a", &with);
+        index.nodes.put(Record { value: node.clone(), created: Seq::new(1) });
+        for agent in ["/spire/agent/a", "/spire/agent/b"] {
+            let agent = id(agent);
+            let want = naive_crawl(&left, std::slice::from_ref(&node), &agent);
+            let found = crawl::down(&index, &agent);
+            let got: BTreeSet<String> = found.iter().map(|r| r.value.id.to_string()).collect();
+            prop_assert_eq!(found.len(), got.len(), "an entry came twice");
+            prop_assert_eq!(&got, &want);
+            for entry in &left {
+                let record = index.entries.by_id(entry.id.as_str()).unwrap();
+                let allowed = crawl::up(&index, &agent, record).is_some();
+                prop_assert_eq!(allowed, want.contains(entry.id.as_str()), "{:?}", entry.id);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn nodes_are_filtered_by_everything_given() {
+    let (store, registry) = following().await;
+    let banned = node("/spire/agent/b", &[1]);
+    let other = Node {
+        attestation_type: "x509pop".into(),
+        can_reattest: true,
+        ..node("/spire/agent/c", &[1, 2])
+    };
+    for node in [&node("/spire/agent/a", &[]), &banned, &other] {
+        store.node_attested(node).await.unwrap();
+    }
+    let seq = store.node_banned(&banned.id).await.unwrap().seq;
+    registry.reached(seq).await.unwrap();
+    let none = NodeFilter::default();
+    let matching = |filter: NodeFilter| {
+        let nodes = registry.nodes(&filter, Page::All);
+        nodes
+            .iter()
+            .map(|r| r.value.id.path().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(matching(none.clone()).len(), 3);
+    assert_eq!(
+        matching(NodeFilter {
+            banned: Some(true),
+            ..none.clone()
+        }),
+        ["/spire/agent/b"]
+    );
+    assert_eq!(
+        matching(NodeFilter {
+            can_reattest: Some(true),
+            ..none.clone()
+        }),
+        ["/spire/agent/c"]
+    );
+    let kind = NodeFilter {
+        attestation_type: Some("join_token".into()),
+        ..none.clone()
+    };
+    assert_eq!(matching(kind), ["/spire/agent/a", "/spire/agent/b"]);
+    let before = |secs| NodeFilter {
+        expires_before: Some(UnixTime::from_secs(secs)),
+        ..none.clone()
+    };
+    assert_eq!(matching(before(10)).len(), 0);
+    assert_eq!(matching(before(11)), ["/spire/agent/a", "/spire/agent/c"]);
+    let exact = NodeFilter {
+        selectors: Some((Match::Exact, selectors(&[1, 2]))),
+        ..none
+    };
+    assert_eq!(matching(exact), ["/spire/agent/c"]);
+}
+
+#[tokio::test]
+async fn a_similar_entry_is_found() {
+    let (store, registry) = following().await;
+    create(&store, &registry, &[entry("a", "/a", "/p", &[1, 2])]).await;
+    let alike = Entry {
+        x509_svid_ttl: Some(Duration::from_secs(1)),
+        ..entry("b", "/a", "/p", &[2, 1])
+    };
+    assert_eq!(
+        registry.similar_entry(&alike).unwrap().value.id.as_str(),
+        "a"
+    );
+    assert_eq!(registry.similar_entry(&entry("b", "/a", "/p", &[1])), None);
+}
