@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::limits;
 use crate::mesh::Mesh;
 use crate::policy::{self, InForce};
-use crate::source::{self, Identity, Trust, Which, Writer};
+use crate::source::{self, Identity, Which, Writer};
 
 /// Names the node agent's socket, such as `unix:///run/countersign/agent.sock` (SPIFFE Workload Endpoint, section 4).
 pub const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
@@ -146,11 +146,10 @@ impl Join {
             .ok_or(JoinError::NoPolicyFile)?;
 
         let stop = CancellationToken::new();
-        let trust = Arc::new(Trust::default());
-        let (writer, reader) = Writer::new(self.which, Arc::clone(&self.clock), Arc::clone(&trust));
+        let (writer, reader) = Writer::new(self.which, Arc::clone(&self.clock));
         let policy = policy::watch_file(path, stop.clone());
         tokio::spawn(source::follow(endpoint, writer, stop.clone()));
-        let mesh = Mesh::new(reader.clone(), &trust, policy.clone(), self.clock, stop);
+        let mesh = Mesh::new(reader.clone(), policy.clone(), self.clock, stop);
 
         let until = Instant::now() + self.wait;
         await_identity(reader.identity, until, self.wait).await?;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::policy::InForce;
-use crate::source::{Generation, Identity, Reader, Trust};
+use crate::source::{Generation, Identity, Reader};
 
 /// A workload's place in the mesh. Cheap to clone; clones share identity, policy and all counters, and the last one
 /// ends the tasks behind them.
@@ -24,7 +24,6 @@ pub struct Mesh(Arc<Inner>);
 struct Inner {
     source: Reader,
     policy: watch::Receiver<InForce>,
-    engine: Engine,
     clock: SharedClock,
     started: Instant,
     _stop: DropGuard,
@@ -39,18 +38,13 @@ impl Mesh {
     /// The parts put together; `stop` ends the tasks that keep them up to date.
     pub(crate) fn new(
         source: Reader,
-        trust: &Arc<Trust>,
         policy: watch::Receiver<InForce>,
         clock: SharedClock,
         stop: CancellationToken,
     ) -> Self {
-        let engine = Engine::new(Arc::<Trust>::clone(trust));
-        let caches = engine.clone();
-        trust.on_loss(move |domain| caches.authority_removed(domain.as_str()));
         Self(Arc::new(Inner {
             source,
             policy,
-            engine,
             clock,
             started: Instant::now(),
             _stop: stop.drop_guard(),
@@ -125,7 +119,7 @@ impl Mesh {
     }
 
     pub(crate) fn engine(&self) -> &Engine {
-        &self.0.engine
+        &self.0.source.engine
     }
 
     pub(crate) fn clock(&self) -> &SharedClock {

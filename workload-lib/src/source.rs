@@ -15,8 +15,8 @@ use countersign_identity::bundle::{Bundle, InvalidAuthority, X509Authority};
 use countersign_identity::svid::SvidError;
 use countersign_identity::verify::{PeerError, verify_peer};
 use countersign_identity::{BundleSet, PrivateKey, SpiffeId, TrustDomain, X509Svid};
-use countersign_mesh::SigningIdentity;
 use countersign_mesh::outbound::UnusableKey;
+use countersign_mesh::{Engine, SigningIdentity};
 use countersign_runtime::SharedClock;
 use countersign_runtime::backoff::Backoff;
 use futures::StreamExt as _;
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::generation::{Generation, Presenting};
-pub(crate) use self::trust::Trust;
+use self::trust::Trust;
 pub(crate) use self::workload_api::check_endpoint;
 use self::workload_api::{Offer, OfferedSvid, Said};
 
@@ -93,6 +93,7 @@ pub(crate) struct Writer {
     which: Which,
     clock: SharedClock,
     trust: Arc<Trust>,
+    engine: Engine,
     publish: watch::Sender<Identity>,
     present: watch::Sender<Option<Arc<countersign_runtime::Presented>>>,
     generations: u64,
@@ -101,12 +102,16 @@ pub(crate) struct Writer {
 /// The reading half.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader {
+    /// Decides by the bundles that the writer keeps up to date.
+    pub(crate) engine: Engine,
     pub(crate) identity: watch::Receiver<Identity>,
     pub(crate) presenting: Presenting,
 }
 
 impl Writer {
-    pub(crate) fn new(which: Which, clock: SharedClock, trust: Arc<Trust>) -> (Self, Reader) {
+    pub(crate) fn new(which: Which, clock: SharedClock) -> (Self, Reader) {
+        let trust = Arc::new(Trust::default());
+        let engine = Engine::new(Arc::<Trust>::clone(&trust));
         let (publish, identity) = watch::channel(Identity::Waiting(
             "the node agent has not answered yet".into(),
         ));
@@ -116,11 +121,13 @@ impl Writer {
                 which,
                 clock,
                 trust,
+                engine: engine.clone(),
                 publish,
                 present,
                 generations: 0,
             },
             Reader {
+                engine,
                 identity,
                 presenting,
             },
@@ -141,7 +148,7 @@ impl Writer {
         if let Identity::Live(now) = &*self.publish.borrow()
             && now.svid().chain() == svid.chain()
         {
-            self.trust.replace(bundles);
+            self.trust_in(bundles);
             return Ok(());
         }
         let id = svid.id().clone();
@@ -149,10 +156,17 @@ impl Writer {
             .map_err(|source| BadOffer::Tls { id, source })?;
         self.generations += 1;
         tracing::info!(id = %next.svid().id(), not_after = %next.svid().not_after(), number = next.number(), "SVID in use");
-        self.trust.replace(bundles);
+        self.trust_in(bundles);
         self.present.send_replace(Some(next.presented().clone()));
         self.publish.send_replace(Identity::Live(Arc::new(next)));
         Ok(())
+    }
+
+    fn trust_in(&self, bundles: BundleSet) {
+        for domain in self.trust.replace(bundles) {
+            tracing::info!(trust_domain = %domain, "an authority was removed");
+            self.engine.authority_removed(domain.as_str());
+        }
     }
 
     fn pick(&self, offered: &[OfferedSvid]) -> Result<X509Svid, BadOffer> {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::mesh::Mesh;
 use crate::policy;
-use crate::source::{Trust, Which, Writer};
+use crate::source::{Which, Writer};
 
 /// Stands in for the node agent: what it is fed is checked as if it came from there.
 pub struct Feed(Writer);
@@ -45,11 +45,9 @@ pub fn mesh(
     policy: Policy,
     clock: SharedClock,
 ) -> Result<(Mesh, Feed), String> {
-    let trust = Arc::new(Trust::default());
-    let (writer, reader) = Writer::new(Which::First, Arc::clone(&clock), Arc::clone(&trust));
+    let (writer, reader) = Writer::new(Which::First, Arc::clone(&clock));
     let mesh = Mesh::new(
         reader,
-        &trust,
         policy::fixed(policy),
         clock,
         CancellationToken::new(),
