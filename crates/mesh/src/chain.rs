@@ -138,6 +138,26 @@ impl Chain {
         self.last().map(|link| link.kid)
     }
 
+    /// The chain written anew from what was read: always the same bytes, since nothing else is accepted.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let start = Start {
+            iss: self.originator.clone(),
+            chain: self.id,
+        };
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        for (i, link) in self.links.iter().enumerate() {
+            let payload = codec::encode_claims(&link.claims, (i == 0).then_some(&start));
+            let header = codec::encode_header(link.algorithm, &link.kid);
+            bytes = codec::append(
+                &bytes,
+                i,
+                &codec::encode_link(&header, &payload, self.signature(i)),
+            );
+        }
+        bytes
+    }
+
     /// The link at `index` as it is encoded.
     pub(crate) fn link_bytes(&self, index: usize) -> &[u8] {
         self.part(index, |place| place.link.clone())

@@ -183,6 +183,30 @@ impl Policy {
         &self.deny
     }
 
+    /// The allow rule that decides about a request: the first that matches wholly, else the one that came furthest, the
+    /// first of these in the file. `None` if no rule names the edge.
+    #[must_use]
+    pub fn deciding(
+        &self,
+        (caller, callee): (&SpiffeId, &SpiffeId),
+        action: &Action<'_>,
+        way: &Way<'_>,
+    ) -> Option<(&AllowRule, Reach)> {
+        let selected = self.edge(caller, callee).select(action, way)?;
+        Some((selected.rule, selected.reach))
+    }
+
+    /// The first deny rule that applies to a request, whatever allows it.
+    #[must_use]
+    pub fn denying(
+        &self,
+        (caller, callee): (&SpiffeId, &SpiffeId),
+        action: &Action<'_>,
+        way: &Way<'_>,
+    ) -> Option<&DenyRule> {
+        self.edge(caller, callee).denied(action, way)
+    }
+
     /// The rules that concern calls from `caller` to `callee`.
     pub(crate) fn edge(&self, caller: &SpiffeId, callee: &SpiffeId) -> Edge<'_> {
         let view = self.view(callee);

@@ -96,7 +96,7 @@ pub struct DenyRule {
 
 /// How far a request came with a rule, the furthest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reach {
+pub enum Reach {
     /// The rule names the edge, not the action.
     Edge,
     /// And the action, not the originator.
@@ -109,11 +109,11 @@ pub(crate) enum Reach {
 
 /// The way of a chain: its originator, and everyone before the callee.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Way<'a> {
+pub struct Way<'a> {
     /// `None` for a request without a chain.
-    pub(crate) originator: Option<&'a SpiffeId>,
+    pub originator: Option<&'a SpiffeId>,
     /// The originator and all callees but the last; the peer alone for a request without a chain.
-    pub(crate) via: &'a [&'a SpiffeId],
+    pub via: &'a [&'a SpiffeId],
 }
 
 fn any(patterns: &[IdPattern], id: &SpiffeId) -> bool {
@@ -126,7 +126,8 @@ fn any_action(patterns: &[ActionPattern], action: &Action<'_>) -> bool {
 
 impl AllowRule {
     /// How far the rule goes for this action and way; its edge matched already.
-    pub(crate) fn reach(&self, action: &Action<'_>, way: &Way<'_>) -> Reach {
+    #[must_use]
+    pub fn reach(&self, action: &Action<'_>, way: &Way<'_>) -> Reach {
         if !any_action(&self.actions, action) {
             return Reach::Edge;
         }
@@ -147,7 +148,8 @@ impl AllowRule {
 
 impl DenyRule {
     /// Whether the rule refuses this action on this way; its edge matched already.
-    pub(crate) fn applies(&self, action: &Action<'_>, way: &Way<'_>) -> bool {
+    #[must_use]
+    pub fn applies(&self, action: &Action<'_>, way: &Way<'_>) -> bool {
         self.actions
             .as_ref()
             .is_none_or(|patterns| any_action(patterns, action))
