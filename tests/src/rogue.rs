@@ -31,7 +31,7 @@ use tonic::transport::Endpoint;
 fn everything(id: &SpiffeId) -> String {
     let domain = id.trust_domain_name();
     format!(
-        r#"originate "anything" {{
+        r#"originate "start anything" {{
   workloads  = ["spiffe://{domain}/**"]
   new_chains = "100000/s burst 100000"
   budget     = 65535
