@@ -1,9 +1,23 @@
 //! The command line against a real server in this process: what people and scripts read.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use countersign_identity::SpiffeId;
+use countersign_identity::bundle::BundleSet;
+use countersign_identity::csr::Csr;
+use countersign_identity::key::{KeyType, PrivateKey};
+use countersign_identity::tls::{ALPN_H2, TlsContext, TlsVersions};
+use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
+use countersign_proto::spire::api::server::agent::v1::{
+    AgentX509svidParams, AttestAgentRequest, attest_agent_request, attest_agent_response,
+};
+use countersign_proto::spire::api::types;
 use countersign_runtime::SystemClock;
+use countersign_runtime::address_file::Listening;
 use countersign_runtime::cli::Captured;
+use countersign_runtime::clock::RustlsTime;
+use countersign_runtime::dial::TlsConnector;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -16,6 +30,7 @@ use crate::daemon;
 /// A server with everything in memory, and its admin socket.
 struct Server {
     socket: PathBuf,
+    places: Vec<Listening>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
     _folder: TempDir,
@@ -43,6 +58,7 @@ plugins {{
         );
         let (config, _) = ServerConfig::parse("server.conf", &text, &Overrides::default()).unwrap();
         let bound = daemon::build(&config, SystemClock::shared()).await.unwrap();
+        let places = bound.listening();
         let stop = CancellationToken::new();
         let serving = tokio::spawn({
             let stop = stop.clone();
@@ -50,6 +66,7 @@ plugins {{
         });
         Self {
             socket,
+            places,
             stop,
             serving,
             _folder: folder,
@@ -60,6 +77,47 @@ plugins {{
     async fn run(&self, verb: &[&str]) -> Answer {
         let socket = self.socket.to_str().unwrap();
         run(verb.iter().copied().chain(["-socketPath", socket])).await
+    }
+
+    /// Attests a node agent with this token, over TLS, and returns its ID.
+    async fn attest(&self, token: &str) -> String {
+        let Some(Listening::Tcp(address)) = self.places.first() else {
+            panic!("{:?}", self.places)
+        };
+        let clock = SystemClock::shared();
+        let time = RustlsTime::shared(clock.clone());
+        let tls = TlsContext::new(Arc::new(BundleSet::default()), time);
+        let server = SpiffeId::parse("spiffe://example.org/spire/server").unwrap();
+        let tls = tls
+            .insecure_client(server, TlsVersions::From12, &[ALPN_H2])
+            .unwrap();
+        let connector = TlsConnector::new(Arc::new(tls), &address.to_string(), clock);
+        let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
+        let channel = endpoint.connect_with_connector(connector).await.unwrap();
+
+        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+        let params = attest_agent_request::Params {
+            data: Some(types::AttestationData {
+                r#type: "join_token".into(),
+                payload: token.to_owned().into(),
+            }),
+            params: Some(AgentX509svidParams {
+                csr: Csr::make(&key, None).unwrap().into(),
+            }),
+        };
+        let request = AttestAgentRequest {
+            step: Some(attest_agent_request::Step::Params(params)),
+        };
+        let mut client = AgentClient::new(channel);
+        let answers = client
+            .attest_agent(tokio_stream::iter([request]))
+            .await
+            .unwrap();
+        let answer = answers.into_inner().message().await.unwrap().unwrap();
+        let Some(attest_agent_response::Step::Result(result)) = answer.step else {
+            panic!("{answer:?}")
+        };
+        flag::id_text(result.svid.unwrap().id.as_ref())
     }
 
     async fn stop(self) {
@@ -504,6 +562,91 @@ async fn agents_are_told_of_when_there_are_none() {
             "Error: rpc error: code = NotFound desc = agent not found\n"
         );
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_attested_agent_is_listed_shown_banned_and_evicted() {
+    let server = Server::start().await;
+    let token = server
+        .run(&["token", "generate", "-output", "json"])
+        .await
+        .json();
+    let token = token["value"].as_str().unwrap();
+    let id = server.attest(token).await;
+    assert_eq!(
+        id,
+        format!("spiffe://example.org/spire/agent/join_token/{token}")
+    );
+
+    let listed = server.run(&["agent", "list"]).await.good();
+    let lines: Vec<_> = listed.lines().collect();
+    let [
+        found,
+        "",
+        spiffe_id,
+        "Attestation type  : join_token",
+        expires,
+        serial,
+        reattest,
+        "",
+    ] = lines[..]
+    else {
+        panic!("{listed}")
+    };
+    assert_eq!(found, "Found 1 attested agent:");
+    assert_eq!(spiffe_id, format!("SPIFFE ID         : {id}"));
+    assert!(
+        expires.starts_with("Expiration time   : 2") && expires.ends_with(" +0000 UTC"),
+        "{expires}"
+    );
+    assert!(serial.starts_with("Serial number     : "), "{serial}");
+    assert_eq!(reattest, "Can re-attest     : false");
+    assert_eq!(
+        server.run(&["agent", "count"]).await.good(),
+        "1 attested agent\n"
+    );
+    let shown = server
+        .run(&["agent", "show", "-spiffeID", &id])
+        .await
+        .good();
+    assert!(
+        shown.starts_with("Found an attested agent given its SPIFFE ID\n\nSPIFFE ID         : "),
+        "{shown}"
+    );
+    let json = server
+        .run(&["agent", "show", "-spiffeID", &id, "-output", "json"])
+        .await
+        .json();
+    assert_eq!(
+        (&json["attestation_type"], &json["banned"]),
+        (&"join_token".into(), &false.into())
+    );
+
+    let banned = server.run(&["agent", "ban", "-spiffeID", &id]).await.good();
+    assert_eq!(banned, "Agent banned successfully\n");
+    let shown = server
+        .run(&["agent", "list", "-banned", "true"])
+        .await
+        .good();
+    assert!(shown.contains("\nBanned            : true\n"), "{shown}");
+    assert_eq!(
+        server
+            .run(&["agent", "count", "-banned", "false"])
+            .await
+            .good(),
+        "0 attested agents\n"
+    );
+
+    let evicted = server
+        .run(&["agent", "evict", "-spiffeID", &id])
+        .await
+        .good();
+    assert_eq!(evicted, "Agent evicted successfully\n");
+    assert_eq!(
+        server.run(&["agent", "count"]).await.good(),
+        "0 attested agents\n"
+    );
     server.stop().await;
 }
 
