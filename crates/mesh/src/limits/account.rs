@@ -400,6 +400,31 @@ mod tests {
     }
 
     #[test]
+    fn case_13_a_hundred_thousand_fresh_keys_refill_nothing() {
+        let (accounts, flooder, other) = (Accounts::new(1_000), Arc::default(), Arc::default());
+        assert!((0..3).all(|_| accounts.charge_link(&[1; 32], 3, 100, &other).is_ok()));
+        for n in 0..100_000_u32 {
+            let mut prefix = [2; 32];
+            prefix[..4].copy_from_slice(&n.to_be_bytes());
+            let _ = accounts.charge_link(&prefix, 1, 100, &flooder);
+            let fresh = ChainKey {
+                originator: id("flooder"),
+                id: ChainId::from_bytes(prefix[..16].try_into().unwrap()),
+            };
+            let _ = accounts.charge_edge(&fresh, (&id("flooder"), &id("b")), 1, 100, &flooder);
+        }
+        assert_eq!(
+            accounts.charge_link(&[1; 32], 3, 100, &other),
+            Err(Full::Limit)
+        );
+        assert!(
+            accounts.quota.used() <= 504,
+            "{} used",
+            accounts.quota.used()
+        );
+    }
+
+    #[test]
     fn case_13_one_peers_flood_leaves_the_share_of_another() {
         let (accounts, flooder, other) = (Accounts::new(100), Arc::default(), Arc::default());
         let charge = |n: u8, peer| accounts.charge_link(&[n; 32], 1, 100, peer);

@@ -236,8 +236,27 @@ fn a_policy_over_its_size_is_refused() {
 
 #[test]
 fn deeply_nested_text_is_refused_and_not_followed() {
-    let deep = format!("allow \"x\" {{\n from = {}\n}}", "[".repeat(100_000));
-    assert_eq!(faults(&deep).len(), 1);
+    for piece in [
+        "[",
+        "(",
+        "!",
+        "-",
+        "{a=",
+        "a(",
+        "\"${",
+        "a ? ",
+        "[for a in ",
+        "a[",
+    ] {
+        let deep = format!("allow \"x\" {{\n from = {}\n}}", piece.repeat(100_000));
+        assert_eq!(faults(&deep).len(), 1, "{piece}");
+    }
+    assert_eq!(faults(&"a {\n".repeat(100_000)).len(), 1);
+    // Long without being deep: every piece is read, and none is a string.
+    let chain = format!("allow \"x\" {{\n from = a{}\n}}", ".b".repeat(100_000));
+    assert!(!faults(&chain).is_empty());
+    let sum = format!("allow \"x\" {{\n from = 1{}\n}}", " + 1".repeat(100_000));
+    assert!(!faults(&sum).is_empty());
 }
 
 #[test]
