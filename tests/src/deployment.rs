@@ -15,6 +15,9 @@ use crate::rogue::Rogue;
 /// The trust domain of every deployment.
 pub const TRUST_DOMAIN: &str = "ai-agents.org";
 
+/// Lines for [`Settings::agent`]: ask the server for changes every second.
+pub const FAST_SYNC: &str = "  experimental {\n    sync_interval = \"1s\"\n  }";
+
 /// A server and a node agent as processes. Everything ends with it.
 #[derive(Debug)]
 pub struct Deployment {
@@ -270,8 +273,8 @@ plugins {{
         args.extend(id.iter().flat_map(|id| ["-spiffeID", id]));
         let printed = succeeded("token generate", self.server_cli(&args).await?)?;
         let token = printed
-            .trim()
-            .strip_prefix("Token: ")
+            .lines()
+            .find_map(|line| line.strip_prefix("Token: "))
             .context("no token was printed")?;
         Ok(token.to_owned())
     }

@@ -14,7 +14,7 @@ use axum::extract::{Request, State};
 use axum::routing::post;
 use axum::{RequestExt as _, Router};
 use bytes::Bytes;
-use countersign::{CallError, Chain, Context, Grant, Mesh, RefusedBy};
+use countersign::{CallError, Chain, Context, Mesh, RefusedBy};
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -284,7 +284,7 @@ async fn carry_out(mesh: &Mesh, plan: &Plan) -> Vec<Outcome> {
             }
         };
         let client = match call.grant {
-            Some(calls) => client.grant(Grant::Exactly(calls)),
+            Some(calls) => client.grant(calls),
             None => client,
         };
         for _ in 0..call.times {
