@@ -57,9 +57,8 @@ impl Paper {
 
     /// A command as it is run.
     pub(crate) fn command(&mut self, program: &str, args: &[&str]) {
-        let words: Vec<_> = std::iter::once(program)
-            .chain(args.iter().copied())
-            .collect();
+        let words = with_values(program, args);
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
         let lines = wrap_words(&words, WIDTH - INDENT.len() - 6);
         let last = lines.len().saturating_sub(1);
         for (index, line) in lines.iter().enumerate() {
@@ -75,6 +74,14 @@ impl Paper {
     /// What a command printed.
     pub(crate) fn output(&mut self, text: &str) {
         for line in text.lines() {
+            self.printer.line(format_args!("{INDENT}  {line}"));
+        }
+    }
+
+    /// One long line that a command printed.
+    pub(crate) fn long_output(&mut self, text: &str) {
+        let words: Vec<_> = text.split_whitespace().collect();
+        for line in wrap_words(&words, WIDTH - INDENT.len() - 2) {
             self.printer.line(format_args!("{INDENT}  {line}"));
         }
     }
@@ -253,6 +260,24 @@ fn span(seconds: u64) -> String {
     }
 }
 
+/// The words of a command, each flag together with its value.
+fn with_values(program: &str, args: &[&str]) -> Vec<String> {
+    let mut words = vec![program.to_owned()];
+    let mut flag_before = false;
+    for arg in args {
+        let is_flag = arg.starts_with('-');
+        match words.last_mut() {
+            Some(flag) if flag_before && !is_flag => {
+                flag.push(' ');
+                flag.push_str(arg);
+            }
+            _ => words.push((*arg).to_owned()),
+        }
+        flag_before = is_flag;
+    }
+    words
+}
+
 /// Lines of at most `width` characters, unless a single word is longer.
 fn wrap_words(words: &[&str], width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
@@ -280,6 +305,18 @@ mod tests {
             ["one two", "three", "a-word-that-is-too-long", "x"]
         );
         assert!(wrap_words(&[], 9).is_empty());
+    }
+
+    #[test]
+    fn a_flag_stays_with_its_value() {
+        let words = with_values(
+            "x server",
+            &["entry", "show", "-id", "a", "-admin", "-ttl", "5"],
+        );
+        assert_eq!(
+            words,
+            ["x server", "entry", "show", "-id a", "-admin", "-ttl 5"]
+        );
     }
 
     #[test]

@@ -147,7 +147,7 @@ async fn scenes(
     checks.push(check);
     scene::start_steady_calls(&mut cast, paper).await?;
     checks.extend(scene::task(&mut cast, paper).await?);
-    checks.push(scene::intruder(&mut cast, paper).await?);
+    checks.extend(scene::intruder(&mut cast, paper).await?);
     checks.push(scene::flood(&mut cast, paper).await?);
     checks.push(scene::rotation(&mut cast, paper, &joined).await?);
     Ok(cast)

@@ -99,9 +99,14 @@ impl Stage {
         self.path("server/api.sock")
     }
 
+    /// The node agent's socket for workloads.
+    pub(crate) fn agent_socket(&self) -> PathBuf {
+        self.path("agent/api.sock")
+    }
+
     /// The Workload API, as workloads are told of it.
     pub(crate) fn endpoint(&self) -> String {
-        format!("unix://{}", self.path("agent/api.sock").display())
+        format!("unix://{}", self.agent_socket().display())
     }
 
     /// Starts the server and waits until it serves; gives its process ID and where it listens for node agents.
@@ -190,11 +195,7 @@ impl Stage {
     /// Runs a verb of the node agent's command line, as the program `countersign-demo agent`.
     pub(crate) async fn agent_cli(&self, args: &[&str]) -> anyhow::Result<Ran> {
         let mut command = self.command(&self.program);
-        command
-            .arg("agent")
-            .args(args)
-            .arg("-socketPath")
-            .arg(self.path("agent/api.sock"));
+        command.arg("agent").args(args);
         self.run(command, args).await
     }
 

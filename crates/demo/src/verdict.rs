@@ -63,14 +63,12 @@ pub(crate) fn identities(joined: &[(Name, Svid)], stranger_refused: bool) -> Che
     serials.sort();
     serials.dedup();
     let stranger = if stranger_refused { "none" } else { "one" };
+    let all = Name::ALL.len();
     Check::new(
         "identities",
-        "4 SVIDs for 4 workloads, none for a stranger",
-        format!(
-            "{own} SVIDs for {} workloads, {stranger} for a stranger",
-            Name::ALL.len()
-        ),
-        own == Name::ALL.len() && serials.len() == own && stranger_refused,
+        format!("{all} of {all} have their own, a stranger none"),
+        format!("{own} of {all} have their own, a stranger {stranger}"),
+        own == all && serials.len() == own && stranger_refused,
     )
 }
 
@@ -81,15 +79,9 @@ pub(crate) fn carried(coder: &Handling, reviewer: &Handling) -> Check {
         && (coder.hop, reviewer.hop) == (1, 2)
         && reviewer.remaining < coder.remaining;
     Check::new(
-        "calls carry their chain",
-        "planner → coder → reviewer, hop 2, a smaller budget",
-        format!(
-            "{}, hop {}, budget {} after {}",
-            chain(&reviewer.members),
-            reviewer.hop,
-            reviewer.remaining,
-            coder.remaining
-        ),
+        "chain of a call",
+        "planner → coder → reviewer, hop 2",
+        format!("{}, hop {}", chain(&reviewer.members), reviewer.hop),
         holds,
     )
 }
@@ -98,8 +90,8 @@ pub(crate) fn carried(coder: &Handling, reviewer: &Handling) -> Check {
 pub(crate) fn stopped_by_library(made: &Made, first: &Arrival) -> Check {
     let sent = first.number.saturating_sub(1);
     Check::new(
-        "loop, by the caller's library",
-        format!("{LOOP} by the caller, 0 requests sent"),
+        "loop, by library",
+        format!("{LOOP} by library, 0 requests sent"),
         format!("{}, {sent} requests sent", outcome(&made.outcome)),
         is_refused(&made.outcome, LOOP, By::Caller) && sent == 0,
     )
@@ -109,28 +101,34 @@ pub(crate) fn stopped_by_library(made: &Made, first: &Arrival) -> Check {
 pub(crate) fn stopped_by_callee(made: &Made, arrival: &Arrival) -> Check {
     let told = arrival.refusal.as_deref().unwrap_or("nothing");
     Check::new(
-        "loop, sent all the same",
-        format!("{LOOP} by the callee"),
-        format!("{}; it says: {told}", outcome(&made.outcome)),
+        "loop, by hand",
+        format!("{LOOP} by callee, which says {LOOP}"),
+        format!("{}, which says {told}", outcome(&made.outcome)),
         is_refused(&made.outcome, LOOP, By::Callee)
             && told == LOOP
             && arrival.caller == Name::Reviewer.id(),
     )
 }
 
-/// The intruder got nowhere, neither through the library nor by hand.
-pub(crate) fn kept_out(library: &Made, by_hand: &Made) -> Check {
-    Check::new(
-        "intruder",
-        "origination_denied by the caller, edge_denied by the callee",
-        format!(
-            "{}, {}",
-            outcome(&library.outcome),
-            outcome(&by_hand.outcome)
-        ),
-        is_refused(&library.outcome, "origination_denied", By::Caller)
-            && is_refused(&by_hand.outcome, "edge_denied", By::Callee),
+/// The intruder got nowhere through its library, which refused to start a chain.
+pub(crate) fn kept_in(made: &Made) -> Check {
+    refused(
+        made,
+        "intruder, by library",
+        "origination_denied",
+        By::Caller,
     )
+}
+
+/// The intruder got nowhere by hand: the callee refused.
+pub(crate) fn kept_out(made: &Made) -> Check {
+    refused(made, "intruder, by hand", "edge_denied", By::Callee)
+}
+
+fn refused(made: &Made, what: &'static str, reason: &str, by: By) -> Check {
+    let expected = format!("{reason} by {}", who(by));
+    let holds = is_refused(&made.outcome, reason, by);
+    Check::new(what, expected, outcome(&made.outcome), holds)
 }
 
 /// The flood was let through at the rate of its rule and no faster; the callee counted the same.
@@ -152,17 +150,13 @@ pub(crate) fn limited(flood: &Flood, arrivals: &[Arrival]) -> Check {
     // The one more call after the wait arrived too.
     let agreed = (Ok(told_served), Ok(told_refused))
         == (usize::try_from(flood.served + 1), usize::try_from(refused));
-    let after = if flood.served_after_wait {
-        "served"
-    } else {
-        "refused"
-    };
+    let after = u32::from(flood.served_after_wait);
     Check::new(
         "flood",
-        format!("of {FLOOD}: {FLOOD_BURST} to {most} served, the rest rate_limited, then served"),
+        format!("{FLOOD_BURST} to {most} of {FLOOD} served, 1 of 1 later"),
         format!(
-            "of {}: {} served, {refused} rate_limited, then {after}",
-            flood.made, flood.served
+            "{} of {} served, {after} of 1 later",
+            flood.served, flood.made
         ),
         flood.made == FLOOD
             && (FLOOD_BURST..=most).contains(&flood.served)
@@ -202,8 +196,8 @@ pub(crate) fn rotated(rotations: &Rotations, steady: &Steady) -> Check {
     });
     let busy = |tally: Tally| tally.made > 0;
     Check::new(
-        "SVIDs rotate under load",
-        "planner and coder rotate and present it, 0 calls failed",
+        "rotation under load",
+        "of planner and coder, 0 calls failed",
         format!("planner ×{planner_seen}, coder ×{coder_seen}, {failed} of {made} calls failed"),
         planner_seen > 0
             && coder_seen > 0
@@ -229,17 +223,15 @@ fn is_refused(outcome: &Outcome, wanted: &str, wanted_by: By) -> bool {
 fn outcome(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Answered => "served".to_owned(),
-        Outcome::Refused {
-            reason,
-            by: By::Caller,
-            ..
-        } => format!("{reason} by the caller"),
-        Outcome::Refused {
-            reason,
-            by: By::Callee,
-            ..
-        } => format!("{reason} by the callee"),
+        Outcome::Refused { reason, by, .. } => format!("{reason} by {}", who(*by)),
         Outcome::Failed { why } => format!("failed: {why}"),
+    }
+}
+
+const fn who(by: By) -> &'static str {
+    match by {
+        By::Caller => "library",
+        By::Callee => "callee",
     }
 }
 

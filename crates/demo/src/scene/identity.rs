@@ -41,7 +41,8 @@ fn first_svid(name: Name, event: &Event) -> Option<(Name, Svid)> {
 
 /// This program under its own name has no entry.
 async fn stranger_is_refused(stage: &Stage, paper: &mut Paper) -> anyhow::Result<bool> {
-    let args = ["api", "fetch", "x509"];
+    let socket = stage.agent_socket().display().to_string();
+    let args = ["api", "fetch", "x509", "-socketPath", &socket];
     paper.command("countersign-demo agent", &args);
     let ran = stage.agent_cli(&args).await?;
     let refused = !ran.status.success() && !ran.out.contains("SPIFFE ID");
@@ -56,7 +57,7 @@ async fn stranger_is_refused(stage: &Stage, paper: &mut Paper) -> anyhow::Result
     } else {
         Verdict::Failed
     };
-    paper.output(said);
+    paper.long_output(said);
     paper.result(
         verdict,
         if refused {

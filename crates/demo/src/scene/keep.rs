@@ -44,13 +44,13 @@ enum Input {
 fn guide(stage: &Stage, paper: &mut Paper) {
     let program = stage.program().display();
     let path = |name: &str| stage.path(name).display().to_string();
-    let endpoint = path("agent/api.sock");
+    let socket = stage.agent_socket().display().to_string();
     paper.scene("Everything stays: look around");
     paper.fact(
         "server",
         &format!("{} (for admins)", stage.server_socket().display()),
     );
-    paper.fact("node agent", &format!("{endpoint} (for workloads)"));
+    paper.fact("node agent", &format!("{socket} (for workloads)"));
     paper.fact(
         "policy",
         &format!(
@@ -69,7 +69,7 @@ fn guide(stage: &Stage, paper: &mut Paper) {
         format!("{program} server agent list"),
         format!("{program} server bundle show"),
         format!(
-            "{} agent api fetch x509 -socketPath {endpoint}",
+            "{} agent api fetch x509 -socketPath {socket}",
             path("planner")
         ),
     ] {

@@ -45,10 +45,7 @@ fn a_chain_has_everyone_in_order_and_its_budget_shrinks() {
     let coder = handling(&[Name::Planner, Name::Coder], 1, 60);
     let reviewer = handling(&[Name::Planner, Name::Coder, Name::Reviewer], 2, 14);
     let check = carried(&coder, &reviewer);
-    assert_eq!(
-        check.seen,
-        "planner → coder → reviewer, hop 2, budget 14 after 60"
-    );
+    assert_eq!(check.seen, "planner → coder → reviewer, hop 2");
     assert_eq!(check.verdict, Verdict::Ok);
     let cut = handling(&[Name::Coder, Name::Reviewer], 2, 14);
     let grown = Handling {
@@ -132,13 +129,16 @@ fn the_callee_has_to_refuse_and_to_say_so() {
 
 #[test]
 fn the_intruder_has_to_fail_both_ways() {
-    let (library, by_hand) = (
-        made("origination_denied", By::Caller),
-        made("edge_denied", By::Callee),
+    let library = made("origination_denied", By::Caller);
+    let by_hand = made("edge_denied", By::Callee);
+    assert_eq!(
+        (kept_in(&library).verdict, kept_out(&by_hand).verdict),
+        (Verdict::Ok, Verdict::Ok)
     );
-    assert_eq!(kept_out(&library, &by_hand).verdict, Verdict::Ok);
-    assert_eq!(kept_out(&by_hand, &by_hand).verdict, Verdict::Failed);
-    assert_eq!(kept_out(&library, &library).verdict, Verdict::Failed);
+    assert_eq!(
+        (kept_in(&by_hand).verdict, kept_out(&library).verdict),
+        (Verdict::Failed, Verdict::Failed)
+    );
 }
 
 fn flood(served: u32) -> (Flood, Vec<Arrival>) {
