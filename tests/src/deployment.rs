@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{self, PATIENCE, Process, Ran};
@@ -287,15 +288,23 @@ plugins {{
         let shown = self
             .server_cli(&["agent", "list", "-output", "json"])
             .await?;
-        let list: serde_json::Value = serde_json::from_str(&succeeded("agent list", shown)?)?;
-        let agents = list["agents"].as_array().context("no agents in the list")?;
-        ensure!(agents.len() == 1, "one node agent was expected: {list}");
-        let id = &agents[0]["id"];
-        Ok(format!(
-            "spiffe://{}{}",
-            id["trust_domain"].as_str().context("no trust domain")?,
-            id["path"].as_str().context("no path")?
-        ))
+        let list: Value = serde_json::from_str(&succeeded("agent list", shown)?)?;
+        let agents = list
+            .get("agents")
+            .and_then(Value::as_array)
+            .context("no list of agents")?;
+        let [agent] = agents.as_slice() else {
+            bail!("one node agent was expected: {list}")
+        };
+        let part = |name| {
+            agent
+                .pointer(&format!("/id/{name}"))
+                .and_then(Value::as_str)
+        };
+        let (Some(domain), Some(path)) = (part("trust_domain"), part("path")) else {
+            bail!("a node agent without an ID: {agent}");
+        };
+        Ok(format!("spiffe://{domain}{path}"))
     }
 
     /// Registers a workload by the path of its own link to the program.

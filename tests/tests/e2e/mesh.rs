@@ -25,8 +25,8 @@ fn id(path: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}{path}")
 }
 
-fn parsed(text: &str) -> SpiffeId {
-    SpiffeId::parse(text).unwrap()
+fn parsed(text: &str) -> anyhow::Result<SpiffeId> {
+    Ok(SpiffeId::parse(text)?)
 }
 
 fn policy() -> String {
@@ -190,7 +190,7 @@ fn received(
 async fn case_1_without_a_chain_and_with_a_chain_that_nobody_may_start() -> anyhow::Result<()> {
     let mut stage = Stage::set().await?;
     let rogue = stage.rogue("/rogue/middle").await?;
-    let coder = parsed(&stage.coder.id);
+    let coder = parsed(&stage.coder.id)?;
     let bare = Request::post("https://callee/work").body(Bytes::new())?;
     let answer = rogue.send(&coder, &stage.coder.address, bare).await?;
     assert_eq!(
@@ -221,7 +221,7 @@ async fn cases_2_and_3_chains_of_others_and_used_ones() -> anyhow::Result<()> {
     let stage = Stage::set().await?;
     let originator = stage.rogue("/rogue/originator").await?;
     let other = stage.rogue("/rogue/other").await?;
-    let (coder, planner) = (parsed(&stage.coder.id), parsed(&stage.planner.id));
+    let (coder, planner) = (parsed(&stage.coder.id)?, parsed(&stage.planner.id)?);
     let work = originator.start()?;
 
     let for_coder = originator.sign(&work, &coder, "/work")?;
@@ -282,7 +282,7 @@ async fn cases_2_and_3_chains_of_others_and_used_ones() -> anyhow::Result<()> {
 async fn case_5_malformed_fields_are_refused() -> anyhow::Result<()> {
     let stage = Stage::set().await?;
     let originator = stage.rogue("/rogue/originator").await?;
-    let coder = parsed(&stage.coder.id);
+    let coder = parsed(&stage.coder.id)?;
     let work = originator.start()?;
     let fields = (Carrier::Http.chain_field(), Carrier::Grpc.chain_field());
     for spoil in ["twice", "both", "trailing", "empty"] {
@@ -345,7 +345,7 @@ async fn case_11_a_task_that_lost_its_context_starts_nothing() -> anyhow::Result
 async fn case_12_who_is_not_named_is_not_let_in() -> anyhow::Result<()> {
     let stage = Stage::set().await?;
     let rogue = stage.rogue("/rogue/originator").await?;
-    let reviewer = parsed(&stage.reviewer.id);
+    let reviewer = parsed(&stage.reviewer.id)?;
     // No rule names this edge.
     let work = rogue.start()?;
     let answer = rogue
@@ -369,7 +369,7 @@ async fn case_12_who_is_not_named_is_not_let_in() -> anyhow::Result<()> {
     // Whoever is at an address has to be who is called.
     assert!(
         rogue
-            .dial(&parsed(&stage.coder.id), &stage.reviewer.address)
+            .dial(&parsed(&stage.coder.id)?, &stage.reviewer.address)
             .await
             .is_err()
     );
