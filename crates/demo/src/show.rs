@@ -15,7 +15,7 @@ use crate::stage::{Cast, Deadline, Stage};
 use crate::verdict::{Check, Verdict};
 
 /// How many lines of each log are shown when something fails.
-const TAIL: usize = 15;
+const TAIL: usize = 10;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -85,7 +85,10 @@ async fn run(arguments: &Arguments, paper: &mut Paper) -> Exit {
             ended(kept.map(|()| verdict), &stage, paper)
         }
         Some(Err(error)) => ended(Err(error), &stage, paper),
-        None => ended(Err(anyhow::anyhow!("it was interrupted")), &stage, paper),
+        None => {
+            paper.failure(&anyhow::anyhow!("it was interrupted"), &[]);
+            Exit::Failure
+        }
     };
     if let Err(error) = stage.close().await {
         paper.failure(&error, &[]);

@@ -313,7 +313,7 @@ fn folder() -> anyhow::Result<TempDir> {
     let root = Some(std::env::temp_dir()).filter(|root| root.as_os_str().len() <= LONGEST_ROOT);
     let root = root.unwrap_or_else(|| PathBuf::from("/tmp"));
     let folder = tempfile::Builder::new()
-        .prefix("cs")
+        .prefix("countersign-")
         .rand_bytes(6)
         .tempdir_in(&root);
     folder.with_context(|| {

@@ -99,13 +99,18 @@ pub(crate) fn stopped_by_library(made: &Made, first: &Arrival) -> Check {
 
 /// The planner refused what was sent by hand, and says so itself.
 pub(crate) fn stopped_by_callee(made: &Made, arrival: &Arrival) -> Check {
-    let told = arrival.refusal.as_deref().unwrap_or("nothing");
+    let agreed = arrival.refusal.as_deref() == Some(LOOP);
+    let told = match &arrival.refusal {
+        _ if agreed => String::new(),
+        Some(other) => format!(", which says {other}"),
+        None => ", which says nothing".to_owned(),
+    };
     Check::new(
         "loop, by hand",
-        format!("{LOOP} by callee, which says {LOOP}"),
-        format!("{}, which says {told}", outcome(&made.outcome)),
+        format!("{LOOP} by callee"),
+        format!("{}{told}", outcome(&made.outcome)),
         is_refused(&made.outcome, LOOP, By::Callee)
-            && told == LOOP
+            && agreed
             && arrival.caller == Name::Reviewer.id(),
     )
 }
