@@ -167,11 +167,22 @@ impl World {
         }
     }
 
-    fn batch(&mut self) -> Vec<Call> {
-        if self.calls + BATCH > CALLS_PER_CHAIN {
+    /// The next calls of B, all in one chain, made outside what is timed.
+    fn batch(&mut self, calls: usize) -> Vec<Call> {
+        if self.calls + calls > CALLS_PER_CHAIN {
             self.renew();
         }
-        (0..BATCH).map(|_| self.call()).collect()
+        (0..calls).map(|_| self.call()).collect()
+    }
+
+    /// How long it takes to decide about all of these.
+    fn decide_all(&self, calls: &[Call]) -> Duration {
+        let mut permits = Vec::with_capacity(calls.len());
+        timed(|| {
+            for call in calls {
+                permits.push(self.decide(call));
+            }
+        })
     }
 
     fn decide(&self, call: &Call) -> Permit {
@@ -315,9 +326,11 @@ fn decisions(criterion: &mut Criterion) {
         criterion.bench_function(&format!("decide under {rules} rules"), |b| {
             b.iter_custom(|iterations| {
                 let mut spent = Duration::ZERO;
-                for _ in 0..iterations {
-                    let call = world.call();
-                    spent += timed(|| drop(black_box(world.decide(&call))));
+                let mut left = usize::try_from(iterations).unwrap();
+                while left > 0 {
+                    let calls = world.batch(left.min(BATCH));
+                    spent += world.decide_all(&calls);
+                    left -= calls.len();
                 }
                 spent
             });
@@ -325,13 +338,25 @@ fn decisions(criterion: &mut Criterion) {
     }
 }
 
-/// The median time of one operation, over many batches.
-fn median(mut batch: impl FnMut() -> Duration) -> f64 {
-    let mut times: Vec<_> = (0..BATCHES)
-        .map(|_| batch().as_secs_f64() / 200.0 * 1e6)
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times.get(BATCHES / 2).copied().unwrap()
+/// The median times of one operation and of the bare one beside it. Their batches take turns, so that what else runs on
+/// the machine slows both.
+fn beside(mut bare: impl FnMut() -> Duration, mut whole: impl FnMut() -> Duration) -> (f64, f64) {
+    let pairs: Vec<_> = (0..BATCHES).map(|_| (bare(), whole())).collect();
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times.get(BATCHES / 2).copied().unwrap() / 200.0 * 1e6
+    };
+    let of = |pick: fn(&(Duration, Duration)) -> Duration| {
+        median(pairs.iter().map(|pair| pick(pair).as_secs_f64()).collect())
+    };
+    (of(|pair| pair.0), of(|pair| pair.1))
+}
+
+fn report(name: &str, operation: &str, (bare, whole): (f64, f64)) {
+    println!(
+        "{name:28} {whole:8.2} us   bare {operation:6} {bare:8.2} us   ratio {:5.2}",
+        whole / bare
+    );
 }
 
 fn timed(run: impl FnOnce()) -> Duration {
@@ -342,18 +367,20 @@ fn timed(run: impl FnOnce()) -> Duration {
 
 fn ratios(_: &mut Criterion) {
     let bare = Bare::new();
-    let sign = median(|| timed(|| (0..BATCH).for_each(|_| bare.sign())));
-    let verify = median(|| timed(|| (0..BATCH).for_each(|_| bare.verify())));
+    let sign = || timed(|| (0..BATCH).for_each(|_| bare.sign()));
+    let verify = || timed(|| (0..BATCH).for_each(|_| bare.verify()));
+    println!("\nmedians over {BATCHES} batches of {BATCH}");
     let mut world = World::new(10);
-    let make = median(|| {
+    let make = beside(sign, || {
         if usize::from(world.at_b.rest()) < BATCH {
             world.renew();
         }
         timed(|| (0..BATCH).for_each(|_| drop(black_box(world.prepare()))))
     });
-    let check = median(|| {
+    report("make a link", "sign", make);
+    let check = beside(verify, || {
         let permits: Vec<_> = world
-            .batch()
+            .batch(BATCH)
             .iter()
             .map(|call| world.decide(call))
             .collect();
@@ -363,32 +390,14 @@ fn ratios(_: &mut Criterion) {
             }
         })
     });
-    println!("\nmedian of {BATCHES} batches of {BATCH}, in microseconds");
-    println!("bare P-256 sign                    {sign:8.2}");
-    println!(
-        "make a link                        {make:8.2}   {:5.2} x bare sign",
-        make / sign
-    );
-    println!("bare P-256 verify                  {verify:8.2}");
-    println!(
-        "verify a link                      {check:8.2}   {:5.2} x bare verify",
-        check / verify
-    );
+    report("verify a link", "verify", check);
     for rules in RULES {
         let mut world = World::new(rules);
-        let decide = median(|| {
-            let calls = world.batch();
-            let mut permits = Vec::with_capacity(BATCH);
-            timed(|| {
-                for call in &calls {
-                    permits.push(world.decide(call));
-                }
-            })
+        let decide = beside(verify, || {
+            let calls = world.batch(BATCH);
+            world.decide_all(&calls)
         });
-        println!(
-            "decide under {rules:6} rules          {decide:8.2}   {:5.2} x bare verify",
-            decide / verify
-        );
+        report(&format!("decide under {rules} rules"), "verify", decide);
     }
 }
 

@@ -286,7 +286,7 @@ impl Reason {
                 "The call was refused because the callee has not heard from its policy server for too long. Try again later."
             }
             Self::RateLimited => {
-                "The call was refused because too many calls were made on this connection between two workloads. Wait for the stated delay before the next call, and make fewer calls."
+                "The call was refused because this workload calls that callee too fast. Wait for the stated delay before the next call, and make fewer calls."
             }
             Self::ActionDenied => {
                 "The call was refused because policy does not allow this action on this callee. Do not retry; use an allowed action or ask an operator for a rule."
@@ -543,4 +543,131 @@ pub fn loggable(remote: &str) -> String {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_name_and_comes_back_from_the_wire() {
+        for (i, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(Reason::from_wire(reason.as_str()), reason);
+            assert!(
+                Reason::ALL[i + 1..]
+                    .iter()
+                    .all(|other| other.as_str() != reason.as_str())
+            );
+            assert!(reason.sentence().starts_with("The call was refused"));
+            assert_eq!(
+                reason.type_uri(),
+                format!("https://countersign.dev/refusals/{reason}")
+            );
+        }
+        assert_eq!(Reason::from_wire("made_up"), Reason::PolicyDenied);
+        assert_eq!(Reason::from_wire(""), Reason::PolicyDenied);
+    }
+
+    #[test]
+    fn statuses_are_those_of_section_six() {
+        let rows: [(u16, GrpcCode, Retry, &[Reason]); 6] = [
+            (
+                403,
+                GrpcCode::FailedPrecondition,
+                Retry::No,
+                &[
+                    Reason::CycleDetected,
+                    Reason::HopLimitExceeded,
+                    Reason::ChainBudgetExhausted,
+                    Reason::ChainDeadlinePassed,
+                ],
+            ),
+            (
+                403,
+                GrpcCode::PermissionDenied,
+                Retry::No,
+                &[
+                    Reason::EdgeDenied,
+                    Reason::ActionDenied,
+                    Reason::OriginatorDenied,
+                    Reason::OriginationDenied,
+                    Reason::ChainRequired,
+                    Reason::PathDenied,
+                    Reason::Quarantined,
+                    Reason::PolicyDenied,
+                    Reason::ApprovalRequired,
+                ],
+            ),
+            (
+                429,
+                GrpcCode::ResourceExhausted,
+                Retry::AfterDelay,
+                &[Reason::RateLimited, Reason::NewChainRateLimited],
+            ),
+            (
+                400,
+                GrpcCode::InvalidArgument,
+                Retry::No,
+                &[
+                    Reason::ChainMalformed,
+                    Reason::ChainSignatureInvalid,
+                    Reason::ChainAudienceMismatch,
+                    Reason::ChainReplayed,
+                    Reason::ChainKeyUnknown,
+                    Reason::DigestMismatch,
+                ],
+            ),
+            (
+                400,
+                GrpcCode::InvalidArgument,
+                Retry::Once,
+                &[Reason::ChainStale],
+            ),
+            (
+                401,
+                GrpcCode::Unauthenticated,
+                Retry::No,
+                &[Reason::NoPeerIdentity],
+            ),
+        ];
+        let mut told = 0;
+        for (status, code, retry, reasons) in rows {
+            for reason in reasons {
+                assert_eq!(
+                    (reason.http_status(), reason.grpc_code(), reason.retry()),
+                    (status, code, retry),
+                    "{reason}"
+                );
+                told += 1;
+            }
+        }
+        let stale = Reason::PolicyStale;
+        assert_eq!(
+            (stale.http_status(), stale.grpc_code(), stale.retry()),
+            (503, GrpcCode::Unavailable, Retry::Later)
+        );
+        assert_eq!(told + 1, Reason::ALL.len());
+    }
+
+    #[test]
+    fn a_delay_is_rounded_up_to_whole_seconds() {
+        let after = |millis| {
+            Refusal::new(Reason::RateLimited, "")
+                .after(Duration::from_millis(millis))
+                .retry_after_secs()
+        };
+        assert_eq!(
+            [after(0), after(1), after(1_000), after(1_001)],
+            [Some(1), Some(1), Some(1), Some(2)]
+        );
+    }
+
+    #[test]
+    fn what_a_callee_wrote_is_logged_short_and_printable() {
+        assert_eq!(
+            loggable("line\nbreak \u{1b}[31m \u{202e}x"),
+            "line?break ?[31m ?x"
+        );
+        assert_eq!(loggable(&"x".repeat(1_000)).len(), MAX_REMOTE_TEXT);
+    }
 }

@@ -196,6 +196,23 @@ fn case_08_with_reentry_a_workload_may_come_back_and_call_on() {
 }
 
 #[test]
+fn case_11_a_task_that_lost_its_context_cannot_start_over() {
+    let world = World::new(OPEN);
+    let at_b = world.walk(&["a", "b"]);
+    drop(at_b);
+    assert_eq!(
+        refused_locally(world.prepare("b", Origin::Nothing, "c", Grant::ByRule)),
+        Reason::OriginationDenied
+    );
+    // An originator may; its loop becomes a burst of new chains, which have their own rate (case 10).
+    assert!(
+        world
+            .prepare("a", Origin::Nothing, "c", Grant::ByRule)
+            .is_ok()
+    );
+}
+
+#[test]
 fn case_12_an_edge_is_named_by_whole_segments_of_canonical_ids() {
     let policy = r#"
         originate "a" {
