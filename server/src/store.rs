@@ -175,12 +175,12 @@ impl Store {
     /// # Errors
     /// The database failed, or holds something that makes no sense.
     pub async fn changed(&self, after: Seq) -> Result<Feed, StoreError> {
-        let rows = match self.backend.changes(after, limits::STORE_PAGE).await? {
-            Changes::Rows(rows) => rows,
-            Changes::TooOld => return Ok(Feed::TooOld),
+        let Changes::Rows { through, changes } =
+            self.backend.changes(after, limits::STORE_PAGE).await?
+        else {
+            return Ok(Feed::TooOld);
         };
-        let through = rows.last().map_or(after, |change| change.seq);
-        let mut keys: Vec<Key> = rows.into_iter().map(|Change { key, .. }| key).collect();
+        let mut keys: Vec<Key> = changes.into_iter().map(|Change { key, .. }| key).collect();
         keys.retain(|key| matches!(key.table(), Table::Entry | Table::Node | Table::Bundle));
         keys.sort_unstable();
         keys.dedup();

@@ -1,1 +1,298 @@
+//! The API through generated clients, with the real store, registry and authority behind it. Who calls is said by the
+//! connection that each request carries, as the listeners attach it.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::body::Body;
+use countersign_identity::csr::Csr;
+use countersign_identity::issue::Subject;
+use countersign_identity::node::Credential;
+use countersign_identity::verify::{Leaf, verify_peer};
+use countersign_identity::{KeyType, Node, PrivateKey, SelectorSet, UnixTime};
+use countersign_proto::grpc::health::v1::health_client::HealthClient;
+use countersign_proto::spire::api::server::agent::v1 as agents;
+use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
+use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
+use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
+use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
+use countersign_proto::spire::api::types;
+use countersign_runtime::clock::TestClock;
+use countersign_runtime::{Clock as _, Connection, Peer, UnixCaller};
+use futures::future::BoxFuture;
+use rustls_pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tower::{Service, ServiceExt as _};
+
+use super::*;
+use crate::attestor::{JoinToken, NodeAttestor};
+use crate::authority::{Rotation, Settings};
+use crate::keymanager::MemoryKeyManager;
+
+mod access;
+mod agent;
+mod attest;
+mod bundle;
+mod entry;
+mod svid;
+mod sync;
+
+const START: u64 = 1_800_000_000;
+
+/// A server without listeners.
+struct House {
+    clock: TestClock,
+    store: Store,
+    registry: Registry,
+    api: Api,
+}
+
+/// A way into the API for one caller.
+#[derive(Clone)]
+struct Door {
+    router: Router,
+    connection: Arc<Connection>,
+}
+
+fn td() -> TrustDomain {
+    TrustDomain::new("example.org").unwrap()
+}
+
+fn id(path: &str) -> SpiffeId {
+    td().id_with_path(path).unwrap()
+}
+
+fn wire_id(path: &str) -> types::Spiffeid {
+    types::Spiffeid {
+        trust_domain: "example.org".into(),
+        path: path.into(),
+    }
+}
+
+fn csr() -> bytes::Bytes {
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    Csr::make(&key, None).unwrap().into()
+}
+
+impl House {
+    async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With these attestors besides join tokens, and without rate limits.
+    async fn with(attestors: &[Arc<dyn NodeAttestor>]) -> Self {
+        let clock = TestClock::fixed(UnixTime::from_secs(START));
+        let store = Store::in_memory();
+        let settings = Settings {
+            trust_domain: td(),
+            ca_ttl: Duration::from_secs(86_400),
+            ca_key_type: KeyType::EcP256,
+            ca_subject: Subject::authority(),
+            x509_svid_ttl: Duration::from_secs(3_600),
+            agent_ttl: Duration::from_secs(3_600),
+        };
+        let keys = Arc::new(MemoryKeyManager::new());
+        let rotation = Rotation::open(settings, keys, store.clone(), "s".into(), clock.shared());
+        let authority = rotation.await.unwrap().authority().clone();
+        let registry = Registry::load(store.clone()).await.unwrap();
+        tokio::spawn(registry.follow());
+        let tokens: Arc<dyn NodeAttestor> =
+            Arc::new(JoinToken::new(td(), store.clone(), clock.shared()));
+        let api = Api::new(Parts {
+            trust_domain: td(),
+            store: store.clone(),
+            registry: registry.clone(),
+            authority,
+            attestors: attestors.iter().cloned().chain([tokens]).collect(),
+            admin_ids: HashSet::from([id("/configured-admin")]),
+            rate_limits: RateLimits {
+                attestation: false,
+                signing: false,
+            },
+            clock: clock.shared(),
+        });
+        Self {
+            clock,
+            store,
+            registry,
+            api,
+        }
+    }
+
+    /// On the server's own socket.
+    fn local(&self) -> Door {
+        let caller = UnixCaller {
+            pid: None,
+            uid: 0,
+            gid: 0,
+            pidfd: None,
+        };
+        let connection = Connection::unix(caller, CancellationToken::new());
+        Door {
+            router: self.api.local(),
+            connection: Arc::new(connection),
+        }
+    }
+
+    /// Over the network, without a certificate.
+    fn stranger(&self) -> Door {
+        self.network(None)
+    }
+
+    /// Over the network, with a certificate that the handshake accepted.
+    fn peer(&self, id: SpiffeId, serial: &str) -> Door {
+        self.peer_until(id, serial, self.clock.now().after(Duration::from_secs(60)))
+    }
+
+    fn peer_until(&self, id: SpiffeId, serial: &str, not_after: UnixTime) -> Door {
+        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+        self.network(Some(Peer {
+            id,
+            kid: countersign_identity::SigningKey::kid(&key),
+            serial: serial.into(),
+            chain: Vec::new(),
+            not_after,
+            address: address(),
+            cut: CancellationToken::new(),
+        }))
+    }
+
+    fn network(&self, peer: Option<Peer>) -> Door {
+        let connection = Connection {
+            address: countersign_runtime::Address::Tcp(address()),
+            peer: peer.map(Arc::new),
+            presented: None,
+            cut: CancellationToken::new(),
+        };
+        Door {
+            router: self.api.network(),
+            connection: Arc::new(connection),
+        }
+    }
+
+    /// A node agent that was attested, with these selectors.
+    async fn agent(&self, name: &str, selectors: &[&str]) -> Door {
+        let node = node(name, selectors);
+        let written = self.store.node_attested(&node).await.unwrap();
+        self.registry.reached(written.seq).await.unwrap();
+        self.peer(node.id, "1")
+    }
+
+    fn bundle(&self) -> Arc<countersign_identity::Bundle> {
+        countersign_identity::bundle::Bundles::bundle(&self.registry, "example.org").unwrap()
+    }
+
+    /// The leaf of an SVID from the wire, verified against the server's bundle.
+    fn verified(&self, svid: &types::X509svid) -> Leaf {
+        let chain: Vec<CertificateDer<'_>> = svid
+            .cert_chain
+            .iter()
+            .map(|der| der.to_vec().into())
+            .collect();
+        verify_peer(&chain, &self.registry, self.clock.now()).unwrap()
+    }
+}
+
+fn address() -> SocketAddr {
+    "127.0.0.1:4711".parse().unwrap()
+}
+
+fn node(name: &str, selectors: &[&str]) -> Node {
+    Node {
+        id: id(&format!("/spire/agent/x509pop/{name}")),
+        attestation_type: "x509pop".into(),
+        current: Some(Credential {
+            serial: "1".into(),
+            expires_at: UnixTime::from_secs(START + 60),
+        }),
+        pending: None,
+        can_reattest: false,
+        selectors: selectors
+            .iter()
+            .map(|text| countersign_identity::Selector::parse(text).unwrap())
+            .collect::<SelectorSet>(),
+        agent_version: String::new(),
+    }
+}
+
+impl Service<http::Request<tonic::body::Body>> for Door {
+    type Response = http::Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: http::Request<tonic::body::Body>) -> Self::Future {
+        request
+            .extensions_mut()
+            .insert(Arc::clone(&self.connection));
+        Box::pin(self.router.clone().oneshot(request.map(Body::new)))
+    }
+}
+
+impl Door {
+    fn agents(&self) -> AgentClient<Self> {
+        AgentClient::new(self.clone())
+    }
+
+    fn entries(&self) -> EntryClient<Self> {
+        EntryClient::new(self.clone())
+    }
+
+    fn svids(&self) -> SvidClient<Self> {
+        SvidClient::new(self.clone())
+    }
+
+    fn bundles(&self) -> BundleClient<Self> {
+        BundleClient::new(self.clone())
+    }
+
+    fn health(&self) -> HealthClient<Self> {
+        HealthClient::new(self.clone())
+    }
+}
+
+/// A sound entry below a parent.
+fn entry(path: &str, parent: &str) -> types::Entry {
+    types::Entry {
+        spiffe_id: Some(wire_id(path)),
+        parent_id: Some(wire_id(parent)),
+        selectors: vec![types::Selector {
+            r#type: "unix".into(),
+            value: "uid:1".into(),
+        }],
+        ..Default::default()
+    }
+}
+
+/// Makes entries, which must all be fine.
+async fn create(door: &Door, entries: Vec<types::Entry>) -> Vec<types::Entry> {
+    let request = countersign_proto::spire::api::server::entry::v1::BatchCreateEntryRequest {
+        entries,
+        output_mask: None,
+    };
+    let results = door
+        .entries()
+        .batch_create_entry(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .results;
+    results
+        .into_iter()
+        .map(|result| {
+            assert_eq!(result.status.unwrap(), status::ok());
+            result.entry.unwrap()
+        })
+        .collect()
+}
+
+fn code(status: &types::Status) -> Code {
+    Code::from_i32(status.code)
+}

@@ -63,10 +63,7 @@ fn node(path: &str, with: &[u8]) -> Node {
 pub(super) async fn following() -> (Store, Registry) {
     let store = Store::in_memory();
     let registry = Registry::load(store.clone()).await.unwrap();
-    tokio::spawn({
-        let registry = registry.clone();
-        async move { registry.follow().await }
-    });
+    tokio::spawn(registry.follow());
     (store, registry)
 }
 
@@ -218,10 +215,7 @@ async fn expired_entries_are_found() {
 async fn waiting_ends_when_the_registry_stops_following() {
     let store = Store::in_memory();
     let registry = Registry::load(store).await.unwrap();
-    let following = tokio::spawn({
-        let registry = registry.clone();
-        async move { registry.follow().await }
-    });
+    let following = tokio::spawn(registry.follow());
     following.abort();
     let _ = following.await;
     assert_eq!(registry.reached(Seq::new(7)).await, Err(Stopped));

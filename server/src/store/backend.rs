@@ -211,8 +211,13 @@ pub struct Change {
 /// What changed since a given commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changes {
-    /// In the order of the commits, never ending amid the changes of one; empty if there is nothing new.
-    Rows(Vec<Change>),
+    /// In the order of the commits, never ending amid the changes of one.
+    Rows {
+        /// Everything up to this commit is among them. A commit that changed nothing has none.
+        through: Seq,
+        /// The changes.
+        changes: Vec<Change>,
+    },
     /// The store does not remember that far back: load everything.
     TooOld,
 }

@@ -241,23 +241,32 @@ async fn the_feed_tells_every_change_in_order(store: Tested) {
     let second = commit(&store, remove_and_put).await.unwrap();
     // Whoever was answered finds the head there.
     assert_eq!(*head.borrow_and_update(), second);
-    let Changes::Rows(rows) = store.changes(start, 100).await.unwrap() else {
-        panic!("too old")
-    };
+    let (through, changes) = rows(&store, start).await;
     assert_eq!(
-        rows[0],
-        Change {
-            seq: first,
-            key: key("a")
-        }
+        (through, &changes[0]),
+        (
+            second,
+            &Change {
+                seq: first,
+                key: key("a")
+            }
+        )
     );
-    let mut rest: Vec<_> = rows[1..].iter().map(|c| (c.seq, c.key.name())).collect();
+    let mut rest: Vec<_> = changes[1..].iter().map(|c| (c.seq, c.key.name())).collect();
     rest.sort();
     assert_eq!(rest, [(second, "a"), (second, "b")]);
-    assert_eq!(
-        store.changes(second, 100).await.unwrap(),
-        Changes::Rows(vec![])
-    );
+    // A commit that changes nothing is a commit.
+    let empty = commit(&store, Commit::default()).await.unwrap();
+    assert_eq!(*head.borrow_and_update(), empty);
+    assert_eq!(rows(&store, second).await, (empty, vec![]));
+    assert_eq!(rows(&store, empty).await, (empty, vec![]));
+}
+
+async fn rows(store: &Tested, after: Seq) -> (Seq, Vec<Change>) {
+    match store.changes(after, 100).await.unwrap() {
+        Changes::Rows { through, changes } => (through, changes),
+        Changes::TooOld => panic!("too old"),
+    }
 }
 
 async fn of_many_that_expect_absence_one_wins(store: Tested) {

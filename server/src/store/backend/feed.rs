@@ -62,18 +62,27 @@ impl Feed {
     #[must_use]
     pub fn changes(&self, after: Seq, limit: usize) -> Changes {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if after < ring.floor || after > *self.head.borrow() {
+        let head = *self.head.borrow();
+        if after < ring.floor || after > head {
             return Changes::TooOld;
         }
         let first = ring.changes.partition_point(|change| change.seq <= after);
-        let mut rows: Vec<Change> = Vec::new();
+        let mut changes: Vec<Change> = Vec::new();
         for change in ring.changes.range(first..) {
-            if rows.len() >= limit && rows.last().is_some_and(|last| last.seq != change.seq) {
-                break;
+            match changes.last() {
+                Some(last) if changes.len() >= limit && last.seq != change.seq => {
+                    return Changes::Rows {
+                        through: last.seq,
+                        changes,
+                    };
+                }
+                _ => changes.push(change.clone()),
             }
-            rows.push(change.clone());
         }
-        Changes::Rows(rows)
+        Changes::Rows {
+            through: head,
+            changes,
+        }
     }
 
     /// The last commit published.
@@ -92,21 +101,25 @@ mod tests {
         Key::new(Table::Entry, name)
     }
 
+    fn names(feed: &Feed, after: u64, limit: usize) -> (u64, Vec<String>) {
+        match feed.changes(Seq::new(after), limit) {
+            Changes::Rows { through, changes } => (
+                through.get(),
+                changes.iter().map(|c| c.key.name().to_owned()).collect(),
+            ),
+            Changes::TooOld => panic!("too old"),
+        }
+    }
+
     #[test]
     fn what_fell_out_of_the_ring_is_too_old() {
         let feed = Feed::new(Seq::new(10), 3);
         assert_eq!(feed.changes(Seq::new(9), 10), Changes::TooOld);
-        assert_eq!(feed.changes(Seq::new(10), 10), Changes::Rows(vec![]));
+        assert_eq!(names(&feed, 10, 10), (10, vec![]));
         feed.publish(Seq::new(11), [key("a"), key("b")]);
         feed.publish(Seq::new(12), [key("c"), key("d")]);
         assert_eq!(feed.changes(Seq::new(10), 10), Changes::TooOld);
-        let Changes::Rows(rows) = feed.changes(Seq::new(11), 10) else {
-            panic!("too old")
-        };
-        assert_eq!(
-            rows.iter().map(|c| c.key.name()).collect::<Vec<_>>(),
-            ["c", "d"]
-        );
+        assert_eq!(names(&feed, 11, 10), (12, vec!["c".into(), "d".into()]));
     }
 
     #[test]
@@ -114,10 +127,20 @@ mod tests {
         let feed = Feed::new(Seq::ZERO, 100);
         feed.publish(Seq::new(1), [key("a"), key("b"), key("c")]);
         feed.publish(Seq::new(2), [key("d")]);
-        let Changes::Rows(rows) = feed.changes(Seq::ZERO, 1) else {
-            panic!("too old")
-        };
-        assert_eq!(rows.len(), 3);
+        assert_eq!(
+            names(&feed, 0, 1),
+            (1, vec!["a".into(), "b".into(), "c".into()])
+        );
+        assert_eq!(names(&feed, 1, 1), (2, vec!["d".into()]));
+    }
+
+    #[test]
+    fn a_commit_without_changes_is_passed() {
+        let feed = Feed::new(Seq::ZERO, 100);
+        feed.publish(Seq::new(1), [key("a")]);
+        feed.publish(Seq::new(2), []);
+        assert_eq!(names(&feed, 0, 1), (2, vec!["a".into()]));
+        assert_eq!(names(&feed, 1, 1), (2, vec![]));
     }
 
     #[test]

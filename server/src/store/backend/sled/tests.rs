@@ -61,7 +61,10 @@ async fn a_reopened_store_goes_on_counting_and_has_forgotten_the_changes() {
     assert_eq!(store.changes(Seq::ZERO, 10).await.unwrap(), Changes::TooOld);
     assert_eq!(
         store.changes(first, 10).await.unwrap(),
-        Changes::Rows(vec![])
+        Changes::Rows {
+            through: first,
+            changes: vec![]
+        }
     );
     let second = store.commit(vec![commit("b", b"1")]).await.unwrap()[0]
         .clone()
