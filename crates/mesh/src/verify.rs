@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use countersign_identity::bundle::Bundles;
-use countersign_identity::verify::{Leaf, verify_svid};
+use countersign_identity::verify::{Leaf, PeerError, verify_peer, verify_svid};
 use countersign_identity::{SpiffeId, UnixTime};
 use rustls_pki_types::CertificateDer;
 
@@ -26,6 +26,36 @@ use crate::refusal::{Reason, Refusal};
 pub(crate) enum LastSignature {
     Checked,
     Waits,
+}
+
+/// Checks a peer's own leaf under the bundle that its trust domain has now. TLS did so in the handshake; it is done again
+/// once an authority has been removed, since a connection may be older than that.
+pub(crate) fn check_peer(
+    caches: &Caches,
+    bundles: &dyn Bundles,
+    (id, presented): (&SpiffeId, &Presented),
+    owner: &Arc<PeerState>,
+    now: u64,
+) -> Result<(), PeerError> {
+    let epoch = caches.epoch();
+    let known = || caches.leaf(id, presented.kid);
+    if epoch.is_first() || known().is_some_and(|leaf| leaf.verified.contains(&now)) {
+        return Ok(());
+    }
+    let verify = |at: u64| verify_peer(&presented.chain, bundles, UnixTime::from_secs(at));
+    let leaf = verify(now)?;
+    if let Some(key) = LinkKey::from_spki(&leaf.spki) {
+        let validity = leaf.not_before.as_secs()..=leaf.not_after.as_secs();
+        let whole = verify(*validity.end()).is_ok();
+        let end = if whole { *validity.end() } else { now };
+        let known = KnownLeaf {
+            key,
+            validity,
+            verified: now..=end,
+        };
+        caches.add_leaf(epoch, (&leaf.id, leaf.kid), &Arc::new(known), owner);
+    }
+    Ok(())
 }
 
 /// A chain whose earlier signatures are to be checked, with everything that helps.

@@ -3,7 +3,7 @@
 //! `docs/call-chains.md`, section 2.
 
 use base64::Engine as _;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, general_purpose};
+use base64::engine::{GeneralPurpose, general_purpose};
 
 use super::Malformed;
 
@@ -79,13 +79,8 @@ impl<'a> FieldValue<'a> {
 
 /// Padded, zero pad bits: the only form of an RFC 9651 Byte Sequence that is accepted.
 const PADDED: GeneralPurpose = general_purpose::STANDARD;
-/// gRPC libraries send binary metadata without padding, and accept both.
+/// gRPC libraries send binary metadata without padding, and accept both: all of it or none.
 const UNPADDED: GeneralPurpose = general_purpose::STANDARD_NO_PAD;
-const EITHER: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    general_purpose::GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 impl Carrier {
     /// The value of a field that carries these bytes.
@@ -109,7 +104,8 @@ impl Carrier {
                 [b':', base64 @ .., b':'] => (base64, &PADDED),
                 _ => return Err(Malformed("field is not one byte sequence between colons")),
             },
-            Self::Grpc => (value, &EITHER),
+            Self::Grpc if value.ends_with(b"=") => (value, &PADDED),
+            Self::Grpc => (value, &UNPADDED),
         };
         if base64.len() > limit.div_ceil(3) * 4 {
             return Err(Malformed("field is too long"));
@@ -196,7 +192,8 @@ mod tests {
         assert_eq!(Carrier::Grpc.read(b"AA", 9).unwrap(), [0]);
         assert_eq!(Carrier::Grpc.read(b"AA==", 9).unwrap(), [0]);
         for bad in [
-            "AB", "AB==", "A", "AA,AA", "AA, AA", ":AA==:", "AA AA", "A-_", "AA==AA",
+            "AB", "AB==", "AA=", "AAA==", "A", "AA,AA", "AA, AA", ":AA==:", "AA AA", "A-_",
+            "AA==AA",
         ] {
             assert!(Carrier::Grpc.read(bad.as_bytes(), 9).is_err(), "{bad}");
         }

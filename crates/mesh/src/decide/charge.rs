@@ -166,7 +166,13 @@ impl Charging<'_> {
 
     fn chain(&self, charged: &mut InChain, of: &ChainCharge<'_>) -> Result<(), Attempt> {
         let accounts = &self.state.accounts;
-        let (limit, until) = (self.rule.calls_per_chain, of.effective.deadline);
+        let limit = self.rule.calls_per_chain;
+        // That of the first link: whoever signs a later one may shorten the deadline, but not what is remembered.
+        let until = of
+            .chain
+            .links()
+            .first()
+            .map_or(of.effective.deadline, |link| of.effective.deadline_of(link));
         accounts
             .charge_edge(&charged.key, (self.from, self.to), limit, until, self.peer)
             .map_err(|full| exhausted(full, "calls_per_chain", &limit))?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use countersign_identity::SpiffeId;
+use countersign_identity::verify::PeerError;
 
 use super::charge::{ChainCharge, Charging, ROOM_DELAY};
 use super::limit::Effective;
@@ -10,12 +11,12 @@ use super::{InboundRequest, Moment, PeerView, Permit, State};
 use crate::chain::certs::MAX_CERTS_LEN;
 use crate::chain::{Carrier, CertSet, Chain, FieldValue, MAX_CHAIN_LEN, Malformed};
 use crate::context::Context;
-use crate::limits::{FAILURE_RATE, MAX_AGE, MAX_AHEAD, MAX_DISORDER, PeerState};
+use crate::limits::{FAILURE_RATE, MAX_AGE, MAX_AHEAD, MAX_DISORDER, PeerState, Presented};
 use crate::policy::action::Action;
 use crate::policy::rule::{AllowRule, ChainDemand, OriginateRule, Reach, Verify, Way};
 use crate::policy::{Edge, Policy, Selected};
 use crate::refusal::{Reason, Refusal};
-use crate::verify::Verification;
+use crate::verify::{Verification, check_peer};
 
 pub(super) fn decide(
     state: &Arc<State>,
@@ -193,6 +194,8 @@ impl<'p> Attempt<'_, 'p> {
         }
         self.check_denied(&way)?;
         let peer = self.enter()?;
+        self.check_peer(&peer, &peer.presented(self.peer.kid, self.peer.chain))
+            .map_err(|why| Refusal::new(Reason::NoPeerIdentity, why.to_string()))?;
         let charge = self
             .charging(&peer, rule)
             .without_chain()
@@ -378,6 +381,8 @@ impl<'p> Attempt<'_, 'p> {
             last_may_wait: self.policy.verify() == Verify::WhenNeeded,
         }
         .run()?;
+        self.check_peer(&peer, &presented)
+            .map_err(|why| Refusal::new(Reason::ChainSignatureInvalid, why.to_string()))?;
         let of = ChainCharge {
             chain: &chain,
             prefixes: &prefixes,
@@ -403,6 +408,16 @@ impl<'p> Attempt<'_, 'p> {
             context: Some(context),
             charge,
         })
+    }
+
+    /// Whether the peer's trust domain still vouches for what it presented.
+    fn check_peer(&self, peer: &Arc<PeerState>, presented: &Presented) -> Result<(), PeerError> {
+        let State {
+            caches, bundles, ..
+        } = &**self.state;
+        let who = (self.peer.id, presented);
+        let now = self.at.wall.as_secs();
+        check_peer(caches, bundles.as_ref(), who, peer, now)
     }
 
     fn enter(&self) -> Result<Arc<PeerState>, Refusal> {

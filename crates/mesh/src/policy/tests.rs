@@ -186,6 +186,19 @@ originate "two" {
 }
 
 #[test]
+fn an_attribute_that_stands_twice_is_a_fault_and_never_the_last_word() {
+    let found = faults(
+        r#"
+deny "x" {
+  to = ["spiffe://td/payments"]
+  to = ["spiffe://td/nobody"]
+}
+"#,
+    );
+    assert!(found[0].starts_with("4:3: "), "{found:?}");
+}
+
+#[test]
 fn attributes_of_later_parts_are_not_supported_yet() {
     for name in [
         "signed",

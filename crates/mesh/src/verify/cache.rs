@@ -40,6 +40,13 @@ struct PrefixEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
+impl Epoch {
+    /// Whether no authority has been removed yet.
+    pub(crate) const fn is_first(self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// Both caches.
 #[derive(Debug)]
 pub(crate) struct Caches {

@@ -113,6 +113,50 @@ fn world_bytes(forgery: &crate::world::Forgery) -> Vec<u8> {
 }
 
 #[test]
+fn case_10_a_rogue_that_shortens_the_deadline_does_not_empty_the_chains_counters() {
+    let policy = OPEN.replace("rate ", "calls_per_chain = 3\n  rate ");
+    let mut world = World::new(&policy);
+    let first = world.forge(&["a", "b"], |_, _| {});
+    let hurried = |world: &World| {
+        let claims = crate::chain::Claims {
+            aud: world.get("c").id.clone(),
+            cti: fresh(),
+            exp: world.now + 1,
+            iat: world.now,
+            budget: 0,
+            ..crate::Chain::decode(first.bytes.clone()).unwrap().links()[0]
+                .claims
+                .clone()
+        };
+        let before = crate::chain::codec::prefix_after(&crate::chain::NO_LINKS, &first.links[0]);
+        let link = world
+            .get("b")
+            .identity
+            .sign_link(&claims, None, &before)
+            .unwrap();
+        let bytes = crate::chain::codec::append(&first.bytes, 1, &link);
+        let certs = crate::chain::CertSet::encode([world.get("a").leaf()], []).unwrap();
+        world
+            .deliver(&world.engine, "b", "c", &bytes, Some(&certs))
+            .map(drop)
+            .map_err(|refusal| refusal.reason())
+    };
+    let mut served = 0;
+    for _ in 0..10 {
+        match hurried(&world) {
+            Ok(()) => served += 1,
+            Err(refused) => assert_eq!(refused, Reason::ChainBudgetExhausted),
+        }
+        // Every part of the maps has its turn.
+        for _ in 0..20 {
+            world.pass(1);
+            let _ = world.deliver(&world.engine, "h", "c", b"rubbish", None);
+        }
+    }
+    assert_eq!(served, 3);
+}
+
+#[test]
 fn case_10_a_fan_out_ends_at_the_budget() {
     let policy = OPEN.replace(
         "burst 1000\"",

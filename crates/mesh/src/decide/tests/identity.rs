@@ -111,6 +111,63 @@ fn case_14_a_leaf_under_an_unknown_authority_does_not_count() {
 }
 
 #[test]
+fn case_14_a_connection_does_not_outlive_the_authority_behind_it() {
+    let next_ca = authority("td");
+    let renewed = Workload::new(
+        &next_ca,
+        "spiffe://td/h",
+        KeyType::EcP256,
+        (NOW - 60, 3_600),
+    );
+    let policy = OPEN.replace(
+        r#"["spiffe://td/a"]"#,
+        r#"["spiffe://td/a", "spiffe://td/h"]"#,
+    ) + r#"
+allow "monitor looks in" {
+  from    = ["spiffe://ops/monitor"]
+  to      = ["spiffe://td/b"]
+  actions = ["POST /tasks"]
+  chain   = "optional"
+}
+"#;
+    let ops_ca = authority("ops");
+    let monitor = Workload::new(
+        &ops_ca,
+        "spiffe://ops/monitor",
+        KeyType::EcP256,
+        (NOW - 60, 3_600),
+    );
+    let world = World::new(&policy)
+        .with("h", renewed)
+        .with("monitor", monitor);
+    let old = world.ca.authority().clone();
+    world
+        .trust
+        .set("td", vec![old.clone(), next_ca.authority().clone()]);
+    world.trust.set("ops", vec![ops_ca.authority().clone()]);
+    let ask = |name: &str| world.try_forged(&[name, "b"], |_, _| {}).map(drop);
+    let look = || {
+        let request = world.request("monitor", "b", Fields::default());
+        world.engine.decide(&world.policy, &request, world.at())
+    };
+    assert_eq!((ask("a"), ask("h")), (Ok(()), Ok(())));
+    assert!(look().is_ok());
+    // The connections stay; what they were verified under does not.
+    world.trust.set("td", vec![next_ca.authority().clone()]);
+    world.engine.authority_removed("td");
+    assert_eq!(
+        ask("a").unwrap_err().reason(),
+        Reason::ChainSignatureInvalid
+    );
+    assert_eq!((ask("h"), ask("h")), (Ok(()), Ok(())));
+    assert!(look().is_ok());
+    world.trust.remove("ops");
+    world.engine.authority_removed("ops");
+    assert_eq!(reason(look()), Reason::NoPeerIdentity);
+    assert_eq!(ask("h"), Ok(()));
+}
+
+#[test]
 fn case_14_an_earlier_leaf_has_to_be_valid_when_its_link_was_made() {
     let world = World::new(OPEN);
     let short = Workload::new(&world.ca, "spiffe://td/a", KeyType::EcP256, (NOW - 60, 90));
