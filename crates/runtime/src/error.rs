@@ -2,6 +2,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
+
+use countersign_identity::tls;
 
 /// An error of any kind that may cross tasks.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -12,10 +15,12 @@ pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut last = self.0.to_string();
+        let first = speaker(self.0);
+        let mut last = first.to_string();
         f.write_str(&last)?;
-        let mut next = self.0.source();
+        let mut next = first.source();
         while let Some(error) = next {
+            let error = speaker(error);
             let text = error.to_string();
             // Some libraries repeat their source in their own message.
             if !last.ends_with(&text) {
@@ -28,8 +33,23 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
+/// The error whose words count. rustls shows what our verifier says in its debug form only, and not among its sources.
+fn speaker<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let wrapped = error
+        .downcast_ref::<io::Error>()
+        .and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
+    let refused = wrapped
+        .or_else(|| error.downcast_ref())
+        .and_then(tls::peer_error);
+    refused.map_or(error, |refused| refused)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use countersign_identity::verify::PeerError;
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -46,5 +66,17 @@ mod tests {
             ))),
         );
         assert_eq!(Chain(&error).to_string(), "a: b: c: d");
+    }
+
+    #[test]
+    fn what_our_verifier_says_is_printed_in_its_own_words() {
+        let refused = || {
+            let other = rustls::OtherError(Arc::new(PeerError::NoCertificate));
+            rustls::Error::from(rustls::CertificateError::Other(other))
+        };
+        let words = PeerError::NoCertificate.to_string();
+        assert_eq!(Chain(&refused()).to_string(), words);
+        let wrapped = io::Error::new(io::ErrorKind::InvalidData, refused());
+        assert_eq!(Chain(&wrapped).to_string(), words);
     }
 }

@@ -28,6 +28,7 @@ pub mod io;
 pub mod limits;
 #[cfg(feature = "daemon")]
 pub mod logs;
+pub mod open_files;
 pub mod serve;
 #[cfg(feature = "daemon")]
 pub mod signals;

@@ -8,7 +8,7 @@ pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at once on one listener; further callers wait in the kernel's queue.
 pub const HANDSHAKES: usize = 256;
 
-/// Connections at once on one listener; further callers wait in the kernel's queue.
+/// Connections at once on one listener, if the system gives this process files enough for them; further callers wait in the kernel's queue.
 pub const CONNECTIONS: usize = 16_384;
 
 /// All headers of one request together, in bytes, for HTTP/1.1 and HTTP/2 alike.
@@ -19,6 +19,10 @@ pub const STREAMS: u32 = 1_000;
 
 /// Time for an HTTP/1.1 caller to send all headers of a request.
 pub const HEADER_READ: Duration = Duration::from_secs(30);
+
+/// A connection of a caller without certificate on which no request came for this long is asked to go: it only takes up a
+/// place.
+pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// A connection that is asked to go before its first request may send that one for this long: it may be on its way.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(1);

@@ -22,14 +22,17 @@ use crate::connection::Connection;
 use crate::drain::{Drain, Drained};
 use crate::error::Chain;
 use crate::limits;
+use crate::open_files;
 use crate::tls::{AcceptError, Identities, ServerIdentity, TlsAcceptor};
 use crate::unix::{self, Socket};
 
 mod accept;
 mod exchange;
+mod users;
 
 use accept::{Bounds, Places};
 use exchange::Leave;
+use users::Users;
 
 /// Which HTTP versions a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +91,10 @@ impl ServeOptions {
         self
     }
 
-    const fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> Bounds {
         Bounds {
             handshakes: self.handshakes,
-            connections: self.connections,
+            connections: self.connections.min(open_files::connections()),
         }
     }
 }
@@ -145,7 +148,7 @@ pub async fn serve_tls(
 
 /// Serves plain HTTP on a Unix socket until `stop` is cancelled, then drains. The socket's file goes with it.
 ///
-/// A caller whom the kernel does not name is not served.
+/// A caller whom the kernel does not name is not served, and neither is a user who has half of all connections already.
 pub async fn serve_unix(
     socket: Socket,
     router: Router,
@@ -155,6 +158,8 @@ pub async fn serve_unix(
     let drain = Drain::new(&stop);
     let _cut = drain.cut().clone().drop_guard();
     let line = Line::new(router, &options, &drain);
+    let bounds = options.bounds();
+    let users = Users::new(bounds.connections);
     let take = |stream: UnixStream,
                 Places {
                     handshake: _,
@@ -168,15 +173,18 @@ pub async fn serve_unix(
                 return;
             }
         };
+        let Some(seat) = users.enter(caller.uid) else {
+            return;
+        };
         let guard = drain.guard();
         let line = line.clone();
         let connection = Arc::new(Connection::unix(caller, drain.cut().child_token()));
         tokio::spawn(async move {
-            let _held = (guard, place);
+            let _held = (guard, place, seat);
             line.serve(stream, connection, None).await;
         });
     };
-    accept::run(socket, options.bounds(), &stop, take).await;
+    accept::run(socket, bounds, &stop, take).await;
     drain.finish(options.drain).await
 }
 

@@ -64,6 +64,20 @@ pub enum BindError {
         /// The path that was asked for.
         path: PathBuf,
     },
+    /// Somebody else made a folder on the way, where everybody may make folders, and could put another socket there.
+    #[error(
+        "{} belongs to user {owner}, who could put another socket in the place of {}: remove that folder, or configure a \
+         socket path outside of folders that everybody may write to",
+        folder.display(), path.display()
+    )]
+    Squatted {
+        /// The path that was asked for.
+        path: PathBuf,
+        /// The folder on the way there.
+        folder: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// The system refused a step.
     #[error("cannot open the socket {}: {step} failed; check the permissions of its folder", path.display())]
     Io {
@@ -115,6 +129,7 @@ impl Socket {
             });
         }
         make_folder(path, access.folder).map_err(io_error(path, "making its folder"))?;
+        check_way(path)?;
         let lock = take_lock(path)?;
         clear(path).await?;
         let listener = listen(path, access.socket).map_err(io_error(path, "binding"))?;
@@ -166,6 +181,40 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
         .create(folder)?;
     // The umask took bits away.
     std::fs::set_permissions(folder, Permissions::from_mode(mode))
+}
+
+/// Refuses a way to the socket on which another user got ahead of this daemon, as anybody can below `/tmp`.
+fn check_way(path: &Path) -> Result<(), BindError> {
+    let look = io_error(path, "looking at its folders");
+    let absolute = std::path::absolute(path).map_err(look)?;
+    let mut folders: Vec<&Path> = absolute.ancestors().skip(1).collect();
+    folders.reverse();
+    let steps = folders
+        .iter()
+        .map(|folder| std::fs::symlink_metadata(folder).map(|m| (m.mode(), m.uid())))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(io_error(path, "looking at its folders"))?;
+    let Some((number, owner)) = squatter(&steps, nix::unistd::geteuid().as_raw()) else {
+        return Ok(());
+    };
+    Err(BindError::Squatted {
+        path: path.to_owned(),
+        folder: folders
+            .get(number)
+            .map_or_else(PathBuf::new, |f| f.to_path_buf()),
+        owner,
+    })
+}
+
+/// The first of these folders, given by mode and owner from the root on, that a user other than root and `me` made in one
+/// that is everybody's.
+fn squatter(steps: &[(u32, u32)], me: u32) -> Option<(usize, u32)> {
+    const EVERYBODY_AND_STICKY: u32 = 0o1002;
+    let pairs = steps.iter().zip(steps.iter().skip(1)).enumerate();
+    pairs
+        .filter(|(_, ((mode, _), _))| mode & EVERYBODY_AND_STICKY == EVERYBODY_AND_STICKY)
+        .map(|(number, (_, (_, owner)))| (number + 1, *owner))
+        .find(|(_, owner)| *owner != 0 && *owner != me)
 }
 
 fn take_lock(path: &Path) -> Result<Flock<File>, BindError> {
@@ -269,4 +318,27 @@ fn pidfd(stream: &UnixStream) -> Option<Arc<std::os::fd::OwnedFd>> {
 #[cfg(not(target_os = "linux"))]
 fn pidfd(_: &UnixStream) -> Option<Arc<std::os::fd::OwnedFd>> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_somebody_else_made_below_tmp_is_found() {
+        let (root, tmp) = ((0o755, 0), (0o1777, 0));
+        let made_by = |uid| (0o755, uid);
+        assert_eq!(squatter(&[root, tmp, made_by(7)], 7), None, "ours");
+        assert_eq!(squatter(&[root, tmp, made_by(0)], 7), None, "root's");
+        assert_eq!(
+            squatter(&[root, tmp, made_by(8), made_by(7)], 7),
+            Some((2, 8))
+        );
+        assert_eq!(squatter(&[root, tmp, made_by(8)], 0), Some((2, 8)));
+        assert_eq!(
+            squatter(&[root, made_by(8), made_by(8)], 0),
+            None,
+            "given by root"
+        );
+    }
 }

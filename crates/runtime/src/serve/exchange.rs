@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures::future::OptionFuture;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -35,7 +36,8 @@ pub(super) struct Leave {
 
 impl Leave {
     /// Waits until the connection should be asked to go, and says why.
-    async fn wait(self, presented: Option<Arc<Presented>>, first_request: &Notify) -> &'static str {
+    async fn wait(self, connection: &Connection, called: &CancellationToken) -> &'static str {
+        let presented = connection.presented.clone();
         let aged = async {
             match self.max_age {
                 Some(age) => tokio::time::sleep(jittered(age, AGE_SPREAD)).await,
@@ -48,13 +50,24 @@ impl Leave {
                 () = outdated(self.identity, presented) => "another identity is presented now",
             };
             // To close before the first request would lose one that is on its way, and hyper does close then.
-            drop(tokio::time::timeout(limits::FIRST_REQUEST, first_request.notified()).await);
+            drop(tokio::time::timeout(limits::FIRST_REQUEST, called.cancelled()).await);
             why
         };
         tokio::select! {
             () = self.drain.cancelled() => "the listener ends",
             why = replaceable => why,
+            () = silence(called), if connection.peer.is_none() => "no request came",
         }
+    }
+}
+
+/// Waits until it is clear that the caller only takes up a place.
+async fn silence(called: &CancellationToken) {
+    if tokio::time::timeout(limits::SILENCE, called.cancelled())
+        .await
+        .is_ok()
+    {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -82,9 +95,10 @@ pub(super) async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let first_request = Notify::new();
+    // Cancelled by the first request.
+    let called = CancellationToken::new();
     let service = service_fn(|mut request: http::Request<Incoming>| {
-        first_request.notify_one();
+        called.cancel();
         request.extensions_mut().insert(Arc::clone(&connection));
         router.clone().oneshot(request)
     });
@@ -93,19 +107,23 @@ pub(super) async fn serve<S>(
     // The IO ends by itself too, but HTTP/1.1 does not look at it while a handler runs and more requests have arrived.
     let end = connection::ended(connection.cut.clone(), connection.not_after(), clock);
     tokio::pin!(end);
-    let leave = leave.wait(connection.presented.clone(), &first_request);
+    let leave = leave.wait(&connection, &called);
     tokio::pin!(leave);
-    let mut asked_to_go = false;
+    let mut asked_to_go = None;
     loop {
+        // hyper waits for the HTTP/2 preface of a caller that is asked to go, and some never send one.
+        let mute = asked_to_go
+            .filter(|_| !called.is_cancelled())
+            .map(|at: Instant| tokio::time::sleep_until(at + limits::FIRST_REQUEST));
         tokio::select! {
             biased;
             why = &mut end => {
                 tracing::debug!(address = %connection.address, %why, "Connection ended");
                 return;
             }
-            why = &mut leave, if !asked_to_go => {
+            why = &mut leave, if asked_to_go.is_none() => {
                 tracing::trace!(address = %connection.address, why, "Connection is asked to go");
-                asked_to_go = true;
+                asked_to_go = Some(Instant::now());
                 http.as_mut().graceful_shutdown();
             }
             result = &mut http => {
@@ -113,6 +131,12 @@ pub(super) async fn serve<S>(
                     tracing::debug!(address = %connection.address, %error, "Connection failed");
                 }
                 return;
+            }
+            Some(()) = OptionFuture::from(mute) => {
+                if !called.is_cancelled() {
+                    tracing::debug!(address = %connection.address, "Connection ended without a request");
+                    return;
+                }
             }
         }
     }

@@ -141,6 +141,10 @@ struct Served {
 }
 
 async fn serve() -> Served {
+    serve_http(Http::Auto).await
+}
+
+async fn serve_http(http: Http) -> Served {
     let (folder, path) = place();
     let (say, connections) = mpsc::unbounded_channel();
     let tell = move |connection: Arc<Connection>| say.send(connection).unwrap();
@@ -157,7 +161,7 @@ async fn serve() -> Served {
         .route("/", get(hello))
         .route("/hang", get(hang));
     let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
-    let options = ServeOptions::new(Http::Auto, SystemClock::shared());
+    let options = ServeOptions::new(http, SystemClock::shared());
     let stop = CancellationToken::new();
     let end = tokio::spawn(serve_unix(socket, router, options, stop.clone()));
     Served {
@@ -217,6 +221,28 @@ async fn cutting_a_unix_connection_ends_it() {
         .unwrap();
     served.connections.recv().await.unwrap().cut.cancel();
     assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn callers_that_never_say_anything_do_not_hold_up_the_end() {
+    for first_bytes in ["", "PRI * HTTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut served = serve_http(Http::Http2Only).await;
+        let mut mute = UnixConnector::new(&served.path).dial().await.unwrap();
+        mute.write_all(first_bytes.as_bytes()).await.unwrap();
+        // Accepted, as the one behind it was.
+        assert_eq!(answer_to_authority(&served.path, "localhost").await, 1);
+        served.connections.recv().await.unwrap();
+        served.stop.cancel();
+        assert_eq!(served.end.await.unwrap(), Drained::Clean, "{first_bytes:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_never_says_anything_loses_its_place() {
+    let served = serve_http(Http::Http2Only).await;
+    let mut mute = UnixConnector::new(&served.path).dial().await.unwrap();
+    mute.read_to_end(&mut Vec::new()).await.unwrap();
+    drop(served);
 }
 
 /// What an HTTP/2 server says to a GET request with this `:authority`: the type of the first frame on stream 1

@@ -1,0 +1,83 @@
+//! No user of this machine can take all places on a Unix socket.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counts connections by user.
+#[derive(Clone, Debug)]
+pub(super) struct Users {
+    limit: usize,
+    open: Arc<Mutex<HashMap<u32, usize>>>,
+}
+
+/// One connection's place; free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    users: Users,
+    uid: u32,
+}
+
+impl Users {
+    /// Half of the connections at once are for one user, so that one alone never keeps the others out.
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            limit: (connections / 2).max(1),
+            open: Arc::default(),
+        }
+    }
+
+    /// A place for one more connection of this user.
+    pub(super) fn enter(&self, uid: u32) -> Option<Seat> {
+        let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = counts.entry(uid).or_default();
+        if *open >= self.limit {
+            return None;
+        }
+        *open += 1;
+        if *open == self.limit {
+            tracing::warn!(
+                uid,
+                connections = *open,
+                "This user has as many connections as one may have: more are turned away"
+            );
+        }
+        drop(counts);
+        Some(Seat {
+            users: self.clone(),
+            uid,
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut counts = self
+            .users
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = counts.get_mut(&self.uid) {
+            *open = open.saturating_sub(1);
+            if *open == 0 {
+                counts.remove(&self.uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_gets_half_of_the_places_and_another_still_gets_one() {
+        let users = Users::new(4);
+        let held = [users.enter(1), users.enter(1)];
+        assert!(held.iter().all(Option::is_some));
+        assert!(users.enter(1).is_none());
+        assert!(users.enter(2).is_some());
+        drop(held);
+        assert!(users.enter(1).is_some());
+        assert!(users.open.lock().unwrap().is_empty(), "nothing is kept");
+    }
+}
