@@ -34,9 +34,10 @@ const PATH: &str = "/tasks.v1.Tasks/Create";
 const RULES: [usize; 3] = [10, 1_000, 10_000];
 /// How many calls one chain makes before the next one is opened.
 const CALLS_PER_CHAIN: usize = 20_000;
-/// How many operations are timed at once for the ratios, and how often.
-const BATCH: usize = 200;
-const BATCHES: usize = 101;
+/// How many operations are timed at once, and how often for the ratios. Few enough that most batches end within one
+/// slice of a busy machine's scheduler.
+const BATCH: usize = 20;
+const BATCHES: usize = 1_001;
 
 struct Workload {
     id: SpiffeId,
@@ -344,7 +345,7 @@ fn beside(mut bare: impl FnMut() -> Duration, mut whole: impl FnMut() -> Duratio
     let pairs: Vec<_> = (0..BATCHES).map(|_| (bare(), whole())).collect();
     let median = |mut times: Vec<f64>| {
         times.sort_by(f64::total_cmp);
-        times.get(BATCHES / 2).copied().unwrap() / 200.0 * 1e6
+        times.get(BATCHES / 2).copied().unwrap() / 20.0 * 1e6
     };
     let of = |pick: fn(&(Duration, Duration)) -> Duration| {
         median(pairs.iter().map(|pair| pick(pair).as_secs_f64()).collect())
