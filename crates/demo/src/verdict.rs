@@ -221,6 +221,14 @@ fn shown(svids: &[Svid], seen: impl Fn(&Svid) -> bool) -> usize {
         .saturating_sub(1)
 }
 
+/// Whether the callee answered the call, if only by a refusal.
+pub(crate) fn reached_callee(made: &Made) -> bool {
+    matches!(
+        made.outcome,
+        Outcome::Answered | Outcome::Refused { by: By::Callee, .. }
+    )
+}
+
 fn is_refused(outcome: &Outcome, wanted: &str, wanted_by: By) -> bool {
     matches!(outcome, Outcome::Refused { reason, by, .. } if reason == wanted && *by == wanted_by)
 }

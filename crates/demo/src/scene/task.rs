@@ -27,6 +27,10 @@ pub(crate) async fn task(cast: &mut Cast, paper: &mut Paper) -> anyhow::Result<V
     paper.handling(&at_reviewer);
     let by_library = made(cast, Name::Reviewer, "POST /findings").await?;
     paper.made(&by_library);
+    if verdict::reached_callee(&by_library) {
+        // Not as it should be; its arrival must not be taken for that of the next call.
+        arrival(cast, Name::Planner, "POST /findings").await?;
+    }
 
     paper.scene("The reviewer sends it all the same, by hand: the planner refuses");
     paper.say(
@@ -45,8 +49,12 @@ pub(crate) async fn task(cast: &mut Cast, paper: &mut Paper) -> anyhow::Result<V
     let by_hand = made(cast, Name::Reviewer, "POST /findings").await?;
     paper.made(&by_hand);
     let arrived = arrival(cast, Name::Planner, "POST /findings").await?;
+    let before = match arrived.number {
+        1 => "of the first loop, nothing was sent",
+        _ => "something was sent before it",
+    };
     paper.say(&format!(
-        "It is request number {} that ever reached the planner: of the first loop, nothing was sent.",
+        "It is request number {} that ever reached the planner: {before}.",
         arrived.number
     ));
     Ok(vec![
