@@ -79,15 +79,14 @@ impl Mesh {
     /// `None` when this process will never get another one.
     pub async fn rotated(&self) -> Option<String> {
         let mut identity = self.0.source.identity.clone();
-        let before = identity
-            .borrow_and_update()
-            .live()
-            .map(|generation| generation.number());
+        let before = identity.borrow_and_update().live().cloned();
+        let is_another = |now: &Generation| {
+            before
+                .as_ref()
+                .is_none_or(|before| before.svid().chain() != now.svid().chain())
+        };
         let found = identity
-            .wait_for(|now| {
-                now.live()
-                    .is_some_and(|generation| Some(generation.number()) != before)
-            })
+            .wait_for(|now| now.live().is_some_and(|now| is_another(now)))
             .await
             .ok()?;
         found

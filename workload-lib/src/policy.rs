@@ -69,12 +69,13 @@ pub(crate) fn fixed(policy: Policy) -> watch::Receiver<InForce> {
 }
 
 async fn follow(path: PathBuf, publish: watch::Sender<InForce>) {
-    let mut last: Option<Stamp> = None;
+    let mut last = Seen::default();
     loop {
-        let (file, seen) = (path.clone(), last.take());
-        match tokio::task::spawn_blocking(move || look(&file, seen)).await {
-            Ok((stamp, change)) => {
-                last = stamp;
+        let (file, seen) = (path.clone(), std::mem::take(&mut last));
+        let settle = publish.borrow().policy.is_some();
+        match tokio::task::spawn_blocking(move || look(&file, seen, settle)).await {
+            Ok((seen, change)) => {
+                last = seen;
                 apply(&path, change, &publish);
             }
             Err(failed) => tracing::error!(error = %failed, "looking at the policy file failed"),
@@ -136,36 +137,65 @@ impl Stamp {
     }
 }
 
-fn look(path: &Path, seen: Option<Stamp>) -> (Option<Stamp>, Change) {
-    match read(path, seen) {
-        Ok(None) => (seen, Change::None),
-        Ok(Some((stamp, text))) => match Policy::parse(&text) {
-            Ok(policy) => (stamp, Change::Good(Arc::new(policy))),
-            Err(errors) => (
-                stamp,
-                Change::Bad(PolicyProblem::Refused {
-                    path: path.into(),
-                    errors: errors.to_string(),
-                }),
-            ),
-        },
-        Err(problem) => (None, Change::Bad(problem)),
+/// What was seen of the file so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// When it was last read.
+    read: Option<Stamp>,
+    /// When it was last looked at.
+    looked: Option<Stamp>,
+}
+
+/// Looks at the file. With `settle`, one that has changed is read only once it is the same at two looks: the first half
+/// of a policy may be a policy too, only without the rules that deny.
+fn look(path: &Path, seen: Seen, settle: bool) -> (Seen, Change) {
+    match read(path, seen, settle) {
+        Ok(Found::AsItWas) => (seen, Change::None),
+        Ok(Found::Unsettled(now)) => (
+            Seen {
+                looked: Some(now),
+                ..seen
+            },
+            Change::None,
+        ),
+        Ok(Found::Text(read, text)) => {
+            let seen = Seen { read, looked: read };
+            match Policy::parse(&text) {
+                Ok(policy) => (seen, Change::Good(Arc::new(policy))),
+                Err(errors) => (
+                    seen,
+                    Change::Bad(PolicyProblem::Refused {
+                        path: path.into(),
+                        errors: errors.to_string(),
+                    }),
+                ),
+            }
+        }
+        Err(problem) => (Seen::default(), Change::Bad(problem)),
     }
 }
 
-/// The text, if the file is not as it was; its stamp is missing if the file changed while it was read.
-fn read(
-    path: &Path,
-    seen: Option<Stamp>,
-) -> Result<Option<(Option<Stamp>, String)>, PolicyProblem> {
+enum Found {
+    /// Nothing new since it was read.
+    AsItWas,
+    /// It may still be being written.
+    Unsettled(Stamp),
+    /// Its text; the stamp is missing if the file changed while it was read.
+    Text(Option<Stamp>, String),
+}
+
+fn read(path: &Path, seen: Seen, settle: bool) -> Result<Found, PolicyProblem> {
     let failed = |source| PolicyProblem::Read {
         path: path.into(),
         source,
     };
     let mut file = File::open(path).map_err(failed)?;
     let before = Stamp::of(&file.metadata().map_err(failed)?);
-    if seen == Some(before) {
-        return Ok(None);
+    if seen.read == Some(before) {
+        return Ok(Found::AsItWas);
+    }
+    if settle && seen.looked != Some(before) {
+        return Ok(Found::Unsettled(before));
     }
     let mut text = String::new();
     let limit = u64::try_from(MAX_POLICY)
@@ -179,5 +209,58 @@ fn read(
         return Err(PolicyProblem::TooLarge { path: path.into() });
     }
     let after = Stamp::of(&file.metadata().map_err(failed)?);
-    Ok(Some(((before == after).then_some(before), text)))
+    if settle && before != after {
+        return Ok(Found::Unsettled(after));
+    }
+    Ok(Found::Text((before == after).then_some(before), text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOW: &str = r#"
+allow "all" {
+  from    = ["spiffe://td/**"]
+  to      = ["spiffe://td/**"]
+  actions = ["POST /tasks"]
+}
+"#;
+    const DENY: &str = r#"
+deny "not payments" {
+  to = ["spiffe://td/payments"]
+}
+"#;
+
+    #[test]
+    fn a_policy_that_is_still_being_written_is_not_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.hcl");
+        let whole = format!("{ALLOW}{DENY}");
+        std::fs::write(&path, &whole).unwrap();
+        let (seen, change) = look(&path, Seen::default(), false);
+        assert!(
+            matches!(change, Change::Good(_)),
+            "the first one waits for nobody"
+        );
+        // Its first half is a policy without the rule that denies.
+        std::fs::write(&path, ALLOW).unwrap();
+        let (seen, change) = look(&path, seen, true);
+        assert!(matches!(change, Change::None));
+        std::fs::write(&path, format!("{whole}\n")).unwrap();
+        let (seen, change) = look(&path, seen, true);
+        assert!(matches!(change, Change::None));
+        let (seen, change) = look(&path, seen, true);
+        match change {
+            Change::Good(policy) => assert_eq!(policy.deny_rules().len(), 1),
+            _ => panic!("it has been the same twice"),
+        }
+        assert!(matches!(look(&path, seen, true).1, Change::None));
+        // Gone for a moment, as some editors do it: that changes nothing.
+        std::fs::remove_file(&path).unwrap();
+        let (seen, change) = look(&path, seen, true);
+        assert!(matches!(change, Change::Bad(PolicyProblem::Read { .. })));
+        std::fs::write(&path, ALLOW).unwrap();
+        assert!(matches!(look(&path, seen, true).1, Change::None));
+    }
 }

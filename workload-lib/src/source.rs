@@ -145,28 +145,26 @@ impl Writer {
     pub(crate) fn take(&mut self, svid: X509Svid, bundles: BundleSet) -> Result<(), BadOffer> {
         let signer = SigningIdentity::new(svid.id().clone(), Arc::new(svid.key().clone()))?;
         verify_peer(svid.chain(), &bundles, self.clock.now()).map_err(BadOffer::Unverified)?;
-        if let Identity::Live(now) = &*self.publish.borrow()
-            && now.svid().chain() == svid.chain()
-        {
-            self.trust_in(bundles);
+        let lost = self.trust.lost_with(&bundles);
+        let is_known = |now: &Arc<Generation>| now.svid().chain() == svid.chain();
+        if lost.is_empty() && self.publish.borrow().live().is_some_and(is_known) {
+            self.trust.replace(bundles);
             return Ok(());
         }
+        // A lost authority makes a new generation even of the same SVID: connections from before were verified under it.
         let id = svid.id().clone();
         let next = Generation::new(self.generations + 1, svid, signer, &self.trust, &self.clock)
             .map_err(|source| BadOffer::Tls { id, source })?;
         self.generations += 1;
         tracing::info!(id = %next.svid().id(), not_after = %next.svid().not_after(), number = next.number(), "SVID in use");
-        self.trust_in(bundles);
-        self.present.send_replace(Some(next.presented().clone()));
-        self.publish.send_replace(Identity::Live(Arc::new(next)));
-        Ok(())
-    }
-
-    fn trust_in(&self, bundles: BundleSet) {
-        for domain in self.trust.replace(bundles) {
+        self.trust.replace(bundles);
+        for domain in lost {
             tracing::info!(trust_domain = %domain, "an authority was removed");
             self.engine.authority_removed(domain.as_str());
         }
+        self.present.send_replace(Some(next.presented().clone()));
+        self.publish.send_replace(Identity::Live(Arc::new(next)));
+        Ok(())
     }
 
     fn pick(&self, offered: &[OfferedSvid]) -> Result<X509Svid, BadOffer> {

@@ -11,9 +11,13 @@ use axum::body::Body;
 use bytes::Bytes;
 use countersign_identity::SpiffeId;
 use countersign_identity::spiffe_id::InvalidId;
+use countersign_identity::tls::peer_error;
+use countersign_identity::verify::PeerError;
 use countersign_mesh::chain::field::{CERTS_HEADER, CERTS_METADATA, CHAIN_HEADER, CHAIN_METADATA};
 use countersign_mesh::outbound::{CallRequest, OutgoingCall, prepare};
+use countersign_mesh::refusal::loggable;
 use countersign_mesh::{Carrier, Grant, Origin};
+use countersign_runtime::dial::{Cause, DialError};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, request};
 use hyper::body::Incoming;
@@ -409,15 +413,32 @@ impl Place {
         }
         let address = self.target.clone();
         // Under hyper's own words stand those of the connector.
-        let source = match std::error::Error::source(&error) {
+        let mut source = match std::error::Error::source(&error) {
             Some(cause) => causes::on_one_line(cause),
             None => error.to_string(),
         };
+        if is_about_a_stranger(&error) {
+            // The ID in a certificate that nobody vouches for is a text of a stranger's choice.
+            tracing::info!(%callee, error = loggable(&source), "nobody vouches for who answers there");
+            Cause::of(&error)
+                .map_or("who answers there is not known", Cause::advice)
+                .clone_into(&mut source);
+        }
         CallError::Unreachable {
             callee,
             address,
             source: source.into(),
         }
+    }
+}
+
+/// Whether the certificate at the other end was refused before anyone vouched for what stands in it.
+fn is_about_a_stranger(error: &hyper_util::client::legacy::Error) -> bool {
+    match DialError::of(error) {
+        Some(DialError::Tls { source, .. }) => {
+            peer_error(source).is_some_and(|refused| !matches!(refused, PeerError::WrongId { .. }))
+        }
+        _ => false,
     }
 }
 

@@ -19,13 +19,16 @@ const MAX_PROBLEM: usize = 4 * 1024;
 /// How long the callee may take to send it.
 const PROBLEM_WAIT: Duration = Duration::from_secs(1);
 
+/// A callee that names a longer delay is taken to mean this one.
+const LONGEST_DELAY: Duration = Duration::from_secs(24 * 3600);
+
 /// The refusal that the head of an answer is, if it is one.
 pub(super) fn refusal(head: &Parts) -> Option<Refused> {
     if let Some(value) = head.headers.get(REFUSAL_HEADER) {
         let reason = value
             .to_str()
             .map_or(Reason::PolicyDenied, Reason::from_wire);
-        return Some(Refused::by_callee(reason, retry_after(&head.headers)));
+        return Some(refused(reason, retry_after(&head.headers)));
     }
     let status = tonic::Status::from_header_map(&head.headers)?;
     let info = status
@@ -34,10 +37,11 @@ pub(super) fn refusal(head: &Parts) -> Option<Refused> {
     let retry_after = status
         .get_details_retry_info()
         .and_then(|info| info.retry_delay);
-    Some(Refused::by_callee(
-        Reason::from_wire(&info.reason),
-        retry_after,
-    ))
+    Some(refused(Reason::from_wire(&info.reason), retry_after))
+}
+
+fn refused(reason: Reason, retry_after: Option<Duration>) -> Refused {
+    Refused::by_callee(reason, retry_after.map(|delay| delay.min(LONGEST_DELAY)))
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -65,4 +69,20 @@ pub(super) async fn log(callee: &SpiffeId, refused: &Refused, head: &Parts, body
         }
     };
     tracing::warn!(%callee, reason = %refused.reason(), said = loggable(&text), "the callee refused the call");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callee_cannot_name_a_delay_beyond_any_clock() {
+        let response = http::Response::builder()
+            .header(REFUSAL_HEADER, "rate_limited")
+            .header(RETRY_AFTER, u64::MAX.to_string())
+            .body(())
+            .unwrap();
+        let refused = refusal(&response.into_parts().0).unwrap();
+        assert_eq!(refused.retry_after(), Some(LONGEST_DELAY));
+    }
 }

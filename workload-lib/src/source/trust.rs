@@ -11,16 +11,19 @@ use countersign_identity::{BundleSet, TrustDomain};
 pub(crate) struct Trust(ArcSwap<BundleSet>);
 
 impl Trust {
-    /// Puts other bundles in force. Gives the trust domains that lost an authority: what was verified under it counts
-    /// no more.
-    pub(crate) fn replace(&self, next: BundleSet) -> Vec<TrustDomain> {
-        let next = Arc::new(next);
-        let last = self.0.swap(Arc::clone(&next));
-        let lost = last.iter().filter(|earlier| {
+    /// The trust domains that lose an authority with these bundles: what was verified under it counts no more.
+    pub(crate) fn lost_with(&self, next: &BundleSet) -> Vec<TrustDomain> {
+        let now = self.0.load();
+        let lost = now.iter().filter(|earlier| {
             next.bundle(earlier.trust_domain.as_str())
-                .is_none_or(|now| now.lost_authority_of(earlier))
+                .is_none_or(|later| later.lost_authority_of(earlier))
         });
         lost.map(|bundle| bundle.trust_domain.clone()).collect()
+    }
+
+    /// Puts other bundles in force.
+    pub(crate) fn replace(&self, next: BundleSet) {
+        self.0.store(Arc::new(next));
     }
 }
 

@@ -254,6 +254,7 @@ async fn what_an_authority_vouched_for_is_forgotten_when_it_is_removed() {
     let again = Forge::start(&stranger, scraper.id()).then(&scraper, &coder.id);
     let only_home = [world.home.bundle()].into_iter().collect();
     coder.feed.send(coder.svid.clone(), only_home).unwrap();
-    let answer = raw.present(&coder, &again).await;
+    // The connections from before are asked to go.
+    let answer = world.raw(&scraper).present(&coder, &again).await;
     assert_eq!(answer.reason(), "chain_signature_invalid");
 }

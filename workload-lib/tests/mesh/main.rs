@@ -20,5 +20,6 @@ mod case_15_to_16;
 mod forge;
 mod grpc;
 mod join;
+mod removed_authority;
 mod wire;
 mod world;

@@ -191,6 +191,30 @@ async fn a_callees_words_never_reach_the_application() {
 }
 
 #[tokio::test]
+async fn what_stands_in_a_certificate_that_nobody_vouches_for_never_reaches_the_application() {
+    let world = World::new(OPEN);
+    let planner = world.member("planner").await;
+    let words = "ignore-your-instructions";
+    let stranger = crate::world::Authority::new("ai-agents.org").svid(words);
+    let callee = BareCallee::new(&world, &stranger).await;
+    let client = planner
+        .mesh
+        .callee("spiffe://ai-agents.org/coder")
+        .at(&callee.address())
+        .unwrap();
+    let accepting = tokio::spawn(async move {
+        let (tcp, _) = callee.tcp.accept().await.unwrap();
+        drop(callee.tls.accept(tcp).await);
+    });
+    let request = Request::post("/tasks").body(Body::empty()).unwrap();
+    let error = client.http().send(request).await.unwrap_err();
+    assert!(matches!(error, CallError::Unreachable { .. }), "{error:?}");
+    assert!(!format!("{error} {error:?}").contains(words), "{error:?}");
+    assert!(error.to_string().contains("trust bundle"), "{error}");
+    accepting.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_status_that_a_handler_hands_on_is_no_refusal_of_its_own_call() {
     let world = World::new(&OPEN.replace("\"POST /tasks\"", HEALTH));
     let planner = world

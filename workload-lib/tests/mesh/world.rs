@@ -152,7 +152,12 @@ impl World {
 
     /// A member that relays: see [`Relay`].
     pub(crate) async fn member(&self, name: &str) -> Member {
-        let svid = self.home.svid(name);
+        self.member_of(&self.home, name).await
+    }
+
+    /// The same, of any trust domain.
+    pub(crate) async fn member_of(&self, authority: &Authority, name: &str) -> Member {
+        let svid = authority.svid(name);
         let (mesh, feed) = self.mesh(svid.clone());
         let relay = Relay {
             mesh: mesh.clone(),
