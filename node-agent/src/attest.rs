@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_identity::csr::Csr;
-use countersign_identity::{Bundle, KeyType, PrivateKey};
+use countersign_identity::{Bundle, KeyType, PrivateKey, TrustDomain};
 use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use countersign_proto::spire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, AttestAgentResponse, attest_agent_request,
@@ -140,16 +140,23 @@ async fn attest_once(client: &mut ServerClient, token: &JoinToken) -> Result<Att
         }),
         params: Some(AgentX509svidParams { csr: csr.into() }),
     };
+    let trust_domain = client.trust_domain().clone();
     // The server is asked for its bundle on the same connection, which it must not close in between.
     client
         .call_once(ATTEST, |channel| async move {
             let result = exchange(channel.clone(), params).await?;
             let svid = wire::svid(result.svid, key).map_err(unusable)?;
+            if !svid.id().is_member_of(&trust_domain) || !svid.id().is_agent() {
+                return Err(unusable(format!(
+                    "{} is not the ID of a node agent of {trust_domain}",
+                    svid.id()
+                )));
+            }
             let identity = NodeIdentity {
                 svid,
                 reattestable: result.reattestable,
             };
-            let bundle = get_bundle(channel).await?;
+            let bundle = get_bundle(channel, &trust_domain).await?;
             Ok(Attested { identity, bundle })
         })
         .await
@@ -193,23 +200,29 @@ async fn exchange(
 }
 
 /// Fetches the server's own bundle.
-pub(crate) async fn get_bundle(channel: Channel) -> Result<Bundle, CallError> {
+pub(crate) async fn get_bundle(
+    channel: Channel,
+    trust_domain: &TrustDomain,
+) -> Result<Bundle, CallError> {
+    let unusable = |reason: String| CallError::Answer {
+        method: GET_BUNDLE,
+        reason,
+    };
     let bundle = BundleClient::new(channel)
         .max_decoding_message_size(limits::SERVER_MESSAGE_BYTES)
         .get_bundle(GetBundleRequest { output_mask: None })
         .await
         .map_err(failed(GET_BUNDLE))?
         .into_inner();
-    let bundle = Bundle::try_from(bundle).map_err(|e| CallError::Answer {
-        method: GET_BUNDLE,
-        reason: e.to_string(),
-    })?;
+    let bundle = Bundle::try_from(bundle).map_err(|e| unusable(e.to_string()))?;
+    if bundle.trust_domain != *trust_domain {
+        return Err(unusable(format!(
+            "the bundle is that of {}, and not of {trust_domain}",
+            bundle.trust_domain
+        )));
+    }
     if bundle.x509_authorities.is_empty() {
-        let reason = "the bundle has no X.509 authorities".to_owned();
-        return Err(CallError::Answer {
-            method: GET_BUNDLE,
-            reason,
-        });
+        return Err(unusable("the bundle has no X.509 authorities".to_owned()));
     }
     Ok(bundle)
 }

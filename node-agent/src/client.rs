@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use countersign_identity::bundle::Bundles;
-use countersign_identity::tls::{self, ALPN_H2, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, BundleSet, TrustDomain, X509Svid};
 use countersign_proto::spire::api::types::PermissionDeniedDetails;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
@@ -105,13 +105,9 @@ fn describe(status: &Status) -> String {
     }
 }
 
-/// What went wrong below gRPC. rustls does not show our verifier's reason among its sources, so it is brought out here.
+/// What went wrong below gRPC.
 fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     match DialError::of(error) {
-        Some(dial @ DialError::Tls { source, .. }) => match tls::peer_error(source) {
-            Some(reason) => format!("{dial}: {reason}"),
-            None => Chain(dial).to_string(),
-        },
         Some(dial) => Chain(dial).to_string(),
         None => Chain(error).to_string(),
     }
@@ -210,6 +206,12 @@ impl ServerClient {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The trust domain whose server it is.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
     }
 
     /// Believes whoever answers, as long as there is no identity. Only on an operator's word.

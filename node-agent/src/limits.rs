@@ -6,6 +6,10 @@ use std::time::Duration;
 pub const STREAMS_PER_PROCESS: usize = 64;
 /// Streams that all callers together may hold open on the Workload API.
 pub const STREAMS_IN_ALL: usize = 16_384;
+/// Of these, streams that the processes of one user may hold.
+pub const STREAMS_PER_USER: usize = STREAMS_IN_ALL / 2;
+/// Attestations of one user's processes at once; further ones wait. Tokio has 512 blocking threads.
+pub const ATTESTATIONS_PER_USER: usize = 16;
 /// How long the attestation of one caller may take, all attestors together.
 pub const WORKLOAD_ATTESTATION: Duration = Duration::from_secs(30);
 /// Bytes of a file below `/proc` that are read.

@@ -6,6 +6,7 @@
 
 mod digest;
 mod process;
+mod turns;
 mod unix;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use process::{Caller, Handle, Process, ProcessError, ProcessStatus};
 pub use unix::{Digest, Discover, Unix};
 
 use crate::limits;
+use turns::Turns;
 
 /// One way to find out about a process. Runs on a blocking thread: it may read files and ask name services.
 pub trait WorkloadAttestor: Send + Sync {
@@ -61,15 +63,21 @@ pub enum AttestationFailed {
     Crashed(&'static str),
 }
 
-/// All configured attestors, run side by side.
+/// All configured attestors, run side by side. Clones share the turns of callers.
 #[derive(Clone)]
-pub struct Attestors(Arc<[Arc<dyn WorkloadAttestor>]>);
+pub struct Attestors {
+    all: Arc<[Arc<dyn WorkloadAttestor>]>,
+    turns: Turns,
+}
 
 impl Attestors {
     /// These attestors.
     #[must_use]
     pub fn new(attestors: Vec<Arc<dyn WorkloadAttestor>>) -> Self {
-        Self(attestors.into())
+        Self {
+            all: attestors.into(),
+            turns: Turns::default(),
+        }
     }
 
     /// The caller's selectors: those of all attestors that succeeded. None of them succeeding is a failure, and so is a
@@ -78,7 +86,18 @@ impl Attestors {
     /// # Errors
     /// [`AttestationFailed`].
     pub async fn attest(&self, caller: Caller) -> Result<SelectorSet, AttestationFailed> {
-        tokio::time::timeout(limits::WORKLOAD_ATTESTATION, self.attest_unbounded(caller))
+        let attested = async {
+            let turn = self.turns.wait(caller.uid).await;
+            let this = self.clone();
+            // Blocking jobs run on when nobody waits for them any more, and hold their turn until they are done.
+            let job = tokio::spawn(async move {
+                let _turn = turn;
+                this.attest_unbounded(caller).await
+            });
+            job.await
+                .map_err(|_| AttestationFailed::Crashed("attestation"))?
+        };
+        tokio::time::timeout(limits::WORKLOAD_ATTESTATION, attested)
             .await
             .map_err(|_| AttestationFailed::TooSlow)?
     }
@@ -87,7 +106,7 @@ impl Attestors {
         let opened = tokio::task::spawn_blocking(move || Process::open(&caller)).await;
         let process = Arc::new(opened.map_err(|_| AttestationFailed::Crashed("process"))??);
         let jobs: Vec<_> = self
-            .0
+            .all
             .iter()
             .map(|attestor| {
                 let (attestor, process) = (Arc::clone(attestor), Arc::clone(&process));
@@ -101,7 +120,7 @@ impl Attestors {
 
         let mut selectors = Vec::new();
         let mut failed = None;
-        let mut succeeded = self.0.is_empty();
+        let mut succeeded = self.all.is_empty();
         for (name, job) in jobs {
             match job.await.map_err(|_| AttestationFailed::Crashed(name))? {
                 Ok(values) => {

@@ -9,7 +9,7 @@ mod format;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use countersign_identity::{Bundle, TrustDomain, UnixTime, X509Svid};
@@ -20,6 +20,8 @@ use crate::limits;
 
 const STATE_FILE: &str = "agent-state.json";
 const LOCK_FILE: &str = "agent.lock";
+/// Anyone but the owner.
+const OTHERS: u32 = 0o077;
 
 /// The node agent's own identity.
 #[derive(Clone, Debug)]
@@ -137,6 +139,18 @@ pub enum StorageError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The state was written by somebody else.
+    #[error(
+        "{} belongs to user {owner}, who could put another identity and other roots of trust there: remove it, or make it \
+         this user's (chown) if it can be trusted",
+        path.display()
+    )]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// The state belongs to another trust domain.
     #[error("{} belongs to trust domain {found}, not to {configured}: use another data_dir, or move the file away", path.display())]
     OtherTrustDomain {
@@ -216,6 +230,21 @@ impl Storage {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(open(error)),
         };
+        let metadata = file.metadata().map_err(open)?;
+        let me = nix::unistd::geteuid().as_raw();
+        if let Some(owner) = foreign(metadata.uid(), me) {
+            return Err(StorageError::NotOurs {
+                path: path(),
+                owner,
+            });
+        }
+        if metadata.mode() & OTHERS != 0 {
+            tracing::warn!(
+                path = %self.path.display(),
+                mode = %format_args!("{:04o}", metadata.mode() & 0o7777),
+                "Other users could read this node's key: evict the node if one may have, and attest it again"
+            );
+        }
         let mut text = Zeroizing::new(Vec::new());
         file.take(limits::STATE_FILE_BYTES)
             .read_to_end(&mut text)
@@ -234,6 +263,11 @@ impl Storage {
         }
         Ok(Some(state))
     }
+}
+
+/// Whose a file is, if that is neither root nor the user with this ID.
+fn foreign(owner: u32, me: u32) -> Option<u32> {
+    (owner != 0 && owner != me).then_some(owner)
 }
 
 fn take_lock(directory: &Path) -> Result<File, StorageError> {

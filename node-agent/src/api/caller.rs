@@ -1,6 +1,7 @@
 //! From a request to its caller, and how many streams a caller may have.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_runtime::{Connection, UnixCaller};
@@ -53,13 +54,14 @@ pub(super) async fn attest(
     })
 }
 
-/// Counts open streams by process.
+/// Counts open streams by process and by user.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Streams(Arc<Mutex<Counts>>);
 
 #[derive(Debug, Default)]
 struct Counts {
     by_process: HashMap<i32, usize>,
+    by_user: HashMap<u32, usize>,
     in_all: usize,
 }
 
@@ -68,17 +70,25 @@ struct Counts {
 pub(super) struct Place {
     streams: Streams,
     pid: i32,
+    uid: u32,
 }
 
 impl Streams {
-    /// A place for one more stream of this process.
-    pub(super) fn enter(&self, pid: i32) -> Result<Place, Status> {
+    /// A place for one more stream of this process, which is this user's.
+    pub(super) fn enter(&self, pid: i32, uid: u32) -> Result<Place, Status> {
         let mut counts = self.lock();
         let open = counts.by_process.get(&pid).copied().unwrap_or_default();
         if open >= limits::STREAMS_PER_PROCESS {
             return Err(too_many(
                 "one process may hold",
                 limits::STREAMS_PER_PROCESS,
+            ));
+        }
+        let users = counts.by_user.get(&uid).copied().unwrap_or_default();
+        if users >= limits::STREAMS_PER_USER {
+            return Err(too_many(
+                "all processes of one user together may hold",
+                limits::STREAMS_PER_USER,
             ));
         }
         if counts.in_all >= limits::STREAMS_IN_ALL {
@@ -88,11 +98,13 @@ impl Streams {
             ));
         }
         counts.by_process.insert(pid, open + 1);
+        counts.by_user.insert(uid, users + 1);
         counts.in_all += 1;
         drop(counts);
         Ok(Place {
             streams: self.clone(),
             pid,
+            uid,
         })
     }
 
@@ -112,11 +124,16 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.streams.lock();
         counts.in_all = counts.in_all.saturating_sub(1);
-        if let Some(open) = counts.by_process.get_mut(&self.pid) {
-            *open = open.saturating_sub(1);
-            if *open == 0 {
-                counts.by_process.remove(&self.pid);
-            }
+        leave(&mut counts.by_process, &self.pid);
+        leave(&mut counts.by_user, &self.uid);
+    }
+}
+
+fn leave<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(open) = counts.get_mut(key) {
+        *open = open.saturating_sub(1);
+        if *open == 0 {
+            counts.remove(key);
         }
     }
 }
@@ -154,16 +171,36 @@ mod tests {
     fn one_process_can_not_take_all_places() {
         let streams = Streams::default();
         let mut held: Vec<_> = (0..limits::STREAMS_PER_PROCESS)
-            .map(|_| streams.enter(1).unwrap())
+            .map(|_| streams.enter(1, 7).unwrap())
             .collect();
-        let status = streams.enter(1).unwrap_err();
+        let status = streams.enter(1, 7).unwrap_err();
         assert_eq!(status.code(), tonic::Code::Unavailable);
         assert!(status.message().contains("64 streams"), "{status}");
-        assert!(streams.enter(2).is_ok());
+        assert!(streams.enter(2, 7).is_ok());
         held.pop();
-        assert!(streams.enter(1).is_ok());
+        assert!(streams.enter(1, 7).is_ok());
         held.clear();
         assert_eq!(streams.lock().in_all, 0);
-        assert!(streams.lock().by_process.is_empty());
+        assert!(streams.lock().by_process.is_empty() && streams.lock().by_user.is_empty());
+    }
+
+    #[test]
+    fn one_user_can_not_take_all_places_with_many_processes() {
+        let streams = Streams::default();
+        let mut held = Vec::new();
+        let refused = (0..)
+            .find_map(|number| {
+                let pid = number / i32::try_from(limits::STREAMS_PER_PROCESS).unwrap();
+                match streams.enter(pid, 1) {
+                    Ok(place) => {
+                        held.push(place);
+                        None
+                    }
+                    Err(status) => Some(status),
+                }
+            })
+            .unwrap();
+        assert!(refused.message().contains("one user"), "{refused}");
+        assert!(streams.enter(-1, 2).is_ok(), "another user is served");
     }
 }

@@ -47,7 +47,9 @@ impl WorkloadApi {
             ));
         }
         let caller = unix_caller(request)?;
-        let place = self.streams.enter(caller.pid.unwrap_or_default())?;
+        let place = self
+            .streams
+            .enter(caller.pid.unwrap_or_default(), caller.uid)?;
         let selectors = attest(&self.attestors, &caller).await?;
         tracing::debug!(
             pid = caller.pid,

@@ -9,6 +9,7 @@ use countersign_identity::TrustDomain;
 use countersign_runtime::SystemClock;
 use countersign_runtime::cli::{Exit, Output, OutputFlag, Printer};
 use countersign_runtime::logs::{self, Format, Level};
+use countersign_runtime::open_files;
 use countersign_runtime::signals::cancel_on_signal;
 use tokio_util::sync::CancellationToken;
 
@@ -179,6 +180,7 @@ impl Run {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
+        open_files::raise();
         let runtime = match tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Mutex;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use tokio::time::Instant;
 
 use crate::limits;
 
@@ -53,11 +54,17 @@ struct Remembered {
 }
 
 impl Digests {
-    /// The SHA-256 of the file, in lower-case hex. `limit` in bytes; `None` is no limit.
+    /// The SHA-256 of the file, in lower-case hex. `limit` in bytes; `None` is no limit. Given up at `until`, since anybody
+    /// can make a file that takes hours to read.
     ///
     /// # Errors
-    /// [`DigestError::TooLarge`], or the file could not be read.
-    pub fn hex(&self, file: &mut File, limit: Option<u64>) -> Result<String, DigestError> {
+    /// [`DigestError::TooLarge`], [`DigestError::TooSlow`], or the file could not be read.
+    pub fn hex(
+        &self,
+        file: &mut File,
+        limit: Option<u64>,
+        until: Instant,
+    ) -> Result<String, DigestError> {
         let before = file.metadata()?;
         if let Some(limit) = limit.filter(|limit| before.size() > *limit) {
             return Err(TooLarge {
@@ -71,7 +78,8 @@ impl Digests {
             return Ok(hex(&digest));
         }
         // One byte beyond the size shows a file that grew meanwhile.
-        let (digest, read) = sha256(&mut file.by_ref().take(before.size().saturating_add(1)))?;
+        let mut content = file.by_ref().take(before.size().saturating_add(1));
+        let (digest, read) = sha256(&mut content, until)?;
         if read != before.size() || FileKey::of(&file.metadata()?) != key {
             return Err(DigestError::Changed);
         }
@@ -105,12 +113,18 @@ pub enum DigestError {
     /// It was written to while it was read.
     #[error("the executable changed while it was read")]
     Changed,
+    /// Reading it took too long.
+    #[error(
+        "the executable has so many bytes that they can't be read in time: set workload_size_limit, or -1 to do without \
+         unix:sha256"
+    )]
+    TooSlow,
     /// It could not be read.
     #[error("could not read the executable: {0}")]
     Io(#[from] io::Error),
 }
 
-fn sha256(reader: &mut impl io::Read) -> io::Result<([u8; 32], u64)> {
+fn sha256(reader: &mut impl io::Read, until: Instant) -> Result<([u8; 32], u64), DigestError> {
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0_u8; 128 * 1024];
     let mut total = 0_u64;
@@ -119,8 +133,11 @@ fn sha256(reader: &mut impl io::Read) -> io::Result<([u8; 32], u64)> {
             Ok(0) => break,
             Ok(read) => read,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         };
+        if Instant::now() >= until {
+            return Err(DigestError::TooSlow);
+        }
         context.update(buffer.get(..read).unwrap_or_default());
         total = total.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
     }
@@ -148,6 +165,21 @@ mod tests {
 
     use super::*;
 
+    fn later() -> Instant {
+        Instant::now() + limits::WORKLOAD_ATTESTATION
+    }
+
+    #[test]
+    fn an_executable_that_takes_too_long_to_read_is_given_up() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // As good as endless, and takes no room on the disk.
+        file.as_file().set_len(1 << 42).unwrap();
+        let mut opened = File::open(file.path()).unwrap();
+        let soon = Instant::now() + std::time::Duration::from_millis(20);
+        let error = Digests::default().hex(&mut opened, None, soon).unwrap_err();
+        assert!(matches!(error, DigestError::TooSlow), "{error}");
+    }
+
     #[test]
     fn the_digest_is_the_one_of_fips_180() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -156,7 +188,7 @@ mod tests {
         let want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         for _ in 0..2 {
             let mut opened = File::open(file.path()).unwrap();
-            assert_eq!(digests.hex(&mut opened, Some(3)).unwrap(), want);
+            assert_eq!(digests.hex(&mut opened, Some(3), later()).unwrap(), want);
         }
     }
 
@@ -165,7 +197,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"abcd").unwrap();
         let error = Digests::default()
-            .hex(&mut File::open(file.path()).unwrap(), Some(3))
+            .hex(&mut File::open(file.path()).unwrap(), Some(3), later())
             .unwrap_err();
         assert!(
             matches!(error, DigestError::TooLarge(TooLarge { size: 4, limit: 3 })),

@@ -4,10 +4,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
 use nix::unistd::{Gid, Group, Uid, User};
+use tokio::time::Instant;
 
 use super::digest::{DigestError, Digests};
 use super::process::Process;
 use super::{AttestorError, ProcessError, WorkloadAttestor};
+use crate::limits;
 
 /// What to find out about the executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +84,10 @@ impl Unix {
             Digest::AnySize => None,
             Digest::UpTo(bytes) => Some(bytes),
         };
+        let until = Instant::now() + limits::WORKLOAD_ATTESTATION;
         let hex = self
             .digests
-            .hex(&mut process.executable()?, limit)
+            .hex(&mut process.executable()?, limit, until)
             .map_err(|e| match e {
                 DigestError::TooLarge(e) => AttestorError::TooLarge(e),
                 other => ProcessError::Unreadable {

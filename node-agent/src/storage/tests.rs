@@ -189,3 +189,10 @@ fn a_directory_that_can_not_be_made_or_written_is_named() {
     assert!(matches!(error, StorageError::Create { .. }), "{error}");
     assert!(error.to_string().contains("data_dir"), "{error}");
 }
+
+#[test]
+fn a_state_file_of_another_user_is_not_believed() {
+    assert_eq!(foreign(8, 7), Some(8));
+    assert_eq!(foreign(8, 0), Some(8), "root is careful too");
+    assert_eq!((foreign(7, 7), foreign(0, 7)), (None, None));
+}

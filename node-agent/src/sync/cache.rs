@@ -143,8 +143,7 @@ impl Cache {
         if current.spiffe_id != *svid.id() {
             return false;
         }
-        // Not at once again, however short its life: that would be a loop without a pause.
-        let soonest = now.after(std::time::Duration::from_secs(1));
+        let soonest = rotation::earliest(svid.not_after(), now);
         let renew_at = rotation::renew_at(svid.not_before(), svid.not_after(), jitter).max(soonest);
         let held = Held {
             svid: Arc::new(ServedSvid::new(svid)),

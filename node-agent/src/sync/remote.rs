@@ -48,9 +48,13 @@ pub(super) struct Synced {
 }
 
 /// Fetches entries and bundles; all of it or nothing.
-pub(super) async fn sync(channel: Channel, known: &Entries) -> Result<Synced, CallError> {
-    let entries = sync_entries(channel.clone(), known).await?;
-    let bundle = get_bundle(channel.clone()).await?;
+pub(super) async fn sync(
+    channel: Channel,
+    trust_domain: &TrustDomain,
+    known: &Entries,
+) -> Result<Synced, CallError> {
+    let entries = sync_entries(channel.clone(), trust_domain, known).await?;
+    let bundle = get_bundle(channel.clone(), trust_domain).await?;
     let mut wanted = super::Cache::federates_with(&entries);
     wanted.remove(&bundle.trust_domain);
     let federated = federated_bundles(channel, wanted).await?;
@@ -62,7 +66,11 @@ pub(super) async fn sync(channel: Channel, known: &Entries) -> Result<Synced, Ca
 }
 
 /// The entries of this node: at once if they are few, else by revisions and then what is new (wire contract, D.2).
-async fn sync_entries(channel: Channel, known: &Entries) -> Result<Entries, CallError> {
+async fn sync_entries(
+    channel: Channel,
+    trust_domain: &TrustDomain,
+    known: &Entries,
+) -> Result<Entries, CallError> {
     let broken = |fault: ProtocolFault| CallError::Answer {
         method: SYNC,
         reason: fault.to_string(),
@@ -85,7 +93,7 @@ async fn sync_entries(channel: Channel, known: &Entries) -> Result<Entries, Call
 
     let first = next_page(&mut pages).await?;
     if first.entry_revisions.is_empty() {
-        return Ok(valid_entries(first.entries));
+        return Ok(valid_entries(first.entries, trust_domain));
     }
     let page_size = first.entry_revisions.len();
     let mut revisions = Revisions::default();
@@ -111,7 +119,7 @@ async fn sync_entries(channel: Channel, known: &Entries) -> Result<Entries, Call
             if !page.entry_revisions.is_empty() {
                 return Err(broken(ProtocolFault::RevisionsAmongEntries));
             }
-            fetched.extend(valid_entries(page.entries));
+            fetched.extend(valid_entries(page.entries, trust_domain));
             if !page.more {
                 break;
             }
@@ -134,8 +142,8 @@ async fn next_page(
         .ok_or_else(ended)
 }
 
-/// A malformed entry is left out, and the others count all the same.
-fn valid_entries(entries: Vec<types::Entry>) -> Entries {
+/// A malformed entry, or one of somebody in another trust domain, is left out, and the others count all the same.
+fn valid_entries(entries: Vec<types::Entry>, trust_domain: &TrustDomain) -> Entries {
     entries
         .into_iter()
         .take(limits::ENTRIES)
@@ -144,6 +152,13 @@ fn valid_entries(entries: Vec<types::Entry>) -> Entries {
             AuthorizedEntry::try_from(wire)
                 .inspect_err(|error| tracing::warn!(entry = id, %error, "entry left out"))
                 .ok()
+        })
+        .filter(|entry| {
+            let ours = entry.spiffe_id.is_member_of(trust_domain);
+            if !ours {
+                tracing::warn!(entry = %entry.id, spiffe_id = %entry.spiffe_id, "entry left out: of another trust domain");
+            }
+            ours
         })
         .map(|entry| (entry.id.clone(), Arc::new(entry)))
         .collect()

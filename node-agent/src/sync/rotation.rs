@@ -7,6 +7,9 @@ use countersign_identity::UnixTime;
 /// How far from half-life a renewal may be, as a share of it (wire contract, C.6).
 pub const JITTER: f64 = 0.1;
 
+/// A renewal comes this much after the one before, if what was issued lasts that long.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// When to renew what is valid from `not_before` to `not_after`: at half of its life, moved by `jitter` of that half.
 /// `jitter` is cut to ±[`JITTER`]. Whole seconds, rounded to the earlier one.
 #[must_use]
@@ -22,6 +25,15 @@ pub fn renew_at(not_before: UnixTime, not_after: UnixTime, jitter: f64) -> UnixT
     not_after.before(Duration::from_secs(
         left.as_secs() + u64::from(left.subsec_nanos() > 0),
     ))
+}
+
+/// When what was issued now and ends at `not_after` may be renewed at the earliest: after [`PAUSE`], or after half of what
+/// is left if that is shorter, but never at once. Near the end of an authority a renewal ends no later than what it
+/// replaces, and half of its life, back-date included, is over as soon as it is made.
+#[must_use]
+pub fn earliest(not_after: UnixTime, now: UnixTime) -> UnixTime {
+    let half = not_after.since(now) / 2;
+    now.after(half.min(PAUSE).max(Duration::from_secs(1)))
 }
 
 /// A jitter for [`renew_at`].
@@ -58,6 +70,18 @@ mod tests {
         assert_eq!(renew_at(at(90), at(120), 0.0), at(105));
         assert_eq!(renew_at(at(10), at(11), 0.0), at(10));
         assert_eq!(renew_at(at(11), at(10), 0.0), at(10));
+    }
+
+    #[test]
+    fn renewals_keep_a_distance_however_short_the_life_is() {
+        for (left, earliest_in) in [(3600, 5), (10, 5), (6, 3), (3, 1), (1, 1), (0, 1)] {
+            let now = at(100);
+            assert_eq!(
+                earliest(at(100 + left), now),
+                at(100 + earliest_in),
+                "{left}"
+            );
+        }
     }
 
     #[test]

@@ -64,7 +64,6 @@ enum Started {
     Yes,
 }
 
-const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Syncer {
@@ -182,10 +181,14 @@ impl Syncer {
     async fn sync(&mut self) -> Result<(), Failure> {
         let known = self.cache.entries().clone();
         let known = &known;
+        let trust_domain = self.client.trust_domain().clone();
+        let trust_domain = &trust_domain;
         let synced = loop {
             let result = self
                 .client
-                .call(remote::SYNC, |channel| remote::sync(channel, known))
+                .call(remote::SYNC, |channel| {
+                    remote::sync(channel, trust_domain, known)
+                })
                 .await;
             match result {
                 Ok(synced) => break synced,
@@ -276,8 +279,9 @@ impl Syncer {
         match self.renew().await {
             Ok(()) => {
                 self.renewal.succeeded();
-                // Not at once again, however short the new life is.
-                self.renewal.pause(RENEWAL_PAUSE);
+                let (now, end) = (self.clock.now(), self.node.identity());
+                let end = end.map_or(now, |identity| identity.svid.not_after());
+                self.renewal.pause(rotation::earliest(end, now).since(now));
                 Ok(())
             }
             Err(Failure::Fatal(fatal)) => Err(fatal),

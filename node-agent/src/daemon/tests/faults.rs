@@ -243,3 +243,70 @@ async fn an_svid_that_ran_out_while_the_server_was_away_ends_the_node_agent() {
         "{late}"
     );
 }
+
+#[tokio::test]
+async fn an_entry_of_another_trust_domain_is_left_out() {
+    let rig = Rig::new().await;
+    rig.register("foreign", &own());
+    rig.server
+        .state()
+        .entries
+        .get_mut("foreign")
+        .unwrap()
+        .spiffe_id
+        .as_mut()
+        .unwrap()
+        .trust_domain = "other.org".into();
+    let agent = rig.running(Some("token")).await;
+    assert_eq!(agent.ids().await, ["spiffe://example.org/workload"]);
+    agent.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bundle_of_another_trust_domain_does_not_take_the_place_of_the_own() {
+    let rig = Rig::new().await;
+    let agent = rig.running(Some("token")).await;
+    let own = rig.server.state().bundle.clone();
+    rig.server.state().bundle.trust_domain = TrustDomain::new("other.org").unwrap();
+    rig.server.state().bundle.x509_authorities = vec![TestCa::new(NOW).authority().clone()];
+    rig.sync().await;
+    // The next answer is right again, and the server is still believed.
+    rig.server.state().bundle = own.clone();
+    rig.register("another", &self::own());
+    while rig.calls("BatchNewX509SVID") < 2 {
+        rig.clock.advance(Duration::from_secs(1)).await;
+        pause().await;
+    }
+    let answer = next(&mut agent.svids().await).await;
+    assert_eq!(answer.svids.len(), 2);
+    assert_eq!(answer.svids[0].bundle, own.x509_der());
+    agent.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn near_the_end_of_an_authority_svids_are_not_renewed_every_second() {
+    let rig = Rig::new().await;
+    let lives = |secs| {
+        let mut state = rig.server.state();
+        state.svid_ttl = Duration::from_secs(secs);
+        state.agent_ttl = Duration::from_secs(secs);
+    };
+    lives(20);
+    let agent = rig.running(Some("token")).await;
+    // As if the authority ended in 20 s: whatever is signed from now on has less and less of a life.
+    let (renewed, signed) = (rig.calls("RenewAgent"), rig.calls("BatchNewX509SVID"));
+    for left in (1..20).rev() {
+        lives(left);
+        rig.clock.advance(Duration::from_secs(1)).await;
+        for _ in 0..20 {
+            pause().await;
+        }
+    }
+    let (renewals, signatures) = (
+        rig.calls("RenewAgent") - renewed,
+        rig.calls("BatchNewX509SVID") - signed,
+    );
+    assert!((1..=8).contains(&renewals), "{renewals} renewals");
+    assert!((1..=8).contains(&signatures), "{signatures} signatures");
+    agent.end().await.unwrap();
+}
