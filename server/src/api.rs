@@ -88,6 +88,7 @@ struct Context {
     attestations: RateLimit,
     signatures: RateLimit,
     status_posts: RateLimit,
+    syncs: entry::Syncs,
 }
 
 impl Api {
@@ -99,6 +100,7 @@ impl Api {
             attestations: RateLimit::new(ATTESTATIONS),
             signatures: RateLimit::new(SIGNATURES),
             status_posts: RateLimit::new(STATUS_POSTS),
+            syncs: entry::Syncs::default(),
         }))
     }
 

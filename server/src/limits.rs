@@ -12,6 +12,8 @@ pub const MAX_BATCH_ITEMS: usize = 5_000;
 pub const MAX_BATCH_CSRS: usize = 500;
 /// The most entries or revisions in one message of a sync stream.
 pub const SYNC_PAGE: usize = 500;
+/// The most sync streams that one agent may have open; agents need one, and briefly another after a broken connection.
+pub const MAX_SYNCS_PER_AGENT: usize = 8;
 /// The most IDs that an agent may ask for in one message of a sync stream.
 pub const MAX_SYNC_IDS: usize = 100_000;
 /// The largest CSR, in bytes: an RSA key of 8,192 bits with room for names.

@@ -17,6 +17,8 @@ use crate::store::{EntryExists, UpdateError};
 
 mod sync;
 
+pub(super) use sync::Syncs;
+
 /// The service.
 pub(super) struct Entries(pub(super) Arc<Context>);
 
@@ -346,9 +348,10 @@ impl wire::entry_server::Entry for Entries {
         request: Request<Streaming<wire::SyncAuthorizedEntriesRequest>>,
     ) -> Result<Response<Self::SyncAuthorizedEntriesStream>, Status> {
         let agent = Context::agent(&request)?;
+        let place = self.0.syncs.enter(agent)?;
         Ok(Response::new(sync::start(
             Arc::clone(&self.0),
-            agent,
+            place,
             request.into_inner(),
         )))
     }

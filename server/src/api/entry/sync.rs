@@ -2,7 +2,7 @@
 //! agent asks for.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_identity::SpiffeId;
 use countersign_proto::convert::entry::masked;
@@ -11,14 +11,56 @@ use countersign_proto::spire::api::server::entry::v1::sync_authorized_entries_re
 use countersign_proto::spire::api::types;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::super::Context;
 use super::super::status::Failure;
-use crate::limits::{MAX_SYNC_IDS, SYNC_IDLE, SYNC_PAGE};
+use crate::limits::{MAX_SYNC_IDS, MAX_SYNCS_PER_AGENT, SYNC_IDLE, SYNC_PAGE};
 use crate::registry::EntryRecord;
 
 type Answer = Result<wire::SyncAuthorizedEntriesResponse, Status>;
+
+/// Counts the open syncs of each node agent: one of many entries takes some memory for as long as it lasts.
+#[derive(Clone, Debug, Default)]
+pub(in crate::api) struct Syncs(Arc<Mutex<HashMap<SpiffeId, usize>>>);
+
+/// One sync's place; free again when it is dropped.
+pub(super) struct Place {
+    syncs: Syncs,
+    agent: SpiffeId,
+}
+
+impl Syncs {
+    /// A place for one more sync of this agent.
+    pub(super) fn enter(&self, agent: SpiffeId) -> Result<Place, Failure> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = counts.entry(agent.clone()).or_default();
+        if *open >= MAX_SYNCS_PER_AGENT {
+            let message = format!(
+                "this agent has {MAX_SYNCS_PER_AGENT} syncs open already, and may not have more"
+            );
+            return Err(Failure::plain(Code::ResourceExhausted, message));
+        }
+        *open += 1;
+        drop(counts);
+        Ok(Place {
+            syncs: self.clone(),
+            agent,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.syncs.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = counts.get_mut(&self.agent) {
+            *open = open.saturating_sub(1);
+            if *open == 0 {
+                counts.remove(&self.agent);
+            }
+        }
+    }
+}
 
 /// Why a sync is over before its end.
 enum Ended {
@@ -31,13 +73,13 @@ enum Ended {
 /// Serves one sync, in a task that ends with the stream.
 pub(super) fn start(
     context: Arc<Context>,
-    agent: SpiffeId,
+    place: Place,
     incoming: Streaming<wire::SyncAuthorizedEntriesRequest>,
 ) -> ReceiverStream<Answer> {
     // One page waits while the one before it is on its way.
     let (outgoing, answers) = mpsc::channel(1);
     tokio::spawn(async move {
-        let sync = serve(&context, &agent, incoming, &outgoing);
+        let sync = serve(&context, &place.agent, incoming, &outgoing);
         let ended = tokio::select! {
             ended = sync => ended,
             () = outgoing.closed() => Ok(()),

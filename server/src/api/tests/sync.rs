@@ -6,6 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::*;
+use crate::limits;
 
 const AGENT: &str = "/spire/agent/x509pop/a";
 
@@ -211,4 +212,33 @@ async fn the_first_request_is_checked() {
     };
     let want = "revision number cannot be masked";
     assert_eq!(told(mask).await, (Code::InvalidArgument, want.into()));
+}
+
+#[tokio::test]
+async fn one_agent_can_not_hold_any_number_of_syncs_open() {
+    let house = House::new().await;
+    let door = house.agent("a", &[]).await;
+    fill(&house, limits::SYNC_PAGE + 1).await;
+    let mut open = Vec::new();
+    for _ in 0..limits::MAX_SYNCS_PER_AGENT {
+        let mut sync = Sync::open(&door, first()).await;
+        assert!(sync.page().await.is_some());
+        open.push(sync);
+    }
+    let (_say, said) = mpsc::channel(1);
+    let refused = door
+        .entries()
+        .sync_authorized_entries(ReceiverStream::new(said))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    // Another agent is not concerned.
+    let other = house.agent("b", &[]).await;
+    assert!(Sync::open(&other, first()).await.page().await.is_some());
+    // A place is free as soon as a sync is over.
+    let Sync { say, mut hear } = open.remove(0);
+    drop(say);
+    while hear.message().await.unwrap().is_some() {}
+    let mut again = Sync::open(&door, first()).await;
+    assert!(again.page().await.is_some());
 }
