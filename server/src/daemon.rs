@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::authority::{Rotation, ServerSvid};
-use crate::registry::Registry;
+use crate::registry::{Registry, sweep};
 use crate::store::Store;
 
 pub use start::{StartError, build};
@@ -115,6 +115,15 @@ impl Bound {
             tcp_address: _,
         } = self;
         let stop = tasks.token().clone();
+        tasks.spawn(
+            "sweep",
+            sweep::run(
+                store.clone(),
+                registry.clone(),
+                Arc::clone(&clock),
+                stop.clone(),
+            ),
+        );
         let broken = async move { BoxError::from(store.broken().await) };
         tasks.essential("store", until_stop(stop.clone(), broken));
         let behind = async move { BoxError::from(registry.follow().await) };

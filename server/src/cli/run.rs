@@ -9,6 +9,7 @@ use countersign_identity::TrustDomain;
 use countersign_runtime::SystemClock;
 use countersign_runtime::cli::{Exit, Output, OutputFlag, Printer};
 use countersign_runtime::logs::{self, Format, Level};
+use countersign_runtime::open_files;
 use countersign_runtime::signals::cancel_on_signal;
 use nix::sys::stat::Mode;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +18,8 @@ use tracing::warn;
 use crate::config::{DEFAULT_FILE, Overrides, ServerConfig};
 use crate::daemon::{self, ServeError, StartError};
 
-/// What new files and folders do not give: writing to the group, anything to others.
-const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IRWXO);
+/// What new files and folders do not give: anything to anybody but this user.
+const UMASK: Mode = Mode::S_IRWXG.union(Mode::S_IRWXO);
 
 /// What `run` and `validate` read; flags go before the same keys of the file.
 #[derive(Debug, Args)]
@@ -146,8 +147,10 @@ impl Run {
         for warning in warnings {
             warn!("{warning}");
         }
-        // As SPIRE does: what the server writes is not for others on this machine; join tokens are among it.
+        // What the server writes is not for others on this machine: join tokens are among it. Sockets, logs and the
+        // address file have modes of their own.
         nix::sys::stat::umask(UMASK);
+        open_files::raise();
         // A second provider in the process would make rustls panic where a library asks for the default one.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let runtime = match tokio::runtime::Builder::new_multi_thread()

@@ -206,3 +206,42 @@ async fn an_address_file_that_cannot_be_written_stops_the_server() {
         .unwrap_err();
     assert!(matches!(error, ServeError::AddressFile(_)), "{error}");
 }
+
+/// The whole path to it belongs to this user alone, whatever the umask and whatever was there before.
+#[tokio::test]
+async fn the_data_directory_is_for_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder, &Overrides::default());
+    let store = folder.path().join("data/store");
+    drop(start(&config).await.unwrap());
+    assert_eq!(mode(&folder.path().join("data")), 0o700);
+    assert_eq!(mode(&store), 0o700);
+    // As an earlier version made it.
+    std::fs::set_permissions(&store, PermissionsExt::from_mode(0o755)).unwrap();
+    drop(start(&config).await.unwrap());
+    assert_eq!(mode(&store), 0o700);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_goes_while_the_server_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&folder, &Overrides::default());
+    config.store = crate::config::StoreChoice::Memory;
+    let bound = start(&config).await.unwrap();
+    let (store, stop) = (bound.store.clone(), CancellationToken::new());
+    let expired = countersign_identity::UnixTime::from_secs(1);
+    store.token_create("unused", expired, None).await.unwrap();
+    let serving = tokio::spawn(bound.serve(stop.clone(), None));
+    // A token that is there can't be made again.
+    let mut waited = Duration::ZERO;
+    while store.token_create("unused", expired, None).await.is_err() {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        waited += Duration::from_secs(10);
+        assert!(waited < Duration::from_secs(3600), "it never goes");
+    }
+    stop.cancel();
+    serving.await.unwrap().unwrap();
+}

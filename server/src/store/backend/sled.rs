@@ -5,11 +5,13 @@
 //! could take back. What sled 0.34 gets wrong is mended here: an unfinished snapshot file keeps it from opening, its
 //! flush does not sync the file, pages beyond a quarter of a segment are never synced, and its cache defaults to 1 GiB.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use countersign_runtime::file;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,13 +29,18 @@ mod rows;
 const FOLDER: &str = "store";
 /// The file that is locked as long as a server uses the data directory.
 const LOCK: &str = "server.lock";
+/// The mode of the folders.
+const PRIVATE_FOLDER: u32 = 0o700;
 
 /// Why the store on the disk could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// The data directory can't be used.
-    #[error("could not {doing} {}: {source}; check that the directory exists and may be written", path.display())]
+    #[error(
+        "could not {doing} {}: check that this user may write there and that the disk is not full",
+        path.display()
+    )]
     Directory {
         /// What was being done.
         doing: &'static str,
@@ -78,6 +85,7 @@ impl Sled {
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
         let lock = lock(data_dir)?;
         let path = data_dir.join(FOLDER);
+        make_private(&path)?;
         sweep(&path)?;
         let refused = |why: &dyn std::fmt::Display| OpenError::Refused {
             path: path.clone(),
@@ -88,8 +96,13 @@ impl Sled {
             .segment_size(8 << 20)
             .cache_capacity(limits::STORE_CACHE_BYTES)
             .open()
-            .map_err(|e| refused(&e))?;
+            .map_err(|e| refused(&rows::words(&e)))?;
         let file = File::open(path.join("db")).map_err(directory("open", &path))?;
+        // sled syncs no folder: after a loss of power a new file could be without a name.
+        for folder in [&path, data_dir] {
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(directory("sync", folder))?;
+        }
         let rows = Rows::open(db, file).map_err(|e| refused(&e))?;
 
         let (requests, incoming) = mpsc::channel(limits::STORE_QUEUE);
@@ -195,12 +208,15 @@ fn directory<'a>(
 
 /// Takes the data directory for this process. The lock goes with the file handle, however the process ends.
 fn lock(data_dir: &Path) -> Result<File, OpenError> {
-    fs::create_dir_all(data_dir).map_err(directory("create", data_dir))?;
+    private_folders()
+        .create(data_dir)
+        .map_err(directory("create", data_dir))?;
     let path = data_dir.join(LOCK);
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(file::PRIVATE)
         .open(&path)
         .map_err(directory("open", &path))?;
     match file.try_lock() {
@@ -210,6 +226,23 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
         }),
         Err(TryLockError::Error(e)) => Err(directory("lock", &path)(e)),
     }
+}
+
+/// What makes folders that are for this user alone.
+fn private_folders() -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(PRIVATE_FOLDER);
+    builder
+}
+
+/// Makes the folder of the database, or takes it from everybody else: sled makes files that the group may read, and join
+/// tokens are in them.
+fn make_private(path: &Path) -> Result<(), OpenError> {
+    private_folders()
+        .create(path)
+        .map_err(directory("create", path))?;
+    fs::set_permissions(path, Permissions::from_mode(PRIVATE_FOLDER))
+        .map_err(directory("set the mode of", path))
 }
 
 /// Removes snapshots that a crash left unfinished: sled would take one for a snapshot, and refuse to open (sled#1527).

@@ -9,6 +9,7 @@
 //! Numbers are big-endian; the length and the piece have 4 bytes.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Bound;
 
 use ::sled::transaction::{
@@ -116,7 +117,7 @@ impl Rows {
         self.db.flush().map_err(io("flush"))?;
         self.file.sync_all().map_err(|e| BackendError::Io {
             doing: "sync its file",
-            why: e.to_string(),
+            why: io_words(&e),
         })
     }
 
@@ -256,7 +257,24 @@ const fn abort(refusal: Refusal) -> ConflictableTransactionError<Refusal> {
 fn io(doing: &'static str) -> impl FnOnce(::sled::Error) -> BackendError {
     move |e| BackendError::Io {
         doing,
-        why: e.to_string(),
+        why: words(&e),
+    }
+}
+
+/// What sled says, for a person.
+pub(super) fn words(error: &::sled::Error) -> String {
+    match error {
+        ::sled::Error::Io(error) => io_words(error),
+        other => other.to_string(),
+    }
+}
+
+fn io_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!(
+            "{error}: make room there, then start the server again; nothing that was acknowledged is lost"
+        ),
+        _ => error.to_string(),
     }
 }
 

@@ -122,3 +122,10 @@ fn a_directory_that_is_a_file_is_told() {
     let refusal = Sled::open(file.path()).unwrap_err();
     assert!(matches!(refusal, OpenError::Directory { .. }), "{refusal}");
 }
+
+#[test]
+fn a_full_disk_is_told_with_what_to_do() {
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let told = rows::words(&::sled::Error::Io(full));
+    assert!(told.contains("make room"), "{told}");
+}
