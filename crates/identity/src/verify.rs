@@ -15,6 +15,8 @@ use crate::{Bundle, KeyId, SpiffeId, TrustDomain, UnixTime};
 
 /// The largest certificate that is looked at, in bytes of DER.
 pub const MAX_CERTIFICATE_LEN: usize = 16 * 1024;
+/// The longest serial number, in bytes (RFC 5280, 4.1.2.2), and the zero byte that keeps it positive.
+const MAX_SERIAL_LEN: usize = 21;
 /// How many certificates a chain may have, the leaf included.
 pub const MAX_CHAIN_LEN: usize = 9;
 
@@ -133,6 +135,10 @@ impl Leaf {
             X509Certificate::from_der(der).map_err(|e| InvalidSvid::Malformed(e.to_string()))?;
         if !rest.is_empty() {
             return Err(InvalidSvid::Malformed("bytes after the certificate".into()));
+        }
+        // Turning it into decimal takes time by the square of its length.
+        if cert.raw_serial().len() > MAX_SERIAL_LEN {
+            return Err(InvalidSvid::Malformed("serial number is too long".into()));
         }
         let id = SpiffeId::parse(single_uri(&cert)?)?;
         if id.path().is_empty() {
@@ -309,5 +315,27 @@ fn check_path(
         Ok(())
     } else {
         Err(webpki::Error::PathLenConstraintViolated)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf_with_serial(serial: &[u8]) -> Result<Leaf, InvalidSvid> {
+        let mut params = rcgen::CertificateParams::default();
+        params.serial_number = Some(serial.to_vec().into());
+        params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://td/a".try_into().unwrap())];
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        let key = rcgen::KeyPair::generate().unwrap();
+        Leaf::parse(params.self_signed(&key).unwrap().der())
+    }
+
+    #[test]
+    fn a_serial_number_that_takes_long_to_write_down_is_refused() {
+        let longest = leaf_with_serial(&[0xff; 20]).unwrap();
+        assert_eq!(longest.serial.len(), 49);
+        let refused = leaf_with_serial(&[0x7f; 22]).unwrap_err();
+        assert!(matches!(refused, InvalidSvid::Malformed(_)), "{refused}");
     }
 }

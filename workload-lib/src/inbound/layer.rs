@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use countersign_identity::SpiffeId;
+use countersign_mesh::refusal::{REFUSAL_HEADER, loggable};
 use countersign_mesh::{Carrier, InboundRequest, PeerView, Permit, Reason, Refusal};
 use countersign_runtime::Connection;
 use http::{Extensions, Request, Response};
@@ -233,8 +234,8 @@ fn end_on_late_failure(chain: &countersign_mesh::Context, exchange: &Arc<Exchang
 fn log<B>(refusal: Refusal, peer: Option<&SpiffeId>, request: &Request<B>) -> Refusal {
     tracing::info!(
         peer = peer.map(tracing::field::display),
-        method = %request.method(),
-        path = countersign_mesh::refusal::loggable(request.uri().path()),
+        method = loggable(request.method().as_str()),
+        path = loggable(request.uri().path()),
         reason = %refusal.reason(),
         rule = refusal.rule(),
         limit = refusal.limit().map(tracing::field::display),
@@ -277,7 +278,10 @@ impl Admitted {
                 Some(_) => Ended::Cut,
                 None => {
                     let body = |body| Body::new(ExchangeBody::new(body, exchange, Some(current)));
-                    return Ok(answer?.map(body));
+                    let mut answer = answer?.map(body);
+                    // Only this layer refuses: a handler that passes on what others sent must not seem to.
+                    answer.headers_mut().remove(REFUSAL_HEADER);
+                    return Ok(answer);
                 }
             },
         };

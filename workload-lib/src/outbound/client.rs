@@ -405,7 +405,8 @@ impl Place {
     fn failed(&self, error: hyper_util::client::legacy::Error) -> CallError {
         let callee = self.id.clone();
         if !error.is_connect() {
-            tracing::info!(%callee, error = ?error, "a call failed");
+            let said = format!("{error:?}");
+            tracing::info!(%callee, error = loggable(&said), "a call failed");
             return CallError::Failed {
                 callee,
                 source: error.into(),
