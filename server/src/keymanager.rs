@@ -162,6 +162,16 @@ pub enum KeyManagerError {
         "the new signing key was not stored: check that this user may write there and that the disk is not full"
     )]
     Write(#[from] countersign_runtime::file::WriteError),
+    /// The keys belong to a server with another store, which would lose them: keys that no authority names are removed.
+    #[error(
+        "the keys in {} belong to a server with another store: check that data_dir and keys_path are those of one server \
+         and that their disks are mounted. If that store is gone for good, move the key folder away",
+        path.display()
+    )]
+    OtherServer {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Another process uses the folder.
     #[error(
         "the key folder {} is in use by another process: stop the other server, or give this one a folder of its own",

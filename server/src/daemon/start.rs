@@ -27,6 +27,8 @@ use crate::store::{Store, StoreError};
 const CLOCK_FLOOR: UnixTime = UnixTime::from_secs(1_767_225_600);
 /// The file beside the store that names this server's row in the journal.
 const SERVER_ID_FILE: &str = "server-id";
+/// Whose keys on the disk are if the store is in memory, and with it the server's ID.
+const MEMORY_OWNER: &str = "memory";
 /// The longest server ID, in bytes.
 const MAX_SERVER_ID: usize = 64;
 
@@ -115,7 +117,11 @@ pub async fn build(config: &ServerConfig, clock: SharedClock) -> Result<Bound, S
     }
     // The store first: its lock is what keeps a second server with the same configuration away.
     let (store, server_id) = open_store(config.store.clone()).await?;
-    let keys = open_keys(config.key_manager.clone()).await?;
+    let keys_owner = match config.store {
+        StoreChoice::Memory => MEMORY_OWNER.to_owned(),
+        StoreChoice::Sled(_) => server_id.clone(),
+    };
+    let keys = open_keys(config.key_manager.clone(), keys_owner).await?;
     let tcp = bind(&config.bind_address, config.bind_port).await?;
     let socket = Socket::bind(&config.socket_path, Access::ADMIN).await?;
 
@@ -180,11 +186,18 @@ async fn open_store(choice: StoreChoice) -> Result<(Store, String), StartError> 
     .await
 }
 
-async fn open_keys(choice: KeyManagerChoice) -> Result<Arc<dyn KeyManager>, StartError> {
+async fn open_keys(
+    choice: KeyManagerChoice,
+    owner: String,
+) -> Result<Arc<dyn KeyManager>, StartError> {
     blocking(move || {
         Ok(match choice {
             KeyManagerChoice::Memory => Arc::new(MemoryKeyManager::new()) as Arc<dyn KeyManager>,
-            KeyManagerChoice::Disk(folder) => Arc::new(DiskKeyManager::open(&folder)?),
+            KeyManagerChoice::Disk(folder) => {
+                let keys = DiskKeyManager::open(&folder)?;
+                keys.claim(&owner)?;
+                Arc::new(keys)
+            }
         })
     })
     .await

@@ -245,3 +245,24 @@ async fn what_has_expired_goes_while_the_server_runs() {
     stop.cancel();
     serving.await.unwrap().unwrap();
 }
+
+/// As happens when a disk is not mounted, or a server is tried out with the configuration of another.
+#[tokio::test]
+async fn keys_are_not_taken_for_leftovers_because_the_store_is_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder, &Overrides::default());
+    let roots = |bound: &Bound| bound.rotation.journal().clone();
+    let first = roots(&start(&config).await.unwrap());
+
+    let mut elsewhere = config.clone();
+    elsewhere.store = crate::config::StoreChoice::Sled(folder.path().join("other"));
+    for store in [elsewhere.store.clone(), crate::config::StoreChoice::Memory] {
+        elsewhere.store = store;
+        let told = refusal(&elsewhere).await;
+        assert!(
+            told.contains("belong to a server with another store"),
+            "{told}"
+        );
+    }
+    assert_eq!(roots(&start(&config).await.unwrap()), first);
+}

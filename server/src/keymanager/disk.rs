@@ -24,6 +24,10 @@ const KEY_SUFFIX: &str = ".key";
 /// What [`file::write_atomically`] makes of a key's file name while it writes.
 const TEMPORARY: (&str, &str) = (".", ".key.new");
 const LOCK_FILE: &str = ".lock";
+/// Says whose keys these are.
+const OWNER_FILE: &str = ".server-id";
+/// A longer text is none that [`DiskKeyManager::claim`] wrote, in bytes.
+const MAX_OWNER: u64 = 256;
 /// Anyone but the owner.
 const OTHERS: u32 = 0o077;
 
@@ -61,6 +65,37 @@ impl DiskKeyManager {
             keys: Mutex::new(keys),
             _lock: lock,
         })
+    }
+
+    /// Makes sure that the keys are those of this server, and of none with another store; a folder that nobody has claimed
+    /// is this server's from now on.
+    ///
+    /// # Errors
+    /// The keys belong to another server, or the file that says so can't be used.
+    pub fn claim(&self, server_id: &str) -> Result<(), KeyManagerError> {
+        let path = self.folder.join(OWNER_FILE);
+        let mut owner = String::new();
+        let read =
+            File::open(&path).and_then(|file| file.take(MAX_OWNER).read_to_string(&mut owner));
+        match read {
+            Ok(_) if owner.trim() == server_id => Ok(()),
+            Ok(_) => Err(KeyManagerError::OtherServer {
+                path: self.folder.clone(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let owner = format!("{server_id}\n");
+                Ok(file::write_atomically(
+                    &path,
+                    owner.as_bytes(),
+                    file::PRIVATE,
+                )?)
+            }
+            Err(source) => Err(KeyManagerError::File {
+                action: "read",
+                path,
+                source,
+            }),
+        }
     }
 
     fn keys(&self) -> std::sync::MutexGuard<'_, HashMap<KeyName, ManagedKey>> {
@@ -161,7 +196,7 @@ fn lock_folder(folder: &Path) -> Result<File, KeyManagerError> {
 /// The key in a file of the folder; none, with a word in the log, if the file is something else.
 fn read_listed(path: &Path) -> Option<ManagedKey> {
     let file_name = path.file_name()?.to_str().unwrap_or_default();
-    if file_name == LOCK_FILE {
+    if file_name == LOCK_FILE || file_name == OWNER_FILE {
         return None;
     }
     let (before, after) = TEMPORARY;
