@@ -6,7 +6,7 @@
 //!
 //! Each request carries `Arc<Connection>` in its extensions.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::error::Chain;
 use crate::limits;
 use crate::open_files;
 use crate::tls::{AcceptError, Identities, ServerIdentity, TlsAcceptor};
+use crate::turns::Turns;
 use crate::unix::{self, Socket};
 
 mod accept;
@@ -102,7 +103,7 @@ impl ServeOptions {
 /// Serves TLS over TCP until `stop` is cancelled, then drains.
 ///
 /// Connections that presented an older identity than `identity` says are asked to go; all are cut when the first leaf on
-/// them ends.
+/// them ends. A SPIFFE ID that has half of all connections already gets no more, and neither do callers without one.
 pub async fn serve_tls(
     listener: TcpListener,
     identity: Arc<dyn ServerIdentity>,
@@ -117,32 +118,56 @@ pub async fn serve_tls(
         .handshake_limit(options.handshake)
         .cut_by(drain.cut().clone());
     let line = Line::new(router, &options, &drain);
+    let bounds = options.bounds();
+    let users = Users::new(bounds.connections);
+    let turns = Turns::new(options.handshakes / 4);
+    let limit = options.handshake;
     let take = |(stream, address): (TcpStream, SocketAddr), places: Places| {
         let guard = drain.guard();
+        let turns = turns.clone();
         let acceptor = acceptor.clone();
         let line = line.clone();
         let identity = identity.subscribe();
+        let users = users.clone();
         tokio::spawn(async move {
             let _guard = guard;
             let Places {
                 handshake,
                 connection: _place,
             } = places;
+            // A quarter of the handshakes at once are for one network, so that silent callers there don't keep all others
+            // out; beyond that they wait for each other.
+            let (turn, handshake) = match turns.take(network(address.ip())) {
+                Some(turn) => (turn, Some(handshake)),
+                None => {
+                    drop(handshake);
+                    let turn = tokio::time::timeout(limit, turns.wait(network(address.ip())));
+                    match line.drain.run_until_cancelled(turn).await {
+                        Some(Ok(turn)) => (turn, None),
+                        _ => return,
+                    }
+                }
+            };
             // Small messages are answered at once; a socket that refuses this works all the same.
             drop(stream.set_nodelay(true));
             let accepted = line
                 .drain
                 .run_until_cancelled(acceptor.accept(stream, address))
                 .await;
-            drop(handshake);
+            drop((turn, handshake));
             match accepted {
                 None => {}
                 Some(Err(error)) => log_refused(address, &error),
-                Some(Ok((io, connection))) => line.serve(io, connection, Some(identity)).await,
+                Some(Ok((io, connection))) => {
+                    let caller = connection.peer.as_ref().map(|peer| peer.id.clone());
+                    if let Some(_seat) = users.enter(caller) {
+                        line.serve(io, connection, Some(identity)).await;
+                    }
+                }
             }
         });
     };
-    accept::run(listener, options.bounds(), &stop, take).await;
+    accept::run(listener, bounds, &stop, take).await;
     drain.finish(options.drain).await
 }
 
@@ -226,6 +251,14 @@ impl Line {
             identity,
         };
         exchange::serve(io, connection, router, &http, leave, clock).await;
+    }
+}
+
+/// What one caller can be taken to have to itself: an IPv4 address, or the first half of an IPv6 address.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        address @ IpAddr::V4(_) => address,
     }
 }
 

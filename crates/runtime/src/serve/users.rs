@@ -1,23 +1,34 @@
-//! No user of this machine can take all places on a Unix socket.
+//! No one can take all places of a listener: no user of this machine on a Unix socket, no SPIFFE ID over TLS.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts connections by user.
-#[derive(Clone, Debug)]
-pub(super) struct Users {
+/// Counts connections by user: by whatever tells one from another.
+#[derive(Debug)]
+pub(super) struct Users<K> {
     limit: usize,
-    open: Arc<Mutex<HashMap<u32, usize>>>,
+    open: Arc<Mutex<HashMap<K, usize>>>,
+}
+
+impl<K> Clone for Users<K> {
+    fn clone(&self) -> Self {
+        Self {
+            limit: self.limit,
+            open: Arc::clone(&self.open),
+        }
+    }
 }
 
 /// One connection's place; free again when it is dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
-    users: Users,
-    uid: u32,
+pub(super) struct Seat<K: Hash + Eq> {
+    users: Users<K>,
+    user: K,
 }
 
-impl Users {
+impl<K: Hash + Eq + Clone + Debug> Users<K> {
     /// Half of the connections at once are for one user, so that one alone never keeps the others out.
     pub(super) fn new(connections: usize) -> Self {
         Self {
@@ -27,16 +38,16 @@ impl Users {
     }
 
     /// A place for one more connection of this user.
-    pub(super) fn enter(&self, uid: u32) -> Option<Seat> {
+    pub(super) fn enter(&self, user: K) -> Option<Seat<K>> {
         let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = counts.entry(uid).or_default();
+        let open = counts.entry(user.clone()).or_default();
         if *open >= self.limit {
             return None;
         }
         *open += 1;
         if *open == self.limit {
             tracing::warn!(
-                uid,
+                ?user,
                 connections = *open,
                 "This user has as many connections as one may have: more are turned away"
             );
@@ -44,22 +55,22 @@ impl Users {
         drop(counts);
         Some(Seat {
             users: self.clone(),
-            uid,
+            user,
         })
     }
 }
 
-impl Drop for Seat {
+impl<K: Hash + Eq> Drop for Seat<K> {
     fn drop(&mut self) {
         let mut counts = self
             .users
             .open
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = counts.get_mut(&self.uid) {
+        if let Some(open) = counts.get_mut(&self.user) {
             *open = open.saturating_sub(1);
             if *open == 0 {
-                counts.remove(&self.uid);
+                counts.remove(&self.user);
             }
         }
     }

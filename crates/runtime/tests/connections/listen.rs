@@ -31,6 +31,30 @@ async fn a_caller_that_does_not_finish_its_handshake_holds_up_nobody_and_is_drop
 }
 
 #[tokio::test]
+async fn silent_callers_from_one_address_do_not_keep_others_out() {
+    let server = Server::start(|mut options| {
+        options.handshakes = 8;
+        options
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(server.address).await.unwrap());
+    }
+    // The clock stands still: no handshake is given up meanwhile.
+    let mut caller = server.caller(HOUR).await;
+    assert_eq!(caller.text("/who").await.unwrap(), "spiffe://td/caller");
+    // Those that waited for a turn are given up as well.
+    server.clock.advance(limits::HANDSHAKE).await;
+    server.clock.advance(limits::HANDSHAKE).await;
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_caller_without_a_certificate_is_known_by_its_address_alone() {
     let server = Server::start(DEFAULTS).await;
     let io = server
@@ -144,6 +168,43 @@ async fn beyond_its_bound_of_connections_a_caller_waits_for_a_place() {
         second.await.text("/who").await.unwrap(),
         "spiffe://td/caller"
     );
+}
+
+#[tokio::test]
+async fn one_workload_cannot_take_all_connections() {
+    let server = Server::start(|options| ServeOptions {
+        connections: 4,
+        ..options
+    })
+    .await;
+    let mut held = [server.caller(HOUR).await, server.caller(HOUR).await];
+    for caller in &mut held {
+        caller.text("/who").await.unwrap();
+    }
+    // One more is closed unheard, however often it tries; somebody else is served.
+    for _ in 0..4 {
+        let svid = server.domain.svid("/caller", HOUR);
+        let connector = server.connector(server.domain.client(Some(&svid)));
+        let mut further = connector.dial().await.unwrap();
+        let request = b"GET /who HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
+        drop(further.write_all(request).await);
+        let mut answer = Vec::new();
+        drop(further.read_to_end(&mut answer).await);
+        assert_eq!(answer, b"");
+    }
+    let other = server.domain.svid("/other", HOUR);
+    let connector = server.connector(server.domain.client(Some(&other)));
+    let mut other = Caller::http2(connector.dial().await.unwrap()).await;
+    assert_eq!(other.text("/who").await.unwrap(), "spiffe://td/other");
+    let mut nobody = Caller::http2(
+        server
+            .connector(server.domain.client(None))
+            .dial()
+            .await
+            .unwrap(),
+    )
+    .await;
+    assert!(nobody.text("/who").await.is_ok());
 }
 
 #[tokio::test]
