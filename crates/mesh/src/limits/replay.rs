@@ -28,12 +28,17 @@ pub(crate) enum Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
     spans: Vec<(u64, HashSet<CallId>)>,
+    /// The latest `iat` whose calls may have been forgotten. A request that looked at the clock before they were cannot
+    /// bring one of them again.
+    forgotten: Option<u64>,
 }
 
 impl Replay {
     /// Notes a call that was made at `iat`.
     pub(crate) fn note(&mut self, call: CallId, iat: u64, quota: &Quota, held: &Held) -> Seen {
-        if self.spans.iter().any(|(_, calls)| calls.contains(&call)) {
+        if self.forgotten.is_some_and(|last| iat <= last)
+            || self.spans.iter().any(|(_, calls)| calls.contains(&call))
+        {
             return Seen::Before;
         }
         if !quota.claim(held) {
@@ -59,11 +64,13 @@ impl Replay {
     /// Forgets the calls that could not pass for fresh at `now`. Whether anything was forgotten.
     pub(crate) fn sweep(&mut self, now: u64, quota: &Quota, held: &Held) -> bool {
         let mut forgotten = 0;
+        let last = &mut self.forgotten;
         self.spans.retain(|(span, calls)| {
             let last_iat = span * SPAN + (SPAN - 1);
             let keep = now <= last_iat + MAX_AGE;
             if !keep {
                 forgotten += calls.len();
+                *last = (*last).max(Some(last_iat));
             }
             keep
         });
@@ -85,7 +92,11 @@ mod tests {
         replay.sweep(iat + MAX_AGE, &quota, &held);
         assert_eq!(replay.note([1; 16], iat, &quota, &held), Seen::Before);
         assert!(replay.sweep(iat + MAX_AGE + SPAN, &quota, &held));
-        assert_eq!(replay.note([1; 16], iat, &quota, &held), Seen::New);
+        assert_eq!(quota.used(), 0);
+        // What was forgotten is stale; should somebody still ask, who read the clock before, it stays known.
+        assert_eq!(replay.note([1; 16], iat, &quota, &held), Seen::Before);
+        let fresh = iat + MAX_AGE + SPAN;
+        assert_eq!(replay.note([2; 16], fresh, &quota, &held), Seen::New);
         assert_eq!(quota.used(), 1);
     }
 
