@@ -72,6 +72,10 @@ fn check_path(path: &str) -> Result<(), NotCanonical> {
             "the path has a byte that is not visible ASCII",
         ));
     }
+    // RFC 3986 has none, and much software takes it for a slash.
+    if path.contains('\\') {
+        return Err(NotCanonical("the path has a backslash"));
+    }
     let mut segments = rest.split('/').peekable();
     while let Some(segment) = segments.next() {
         match segment {
@@ -335,9 +339,35 @@ mod tests {
             assert!(Action::new("GET", good).is_ok(), "{good}");
         }
         for bad in [
-            "", "*", "host:443", "a", "/.", "/..", "/a/../b", "/a/./b", "//", "//a", "/a//b",
-            "/%2e", "/%2E", "/%2f", "/%2F", "/%5C", "/%5c", "/%61", "/%7E", "/%0A", "/%7F", "/%",
-            "/%2", "/%zz", "/%c3%a4", "/ä", "/a b", "/\u{7f}",
+            "",
+            "*",
+            "host:443",
+            "a",
+            "/.",
+            "/..",
+            "/a/../b",
+            "/a/./b",
+            "//",
+            "//a",
+            "/a//b",
+            "/%2e",
+            "/%2E",
+            "/%2f",
+            "/%2F",
+            "/%5C",
+            "/%5c",
+            "/%61",
+            "/%7E",
+            "/%0A",
+            "/%7F",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/%c3%a4",
+            "/ä",
+            "/a b",
+            "/\u{7f}",
+            "/a\\..\\b",
         ] {
             assert!(Action::new("GET", bad).is_err(), "{bad}");
         }
