@@ -6,19 +6,18 @@
 
 mod digest;
 mod process;
-mod turns;
 mod unix;
 
 use std::sync::Arc;
 
 use countersign_identity::{Selector, SelectorSet};
+use countersign_runtime::turns::Turns;
 
 pub use digest::{Digests, TooLarge};
 pub use process::{Caller, Handle, Process, ProcessError, ProcessStatus};
 pub use unix::{Digest, Discover, Unix};
 
 use crate::limits;
-use turns::Turns;
 
 /// One way to find out about a process. Runs on a blocking thread: it may read files and ask name services.
 pub trait WorkloadAttestor: Send + Sync {
@@ -67,7 +66,8 @@ pub enum AttestationFailed {
 #[derive(Clone)]
 pub struct Attestors {
     all: Arc<[Arc<dyn WorkloadAttestor>]>,
-    turns: Turns,
+    /// Of each user: attestations take threads, and reading a large executable takes one for long.
+    turns: Turns<u32>,
 }
 
 impl Attestors {
@@ -76,7 +76,7 @@ impl Attestors {
     pub fn new(attestors: Vec<Arc<dyn WorkloadAttestor>>) -> Self {
         Self {
             all: attestors.into(),
-            turns: Turns::default(),
+            turns: Turns::new(limits::ATTESTATIONS_PER_USER),
         }
     }
 

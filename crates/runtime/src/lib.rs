@@ -36,6 +36,7 @@ pub mod signals;
 pub mod systemd;
 pub mod task;
 pub mod tls;
+pub mod turns;
 pub mod unix;
 
 pub use clock::{Clock, SharedClock, SystemClock};
