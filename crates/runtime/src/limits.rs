@@ -14,6 +14,9 @@ pub const CONNECTIONS: usize = 16_384;
 /// All headers of one request together, in bytes, for HTTP/1.1 and HTTP/2 alike.
 pub const HEADER_BYTES: u32 = 64 * 1024;
 
+/// What is buffered of one answer for a caller that does not read it, in bytes; the next piece waits.
+pub const SEND_BUFFER: usize = 64 * 1024;
+
 /// Streams at once on one HTTP/2 connection.
 pub const STREAMS: u32 = 1_000;
 

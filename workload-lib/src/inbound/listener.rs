@@ -24,7 +24,7 @@ use crate::causes;
 /// `router.into_make_service_with_connect_info::<AcceptedFrom>()`, so that the layer knows who is there.
 ///
 /// Chains come with certificates: allow headers of [`HEADER_BYTES`](crate::limits::HEADER_BYTES)
-/// (`http2_max_header_list_size` of tonic's server; axum's own server stops at 16 KiB, [`Mesh::serve`] does not).
+/// (`http2_max_header_list_size` of tonic's server; axum's own server stops at 16 KiB, [`Mesh::serve`](crate::Mesh::serve) does not).
 ///
 /// Unlike [`Mesh::serve`](crate::Mesh::serve), a server over this listener does not ask connections to go when the SVID
 /// has rotated; they end when the certificate that they were shown does.

@@ -1,5 +1,6 @@
 //! The one way in which command lines print.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -153,14 +154,14 @@ impl Printer {
     /// Text for people about what went wrong, with its own line ends, to standard error.
     pub fn error_text(&mut self, text: &str) {
         // Standard error is where faults go; there is no further place for its own.
-        drop(self.err.write_all(text.as_bytes()));
+        drop(self.err.write_all(harmless(text).as_bytes()));
     }
 
     fn write(&mut self, text: &str) {
         if self.state == State::Open
             && let Err(error) = self
                 .out
-                .write_all(text.as_bytes())
+                .write_all(harmless(text).as_bytes())
                 .and_then(|()| self.out.flush())
         {
             self.fail(&error);
@@ -185,6 +186,40 @@ impl Printer {
             (Exit::Success, State::Failed) => Exit::Failure.into(),
             (exit, _) => exit.into(),
         }
+    }
+}
+
+/// The text without what would make a terminal do something: much of it comes from elsewhere, such as the version that a
+/// node agent gives itself. Line ends, tabs and styles stay.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let style = style_length(rest);
+        let taken = rest.get(..style).filter(|style| !style.is_empty());
+        match taken {
+            Some(style) => plain.push_str(style),
+            None if acts(c) => plain.extend(c.escape_default()),
+            None => plain.push(c),
+        }
+        let length = if taken.is_some() { style } else { c.len_utf8() };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Cow::Owned(plain)
+}
+
+/// How long the style is that the text begins with, as [`Printer::paint`] makes them; 0 if there is none.
+fn style_length(text: &str) -> usize {
+    let Some(code) = text.strip_prefix("\x1b[") else {
+        return 0;
+    };
+    match code.find(|c: char| !c.is_ascii_digit()) {
+        Some(end) if code.get(end..).is_some_and(|rest| rest.starts_with('m')) => end + 3,
+        _ => 0,
     }
 }
 
@@ -256,6 +291,17 @@ mod tests {
             },
             captured,
         )
+    }
+
+    #[test]
+    fn what_others_say_does_nothing_to_the_terminal() {
+        let hostile = "v\x1b]0;title\x07\x1b[2J\r\u{9b}31m\x08";
+        let shown = harmless(hostile);
+        assert!(!shown.chars().any(char::is_control), "{shown}");
+        assert!(shown.starts_with("v\\u{1b}]0;title"), "{shown}");
+        let ours = "a\tb\n\x1b[32mgood\x1b[0m ü\n";
+        assert_eq!(harmless(ours), ours);
+        assert_eq!(harmless(&format!("{ours}\r")), format!("{ours}\\r"));
     }
 
     #[test]

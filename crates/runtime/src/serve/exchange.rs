@@ -154,7 +154,8 @@ pub(super) fn builder(http: Http) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(limits::HEADER_BYTES)
-        .max_concurrent_streams(limits::STREAMS);
+        .max_concurrent_streams(limits::STREAMS)
+        .max_send_buf_size(limits::SEND_BUFFER);
     match http {
         Http::Http2Only => builder.http2_only(),
         Http::Auto => builder,
