@@ -1,7 +1,7 @@
 //! The time by which validity is judged.
 //!
 //! Waiting goes by tokio's time, rates and ages by the monotonic clock; whether a certificate is valid goes by a
-//! [`Clock`], which is handed to whoever needs it. Tests hand in a [`TestClock`], which moves both together.
+//! [`Clock`], which is handed to whoever needs it. Tests hand in a `TestClock`, which moves both together.
 
 use std::fmt;
 use std::sync::Arc;

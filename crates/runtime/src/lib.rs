@@ -11,7 +11,7 @@
 //! | [`file`](mod@file) | files that are either the old or the new one, never half of it |
 //!
 //! Feature `daemon` adds what only the programs need: the command line, logs, signals and systemd. Feature `test-util`
-//! adds [`clock::TestClock`]. Nothing here decides who may do what: that is the identity and mesh crates' business.
+//! adds `clock::TestClock`. Nothing here decides who may do what: that is the identity and mesh crates' business.
 
 #[cfg(feature = "daemon")]
 pub mod address_file;
