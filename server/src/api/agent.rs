@@ -190,6 +190,10 @@ impl Agents {
                 "agent version is longer than {limit} bytes"
             )));
         }
+        if version.chars().any(char::is_control) {
+            // It is shown to admins, line by line.
+            return Err(Failure::invalid("agent version has control characters"));
+        }
         let parts = &self.0.parts;
         let node = parts
             .registry

@@ -257,9 +257,9 @@ async fn an_agent_reports_its_version() {
     assert_eq!(version(), "1.2.3");
     client.post_status(post("")).await.unwrap();
     assert_eq!(version(), "1.2.3");
-    let status = client
-        .post_status(post(&"v".repeat(256)))
-        .await
-        .unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument);
+    for bad in ["v".repeat(256), "1\nSPIFFE ID: x".into(), "\x1b[2J".into()] {
+        let status = client.post_status(post(&bad)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{bad:?}");
+    }
+    assert_eq!(version(), "1.2.3");
 }
