@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use countersign_proto::grpc::health::v1::health_check_response::ServingStatus;
@@ -9,6 +11,7 @@ use countersign_proto::grpc::health::v1::{
     HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse, health_server,
 };
 use futures::Stream;
+use tokio::sync::Mutex;
 use tonic::{Code, Request, Response, Status};
 
 use crate::workload_client::WorkloadClient;
@@ -20,13 +23,33 @@ const PATIENCE: Duration = Duration::from_secs(4);
 #[derive(Clone, Debug)]
 pub struct Health {
     socket: PathBuf,
+    /// How many looks have begun.
+    begun: Arc<AtomicU64>,
+    /// The last look: its number and what it showed. Held while one goes on.
+    last: Arc<Mutex<(u64, bool)>>,
 }
 
 impl Health {
     /// Judges by the Workload API on this socket.
     #[must_use]
-    pub const fn new(socket: PathBuf) -> Self {
-        Self { socket }
+    pub fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            begun: Arc::default(),
+            last: Arc::default(),
+        }
+    }
+
+    /// What a look that begins after this call shows. Whoever waits at the same time shares one: each takes a connection
+    /// and an attestation of this process's own user, which anybody could use up otherwise.
+    async fn look(&self) -> bool {
+        let arrival = self.begun.load(Ordering::SeqCst);
+        let mut last = self.last.lock().await;
+        if last.0 <= arrival {
+            let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            *last = (number, self.works().await);
+        }
+        last.1
     }
 
     /// Any answer shows that the whole way works; that this process itself has no identity is the usual one.
@@ -63,7 +86,7 @@ impl health_server::Health for Health {
                 "per-service health is not supported",
             ));
         }
-        let status = if self.works().await {
+        let status = if self.look().await {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing
@@ -85,5 +108,38 @@ impl health_server::Health for Health {
         _: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("Watch is not supported: use Check"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_of_checks_is_a_few_looks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let looks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&looks);
+        let answering = tokio::spawn(async move {
+            while let Ok((caller, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                drop(caller);
+            }
+        });
+        let health = Health::new(path);
+        let all = futures::future::join_all((0..50).map(|_| health.look())).await;
+        assert!(all.iter().all(|well| !well), "nobody answered");
+        assert!(looks.load(Ordering::SeqCst) < 10, "{looks:?} looks");
+        // One that comes later looks anew.
+        let before = looks.load(Ordering::SeqCst);
+        assert!(!health.look().await);
+        assert!(looks.load(Ordering::SeqCst) > before);
+        answering.abort();
     }
 }
