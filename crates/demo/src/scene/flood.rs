@@ -1,5 +1,7 @@
 //! One piece of work in which the coder has far too many drafts checked at once.
 
+use std::time::Duration;
+
 use super::{arrival, handling};
 use crate::event::{Event, Order};
 use crate::paper::Paper;
@@ -7,12 +9,18 @@ use crate::script::{FLOOD, FLOOD_BURST, FLOOD_RATE, Name};
 use crate::stage::Cast;
 use crate::verdict::{self, Check};
 
+/// More than enough for the bucket of the edge to be full again.
+const PAID: Duration = Duration::from_millis(200);
+
 /// The flood, and the one call after it.
 pub(crate) async fn flood(cast: &mut Cast, paper: &mut Paper) -> anyhow::Result<Check> {
     paper.scene("A flood: the coder gets carried away within one piece of work");
     paper.say(&format!(
         "The rule for these calls says rate = \"{FLOOD_RATE}/s burst {FLOOD_BURST}\"; the coder makes {FLOOD} at once."
     ));
+    // An edge has one bucket for all its rules, and the reviews of the scenes before went over this one. Time itself
+    // is what pays for them, at 50/s.
+    tokio::time::sleep(PAID).await;
     cast.order(Name::Planner, &Order::Flood).await?;
     paper.handling(&handling(cast, Name::Coder, "POST /drafts").await?);
     let over = |_, event: &Event| match event {
