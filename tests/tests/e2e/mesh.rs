@@ -107,8 +107,7 @@ impl Stage {
 }
 
 #[tokio::test]
-async fn cases_8_and_9_a_task_goes_along_its_chain_and_a_loop_does_not_close() -> anyhow::Result<()>
-{
+async fn case_8_a_task_goes_along_its_chain_and_a_loop_does_not_close() -> anyhow::Result<()> {
     let mut stage = Stage::set().await?;
     let (coder, reviewer) = (Call::new(&stage.coder), Call::new(&stage.reviewer));
     let planner = Call::new(&stage.planner);
@@ -301,6 +300,26 @@ async fn case_5_malformed_fields_are_refused() -> anyhow::Result<()> {
             .await?;
         assert_eq!(reason(&answer), Some("chain_malformed"), "{spoil}");
         assert_eq!(answer.status().as_u16(), 400, "{spoil}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn case_9_five_hops_pass_and_the_sixth_does_not() -> anyhow::Result<()> {
+    let stage = Stage::set().await?;
+    let (coder, address) = (parsed(&stage.coder.id)?, &stage.coder.address);
+    let mut caller = stage.rogue("/rogue/originator").await?;
+    let mut context = caller.start()?;
+    for hop in 1..=6 {
+        let answer = caller
+            .call(&context, &coder, address, "/work", Bytes::new())
+            .await?;
+        let refused = (hop > 5).then_some("hop_limit_exceeded");
+        assert_eq!(reason(&answer), refused, "hop {hop}");
+        let next = stage.rogue(&format!("/rogue/r{hop}")).await?;
+        let link = caller.sign(&context, next.svid().id(), "/work")?;
+        context = received(&next, &caller, &link)?;
+        caller = next;
     }
     Ok(())
 }
