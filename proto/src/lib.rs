@@ -63,6 +63,34 @@ pub mod spire {
                     v1, "spire.api.server.bundle.v1.rs"
                 }
             }
+            /// What the server knows of itself.
+            pub mod debug {
+                generated! {
+                    /// Package `spire.api.server.debug.v1`.
+                    v1, "spire.api.server.debug.v1.rs"
+                }
+            }
+            /// The server's own authorities.
+            pub mod localauthority {
+                generated! {
+                    /// Package `spire.api.server.localauthority.v1`.
+                    v1, "spire.api.server.localauthority.v1.rs"
+                }
+            }
+            /// The server's log level.
+            pub mod logger {
+                generated! {
+                    /// Package `spire.api.server.logger.v1`.
+                    v1, "spire.api.server.logger.v1.rs"
+                }
+            }
+            /// Relationships with foreign trust domains.
+            pub mod trustdomain {
+                generated! {
+                    /// Package `spire.api.server.trustdomain.v1`.
+                    v1, "spire.api.server.trustdomain.v1.rs"
+                }
+            }
             /// Registration entries.
             pub mod entry {
                 generated! {

@@ -13,8 +13,12 @@ use countersign_identity::{SpiffeId, TrustDomain};
 use countersign_proto::grpc::health::v1::health_server::HealthServer;
 use countersign_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use countersign_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use countersign_proto::spire::api::server::debug::v1::debug_server::DebugServer;
 use countersign_proto::spire::api::server::entry::v1::entry_server::EntryServer;
+use countersign_proto::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
+use countersign_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use countersign_proto::spire::api::server::svid::v1::svid_server::SvidServer;
+use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 use countersign_runtime::SharedClock;
 use tonic::Request;
 use tonic::service::Routes;
@@ -32,13 +36,17 @@ mod access;
 mod agent;
 mod bundle;
 mod caller;
+mod debug;
 mod entry;
 mod filter;
 mod health;
+mod local_authority;
+mod logger;
 mod paging;
 mod rate_limit;
 mod status;
 mod svid;
+mod trust_domain;
 
 /// AttestAgent calls per second and client.
 const ATTESTATIONS: u32 = 1;
@@ -109,10 +117,15 @@ impl Api {
         self.guarded(self.services())
     }
 
-    /// What is served on the server's own socket: the same, and health.
+    /// What is served on the server's own socket: the same, and what concerns this process alone.
     pub fn local(&self) -> Router {
-        let health = HealthServer::from_arc(Arc::new(health::Health(Arc::clone(&self.0))));
-        self.guarded(self.services().add_service(health))
+        let context = || Arc::clone(&self.0);
+        let services = self
+            .services()
+            .add_service(HealthServer::new(health::Health(context())))
+            .add_service(DebugServer::new(debug::Debug(context())))
+            .add_service(LoggerServer::new(logger::Logger(context())));
+        self.guarded(services)
     }
 
     fn services(&self) -> Routes {
@@ -137,6 +150,14 @@ impl Api {
                 .max_decoding_message_size(MAX_REQUEST_BYTES)
                 .max_encoding_message_size(MAX_RESPONSE_BYTES),
         )
+        .add_service(
+            TrustDomainServer::new(trust_domain::TrustDomains(context()))
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_RESPONSE_BYTES),
+        )
+        .add_service(LocalAuthorityServer::new(
+            local_authority::LocalAuthorities(context()),
+        ))
     }
 
     /// No handler runs before the table said that its caller may call it.
