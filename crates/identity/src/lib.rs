@@ -11,6 +11,7 @@ pub mod bundle;
 pub mod csr;
 pub mod entry;
 pub mod issue;
+pub mod jwt;
 pub mod key;
 pub mod node;
 pub mod selector;

@@ -1,0 +1,23 @@
+//! JWT-SVIDs: signing them, and verifying them against the bundle of the subject's trust domain.
+//!
+//! JWT-SVID standard, over compact JWS (RFC 7515) with the claims of RFC 7519. [`JwtSigner`] makes them as SPIRE does;
+//! [`Jwt`] reads one and verifies it. Both are pure: the time is an argument. Keys as JWKS documents are
+//! `bundle::document`'s business.
+
+mod algorithm;
+mod issue;
+mod json;
+mod verify;
+
+pub use algorithm::Algorithm;
+pub use issue::{IssuedJwt, JwtIssueError, JwtSigner, JwtTemplate, random_key_id};
+pub use verify::{InvalidJwt, Jwt, VerifiedJwt, verify_jwt};
+
+/// The longest token that is looked at or made, in bytes: it has to pass as an HTTP header.
+pub const MAX_JWT_LEN: usize = 16 * 1024;
+
+/// How far the clocks of issuer and verifier may be apart by the custom of SPIFFE's libraries.
+pub const LEEWAY: std::time::Duration = std::time::Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;
