@@ -59,13 +59,17 @@ pub(crate) const fn refused(name: &'static str, reason: &'static str) -> Key {
 }
 
 /// What stands in each plugin's block, whatever the plugin.
-pub(crate) const PLUGIN_KEYS: &[Key] = &[
+pub const PLUGIN_KEYS: &[Key] = &[
     value("enabled"),
     value("plugin_data"),
     not_yet("plugin_data_file"),
     refused(
         "plugin_cmd",
         "plugins are built in, no other program is run: remove it, or use a built-in plugin",
+    ),
+    refused(
+        "plugin_args",
+        "plugins are built in, no other program is run: remove it",
     ),
     refused(
         "plugin_checksum",

@@ -41,7 +41,7 @@ pub use agent::AGENT_KEYS;
 pub use document::{Document, Expansion, MAX_TEXT};
 pub use duration::{InvalidDuration, parse_duration};
 pub use error::{Finding, InvalidConfig, Position, Warning};
-pub use key::{Key, Rule};
+pub use key::{Key, PLUGIN_KEYS, Rule};
 pub use parse::{MAX_DEPTH, MAX_ITEMS};
 pub use section::{Plugin, Section};
 pub use server::SERVER_KEYS;

@@ -109,6 +109,7 @@ const SQL: &[Key] = &[
     ignored("max_idle_conns", "no SQL database is in use"),
     ignored("conn_max_lifetime", "no SQL database is in use"),
     ignored("disable_migration", "no SQL database is in use"),
+    ignored("log_sql", "no SQL database is in use"),
 ];
 
 const KEY_MANAGERS: &[Key] = &[

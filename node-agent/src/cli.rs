@@ -14,7 +14,7 @@ mod watch;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use countersign_runtime::cli::{Exit, Printer};
 
 use error::CommandError;
@@ -55,6 +55,11 @@ enum Api {
     Fetch(fetch::Fetch),
     /// Attaches to the Workload API and prints updates as they're received
     Watch(watch::Watch),
+}
+
+/// The verbs and flags, for whoever lists them.
+pub(crate) fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the program with these arguments, the first of which is its name.

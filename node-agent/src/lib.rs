@@ -21,6 +21,12 @@ mod test_ca;
 #[cfg(test)]
 mod test_server;
 
+/// The verbs and flags, for whoever lists them.
+#[must_use]
+pub fn command() -> clap::Command {
+    cli::command()
+}
+
 /// Runs the program with these arguments, the first of which is its name.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {

@@ -17,7 +17,7 @@ mod token;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use countersign_runtime::cli::{Exit, Printer};
 
 use error::CommandError;
@@ -57,6 +57,12 @@ enum Verb {
     /// Trust bundles
     #[command(subcommand)]
     Bundle(bundle::BundleVerb),
+}
+
+/// The verbs and flags, for whoever lists them.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the program with these arguments, the first of which is its name.

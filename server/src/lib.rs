@@ -11,4 +11,4 @@ pub mod limits;
 pub mod registry;
 pub mod store;
 
-pub use cli::main;
+pub use cli::{command, main};
