@@ -10,6 +10,8 @@ use x509_parser::prelude::FromDer as _;
 
 use crate::{SpiffeId, TrustDomain, UnixTime};
 
+pub mod document;
+
 /// The largest certificate that is accepted as an authority, in bytes of DER.
 pub const MAX_AUTHORITY_LEN: usize = 16 * 1024;
 

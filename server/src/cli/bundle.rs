@@ -1,8 +1,8 @@
 //! `bundle show`.
 
-mod document;
-
 use clap::{Args, Subcommand, ValueEnum};
+use countersign_identity::Bundle;
+use countersign_identity::bundle::document;
 use countersign_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
@@ -58,7 +58,12 @@ impl BundleVerb {
                 .x509_authorities
                 .iter()
                 .for_each(|a| printer.text(&pem(&a.asn1))),
-            Format::Spiffe => printer.line(document::document(&bundle)?),
+            Format::Spiffe => {
+                let bundle =
+                    Bundle::try_from(bundle).map_err(|e| CommandError::Answer(e.to_string()))?;
+                let text = document::write(&bundle);
+                printer.line(text.map_err(|e| CommandError::Answer(e.to_string()))?);
+            }
         }
         Ok(())
     }
