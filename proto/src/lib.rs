@@ -40,11 +40,40 @@ macro_rules! generated {
 
 /// SPIRE's APIs.
 pub mod spire {
+    /// Package `spire.agent`, which is the only one without `api`.
+    pub mod agent {
+        /// What a node agent knows of itself.
+        pub mod debug {
+            generated! {
+                /// Package `spire.agent.debug.v1`.
+                v1, "spire.agent.debug.v1.rs"
+            }
+        }
+    }
+
     /// Package `spire.api`.
     pub mod api {
         generated! {
             /// Package `spire.api.types`: the messages that the services share.
             types, "spire.api.types.rs"
+        }
+
+        /// Package `spire.api.agent`.
+        pub mod agent {
+            /// Identities of others, for authorised delegates.
+            pub mod delegatedidentity {
+                generated! {
+                    /// Package `spire.api.agent.delegatedidentity.v1`.
+                    v1, "spire.api.agent.delegatedidentity.v1.rs"
+                }
+            }
+            /// The node agent's log level.
+            pub mod logger {
+                generated! {
+                    /// Package `spire.api.agent.logger.v1`.
+                    v1, "spire.api.agent.logger.v1.rs"
+                }
+            }
         }
 
         /// Package `spire.api.server`.
@@ -106,6 +135,65 @@ pub mod spire {
                 }
             }
         }
+    }
+}
+
+/// Envoy's APIs, as far as secret discovery needs them.
+pub mod envoy {
+    /// Package `envoy.config`.
+    pub mod config {
+        /// Package `envoy.config.core`.
+        pub mod core {
+            generated! {
+                /// Package `envoy.config.core.v3`.
+                v3, "envoy.config.core.v3.rs"
+            }
+        }
+    }
+    /// Package `envoy.extensions`.
+    pub mod extensions {
+        /// Package `envoy.extensions.transport_sockets`.
+        pub mod transport_sockets {
+            /// Package `envoy.extensions.transport_sockets.tls`.
+            pub mod tls {
+                generated! {
+                    /// Package `envoy.extensions.transport_sockets.tls.v3`.
+                    v3, "envoy.extensions.transport_sockets.tls.v3.rs"
+                }
+            }
+        }
+    }
+    /// Package `envoy.service`.
+    pub mod service {
+        /// Package `envoy.service.discovery`.
+        pub mod discovery {
+            generated! {
+                /// Package `envoy.service.discovery.v3`.
+                v3, "envoy.service.discovery.v3.rs"
+            }
+        }
+        /// Package `envoy.service.secret`.
+        pub mod secret {
+            generated! {
+                /// Package `envoy.service.secret.v3`.
+                v3, "envoy.service.secret.v3.rs"
+            }
+        }
+    }
+    /// Package `envoy.type`.
+    pub mod r#type {
+        generated! {
+            /// Package `envoy.type.v3`.
+            v3, "envoy.r#type.v3.rs"
+        }
+    }
+}
+
+/// Google's APIs.
+pub mod google {
+    generated! {
+        /// Package `google.rpc`.
+        rpc, "google.rpc.rs"
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use crate::envoy::config::core::v3 as core;
+use crate::envoy::service::discovery::v3 as discovery;
 use crate::spiffe::workload;
+use crate::spire::api::agent::delegatedidentity::v1 as delegated;
 use crate::spire::api::server::agent::v1 as agent;
 use crate::spire::api::types;
 
@@ -98,6 +101,50 @@ impl fmt::Debug for agent::CreateJoinTokenRequest {
     }
 }
 
+impl fmt::Debug for delegated::X509svidWithKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509svidWithKey")
+            .field("x509_svid", &self.x509_svid)
+            .field("x509_svid_key", &Hidden(self.x509_svid_key.len()))
+            .finish()
+    }
+}
+
+impl fmt::Debug for core::DataSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = self
+            .specifier
+            .as_ref()
+            .map_or(0, |core::data_source::Specifier::InlineBytes(bytes)| {
+                bytes.len()
+            });
+        f.debug_tuple("DataSource").field(&Hidden(length)).finish()
+    }
+}
+
+impl fmt::Debug for discovery::DiscoveryResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes = self.resources.iter().map(|any| Hidden(any.value.len()));
+        f.debug_struct("DiscoveryResponse")
+            .field("version_info", &self.version_info)
+            .field("resources", &sizes.collect::<Vec<_>>())
+            .field("type_url", &self.type_url)
+            .field("nonce", &self.nonce)
+            .finish()
+    }
+}
+
+impl fmt::Debug for discovery::Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.resource.as_ref().map_or(0, |any| any.value.len());
+        f.debug_struct("Resource")
+            .field("version", &self.version)
+            .field("resource", &Hidden(size))
+            .field("name", &self.name)
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +174,36 @@ mod tests {
             format!("{token:?}"),
             "JoinToken { value: <7 bytes>, expires_at: 7 }"
         );
+    }
+
+    #[test]
+    fn what_envoy_gets_is_not_printed_either() {
+        let any = prost_types::Any {
+            type_url: "type".into(),
+            value: b"the private key".to_vec(),
+        };
+        let resource = discovery::Resource {
+            resource: Some(any.clone()),
+            ..Default::default()
+        };
+        let response = discovery::DiscoveryResponse {
+            resources: vec![any],
+            ..Default::default()
+        };
+        let source = core::DataSource {
+            specifier: Some(core::data_source::Specifier::InlineBytes(
+                b"the private key".as_slice().into(),
+            )),
+        };
+        for text in [
+            format!("{resource:?}"),
+            format!("{response:?}"),
+            format!("{source:?}"),
+        ] {
+            assert!(
+                text.contains("<15 bytes>") && !text.contains("private"),
+                "{text}"
+            );
+        }
     }
 }
