@@ -28,10 +28,12 @@ use crate::turns::Turns;
 use crate::unix::{self, Socket};
 
 mod accept;
+mod authority;
 mod exchange;
 mod users;
 
 use accept::{Bounds, Places};
+use authority::AnyAuthority;
 use exchange::Leave;
 use users::Users;
 
@@ -206,7 +208,8 @@ pub async fn serve_unix(
         let connection = Arc::new(Connection::unix(caller, drain.cut().child_token()));
         tokio::spawn(async move {
             let _held = (guard, place, seat);
-            line.serve(stream, connection, None).await;
+            line.serve(AnyAuthority::new(stream), connection, None)
+                .await;
         });
     };
     accept::run(socket, bounds, &stop, take).await;
