@@ -74,8 +74,8 @@ fn everything_that_is_wrong_is_reported_together_in_order() {
 #[test]
 fn a_key_that_is_not_supported_yet_is_refused_unless_it_asks_for_what_is_done_anyway() {
     for refused in [
-        "jwt_issuer = \"x\"",
-        "disable_jwt_svids = false",
+        "prune_attested_nodes_expired_for = \"24h\"",
+        "prune_tofu_nodes = true",
         "audit_log_enabled = true",
         "experimental { require_pq_kem = true }",
         "federation { bundle_endpoint { address = \"0.0.0.0\" } }",
@@ -85,8 +85,8 @@ fn a_key_that_is_not_supported_yet_is_refused_unless_it_asks_for_what_is_done_an
         assert!(error.contains("is not supported yet"), "{refused}: {error}");
     }
     for taken in [
-        "jwt_issuer = \"\"",
-        "disable_jwt_svids = true",
+        "prune_attested_nodes_expired_for = \"\"",
+        "prune_tofu_nodes = false",
         "audit_log_enabled = \"False\"",
         "experimental { require_pq_kem = false }",
         "federation { }",

@@ -96,6 +96,7 @@ async fn authority() -> Authority {
         ca_subject: Subject::authority(),
         x509_svid_ttl: Duration::from_secs(60 * 60),
         agent_ttl: Duration::from_secs(60 * 60),
+        jwt: None,
     };
     let keys = Arc::new(MemoryKeyManager::new());
     let rotation = Rotation::open(

@@ -18,6 +18,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use countersign_identity::csr::{Csr, InvalidCsr, PublicKey};
 use countersign_identity::issue::{IssueError, IssuingCa, Subject, SvidTemplate};
+use countersign_identity::jwt::JwtSigner;
 use countersign_identity::key::{KeyType, PrivateKey};
 use countersign_identity::{Entry, SpiffeId, TrustDomain, UnixTime, X509Svid};
 use countersign_runtime::SharedClock;
@@ -44,6 +45,19 @@ pub struct Settings {
     pub x509_svid_ttl: Duration,
     /// Lifetime of node agents' SVIDs, in whole seconds.
     pub agent_ttl: Duration,
+    /// What concerns JWT-SVIDs; none if this server signs none.
+    pub jwt: Option<JwtSettings>,
+}
+
+/// What the authority was configured to do with JWT-SVIDs.
+#[derive(Clone, Debug)]
+pub struct JwtSettings {
+    /// The kind of key of a JWT authority. It lives as long as an X.509 authority.
+    pub key_type: KeyType,
+    /// Lifetime of JWT-SVIDs whose entry or request names none, in whole seconds.
+    pub svid_ttl: Duration,
+    /// The claim `iss`; left out if there is none.
+    pub issuer: Option<String>,
 }
 
 /// An X.509-SVID that was just signed.
@@ -101,7 +115,8 @@ struct Shared {
     settings: Settings,
     clock: SharedClock,
     pool: SigningPool,
-    active: ArcSwapOption<IssuingCa>,
+    x509: ArcSwapOption<IssuingCa>,
+    jwt: ArcSwapOption<JwtSigner>,
 }
 
 impl Authority {
@@ -110,7 +125,8 @@ impl Authority {
             settings,
             clock,
             pool: SigningPool::per_core(),
-            active: ArcSwapOption::empty(),
+            x509: ArcSwapOption::empty(),
+            jwt: ArcSwapOption::empty(),
         }))
     }
 
@@ -171,7 +187,7 @@ impl Authority {
 
     /// Until when an SVID for this server would be valid if it were signed now; none without an authority.
     fn server_svid_end(&self) -> Option<UnixTime> {
-        let active = self.0.active.load();
+        let active = self.0.x509.load();
         let end = self.0.clock.now().after(self.0.settings.x509_svid_ttl);
         active
             .as_ref()
@@ -198,8 +214,12 @@ impl Authority {
         &self.0.settings
     }
 
-    fn activate(&self, ca: IssuingCa) {
-        self.0.active.store(Some(Arc::new(ca)));
+    fn activate_x509(&self, ca: IssuingCa) {
+        self.0.x509.store(Some(Arc::new(ca)));
+    }
+
+    fn activate_jwt(&self, signer: JwtSigner) {
+        self.0.jwt.store(Some(Arc::new(signer)));
     }
 }
 
@@ -246,7 +266,7 @@ impl Shared {
     }
 
     fn issue(&self, template: &SvidTemplate<'_>, key: &PublicKey) -> Result<Issued, SignError> {
-        let ca = self.active.load_full().ok_or(SignError::Unavailable)?;
+        let ca = self.x509.load_full().ok_or(SignError::Unavailable)?;
         let issued = ca.issue(template, key, self.clock.now())?;
         Ok(Issued {
             id: template.id.clone(),

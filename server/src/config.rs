@@ -30,6 +30,7 @@ const DEFAULT_ADDRESS: &str = "0.0.0.0";
 const DEFAULT_PORT: u16 = 8081;
 const DEFAULT_CA_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const DEFAULT_SVID_TTL: Duration = Duration::from_secs(60 * 60);
+const DEFAULT_JWT_SVID_TTL: Duration = Duration::from_secs(5 * 60);
 /// A shorter-lived authority would be replaced faster than peers look for the next one.
 const LEAST_CA_TTL: Duration = Duration::from_secs(30);
 /// A shorter-lived SVID would be over before it is used.
@@ -38,6 +39,8 @@ const LEAST_SVID_TTL: Duration = Duration::from_secs(5);
 const MOST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// The longest organization or common name in a subject, in characters (RFC 5280, appendix A.1).
 const MAX_NAME: usize = 64;
+/// The longest issuer in JWT-SVIDs, in bytes: it stands in every one.
+const MAX_JWT_ISSUER: usize = 2_048;
 /// The most countries or organizations in a subject.
 const MAX_NAMES: usize = 8;
 
@@ -166,28 +169,55 @@ fn authority_settings(server: &Section<'_>, overrides: &Overrides) -> Option<aut
     let agent_ttl = server
         .duration("agent_ttl", LEAST_SVID_TTL..=MOST_TTL)
         .unwrap_or(x509_svid_ttl);
+    let ca_key_type = key_type(server, "ca_key_type").unwrap_or(KeyType::EcP256);
+    let jwt = jwt_settings(server, ca_key_type);
     warn_of_cuts(
         server,
         ca_ttl,
         &[
-            ("default_x509_svid_ttl", x509_svid_ttl),
-            ("agent_ttl", agent_ttl),
+            ("default_x509_svid_ttl", Some(x509_svid_ttl)),
+            ("agent_ttl", Some(agent_ttl)),
+            ("default_jwt_svid_ttl", jwt.as_ref().map(|jwt| jwt.svid_ttl)),
         ],
     );
     Some(authority::Settings {
         trust_domain: trust_domain?,
         ca_ttl,
-        ca_key_type: key_type(server),
+        ca_key_type,
         ca_subject: subject(server),
         x509_svid_ttl,
         agent_ttl,
+        jwt,
+    })
+}
+
+/// What concerns JWT-SVIDs; none if they are turned off, though what is said about them must be right all the same.
+fn jwt_settings(server: &Section<'_>, ca_key_type: KeyType) -> Option<authority::JwtSettings> {
+    let svid_ttl = server
+        .duration("default_jwt_svid_ttl", LEAST_SVID_TTL..=MOST_TTL)
+        .unwrap_or(DEFAULT_JWT_SVID_TTL);
+    let issuer = server.string("jwt_issuer").filter(|i| !i.is_empty());
+    if issuer.as_ref().is_some_and(|i| i.len() > MAX_JWT_ISSUER) {
+        server.wrong(
+            "jwt_issuer",
+            format!("an issuer is at most {MAX_JWT_ISSUER} bytes long"),
+        );
+    }
+    let key_type = key_type(server, "jwt_key_type").unwrap_or(ca_key_type);
+    let disabled = server.bool("disable_jwt_svids").unwrap_or(false);
+    (!disabled).then_some(authority::JwtSettings {
+        key_type,
+        svid_ttl,
+        issuer,
     })
 }
 
 /// An authority signs until a sixth of its life is left, and nothing that it signed outlives it.
-fn warn_of_cuts(server: &Section<'_>, ca_ttl: Duration, ttls: &[(&str, Duration)]) {
+fn warn_of_cuts(server: &Section<'_>, ca_ttl: Duration, ttls: &[(&str, Option<Duration>)]) {
     for (key, ttl) in ttls {
-        if *ttl > ca_ttl / 6 {
+        if let Some(ttl) = ttl
+            && *ttl > ca_ttl / 6
+        {
             server.warn(
                 key,
                 format!(
@@ -200,16 +230,14 @@ fn warn_of_cuts(server: &Section<'_>, ca_ttl: Duration, ttls: &[(&str, Duration)
     }
 }
 
-fn key_type(server: &Section<'_>) -> KeyType {
+fn key_type(server: &Section<'_>, key: &str) -> Option<KeyType> {
     let types = [
         KeyType::EcP256,
         KeyType::EcP384,
         KeyType::Rsa2048,
         KeyType::Rsa4096,
     ];
-    server
-        .choice("ca_key_type", &types.map(|t| (t.as_str(), t)))
-        .unwrap_or(KeyType::EcP256)
+    server.choice(key, &types.map(|t| (t.as_str(), t)))
 }
 
 fn subject(server: &Section<'_>) -> Subject {

@@ -49,6 +49,8 @@ struct Parsed {
     path_len: Option<u32>,
     can_sign: bool,
     ski: String,
+    aki: String,
+    self_issued: bool,
 }
 
 impl X509Authority {
@@ -76,6 +78,8 @@ impl X509Authority {
         let usage = cert.key_usage().map_err(|e| malformed(&e))?;
         let can_sign = usage.is_none_or(|u| u.value.key_cert_sign());
         let ski = subject_key_id(&cert);
+        let aki = authority_key_id(&cert);
+        let self_issued = cert.issuer().as_raw() == cert.subject().as_raw();
         let validity = cert.validity();
         let not_before = UnixTime::from_i64(validity.not_before.timestamp());
         let not_after = UnixTime::from_i64(validity.not_after.timestamp());
@@ -90,6 +94,8 @@ impl X509Authority {
             path_len,
             can_sign,
             ski,
+            aki,
+            self_issued,
             der,
         };
         Ok(Self(Arc::new(parsed), Tainted::No))
@@ -134,6 +140,19 @@ impl X509Authority {
         &self.0.ski
     }
 
+    /// The ID of the authority that signed this one: its authority key identifier in lower-case hex; empty if it has none,
+    /// as a self-signed one.
+    #[must_use]
+    pub fn issuer_id(&self) -> &str {
+        &self.0.aki
+    }
+
+    /// Whether subject and issuer are the same name (RFC 5280, 3.2), as they are of a root.
+    #[must_use]
+    pub fn is_self_issued(&self) -> bool {
+        self.0.self_issued
+    }
+
     pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {
         &self.0.anchor
     }
@@ -173,6 +192,18 @@ fn subject_key_id(cert: &x509_parser::certificate::X509Certificate<'_>) -> Strin
             ParsedExtension::SubjectKeyIdentifier(id) => Some(hex(id.0)),
             _ => None,
         })
+        .unwrap_or_default()
+}
+
+fn authority_key_id(cert: &x509_parser::certificate::X509Certificate<'_>) -> String {
+    use x509_parser::extensions::ParsedExtension;
+
+    cert.iter_extensions()
+        .find_map(|ext| match ext.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(aki) => aki.key_identifier.as_ref(),
+            _ => None,
+        })
+        .map(|id| hex(id.0))
         .unwrap_or_default()
 }
 

@@ -27,7 +27,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::*;
 use crate::attestor::{JoinToken, NodeAttestor};
-use crate::authority::{Rotation, Settings};
+use crate::authority::{JwtSettings, Rotation, Settings};
 use crate::keymanager::MemoryKeyManager;
 
 mod access;
@@ -91,6 +91,11 @@ impl House {
             ca_subject: Subject::authority(),
             x509_svid_ttl: Duration::from_secs(3_600),
             agent_ttl: Duration::from_secs(3_600),
+            jwt: Some(JwtSettings {
+                key_type: KeyType::EcP256,
+                svid_ttl: Duration::from_secs(300),
+                issuer: None,
+            }),
         };
         let keys = Arc::new(MemoryKeyManager::new());
         let rotation = Rotation::open(settings, keys, store.clone(), "s".into(), clock.shared());

@@ -1,15 +1,37 @@
 //! What a server writes down about its authorities: the row `ca/<server id>`.
 //!
 //! The journal names keys, it never holds them. It is committed together with the bundle, so that whatever the server
-//! signs with was published, and it is checked against the key manager at the start.
+//! signs with was published, and it is checked against the key manager at the start. X.509 and JWT authorities go the
+//! same way through two slots each; only what an authority consists of differs.
 
-use countersign_identity::UnixTime;
-use countersign_proto::store::v1 as stored;
+mod stored;
+
+use countersign_identity::bundle::{JwtAuthority, X509Authority};
+use countersign_identity::issue::{IssueError, IssuingCa};
+use countersign_identity::jwt::JwtSigner;
+use countersign_identity::{SigningKey, UnixTime};
 use rustls_pki_types::CertificateDer;
-use tracing::warn;
 
 use super::schedule::Validity;
-use crate::keymanager::KeyName;
+use crate::keymanager::{KeyName, ManagedKey};
+
+/// The two kinds of authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Signs X.509-SVIDs.
+    X509,
+    /// Signs JWT-SVIDs.
+    Jwt,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::X509 => "X.509",
+            Self::Jwt => "JWT",
+        })
+    }
+}
 
 /// Where an authority stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,55 +44,168 @@ pub enum SlotStatus {
     Old,
 }
 
-/// One authority: its key's name and its self-signed certificate.
+/// One authority, and its key's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
+pub struct Slot<A> {
     /// Where it stands.
     pub status: SlotStatus,
     /// The key's name in the key manager.
     pub key: KeyName,
-    /// The root certificate.
-    pub certificate: CertificateDer<'static>,
-    /// The certificate's validity.
+    /// How long it is valid.
     pub validity: Validity,
+    /// Whether what it signed is to be renewed at once.
+    pub tainted: bool,
+    /// What is published of it, and what goes along with its signatures.
+    pub authority: A,
 }
 
-/// The two slots of one server, in no particular order; an empty journal is that of a first start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Journal {
-    /// At most one is active; at most one other is prepared or old.
-    pub slots: Vec<Slot>,
+/// The certificates of an X.509 authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct X509 {
+    /// Its own.
+    pub certificate: X509Authority,
+    /// Those above it, nearest first, without the root; none if it is self-signed or signed by a root.
+    pub issuers: Vec<CertificateDer<'static>>,
 }
 
-impl Journal {
+/// The public half of a JWT authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jwt {
+    /// Names the key in headers.
+    pub key_id: String,
+    /// SubjectPublicKeyInfo in DER.
+    pub public_key: Vec<u8>,
+}
+
+/// What both kinds of authority have.
+pub trait Named {
+    /// The authority's ID, as administrators name it.
+    fn id(&self) -> &str;
+
+    /// The ID of the authority above it, if there is one and it is known.
+    fn upstream_id(&self) -> &str {
+        ""
+    }
+}
+
+impl Named for X509 {
+    fn id(&self) -> &str {
+        self.certificate.authority_id()
+    }
+
+    fn upstream_id(&self) -> &str {
+        self.certificate.issuer_id()
+    }
+}
+
+impl Named for Jwt {
+    fn id(&self) -> &str {
+        &self.key_id
+    }
+}
+
+impl<A: Named> Slot<A> {
+    /// The authority's ID, as administrators name it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.authority.id()
+    }
+}
+
+impl Slot<X509> {
+    /// Ready to sign with its key.
+    ///
+    /// # Errors
+    /// Certificate and key don't belong together.
+    pub fn issuing_ca(&self, key: &ManagedKey) -> Result<IssuingCa, IssueError> {
+        let X509 {
+            certificate,
+            issuers,
+        } = &self.authority;
+        // SVIDs carry what leads to the root, and the root is never among it.
+        let own = (!certificate.is_self_issued()).then(|| certificate.der().clone());
+        let chain = own.into_iter().chain(issuers.iter().cloned()).collect();
+        IssuingCa::new(certificate.der().clone(), chain, key.signer())
+    }
+}
+
+impl Slot<Jwt> {
+    /// Ready to sign with its key; none if the key is another one's.
+    #[must_use]
+    pub fn signer(&self, key: &ManagedKey) -> Option<JwtSigner> {
+        let Jwt { key_id, public_key } = &self.authority;
+        let not_after = self.validity.not_after;
+        (key.spki() == public_key.as_slice())
+            .then(|| JwtSigner::new(key.signer(), key_id.clone(), not_after))
+    }
+
+    /// As bundles have it.
+    #[must_use]
+    pub fn published(&self) -> JwtAuthority {
+        let Jwt { key_id, public_key } = &self.authority;
+        JwtAuthority {
+            key_id: key_id.clone(),
+            public_key: public_key.clone(),
+            expires_at: Some(self.validity.not_after),
+            tainted: self.tainted,
+        }
+    }
+}
+
+/// The two slots of one kind: the authority that signs, and the next one or the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slots<A> {
+    active: Option<Slot<A>>,
+    other: Option<Slot<A>>,
+}
+
+impl<A> Default for Slots<A> {
+    fn default() -> Self {
+        Self {
+            active: None,
+            other: None,
+        }
+    }
+}
+
+impl<A: Clone> Slots<A> {
     /// The authority that signs.
     #[must_use]
-    pub fn active(&self) -> Option<&Slot> {
-        self.slots.iter().find(|s| s.status == SlotStatus::Active)
+    pub const fn active(&self) -> Option<&Slot<A>> {
+        self.active.as_ref()
+    }
+
+    /// The authority beside it, prepared or old.
+    #[must_use]
+    pub const fn other(&self) -> Option<&Slot<A>> {
+        self.other.as_ref()
     }
 
     /// The authority that was published to be the next.
     #[must_use]
-    pub fn prepared(&self) -> Option<&Slot> {
-        self.slots.iter().find(|s| s.status == SlotStatus::Prepared)
+    pub fn prepared(&self) -> Option<&Slot<A>> {
+        self.other
+            .as_ref()
+            .filter(|slot| slot.status == SlotStatus::Prepared)
     }
 
-    /// Whether a slot uses this key.
-    #[must_use]
-    pub fn names(&self, key: &KeyName) -> bool {
-        self.slots.iter().any(|slot| slot.key == *key)
+    /// The authorities that there are.
+    pub fn iter(&self) -> impl Iterator<Item = &Slot<A>> {
+        self.active.iter().chain(&self.other)
+    }
+
+    /// Leaves out the slots that are not wanted.
+    pub fn retain(&mut self, wanted: impl Fn(&Slot<A>) -> bool) {
+        self.active = self.active.take().filter(&wanted);
+        self.other = self.other.take().filter(&wanted);
     }
 
     /// With this authority as the next one; what held the other slot is left out.
     #[must_use]
-    pub fn with_prepared(&self, prepared: Slot) -> Self {
+    pub fn with_prepared(&self, prepared: Slot<A>) -> Self {
         Self {
-            slots: self
-                .active()
-                .cloned()
-                .into_iter()
-                .chain([prepared])
-                .collect(),
+            active: self.active.clone(),
+            other: Some(prepared),
         }
     }
 
@@ -80,138 +215,92 @@ impl Journal {
         let Some(prepared) = self.prepared() else {
             return self.clone();
         };
-        let old = self.active().map(|slot| Slot {
-            status: SlotStatus::Old,
+        let status = |slot: &Slot<A>, status| Slot {
+            status,
             ..slot.clone()
-        });
-        let active = Slot {
-            status: SlotStatus::Active,
-            ..prepared.clone()
         };
         Self {
-            slots: [Some(active), old].into_iter().flatten().collect(),
+            active: Some(status(prepared, SlotStatus::Active)),
+            other: self
+                .active
+                .as_ref()
+                .map(|slot| status(slot, SlotStatus::Old)),
         }
     }
 
-    /// Reads a stored journal. A slot that can't be read is told in the log and left out: a new authority takes its place.
+    /// With the authority beside the active one tainted.
     #[must_use]
-    pub fn from_stored(stored: &stored::Journal) -> Self {
-        let mut slots = Vec::with_capacity(stored.x509.len());
-        for slot in &stored.x509 {
-            match read_slot(slot) {
-                Ok(slot) => slots.push(slot),
-                Err(reason) => warn!(
-                    key = slot.key_name,
-                    reason, "Leaving out an authority that the journal can't explain"
-                ),
-            }
+    pub fn with_other_tainted(&self) -> Self {
+        let mut slots = self.clone();
+        if let Some(other) = &mut slots.other {
+            other.tainted = true;
         }
-        Self { slots }
+        slots
     }
 
-    /// As it is stored.
+    /// With nothing beside the active authority.
     #[must_use]
-    pub fn to_stored(&self) -> stored::Journal {
-        stored::Journal {
-            x509: self.slots.iter().map(write_slot).collect(),
-            jwt: Vec::new(),
+    pub fn without_other(&self) -> Self {
+        Self {
+            active: self.active.clone(),
+            other: None,
         }
+    }
+
+    fn validity(slot: Option<&Slot<A>>) -> Option<Validity> {
+        slot.map(|slot| slot.validity)
+    }
+
+    /// How long the active and the prepared authority are valid, where there are such.
+    #[must_use]
+    pub fn validities(&self) -> (Option<Validity>, Option<Validity>) {
+        (
+            Self::validity(self.active()),
+            Self::validity(self.prepared()),
+        )
+    }
+
+    /// The authorities that are not over.
+    pub fn current(&self, now: UnixTime) -> impl Iterator<Item = &Slot<A>> {
+        self.iter().filter(move |slot| !slot.validity.is_over(now))
     }
 }
 
-fn write_slot(slot: &Slot) -> stored::journal::X509Slot {
-    let status = match slot.status {
-        SlotStatus::Prepared => stored::journal::Status::Prepared,
-        SlotStatus::Active => stored::journal::Status::Active,
-        SlotStatus::Old => stored::journal::Status::Old,
-    };
-    stored::journal::X509Slot {
-        status: status.into(),
-        key_name: slot.key.to_string(),
-        chain: vec![slot.certificate.to_vec().into()],
-        issued_at: slot.validity.not_before.as_i64(),
-        expires_at: slot.validity.not_after.as_i64(),
-        tainted: false,
-    }
+/// The slots of one server; an empty journal is that of a first start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Journal {
+    /// X.509 authorities.
+    pub x509: Slots<X509>,
+    /// JWT authorities.
+    pub jwt: Slots<Jwt>,
 }
 
-fn read_slot(slot: &stored::journal::X509Slot) -> Result<Slot, &'static str> {
-    let status = match slot.status() {
-        stored::journal::Status::Prepared => SlotStatus::Prepared,
-        stored::journal::Status::Active => SlotStatus::Active,
-        stored::journal::Status::Old => SlotStatus::Old,
-        stored::journal::Status::Unknown => return Err("its status is not known to this version"),
-    };
-    let certificate = slot.chain.first().ok_or("it has no certificate")?;
-    Ok(Slot {
-        status,
-        key: KeyName::parse(&slot.key_name).ok_or("its key's name is not one of this server's")?,
-        certificate: CertificateDer::from(certificate.to_vec()),
-        validity: Validity {
-            not_before: UnixTime::from_i64(slot.issued_at),
-            not_after: UnixTime::from_i64(slot.expires_at),
-        },
-    })
+impl Journal {
+    /// Whether a slot uses this key.
+    #[must_use]
+    pub fn names(&self, key: &KeyName) -> bool {
+        self.x509.iter().any(|slot| slot.key == *key)
+            || self.jwt.iter().any(|slot| slot.key == *key)
+    }
+
+    /// With other X.509 authorities.
+    #[must_use]
+    pub fn with_x509(&self, x509: Slots<X509>) -> Self {
+        Self {
+            x509,
+            jwt: self.jwt.clone(),
+        }
+    }
+
+    /// With other JWT authorities.
+    #[must_use]
+    pub fn with_jwt(&self, jwt: Slots<Jwt>) -> Self {
+        Self {
+            x509: self.x509.clone(),
+            jwt,
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slot(status: SlotStatus, secs: u64) -> Slot {
-        Slot {
-            status,
-            key: KeyName::random(),
-            certificate: CertificateDer::from(vec![1, 2, 3]),
-            validity: Validity {
-                not_before: UnixTime::from_secs(secs),
-                not_after: UnixTime::from_secs(secs + 60),
-            },
-        }
-    }
-
-    #[test]
-    fn authorities_move_from_prepared_to_active_to_old_and_out() {
-        let first = Journal::default()
-            .with_prepared(slot(SlotStatus::Prepared, 1))
-            .with_activated();
-        assert_eq!(
-            first.active().unwrap().validity.not_before,
-            UnixTime::from_secs(1)
-        );
-        let second = first
-            .with_prepared(slot(SlotStatus::Prepared, 2))
-            .with_activated();
-        assert_eq!(second.slots.len(), 2);
-        assert_eq!(
-            second.active().unwrap().validity.not_before,
-            UnixTime::from_secs(2)
-        );
-        let third = second.with_prepared(slot(SlotStatus::Prepared, 3));
-        let starts: Vec<_> = third
-            .slots
-            .iter()
-            .map(|s| s.validity.not_before.as_secs())
-            .collect();
-        assert_eq!(starts, [2, 3]);
-    }
-
-    #[test]
-    fn a_journal_is_read_as_it_was_written() {
-        let journal = Journal {
-            slots: vec![slot(SlotStatus::Active, 1), slot(SlotStatus::Old, 2)],
-        };
-        assert_eq!(Journal::from_stored(&journal.to_stored()), journal);
-    }
-
-    #[test]
-    fn a_slot_that_makes_no_sense_is_left_out() {
-        let mut stored = Journal {
-            slots: vec![slot(SlotStatus::Active, 1), slot(SlotStatus::Old, 2)],
-        }
-        .to_stored();
-        stored.x509[0].status = 99;
-        stored.x509[1].key_name = "../../etc/passwd".into();
-        assert_eq!(Journal::from_stored(&stored), Journal::default());
-    }
-}
+mod tests;

@@ -26,6 +26,15 @@ pub struct Validity {
 }
 
 impl Validity {
+    /// That of an authority that is made now: back-dated as a certificate is.
+    #[must_use]
+    pub const fn of_ttl(ttl: Duration, now: UnixTime) -> Self {
+        Self {
+            not_before: now.before(BACKDATE),
+            not_after: now.after(ttl),
+        }
+    }
+
     /// The whole span, the back-dating included.
     #[must_use]
     pub const fn lifetime(self) -> Duration {
@@ -70,9 +79,14 @@ impl Validity {
     /// From when on an expired authority leaves the bundle.
     #[must_use]
     pub fn prune_at(self) -> UnixTime {
-        self.not_after
-            .after(self.lifetime().min(KEEP_EXPIRED_AT_MOST))
+        prune_at(self.not_after, self.lifetime())
     }
+}
+
+/// From when on an authority leaves the bundle that expired at `end` and had lived for `lifetime`.
+#[must_use]
+pub fn prune_at(end: UnixTime, lifetime: Duration) -> UnixTime {
+    end.after(lifetime.min(KEEP_EXPIRED_AT_MOST))
 }
 
 /// What is to be done about the authorities.

@@ -9,7 +9,7 @@ use countersign_identity::verify::{Leaf, verify_peer};
 use countersign_identity::{Bundle, Selector, SelectorSet};
 use countersign_runtime::clock::{Clock as _, TestClock};
 
-use super::journal::SlotStatus;
+use super::journal::{Slot, SlotStatus, X509};
 use super::*;
 use crate::keymanager::{DiskKeyManager, KeyManager, MemoryKeyManager};
 use crate::store::Store;
@@ -29,6 +29,11 @@ fn settings(ca_ttl: u64) -> Settings {
         ca_subject: Subject::authority(),
         x509_svid_ttl: secs(20),
         agent_ttl: secs(30),
+        jwt: Some(JwtSettings {
+            key_type: KeyType::EcP256,
+            svid_ttl: secs(15),
+            issuer: None,
+        }),
     }
 }
 
@@ -115,16 +120,20 @@ fn csr() -> Bytes {
 }
 
 fn active_root(rotation: &Rotation) -> Vec<u8> {
-    rotation.journal().active().unwrap().certificate.to_vec()
+    x509_der(rotation.journal().x509.active())
 }
 
+fn x509_der(slot: Option<&Slot<X509>>) -> Vec<u8> {
+    slot.unwrap().authority.certificate.der().to_vec()
+}
+
+/// Where the authorities of both kinds stand, which is the same unless somebody rotated one by hand.
 fn statuses(rotation: &Rotation) -> Vec<SlotStatus> {
-    rotation
-        .journal()
-        .slots
-        .iter()
-        .map(|slot| slot.status)
-        .collect()
+    let journal = rotation.journal();
+    let x509: Vec<_> = journal.x509.iter().map(|slot| slot.status).collect();
+    let jwt: Vec<_> = journal.jwt.iter().map(|slot| slot.status).collect();
+    assert_eq!(x509, jwt);
+    x509
 }
 
 #[tokio::test]
@@ -134,9 +143,10 @@ async fn a_first_start_publishes_an_authority_and_signs_with_it() {
     assert_eq!(statuses(&rotation), [SlotStatus::Active]);
     let bundle = house.bundle().await;
     assert_eq!(
-        (bundle.x509_authorities.len(), bundle.sequence_number),
+        (bundle.x509_authorities.len(), bundle.jwt_authorities.len()),
         (1, 1)
     );
+    assert_eq!(bundle.sequence_number, 2);
     assert_eq!(signs(&rotation, &house).await, active_root(&rotation));
 }
 
@@ -165,9 +175,10 @@ async fn an_authority_is_published_long_before_it_signs() {
     );
     let bundle = house.bundle().await;
     assert_eq!(
-        (bundle.x509_authorities.len(), bundle.sequence_number),
+        (bundle.x509_authorities.len(), bundle.jwt_authorities.len()),
         (2, 2)
     );
+    assert_eq!(bundle.sequence_number, 4);
     assert_eq!(signs(&rotation, &house).await, first);
 
     house.forward(24);
@@ -175,7 +186,7 @@ async fn an_authority_is_published_long_before_it_signs() {
     assert_eq!(statuses(&rotation), [SlotStatus::Active, SlotStatus::Old]);
     assert_ne!(active_root(&rotation), first);
     assert_eq!(signs(&rotation, &house).await, active_root(&rotation));
-    assert_eq!(house.bundle().await.sequence_number, 2);
+    assert_eq!(house.bundle().await.sequence_number, 4);
 }
 
 #[tokio::test]
@@ -189,8 +200,9 @@ async fn through_many_rotations_two_keys_are_held_and_the_bundle_stays_small() {
         let root = signs(&rotation, &house).await;
         assert_eq!(root, active_root(&rotation));
         roots.insert(root);
-        assert!(house.keys.list().unwrap().len() <= 2);
-        assert!(house.bundle().await.x509_authorities.len() <= 9);
+        assert!(house.keys.list().unwrap().len() <= 4);
+        let bundle = house.bundle().await;
+        assert!(bundle.x509_authorities.len() <= 9 && bundle.jwt_authorities.len() <= 9);
     }
     // Each is prepared when half of the life of the one before is over.
     assert!(
@@ -239,10 +251,7 @@ async fn a_restart_goes_on_with_the_same_authorities() {
     let again = house.start().await;
     assert_eq!(again.journal(), &journal);
     assert_eq!(house.bundle().await, bundle);
-    assert_eq!(
-        signs(&again, &house).await,
-        journal.active().unwrap().certificate.to_vec()
-    );
+    assert_eq!(signs(&again, &house).await, x509_der(journal.x509.active()));
 }
 
 #[tokio::test]
@@ -294,7 +303,8 @@ async fn a_key_without_a_slot_is_removed() {
         .iter()
         .map(|key| key.name().clone())
         .collect();
-    assert_eq!(names, [rotation.journal().active().unwrap().key.clone()]);
+    assert_eq!(names.len(), 2);
+    assert!(names.iter().all(|name| rotation.journal().names(name)));
     assert!(!names.contains(stray.name()));
 }
 

@@ -51,6 +51,9 @@ fn defaults_are_those_of_spire() {
     assert_eq!(config.authority.agent_ttl, Duration::from_secs(3_600));
     assert_eq!(config.authority.ca_key_type, KeyType::EcP256);
     assert_eq!(config.authority.ca_subject, Subject::authority());
+    let jwt = config.authority.jwt.unwrap();
+    assert_eq!(jwt.svid_ttl, Duration::from_secs(300));
+    assert_eq!((jwt.key_type, jwt.issuer), (KeyType::EcP256, None));
     assert_eq!(
         config.rate_limits,
         RateLimits {
@@ -283,4 +286,27 @@ fn the_file_that_ships_is_right() {
         ServerConfig::parse("server.conf", text, &Overrides::default()).unwrap();
     assert!(matches!(config.key_manager, KeyManagerChoice::Disk(_)));
     assert_eq!(warnings, []);
+}
+
+#[test]
+fn jwt_svids_are_configured_apart_and_can_be_turned_off() {
+    let jwt = |lines: &str| parse(&with_line(lines)).authority.jwt;
+    let told = "ca_key_type = \"ec-p384\"\njwt_issuer = \"https://i.example\"\ndefault_jwt_svid_ttl = \"1m\"";
+    let settings = jwt(told).unwrap();
+    assert_eq!(settings.key_type, KeyType::EcP384);
+    assert_eq!(settings.issuer.as_deref(), Some("https://i.example"));
+    assert_eq!(settings.svid_ttl, Duration::from_secs(60));
+    let rsa = jwt("ca_key_type = \"ec-p384\"\njwt_key_type = \"rsa-2048\"").unwrap();
+    assert_eq!(rsa.key_type, KeyType::Rsa2048);
+    assert!(jwt("disable_jwt_svids = true").is_none());
+    assert!(jwt("disable_jwt_svids = false\njwt_issuer = \"\"").is_some());
+    let wrong = refusals(&with_line(
+        "disable_jwt_svids = true\njwt_key_type = \"none\"",
+    ));
+    assert!(wrong.contains("jwt_key_type"), "{wrong}");
+    let long = refusals(&with_line(&format!(
+        "jwt_issuer = \"{}\"",
+        "i".repeat(2049)
+    )));
+    assert!(long.contains("2048"), "{long}");
 }

@@ -1,0 +1,169 @@
+//! Making the next authority: a key, what is published of it, and the commit that does so.
+//!
+//! [`Rotation::certify`] says where an X.509 authority's certificate comes from, [`Rotation::jwt_keys_after`] what
+//! becomes of the bundle's JWT keys when one is added: the two places at which an authority above this server takes part.
+
+use std::sync::Arc;
+
+use countersign_identity::SigningKey as _;
+use countersign_identity::bundle::{JwtAuthority, X509Authority};
+use countersign_identity::issue::self_signed_authority;
+use countersign_identity::jwt::random_key_id;
+use tracing::{info, warn};
+
+use super::publication::{Publication, validity};
+use super::{Rotation, RotationError};
+use crate::authority::Settings;
+use crate::authority::journal::{Jwt, Kind, Named, Slot, SlotStatus, X509};
+use crate::authority::schedule::Validity;
+use crate::keymanager::{KeyManager, KeyManagerError, KeyName, ManagedKey};
+
+/// What makes a key an X.509 authority.
+struct Certified {
+    /// Its certificate and those above it.
+    authority: X509,
+    /// The roots that lead to it; the certificate itself if it is self-signed.
+    roots: Vec<X509Authority>,
+}
+
+impl Rotation {
+    /// Makes the key of the next authority, and publishes it.
+    pub(super) async fn prepare(&mut self, kind: Kind) -> Result<(), RotationError> {
+        let key_type = match (kind, &self.settings().jwt) {
+            (Kind::Jwt, Some(jwt)) => jwt.key_type,
+            _ => self.settings().ca_key_type,
+        };
+        let key = blocking(&self.keys, move |keys| keys.generate(key_type)).await?;
+        let prepared = match kind {
+            Kind::X509 => self.x509_slot(&key).await.map(|(slot, publication)| {
+                told_prepared(kind, &slot);
+                let slots = self.journal.x509.with_prepared(slot);
+                (self.journal.with_x509(slots), publication)
+            }),
+            Kind::Jwt => self.jwt_slot(&key).await.map(|(slot, publication)| {
+                told_prepared(kind, &slot);
+                let slots = self.journal.jwt.with_prepared(slot);
+                (self.journal.with_jwt(slots), publication)
+            }),
+        };
+        let (journal, publication) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.forget(key.name()).await;
+                return Err(error);
+            }
+        };
+        // Should this fail, the key stays: the commit may have gone through all the same, and a key that no slot names is
+        // removed at the next start.
+        self.write(&journal, publication).await?;
+        self.held.insert(key.name().clone(), key);
+        self.take(journal).await;
+        info!("{kind} authority published");
+        Ok(())
+    }
+
+    async fn x509_slot(
+        &self,
+        key: &ManagedKey,
+    ) -> Result<(Slot<X509>, Publication), RotationError> {
+        let Certified { authority, roots } = self.certify(key).await?;
+        let publication = Publication {
+            x509: roots,
+            jwt: Vec::new(),
+        };
+        Ok((
+            prepared(key, validity(&authority.certificate), authority),
+            publication,
+        ))
+    }
+
+    async fn jwt_slot(&self, key: &ManagedKey) -> Result<(Slot<Jwt>, Publication), RotationError> {
+        let authority = Jwt {
+            key_id: random_key_id()?,
+            public_key: key.spki().to_vec(),
+        };
+        let validity = Validity::of_ttl(self.settings().ca_ttl, self.clock.now());
+        let slot = prepared(key, validity, authority);
+        let publication = Publication {
+            x509: Vec::new(),
+            jwt: self.jwt_keys_after(slot.published()).await?,
+        };
+        Ok((slot, publication))
+    }
+
+    /// A certificate for the key: self-signed.
+    async fn certify(&self, key: &ManagedKey) -> Result<Certified, RotationError> {
+        let Settings {
+            trust_domain,
+            ca_subject,
+            ca_ttl,
+            ..
+        } = self.settings().clone();
+        let now = self.clock.now();
+        let key = key.clone();
+        let signed = blocking_job(move || {
+            self_signed_authority(&trust_domain, &ca_subject, &key, ca_ttl, now)
+        })
+        .await?;
+        let certificate = X509Authority::new(signed?)?;
+        Ok(Certified {
+            roots: vec![certificate.clone()],
+            authority: X509 {
+                certificate,
+                issuers: Vec::new(),
+            },
+        })
+    }
+
+    /// The JWT keys that the own bundle is to have once this one is published: this one.
+    #[expect(clippy::unused_async, reason = "a server below another one asks there")]
+    async fn jwt_keys_after(
+        &self,
+        published: JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, RotationError> {
+        Ok(vec![published])
+    }
+
+    /// Removes a key that nothing needs. That it stays is no harm: the next start removes it.
+    pub(super) async fn forget(&mut self, name: &KeyName) {
+        self.held.remove(name);
+        let remove = name.clone();
+        if let Err(error) = blocking(&self.keys, move |keys| keys.remove(&remove)).await {
+            warn!(key = %name, error = &error as &dyn std::error::Error, "Key was not removed");
+        }
+    }
+}
+
+fn prepared<A>(key: &ManagedKey, validity: Validity, authority: A) -> Slot<A> {
+    Slot {
+        status: SlotStatus::Prepared,
+        key: key.name().clone(),
+        validity,
+        tainted: false,
+        authority,
+    }
+}
+
+fn told_prepared<A: Named>(kind: Kind, slot: &Slot<A>) {
+    info!(
+        authority_id = slot.id(),
+        expires = %slot.validity.not_after,
+        "{kind} authority prepared"
+    );
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
+    keys: &Arc<dyn KeyManager>,
+    call: impl FnOnce(&dyn KeyManager) -> Result<T, KeyManagerError> + Send + 'static,
+) -> Result<T, RotationError> {
+    let keys = Arc::clone(keys);
+    Ok(blocking_job(move || call(&*keys)).await??)
+}
+
+async fn blocking_job<T: Send + 'static>(
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RotationError> {
+    tokio::task::spawn_blocking(job)
+        .await
+        .map_err(|error| RotationError::Job(error.into()))
+}

@@ -1,0 +1,74 @@
+//! What the own bundle shows of the authorities: added before they sign, dropped long after.
+
+use std::time::Duration;
+
+use countersign_identity::bundle::{JwtAuthority, X509Authority};
+use countersign_identity::{Bundle, UnixTime};
+
+use crate::authority::schedule::{Validity, prune_at};
+use crate::store::Edit;
+
+/// Authorities to publish.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Publication {
+    /// Roots for X.509-SVIDs.
+    pub(super) x509: Vec<X509Authority>,
+    /// Keys for JWT-SVIDs.
+    pub(super) jwt: Vec<JwtAuthority>,
+}
+
+impl Publication {
+    /// Adds those that the bundle lacks. One that is there stays as it is, tainted or not.
+    pub(super) fn add_to(&self, bundle: &mut Bundle) -> Edit {
+        let mut edit = Edit::Unchanged;
+        for authority in &self.x509 {
+            let is_it = |present: &X509Authority| present.der() == authority.der();
+            if !bundle.x509_authorities.iter().any(is_it) {
+                bundle.x509_authorities.push(authority.clone());
+                edit = Edit::Changed;
+            }
+        }
+        for authority in &self.jwt {
+            let is_it = |present: &JwtAuthority| present.key_id == authority.key_id;
+            if !bundle.jwt_authorities.iter().any(is_it) {
+                bundle.jwt_authorities.push(authority.clone());
+                edit = Edit::Changed;
+            }
+        }
+        edit
+    }
+}
+
+/// Drops what expired long ago, but never the last of a kind: peers take an empty bundle for a withdrawn one.
+///
+/// How long a JWT key lived is not known from the bundle; `ca_ttl` stands in for it.
+pub(super) fn prune(bundle: &mut Bundle, ca_ttl: Duration, now: UnixTime) -> Edit {
+    let x509 = keep(&bundle.x509_authorities, |a| validity(a).prune_at() > now);
+    let jwt = keep(&bundle.jwt_authorities, |a| {
+        a.expires_at.is_none_or(|end| prune_at(end, ca_ttl) > now)
+    });
+    if x509.is_none() && jwt.is_none() {
+        return Edit::Unchanged;
+    }
+    if let Some(kept) = x509 {
+        bundle.x509_authorities = kept;
+    }
+    if let Some(kept) = jwt {
+        bundle.jwt_authorities = kept;
+    }
+    Edit::Changed
+}
+
+/// Those that are wanted; none if that are all of them, or not one.
+fn keep<T: Clone>(all: &[T], wanted: impl Fn(&T) -> bool) -> Option<Vec<T>> {
+    let kept: Vec<T> = all.iter().filter(|a| wanted(a)).cloned().collect();
+    (!kept.is_empty() && kept.len() < all.len()).then_some(kept)
+}
+
+/// When an X.509 authority is valid.
+pub(super) fn validity(authority: &X509Authority) -> Validity {
+    Validity {
+        not_before: authority.not_before(),
+        not_after: authority.not_after(),
+    }
+}

@@ -1,0 +1,99 @@
+//! After a start: journal, key manager and bundle brought together.
+
+use std::collections::HashMap;
+
+use tracing::warn;
+
+use super::publication::Publication;
+use super::{Rotation, RotationError};
+use crate::authority::journal::{Jwt, Kind, Slot, X509};
+use crate::authority::schedule::Validity;
+use crate::keymanager::{KeyName, ManagedKey};
+
+impl Rotation {
+    /// A slot needs its key, a key its slot; what signs must be in the bundle, and valid by this clock.
+    pub(super) async fn reconcile(&mut self) -> Result<(), RotationError> {
+        let held = &self.held;
+        self.journal
+            .x509
+            .retain(|slot| told(slot, x509_fits(slot, held)));
+        self.journal
+            .jwt
+            .retain(|slot| told(slot, jwt_fits(slot, held)));
+        let stray: Vec<_> = self
+            .held
+            .keys()
+            .filter(|name| !self.journal.names(name))
+            .cloned()
+            .collect();
+        for name in stray {
+            warn!(key = %name, "Removing a key that belongs to no authority");
+            self.forget(&name).await;
+        }
+        let now = self.clock.now();
+        if let Some(Validity { not_before, .. }) = self.journal.x509.validities().0
+            && now < not_before
+        {
+            return Err(RotationError::ClockBehind { now, not_before });
+        }
+        self.republish().await?;
+        self.start_signing(Kind::X509)?;
+        if self.settings().jwt.is_some() {
+            self.start_signing(Kind::Jwt)?;
+        }
+        Ok(())
+    }
+
+    /// Puts this server's authorities into the bundle again, should they not be there (another bundle was restored).
+    async fn republish(&self) -> Result<(), RotationError> {
+        let now = self.clock.now();
+        let x509 = self.journal.x509.current(now);
+        let x509 = x509.filter(|slot| slot.authority.certificate.is_self_issued());
+        let publication = Publication {
+            x509: x509
+                .map(|slot| slot.authority.certificate.with_tainted(slot.tainted))
+                .collect(),
+            jwt: self.journal.jwt.current(now).map(Slot::published).collect(),
+        };
+        if publication.x509.is_empty() && publication.jwt.is_empty() {
+            return Ok(());
+        }
+        self.write(&self.journal, publication).await
+    }
+
+    pub(super) fn usable_x509(&self, slot: &Slot<X509>) -> bool {
+        x509_fits(slot, &self.held).is_ok()
+    }
+
+    pub(super) fn usable_jwt(&self, slot: &Slot<Jwt>) -> bool {
+        jwt_fits(slot, &self.held).is_ok()
+    }
+}
+
+fn told<A>(slot: &Slot<A>, usable: Result<(), &'static str>) -> bool {
+    if let Err(reason) = usable {
+        warn!(key = %slot.key, expires = %slot.validity.not_after, reason, "Dropping an authority");
+    }
+    usable.is_ok()
+}
+
+fn key_of<'a, A>(
+    slot: &Slot<A>,
+    held: &'a HashMap<KeyName, ManagedKey>,
+) -> Result<&'a ManagedKey, &'static str> {
+    held.get(&slot.key)
+        .ok_or("the key manager does not have its key")
+}
+
+fn x509_fits(slot: &Slot<X509>, held: &HashMap<KeyName, ManagedKey>) -> Result<(), &'static str> {
+    let ca = slot.issuing_ca(key_of(slot, held)?);
+    ca.map_err(|_| "its certificate and its key do not belong together")
+        .map(drop)
+}
+
+fn jwt_fits(slot: &Slot<Jwt>, held: &HashMap<KeyName, ManagedKey>) -> Result<(), &'static str> {
+    let signer = slot.signer(key_of(slot, held)?);
+    signer
+        .ok_or("its public key is not that of its key")
+        .map(drop)
+}
