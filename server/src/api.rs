@@ -20,6 +20,9 @@ use countersign_proto::spire::api::server::logger::v1::logger_server::LoggerServ
 use countersign_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 use countersign_runtime::SharedClock;
+use countersign_runtime::logs::Levels;
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 use tonic::Request;
 use tonic::service::Routes;
 
@@ -81,6 +84,10 @@ pub struct Parts {
     pub admin_ids: HashSet<SpiffeId>,
     /// Which limits are on.
     pub rate_limits: RateLimits,
+    /// The level of this process's logs.
+    pub levels: Levels,
+    /// The server's own SVID, leaf first, as it is renewed.
+    pub server_svid: watch::Receiver<Arc<[CertificateDer<'static>]>>,
     /// Tells the time.
     pub clock: SharedClock,
 }
@@ -123,7 +130,7 @@ impl Api {
         let services = self
             .services()
             .add_service(HealthServer::new(health::Health(context())))
-            .add_service(DebugServer::new(debug::Debug(context())))
+            .add_service(DebugServer::new(debug::Debug::new(context())))
             .add_service(LoggerServer::new(logger::Logger(context())));
         self.guarded(services)
     }

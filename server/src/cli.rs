@@ -6,11 +6,13 @@
 mod agent;
 mod bundle;
 mod client;
+mod debug;
 mod entry;
 mod error;
 mod flag;
 mod health;
 mod json;
+mod logger;
 mod run;
 mod token;
 
@@ -57,6 +59,12 @@ enum Verb {
     /// Trust bundles
     #[command(subcommand)]
     Bundle(bundle::BundleVerb),
+    /// The server's log
+    #[command(subcommand)]
+    Logger(logger::LoggerVerb),
+    /// What the server knows of itself
+    #[command(subcommand)]
+    Debug(debug::DebugVerb),
 }
 
 /// The verbs and flags, for whoever lists them.
@@ -113,6 +121,8 @@ async fn ask_server(verb: Verb, printer: &mut Printer) -> Result<(), CommandErro
         Verb::Entry(verb) => verb.run(printer).await,
         Verb::Agent(verb) => verb.run(printer).await,
         Verb::Bundle(verb) => verb.run(printer).await,
+        Verb::Logger(verb) => verb.run(printer).await,
+        Verb::Debug(verb) => verb.run(printer).await,
     }
 }
 

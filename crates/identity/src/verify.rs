@@ -4,6 +4,8 @@
 //! that is a SPIFFE ID with a path, the bundle of that ID's own trust domain, no expired authority, keyCertSign on
 //! every intermediate, the path length of the authority (X509-SVID standard, sections 4 and 5; RFC 5280, 6.1).
 
+mod path;
+
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -12,6 +14,9 @@ use x509_parser::prelude::FromDer as _;
 use crate::bundle::{Bundles, X509Authority};
 use crate::spiffe_id::InvalidId;
 use crate::{Bundle, KeyId, SpiffeId, TrustDomain, UnixTime};
+
+use path::{AnyPurpose, check_path};
+pub use path::{NoPath, paths};
 
 /// The largest certificate that is looked at, in bytes of DER.
 pub const MAX_CERTIFICATE_LEN: usize = 16 * 1024;
@@ -280,42 +285,6 @@ fn verify_leaf(
     )
     .map_err(|e| unknown(e.to_string()))?;
     Ok(())
-}
-
-/// SPIFFE peers accept any extended key usage (go-spiffe does the same).
-struct AnyPurpose;
-
-impl webpki::ExtendedKeyUsageValidator for AnyPurpose {
-    fn validate(&self, _: webpki::KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        Ok(())
-    }
-}
-
-/// What webpki does not check of a path that it found.
-fn check_path(
-    path: &webpki::VerifiedPath<'_>,
-    authorities: &[&X509Authority],
-) -> Result<(), webpki::Error> {
-    let mut intermediates = 0_u32;
-    for cert in path.intermediate_certificates() {
-        let der = cert.der();
-        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| webpki::Error::BadDer)?;
-        let usage = parsed.key_usage().map_err(|_| webpki::Error::BadDer)?;
-        if usage.is_some_and(|u| !u.value.key_cert_sign()) {
-            return Err(webpki::Error::EndEntityUsedAsCa);
-        }
-        intermediates = intermediates.saturating_add(1);
-    }
-    let fits = |a: &&X509Authority| {
-        a.anchor().subject_public_key_info == path.anchor().subject_public_key_info
-            && a.anchor().subject == path.anchor().subject
-            && a.path_len().is_none_or(|limit| intermediates <= limit)
-    };
-    if authorities.iter().any(fits) {
-        Ok(())
-    } else {
-        Err(webpki::Error::PathLenConstraintViolated)
-    }
 }
 
 #[cfg(test)]

@@ -1,23 +1,28 @@
 //! Logs, by SPIRE's three settings: `log_level`, `log_format` and `log_file`.
 //!
-//! They go to standard error unless a file is named. What libraries say is let through only from WARN on.
+//! They go to standard error unless a file is named. What libraries say is let through only from WARN on. The level can
+//! change while the process runs; [`Levels`] is the handle for that.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Subscriber;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry;
+use tracing_subscriber::{Registry, registry, reload};
 
 /// What this project's crates are called, as far as log targets go.
 const OWN: &str = "countersign";
+
+/// The target of audit lines. Whoever turns them on gets them, whatever the level.
+pub const AUDIT: &str = "countersign_audit";
 
 /// The mode of a log file that has to be made.
 const FILE_MODE: u32 = 0o640;
@@ -36,6 +41,10 @@ pub enum Level {
     Warn,
     /// Faults alone.
     Error,
+    /// What ends the process, which is told by its last words and its exit code: no lines. SPIRE's level.
+    Fatal,
+    /// As [`Level::Fatal`]; SPIRE's level.
+    Panic,
 }
 
 /// How lines look.
@@ -69,9 +78,11 @@ impl FromStr for Level {
             "info" => Ok(Self::Info),
             "warn" | "warning" => Ok(Self::Warn),
             "error" => Ok(Self::Error),
+            "fatal" => Ok(Self::Fatal),
+            "panic" => Ok(Self::Panic),
             _ => Err(UnknownValue {
                 value: text.to_owned(),
-                allowed: "TRACE, DEBUG, INFO, WARN, ERROR",
+                allowed: "TRACE, DEBUG, INFO, WARN, ERROR, FATAL, PANIC",
             }),
         }
     }
@@ -101,8 +112,91 @@ impl From<Level> for LevelFilter {
             Level::Info => Self::INFO,
             Level::Warn => Self::WARN,
             Level::Error => Self::ERROR,
+            Level::Fatal | Level::Panic => Self::OFF,
         }
     }
+}
+
+impl fmt::Display for Level {
+    /// As SPIRE's tools print it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warning",
+            Self::Error => "error",
+            Self::Fatal => "fatal",
+            Self::Panic => "panic",
+        })
+    }
+}
+
+/// The level of this process's logs, now and at its start. Clones are one handle.
+#[derive(Clone)]
+pub struct Levels {
+    launch: Level,
+    current: Arc<Mutex<Level>>,
+    filter: reload::Handle<Targets, Registry>,
+}
+
+impl Levels {
+    /// The level that the configuration asked for.
+    #[must_use]
+    pub const fn launch(&self) -> Level {
+        self.launch
+    }
+
+    /// The level at the moment.
+    #[must_use]
+    pub fn current(&self) -> Level {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the level, for all lines from now on.
+    pub fn set(&self, level: Level) {
+        // Held until the filter has it too, so that both tell of the same change.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // The subscriber is global once set up; before and in tests it may be gone, and then there are no lines.
+        let _ = self.filter.reload(filter(level));
+        *current = level;
+    }
+
+    /// Back to the level of the start.
+    pub fn reset(&self) {
+        self.set(self.launch);
+    }
+
+    /// A handle on no logs at all, for what runs inside a process that logs in its own way.
+    #[must_use]
+    pub fn detached(level: Level) -> Self {
+        Self::new(level, reload::Layer::new(filter(level)).1)
+    }
+
+    fn new(launch: Level, filter: reload::Handle<Targets, Registry>) -> Self {
+        Self {
+            launch,
+            current: Arc::new(Mutex::new(launch)),
+            filter,
+        }
+    }
+}
+
+impl fmt::Debug for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Levels")
+            .field("launch", &self.launch)
+            .field("current", &self.current())
+            .finish_non_exhaustive()
+    }
+}
+
+fn filter(level: Level) -> Targets {
+    let level = LevelFilter::from(level);
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target(OWN, level)
+        .with_target(AUDIT, LevelFilter::INFO)
 }
 
 /// The settings.
@@ -133,16 +227,17 @@ pub enum LogError {
     Already,
 }
 
-/// Sets up this process's logs, once.
+/// Sets up this process's logs, once. The level can be changed through what comes back.
 ///
 /// # Errors
 /// [`LogError`].
-pub fn init(options: &LogOptions) -> Result<(), LogError> {
-    let subscriber = match &options.file {
+pub fn init(options: &LogOptions) -> Result<Levels, LogError> {
+    let (subscriber, levels) = match &options.file {
         Some(path) => subscriber(options, Mutex::new(open(path)?), Colours::Off),
         None => subscriber(options, io::stderr, Colours::for_stderr()),
     };
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Already)
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Already)?;
+    Ok(levels)
 }
 
 fn open(path: &Path) -> Result<File, LogError> {
@@ -178,23 +273,22 @@ fn subscriber<W>(
     options: &LogOptions,
     writer: W,
     colours: Colours,
-) -> Box<dyn Subscriber + Send + Sync>
+) -> (Box<dyn Subscriber + Send + Sync>, Levels)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let level = LevelFilter::from(options.level);
-    let filter = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_target(OWN, level);
+    let (filter, handle) = reload::Layer::new(filter(options.level));
+    let levels = Levels::new(options.level, handle);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(colours == Colours::On);
-    match options.format {
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match options.format {
         Format::Text => Box::new(registry().with(lines.with_filter(filter))),
         Format::Json => {
             Box::new(registry().with(lines.json().flatten_event(true).with_filter(filter)))
         }
-    }
+    };
+    (subscriber, levels)
 }
 
 #[cfg(test)]
@@ -204,7 +298,7 @@ mod tests {
     fn logged(options: &LogOptions) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let subscriber = subscriber(options, Mutex::new(open(&path).unwrap()), Colours::Off);
+        let (subscriber, _) = subscriber(options, Mutex::new(open(&path).unwrap()), Colours::Off);
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!(target: "countersign_server::store", entries = 3, "loaded");
             tracing::info!(target: "countersign_server::store", "ready");
@@ -258,7 +352,40 @@ mod tests {
         let error = "loud".parse::<Level>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "\"loud\" is not one of TRACE, DEBUG, INFO, WARN, ERROR"
+            "\"loud\" is not one of TRACE, DEBUG, INFO, WARN, ERROR, FATAL, PANIC"
         );
+    }
+
+    #[test]
+    fn the_level_changes_while_lines_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let writer = Mutex::new(open(&path).unwrap());
+        let (subscriber, levels) = subscriber(&LogOptions::default(), writer, Colours::Off);
+        tracing::subscriber::with_default(subscriber, || {
+            for level in [Level::Info, Level::Debug, Level::Panic] {
+                levels.set(level);
+                assert_eq!((levels.launch(), levels.current()), (Level::Info, level));
+                tracing::debug!(target: "countersign_server", "debug at {level}");
+                tracing::error!(target: "countersign_server", "error at {level}");
+                tracing::info!(target: AUDIT, "audit at {level}");
+            }
+            levels.reset();
+            tracing::debug!(target: "countersign_server", "debug at the end");
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        let said: Vec<&str> = text
+            .lines()
+            .map(|line| line.split_once(": ").unwrap().1)
+            .collect();
+        let want = [
+            "error at info",
+            "audit at info",
+            "debug at debug",
+            "error at debug",
+            "audit at debug",
+            "audit at panic",
+        ];
+        assert_eq!(said, want);
     }
 }

@@ -1,17 +1,108 @@
 //! What the server knows of itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use countersign_identity::SpiffeId;
+use countersign_identity::bundle::Bundles as _;
+use countersign_identity::verify::paths;
 use countersign_proto::spire::api::server::debug::v1 as wire;
-use tonic::{Request, Response, Status};
+use countersign_proto::spire::api::types;
+use rustls_pki_types::CertificateDer;
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer as _;
 
-use super::Context;
-use super::status::not_yet;
+use super::status::Failure;
+use super::{Context, count};
+use crate::registry::{EntryFilter, NodeFilter};
+
+mod subject;
+
+/// How long an answer is given again.
+const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// The service.
-pub(super) struct Debug(
-    #[expect(dead_code, reason = "its methods come with the next change")] pub(super) Arc<Context>,
-);
+pub(super) struct Debug {
+    context: Arc<Context>,
+    started: Instant,
+    last: Mutex<Option<(Instant, wire::GetInfoResponse)>>,
+}
+
+impl Debug {
+    pub(super) fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            started: Instant::now(),
+            last: Mutex::default(),
+        }
+    }
+
+    fn info(&self) -> Result<wire::GetInfoResponse, Failure> {
+        let registry = &self.context.parts.registry;
+        Ok(wire::GetInfoResponse {
+            svid_chain: self.svid_chain()?,
+            uptime: i32::try_from(self.started.elapsed().as_secs()).unwrap_or(i32::MAX),
+            agents_count: count(registry.count_nodes(&NodeFilter::default())),
+            federated_bundles_count: count(registry.count_bundles()),
+            entries_count: count(registry.count_entries(&EntryFilter::default())),
+        })
+    }
+
+    /// The server's own SVID and what vouches for it, up to the root.
+    fn svid_chain(&self) -> Result<Vec<wire::get_info_response::Cert>, Failure> {
+        let parts = &self.context.parts;
+        let bundle = parts.registry.bundle(parts.trust_domain.as_str());
+        let bundle = bundle.ok_or_else(|| Failure::not_found("trust domain bundle not found"))?;
+        let failed = |cause: &dyn std::fmt::Display| {
+            Failure::new(Code::Internal, "failed verification against bundle", cause)
+        };
+        let presented = parts.server_svid.borrow().clone();
+        let (leaf, intermediates) = presented
+            .split_first()
+            .ok_or_else(|| failed(&"the server has no SVID"))?;
+        let found = paths(
+            leaf,
+            intermediates,
+            &bundle.x509_authorities,
+            parts.clock.now(),
+        );
+        let first = found.map_err(|e| failed(&e))?.into_iter().next();
+        std::iter::once(leaf)
+            .chain(first.iter().flatten())
+            .map(|der| shown(der).map_err(|e| failed(&e)))
+            .collect()
+    }
+}
+
+fn shown(der: &CertificateDer<'_>) -> Result<wire::get_info_response::Cert, String> {
+    let (_, cert) = X509Certificate::from_der(der).map_err(|e| e.to_string())?;
+    Ok(wire::get_info_response::Cert {
+        id: id_of(&cert),
+        expires_at: cert.validity().not_after.timestamp(),
+        subject: subject::text(cert.subject()),
+    })
+}
+
+/// The SPIFFE ID in a certificate. Roots need not have one, and intermediates may be anybody's.
+fn id_of(cert: &X509Certificate<'_>) -> Option<types::Spiffeid> {
+    let names = cert.subject_alternative_name().ok()??;
+    let mut uris = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
+    let id = SpiffeId::parse(uris.next()?).ok()?;
+    uris.next().is_none().then(|| types::Spiffeid {
+        trust_domain: id.trust_domain_name().into(),
+        path: id.path().into(),
+    })
+}
 
 #[tonic::async_trait]
 impl wire::debug_server::Debug for Debug {
@@ -19,6 +110,14 @@ impl wire::debug_server::Debug for Debug {
         &self,
         _request: Request<wire::GetInfoRequest>,
     ) -> Result<Response<wire::GetInfoResponse>, Status> {
-        Err(not_yet("tell about itself"))
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, info)) = last.as_ref()
+            && at.elapsed() < REMEMBERED
+        {
+            return Ok(Response::new(info.clone()));
+        }
+        let info = self.info()?;
+        *last = Some((Instant::now(), info.clone()));
+        Ok(Response::new(info))
     }
 }

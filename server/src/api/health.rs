@@ -1,4 +1,5 @@
-//! Health: the server serves if its own bundle can be read from the store.
+//! Health: the server serves if its own bundle can be read from the store. One check at a time is all there is, as with
+//! SPIRE's server: listing and watching are not implemented.
 
 use std::sync::Arc;
 
@@ -7,7 +8,6 @@ use countersign_proto::grpc::health::v1::health_check_response::ServingStatus;
 use tonic::{Request, Response, Status};
 
 use super::Context;
-use super::status::not_yet;
 
 /// The service.
 pub(super) struct Health(pub(super) Arc<Context>);
@@ -44,13 +44,13 @@ impl wire::health_server::Health for Health {
         &self,
         _request: Request<wire::HealthListRequest>,
     ) -> Result<Response<wire::HealthListResponse>, Status> {
-        Err(not_yet("list the health of services"))
+        Err(Status::unimplemented("method List not implemented"))
     }
 
     async fn watch(
         &self,
         _request: Request<wire::HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(not_yet("watch its health"))
+        Err(Status::unimplemented("method Watch not implemented"))
     }
 }

@@ -4,15 +4,29 @@ use std::sync::Arc;
 
 use countersign_proto::spire::api::server::logger::v1 as wire;
 use countersign_proto::spire::api::types;
+use countersign_proto::spire::api::types::LogLevel;
+use countersign_runtime::logs::{Level, Levels};
 use tonic::{Request, Response, Status};
 
 use super::Context;
-use super::status::not_yet;
+use super::status::Failure;
 
 /// The service.
-pub(super) struct Logger(
-    #[expect(dead_code, reason = "its methods come with the next change")] pub(super) Arc<Context>,
-);
+pub(super) struct Logger(pub(super) Arc<Context>);
+
+impl Logger {
+    fn levels(&self) -> &Levels {
+        &self.0.parts.levels
+    }
+
+    fn shown(&self) -> Response<types::Logger> {
+        let levels = self.levels();
+        Response::new(types::Logger {
+            current_level: to_wire(levels.current()).into(),
+            launch_level: to_wire(levels.launch()).into(),
+        })
+    }
+}
 
 #[tonic::async_trait]
 impl wire::logger_server::Logger for Logger {
@@ -20,20 +34,56 @@ impl wire::logger_server::Logger for Logger {
         &self,
         _request: Request<wire::GetLoggerRequest>,
     ) -> Result<Response<types::Logger>, Status> {
-        Err(not_yet("change its log level"))
+        Ok(self.shown())
     }
 
     async fn set_log_level(
         &self,
-        _request: Request<wire::SetLogLevelRequest>,
+        request: Request<wire::SetLogLevelRequest>,
     ) -> Result<Response<types::Logger>, Status> {
-        Err(not_yet("change its log level"))
+        let wire::SetLogLevelRequest { new_level } = request.into_inner();
+        let level = from_wire(new_level)?;
+        // Said at a level that lets it through before the change or after it.
+        tracing::info!(%level, "Log level is set");
+        self.levels().set(level);
+        tracing::info!(%level, "Log level was set");
+        Ok(self.shown())
     }
 
     async fn reset_log_level(
         &self,
         _request: Request<wire::ResetLogLevelRequest>,
     ) -> Result<Response<types::Logger>, Status> {
-        Err(not_yet("change its log level"))
+        self.levels().reset();
+        tracing::info!(level = %self.levels().launch(), "Log level was reset");
+        Ok(self.shown())
+    }
+}
+
+fn from_wire(level: i32) -> Result<Level, Failure> {
+    match LogLevel::try_from(level) {
+        Ok(LogLevel::Unspecified) => Err(Failure::invalid(
+            "newLevel value cannot be LogLevel_UNSPECIFIED",
+        )),
+        Ok(LogLevel::Panic) => Ok(Level::Panic),
+        Ok(LogLevel::Fatal) => Ok(Level::Fatal),
+        Ok(LogLevel::Error) => Ok(Level::Error),
+        Ok(LogLevel::Warn) => Ok(Level::Warn),
+        Ok(LogLevel::Info) => Ok(Level::Info),
+        Ok(LogLevel::Debug) => Ok(Level::Debug),
+        Ok(LogLevel::Trace) => Ok(Level::Trace),
+        Err(_) => Err(Failure::invalid("unsupported log level")),
+    }
+}
+
+const fn to_wire(level: Level) -> LogLevel {
+    match level {
+        Level::Trace => LogLevel::Trace,
+        Level::Debug => LogLevel::Debug,
+        Level::Info => LogLevel::Info,
+        Level::Warn => LogLevel::Warn,
+        Level::Error => LogLevel::Error,
+        Level::Fatal => LogLevel::Fatal,
+        Level::Panic => LogLevel::Panic,
     }
 }

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 
 use crate::registry::Stopped;
 use crate::store::StoreError;
+use crate::store::backend::BackendError;
 
 /// The type of [`types::PermissionDeniedDetails`] as node agents look for it.
 const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
@@ -45,17 +46,21 @@ impl Failure {
         Self::plain(Code::NotFound, message)
     }
 
-    /// The store's fault. What exactly is wrong stands in the log, not in the answer.
+    /// The store's fault. What exactly is wrong stands in the log, not in the answer. A store that is away may come
+    /// back: the caller is asked to come again.
     pub(super) fn store(summary: &str, error: &StoreError) -> Self {
-        if let StoreError::Busy { .. } = error {
-            return Self::new(Code::Aborted, summary, error);
-        }
+        let (code, cause) = match error {
+            StoreError::Busy { .. } => return Self::new(Code::Aborted, summary, error),
+            StoreError::Backend(BackendError::Io { .. } | BackendError::Closed) => (
+                Code::Unavailable,
+                "the server's store can't be used at the moment; see its log",
+            ),
+            StoreError::Backend(BackendError::Damaged { .. }) | StoreError::Damaged { .. } => {
+                (Code::Internal, "the server's store failed; see its log")
+            }
+        };
         tracing::error!(%error, "{summary}");
-        Self::new(
-            Code::Internal,
-            summary,
-            "the server's store failed; see its log",
-        )
+        Self::new(code, summary, cause)
     }
 
     /// The status of a batch's item.
@@ -128,6 +133,20 @@ mod tests {
         let told = |code| Failure::new(code, "failed to x", "y").message;
         assert_eq!(told(Code::InvalidArgument), "failed to x: y");
         assert_eq!(told(Code::NotFound), "failed to x");
+    }
+
+    #[test]
+    fn a_store_that_is_away_is_worth_another_try_and_a_damaged_one_is_not() {
+        let told = |error: StoreError| Failure::store("failed to x", &error).code;
+        let io = BackendError::Io {
+            doing: "write",
+            why: "no space left".into(),
+        };
+        assert_eq!(told(io.into()), Code::Unavailable);
+        assert_eq!(told(BackendError::Closed.into()), Code::Unavailable);
+        assert_eq!(told(StoreError::Busy { doing: "x" }), Code::Aborted);
+        let damaged = BackendError::Damaged { what: "x".into() };
+        assert_eq!(told(damaged.into()), Code::Internal);
     }
 
     #[test]

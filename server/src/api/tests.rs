@@ -18,6 +18,7 @@ use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use countersign_proto::spire::api::types;
 use countersign_runtime::clock::TestClock;
+use countersign_runtime::logs::Level;
 use countersign_runtime::{Clock as _, Connection, Peer, UnixCaller};
 use futures::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
@@ -27,7 +28,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::*;
 use crate::attestor::{JoinToken, NodeAttestor};
-use crate::authority::{JwtSettings, Rotation, Settings};
+use crate::authority::{JwtSettings, Rotation, ServerSvid, Settings};
 use crate::keymanager::MemoryKeyManager;
 
 mod access;
@@ -35,6 +36,7 @@ mod agent;
 mod attest;
 mod bundle;
 mod entry;
+mod local;
 mod svid;
 mod sync;
 
@@ -101,6 +103,9 @@ impl House {
         let rotation = Rotation::open(settings, keys, store.clone(), "s".into(), clock.shared());
         let authority = rotation.await.unwrap().authority().clone();
         let registry = Registry::load(store.clone()).await.unwrap();
+        let bundles = Arc::new(registry.clone());
+        let svid = ServerSvid::open(authority.clone(), bundles, clock.shared());
+        let svid = svid.await.unwrap();
         tokio::spawn(registry.follow());
         let tokens: Arc<dyn NodeAttestor> =
             Arc::new(JoinToken::new(td(), store.clone(), clock.shared()));
@@ -115,6 +120,8 @@ impl House {
                 attestation: false,
                 signing: false,
             },
+            levels: Levels::detached(Level::Info),
+            server_svid: svid.chain(),
             clock: clock.shared(),
         });
         Self {

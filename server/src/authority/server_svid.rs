@@ -9,6 +9,7 @@ use countersign_identity::{TrustDomain, UnixTime, X509Svid};
 use countersign_runtime::clock::{self, RustlsTime};
 use countersign_runtime::error::BoxError;
 use countersign_runtime::{Presented, SharedClock};
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -40,6 +41,7 @@ pub struct ServerSvid {
     tls: TlsContext,
     clock: SharedClock,
     current: watch::Sender<Option<Arc<Presented>>>,
+    chain: watch::Sender<Arc<[CertificateDer<'static>]>>,
     not_after: UnixTime,
     renew_at: UnixTime,
 }
@@ -60,6 +62,7 @@ impl ServerSvid {
             tls: TlsContext::new(bundles, RustlsTime::shared(Arc::clone(&clock))),
             authority,
             current: watch::Sender::new(None),
+            chain: watch::Sender::new(Arc::from([])),
             not_after: clock.now(),
             renew_at: clock.now(),
             clock,
@@ -72,6 +75,12 @@ impl ServerSvid {
     #[must_use]
     pub fn identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
         self.current.subscribe()
+    }
+
+    /// The SVID's certificates, leaf first, as they change.
+    #[must_use]
+    pub fn chain(&self) -> watch::Receiver<Arc<[CertificateDer<'static>]>> {
+        self.chain.subscribe()
     }
 
     /// Renews the SVID whenever half of its lifetime is over and a new one would last longer, until `stop`.
@@ -104,6 +113,7 @@ impl ServerSvid {
         let svid = self.authority.sign_server().await?;
         self.current
             .send_replace(Some(Arc::new(self.present(&svid)?)));
+        self.chain.send_replace(Arc::from(svid.chain()));
         let validity = Validity {
             not_before: svid.not_before(),
             not_after: svid.not_after(),

@@ -1,4 +1,4 @@
-//! `agent list`, `show`, `count`, `evict` and `ban`.
+//! `agent list`, `show`, `count`, `evict`, `ban` and `purge`.
 
 use clap::{Args, Subcommand, ValueEnum};
 use countersign_proto::spire::api::server::agent::v1::{
@@ -12,6 +12,8 @@ use super::client::SocketFlag;
 use super::error::CommandError;
 use super::flag::{self, Match, go_time, id_text, plural, required_id};
 use super::json;
+
+mod purge;
 
 /// What one page holds; well below the longest answer.
 const PAGE_SIZE: i32 = 1000;
@@ -49,6 +51,13 @@ pub(super) enum AgentVerb {
         To lift the ban, evict the agent."
     )]
     Ban(One),
+    /// Purges expired agents that were attested using a non-TOFU security model, based on a given time
+    #[command(
+        after_help = "Example: what would go that has been expired for a week\n  \
+        countersign-server agent purge -expiredFor 168h -dryRun\n\
+        Only agents that can attest again are purged, and no banned ones, since evicting them would lift the ban."
+    )]
+    Purge(purge::Purge),
 }
 
 /// Which agents are meant.
@@ -107,6 +116,7 @@ impl AgentVerb {
             Self::Count(filter) => filter.count(printer).await,
             Self::Evict(one) => one.evict(printer).await,
             Self::Ban(one) => one.ban(printer).await,
+            Self::Purge(purge) => purge.run(printer).await,
         }
     }
 }

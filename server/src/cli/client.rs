@@ -6,7 +6,9 @@ use std::time::Duration;
 use countersign_proto::grpc::health::v1::health_client::HealthClient;
 use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
+use countersign_proto::spire::api::server::debug::v1::debug_client::DebugClient;
 use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
+use countersign_proto::spire::api::server::logger::v1::logger_client::LoggerClient;
 use countersign_runtime::dial::{Cause, UnixConnector};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
@@ -90,12 +92,20 @@ impl Client {
         BundleClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
+    pub(super) fn debug(&self) -> DebugClient<Channel> {
+        DebugClient::new(self.channel.clone())
+    }
+
     pub(super) fn entry(&self) -> EntryClient<Channel> {
         EntryClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub(super) fn health(&self) -> HealthClient<Channel> {
         HealthClient::new(self.channel.clone())
+    }
+
+    pub(super) fn logger(&self) -> LoggerClient<Channel> {
+        LoggerClient::new(self.channel.clone())
     }
 
     /// Takes the answer of a call, telling a server that went away from one that refused.

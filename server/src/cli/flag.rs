@@ -104,6 +104,16 @@ pub(super) fn plural(count: usize, singular: &str, plural: &str) -> String {
     format!("{count} {}", if count == 1 { singular } else { plural })
 }
 
+/// A time in UTC by RFC 3339, such as `2026-01-31T10:00:00Z`.
+pub(super) fn rfc3339(secs: i64) -> String {
+    let time = time::OffsetDateTime::from_unix_timestamp(secs).ok();
+    time.and_then(|time| {
+        time.format(&time::format_description::well_known::Rfc3339)
+            .ok()
+    })
+    .unwrap_or_else(|| secs.to_string())
+}
+
 /// A time as Go prints it in UTC, such as `2026-01-31 10:00:00 +0000 UTC`.
 pub(super) fn go_time(secs: i64) -> String {
     let format = time::macros::format_description!(

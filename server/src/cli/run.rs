@@ -8,7 +8,7 @@ use countersign_config::{Expansion, InvalidConfig, Warning};
 use countersign_identity::TrustDomain;
 use countersign_runtime::SystemClock;
 use countersign_runtime::cli::{Exit, Output, OutputFlag, Printer};
-use countersign_runtime::logs::{self, Format, Level};
+use countersign_runtime::logs::{self, Format, Level, Levels};
 use countersign_runtime::open_files;
 use countersign_runtime::signals::cancel_on_signal;
 use nix::sys::stat::Mode;
@@ -140,10 +140,13 @@ impl Run {
             Ok(loaded) => loaded,
             Err(error) => return refuse(printer, &error),
         };
-        if let Err(error) = logs::init(&config.logs) {
-            printer.error(&error);
-            return printer.exit(Exit::Failure);
-        }
+        let levels = match logs::init(&config.logs) {
+            Ok(levels) => levels,
+            Err(error) => {
+                printer.error(&error);
+                return printer.exit(Exit::Failure);
+            }
+        };
         for warning in warnings {
             warn!("{warning}");
         }
@@ -163,7 +166,7 @@ impl Run {
                 return printer.exit(Exit::Failure);
             }
         };
-        match runtime.block_on(serve(&config, self.address_file.as_deref())) {
+        match runtime.block_on(serve(&config, levels, self.address_file.as_deref())) {
             Ok(()) => printer.exit(Exit::Success),
             Err(error) => {
                 printer.error(&error);
@@ -173,7 +176,11 @@ impl Run {
     }
 }
 
-async fn serve(config: &ServerConfig, address_file: Option<&Path>) -> Result<(), RunError> {
+async fn serve(
+    config: &ServerConfig,
+    levels: Levels,
+    address_file: Option<&Path>,
+) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     cancel_on_signal(stop.clone()).map_err(RunError::Signals)?;
     if let Some(path) = address_file {
@@ -182,7 +189,7 @@ async fn serve(config: &ServerConfig, address_file: Option<&Path>) -> Result<(),
             source,
         })?;
     }
-    let bound = daemon::build(config, SystemClock::shared()).await?;
+    let bound = daemon::build(config, levels, SystemClock::shared()).await?;
     Ok(bound.serve(stop, address_file).await?)
 }
 

@@ -18,6 +18,7 @@ use countersign_runtime::address_file::Listening;
 use countersign_runtime::cli::Captured;
 use countersign_runtime::clock::RustlsTime;
 use countersign_runtime::dial::TlsConnector;
+use countersign_runtime::logs::{Level, Levels};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -57,7 +58,13 @@ plugins {{
             socket.display()
         );
         let (config, _) = ServerConfig::parse("server.conf", &text, &Overrides::default()).unwrap();
-        let bound = daemon::build(&config, SystemClock::shared()).await.unwrap();
+        let bound = daemon::build(
+            &config,
+            Levels::detached(Level::Info),
+            SystemClock::shared(),
+        )
+        .await
+        .unwrap();
         let places = bound.listening();
         let stop = CancellationToken::new();
         let serving = tokio::spawn({
@@ -211,6 +218,71 @@ async fn a_server_that_is_well_says_so() {
         server.run(&["healthcheck", "-output", "json"]).await.json()["status"],
         "SERVING"
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_log_level_is_shown_set_and_reset() {
+    let server = Server::start().await;
+    let shown = |level: &str| format!("Logger Level : {level}\nLaunch Level : info\n\n");
+    assert_eq!(server.run(&["logger", "get"]).await.good(), shown("info"));
+    for (asked, name) in [("WARN", "warning"), ("fatal", "fatal"), ("trace", "trace")] {
+        let set = server.run(&["logger", "set", "-level", asked]).await;
+        assert_eq!(set.good(), shown(name));
+    }
+    let json = server.run(&["logger", "get", "-output", "json"]).await;
+    assert_eq!(
+        json.good(),
+        "{\"current_level\":\"TRACE\",\"launch_level\":\"INFO\"}\n"
+    );
+    assert_eq!(server.run(&["logger", "reset"]).await.good(), shown("info"));
+    let loud = server.run(&["logger", "set", "-level", "loud"]).await;
+    assert_eq!(
+        loud.failed(),
+        "Error: the value \"loud\" is not a valid setting\n"
+    );
+    let none = server.run(&["logger", "set"]).await;
+    assert_eq!(none.failed(), "Error: a value (-level) must be set\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_server_tells_about_itself() {
+    let server = Server::start().await;
+    let json = server.run(&["debug", "getinfo", "-output", "json"]).await;
+    let info = json.json();
+    assert_eq!(info["federated_bundles_count"], 1);
+    let chain = info["svid_chain"].as_array().unwrap();
+    assert_eq!(chain.len(), 2, "the leaf and the root: {info}");
+    assert_eq!(chain[0]["id"]["path"], "/spire/server");
+    assert_eq!(chain[0]["subject"], "O=SPIRE,C=US");
+    assert_eq!(chain[1]["id"]["path"], "");
+    let root = chain[1]["subject"].as_str().unwrap();
+    assert!(root.starts_with("SERIALNUMBER=") && root.ends_with(",O=SPIFFE,C=US"));
+    let text = server.run(&["debug", "getinfo"]).await.good();
+    let start = "Server Debug Info:\n  Uptime:                  0s\n  Registered Agents:       0\n  \
+                 Registration Entries:    0\n  Federated Bundles:       1\n  SVID Chain:\n    \
+                 [0] SPIFFE ID:  spiffe://example.org/spire/server\n        Subject:    O=SPIRE,C=US\n        \
+                 Expires At: 20";
+    assert!(text.starts_with(start), "{text}");
+    assert!(
+        text.contains("Z\n    [1] SPIFFE ID:  spiffe://example.org\n"),
+        "{text}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn only_agents_that_expired_and_can_attest_again_are_purged() {
+    let server = Server::start().await;
+    let none = server.run(&["agent", "purge", "-expiredFor", "0s"]).await;
+    assert_eq!(none.good(), "No agents to purge.\n");
+    // It has a token's SVID, and could not come back.
+    let token = server.run(&["token", "generate"]).await.good();
+    let token = token.lines().next().unwrap().strip_prefix("Token: ");
+    server.attest(token.unwrap()).await;
+    let json = server.run(&["agent", "purge", "-output", "json"]).await;
+    assert_eq!(json.good(), "{\"expired_agents\":[]}\n");
     server.stop().await;
 }
 
@@ -709,6 +781,11 @@ async fn help_teaches_with_an_example() {
         &["agent", "count"],
         &["agent", "evict"],
         &["agent", "ban"],
+        &["agent", "purge"],
+        &["logger", "get"],
+        &["logger", "set"],
+        &["logger", "reset"],
+        &["debug", "getinfo"],
         &["bundle", "show"],
     ] {
         let help = run(verb.iter().copied().chain(["-h"])).await.good();

@@ -10,6 +10,7 @@ use countersign_identity::{TrustDomain, UnixTime};
 use countersign_runtime::SharedClock;
 use countersign_runtime::error::BoxError;
 use countersign_runtime::file;
+use countersign_runtime::logs::Levels;
 use countersign_runtime::unix::{Access, BindError, Socket};
 use tokio::net::TcpListener;
 
@@ -106,11 +107,15 @@ fn bind_advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Opens everything and binds the addresses. Nothing is served yet.
+/// Opens everything and binds the addresses. Nothing is served yet. `levels` is the level of this process's logs.
 ///
 /// # Errors
 /// [`StartError`]; what was opened is closed again.
-pub async fn build(config: &ServerConfig, clock: SharedClock) -> Result<Bound, StartError> {
+pub async fn build(
+    config: &ServerConfig,
+    levels: Levels,
+    clock: SharedClock,
+) -> Result<Bound, StartError> {
     let now = clock.now();
     if now < CLOCK_FLOOR {
         return Err(StartError::Clock { now });
@@ -141,6 +146,8 @@ pub async fn build(config: &ServerConfig, clock: SharedClock) -> Result<Bound, S
         attestors,
         admin_ids: HashSet::new(),
         rate_limits: config.rate_limits,
+        levels,
+        server_svid: svid.chain(),
         clock: Arc::clone(&clock),
     });
     Ok(Bound {

@@ -6,6 +6,7 @@ use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
 use countersign_runtime::SystemClock;
 use countersign_runtime::clock::RustlsTime;
 use countersign_runtime::dial::{Cause, TlsConnector};
+use countersign_runtime::logs::{Level, Levels};
 use tempfile::TempDir;
 
 use super::*;
@@ -34,7 +35,7 @@ plugins {{
 }
 
 async fn start(config: &ServerConfig) -> Result<Bound, StartError> {
-    build(config, SystemClock::shared()).await
+    build(config, Levels::detached(Level::Info), SystemClock::shared()).await
 }
 
 /// The message of a start that fails, with its causes.
@@ -181,10 +182,14 @@ async fn a_clock_that_was_never_set_is_refused() {
     let clock = countersign_runtime::clock::TestClock::fixed(
         countersign_identity::UnixTime::from_secs(86_400),
     );
-    let error = build(&config(&folder, &Overrides::default()), clock.shared())
-        .await
-        .err()
-        .unwrap();
+    let error = build(
+        &config(&folder, &Overrides::default()),
+        Levels::detached(Level::Info),
+        clock.shared(),
+    )
+    .await
+    .err()
+    .unwrap();
     assert!(
         error.to_string().contains("1970-01-02T00:00:00Z"),
         "{error}"
