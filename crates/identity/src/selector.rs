@@ -7,16 +7,16 @@ use std::fmt;
 #[non_exhaustive]
 pub enum InvalidSelector {
     /// The type is empty.
-    #[error("selector type is missing")]
+    #[error("missing selector type")]
     TypeMissing,
     /// The type has a colon.
     #[error("selector type contains ':'")]
     TypeColon,
     /// The value is empty.
-    #[error("selector value is missing")]
+    #[error("missing selector value")]
     ValueMissing,
     /// There is no colon between type and value.
-    #[error("selector must have the form type:value")]
+    #[error("there is no colon")]
     NoColon,
 }
 

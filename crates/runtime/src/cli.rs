@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+
 mod printer;
 mod table;
 
@@ -39,6 +41,8 @@ pub enum Exit {
     Configuration = 64,
     /// A part of a daemon ended that must not end.
     Software = 70,
+    /// There is no such verb, or none was named.
+    NoVerb = 127,
 }
 
 impl From<Exit> for ExitCode {
@@ -84,9 +88,19 @@ pub fn parse<C: clap::Parser>(
     args: impl IntoIterator<Item = OsString>,
     printer: &mut Printer,
 ) -> Result<C, ExitCode> {
-    let matches = with_switches(C::command()).try_get_matches_from(normalise(args));
+    let (args, command) = (normalise(args), with_switches(C::command()));
+    let verb = args.get(1).and_then(|arg| arg.to_str());
+    let has_verb = verb.is_some_and(|verb| command.find_subcommand(verb).is_some());
+    let matches = command.try_get_matches_from(args);
     let parsed = matches.and_then(|matches| C::from_arg_matches(&matches));
     parsed.map_err(|error| {
+        let no_verb = !has_verb
+            && matches!(
+                error.kind(),
+                ErrorKind::InvalidSubcommand
+                    | ErrorKind::MissingSubcommand
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            );
         let styled = error.render();
         let text = if printer.has_colours() {
             styled.ansi().to_string()
@@ -95,7 +109,7 @@ pub fn parse<C: clap::Parser>(
         };
         if error.use_stderr() {
             printer.error_text(&text);
-            Exit::Failure.into()
+            if no_verb { Exit::NoVerb } else { Exit::Failure }.into()
         } else {
             printer.text(&text);
             Exit::Success.into()
@@ -224,5 +238,35 @@ mod tests {
             "{}",
             captured.err()
         );
+    }
+
+    #[derive(Debug, clap::Parser)]
+    enum Verbs {
+        #[command(subcommand)]
+        Entry(Entry),
+    }
+
+    #[derive(Debug, clap::Subcommand)]
+    enum Entry {
+        Show,
+    }
+
+    #[test]
+    fn an_unknown_verb_is_told_with_a_near_one_and_ends_with_127_as_in_spire() {
+        let exit = |args: &[&str]| {
+            let (mut printer, captured) = Printer::captured();
+            let args = std::iter::once("program").chain(args.iter().copied());
+            let parsed: Result<Verbs, _> = parse(args.map(OsString::from), &mut printer);
+            (parsed.unwrap_err(), captured.err())
+        };
+        let (code, told) = exit(&["entyr", "show"]);
+        assert_eq!(code, ExitCode::from(127));
+        assert!(told.contains("'entry'"), "{told}");
+        assert_eq!(exit(&[]).0, ExitCode::from(127));
+
+        let (code, told) = exit(&["entry", "shwo"]);
+        assert_eq!(code, ExitCode::FAILURE);
+        assert!(told.contains("'show'"), "{told}");
+        assert_eq!(exit(&["entry"]).0, ExitCode::FAILURE);
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Healthcheck {
     #[command(flatten)]
     socket: SocketFlag,
     /// Taken for SPIRE's sake: there is one kind of health check
-    #[arg(long)]
+    #[arg(long, hide = true)]
     shallow: bool,
     /// Print verbose information
     #[arg(long)]

@@ -124,10 +124,15 @@ impl ConfigFlags {
 /// Tells what is wrong with the configuration.
 fn refuse(printer: &mut Printer, error: &InvalidConfig) -> ExitCode {
     printer.error_text(&format!("{error}\n"));
+    hint(printer, error);
+    printer.exit(Exit::Configuration)
+}
+
+/// What to do about a file that isn't there.
+fn hint(printer: &mut Printer, error: &InvalidConfig) {
     if matches!(error, InvalidConfig::Unreadable { .. }) {
         printer.error_text("Name the configuration file with -config FILE.\n");
     }
-    printer.exit(Exit::Configuration)
 }
 
 /// Removes the file of an earlier run, so that whoever waits for it does not read an old address.
@@ -157,11 +162,17 @@ impl Validate {
             Err(error) if json => {
                 let errors: Vec<_> = error.to_string().lines().map(str::to_owned).collect();
                 printer.json(&serde_json::json!({ "valid": false, "errors": errors }));
-                printer.exit(Exit::Configuration)
+                printer.exit(Exit::Failure)
             }
             Err(error) => {
-                printer.error_text("SPIRE agent configuration file is invalid:\n");
-                refuse(printer, &error)
+                // One finding stands behind the colon, as SPIRE prints it; several have lines of their own.
+                let findings = error.to_string();
+                let gap = if findings.contains('\n') { "\n" } else { " " };
+                printer.error_text(&format!(
+                    "SPIRE agent configuration file is invalid:{gap}{findings}\n"
+                ));
+                hint(printer, &error);
+                printer.exit(Exit::Failure)
             }
         }
     }

@@ -52,9 +52,11 @@ fn a_valid_file_is_valid_and_an_invalid_one_says_where() {
 
     std::fs::write(path, "agent {\n  no_such_key = 1\n}\n").unwrap();
     let (code, out, err) = run(&["validate", "-config", path]);
-    assert_eq!((code, out.as_str()), (ExitCode::from(64), ""));
+    assert_eq!((code, out.as_str()), (ExitCode::FAILURE, ""));
     assert!(
-        err.contains(&format!("{path}:2:3: ")) && err.contains("no_such_key"),
+        err.starts_with("SPIRE agent configuration file is invalid:\n")
+            && err.contains(&format!("\n{path}:2:3: "))
+            && err.contains("no_such_key"),
         "{err}"
     );
 

@@ -32,7 +32,7 @@ pub enum InvalidEntry {
     #[error("invalid parent ID: {0}")]
     ParentId(InvalidId),
     /// The parent is a trust domain instead of somebody in it.
-    #[error("invalid parent ID: {0:?} has no path")]
+    #[error("invalid parent ID: {0:?} is not a member of trust domain {td:?}; path is empty", td = .0.trust_domain_name())]
     ParentIdWithoutPath(SpiffeId),
     /// There is no SPIFFE ID.
     #[error("invalid spiffe ID: request must specify SPIFFE ID")]
@@ -42,7 +42,9 @@ pub enum InvalidEntry {
     SpiffeId(InvalidId),
     /// The SPIFFE ID is no workload's: it has no path, or a reserved one.
     #[error(
-        "invalid spiffe ID: {0:?} is not a workload's: the path must not be empty, /spire or below /spire/"
+        "invalid spiffe ID: {0:?} is not a workload in trust domain {td:?}; path is {fault}",
+        td = .0.trust_domain_name(),
+        fault = if .0.path().is_empty() { "empty" } else { "in the reserved namespace" }
     )]
     SpiffeIdNotWorkload(SpiffeId),
     /// There are no selectors.
@@ -96,7 +98,7 @@ pub enum InvalidEntry {
     #[error("selector types must be the same when store SVID is enabled")]
     StoreSvidSelectors,
     /// An SVID that goes to a store outside can't wait for a workload to ask.
-    #[error("store SVID and disabled X509-SVID prefetch exclude each other")]
+    #[error("specifying cache behaviour is incompatible with storable SVIDs")]
     StoreSvidPrefetch,
 }
 

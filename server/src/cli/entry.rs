@@ -230,20 +230,19 @@ impl Delete {
         let request = BatchDeleteEntryRequest { ids };
         let response = client.answer(client.entry().batch_delete_entry(request).await)?;
         if self.output.output == Output::Json {
-            json::print(
+            return json::print(
                 printer,
                 "spire.api.server.entry.v1.BatchDeleteEntryResponse",
                 &response,
-            )?;
+            );
         }
-        delete_told(printer, &response, self.output.output)
+        delete_told(printer, &response)
     }
 }
 
 fn delete_told(
     printer: &mut Printer,
     response: &BatchDeleteEntryResponse,
-    output: Output,
 ) -> Result<(), CommandError> {
     let (mut deleted, mut failed) = (0_usize, 0_usize);
     let mut failures = String::new();
@@ -251,9 +250,7 @@ fn delete_told(
         let status = result.status.clone().unwrap_or_default();
         if status.code == 0 {
             deleted += 1;
-            if output == Output::Pretty {
-                printer.line(format_args!("Deleted entry with ID: {}", result.id));
-            }
+            printer.line(format_args!("Deleted entry with ID: {}", result.id));
         } else {
             failed += 1;
             let code = code_name(tonic::Code::from_i32(status.code));
@@ -263,18 +260,16 @@ fn delete_told(
             ));
         }
     }
-    if output == Output::Pretty {
-        if deleted > 0 {
-            printer.text("\n\n");
-        }
-        printer.error_text(&failures);
-        match (deleted, failed) {
-            (_, 0) => printer.line(format_args!("Deleted {deleted} entries successfully")),
-            (0, _) => printer.text(&format!("\n\nFailed to delete {failed} entries\n")),
-            _ => printer.text(&format!(
-                "\n\nDeleted {deleted} entries successfully, but failed to delete {failed} entries\n"
-            )),
-        }
+    if deleted > 0 {
+        printer.text("\n\n");
+    }
+    printer.error_text(&failures);
+    match (deleted, failed) {
+        (_, 0) => printer.line(format_args!("Deleted {deleted} entries successfully")),
+        (0, _) => printer.text(&format!("\n\nFailed to delete {failed} entries\n")),
+        _ => printer.text(&format!(
+            "\n\nDeleted {deleted} entries successfully, but failed to delete {failed} entries\n"
+        )),
     }
     if failed > 0 {
         return Err(CommandError::Items("failed to delete one or more entries"));

@@ -44,6 +44,9 @@ pub(super) enum CommandError {
     /// The server is up, and says that it is not well.
     #[error("server is unhealthy: {0}")]
     Unhealthy(String),
+    /// Whether the server is well can't be told.
+    #[error("server is unhealthy: unable to determine health: {0}")]
+    HealthUnknown(#[source] Box<CommandError>),
     /// The answer can't be shown.
     #[error("the server's answer can't be shown: {0}")]
     Answer(String),

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use countersign_proto::grpc::health::v1::{
-    HealthCheckRequest, health_check_response::ServingStatus,
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
 };
 use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
@@ -18,7 +18,7 @@ use super::json;
 )]
 pub(super) struct Healthcheck {
     /// Taken for SPIRE's sake: there is one kind of health check
-    #[arg(long)]
+    #[arg(long, hide = true)]
     shallow: bool,
     /// Print verbose information
     #[arg(long)]
@@ -35,11 +35,10 @@ impl Healthcheck {
         if self.verbose && pretty {
             printer.line("Checking server health...");
         }
-        let client = self.socket.connect().await?;
-        let request = HealthCheckRequest {
-            service: String::new(),
-        };
-        let response = client.answer(client.health().check(request).await)?;
+        let response = self
+            .check()
+            .await
+            .map_err(|error| CommandError::HealthUnknown(Box::new(error)))?;
         if !pretty {
             json::print(printer, "grpc.health.v1.HealthCheckResponse", &response)?;
         }
@@ -52,5 +51,13 @@ impl Healthcheck {
             }
         }
         Ok(())
+    }
+
+    async fn check(&self) -> Result<HealthCheckResponse, CommandError> {
+        let client = self.socket.connect().await?;
+        let request = HealthCheckRequest {
+            service: String::new(),
+        };
+        client.answer(client.health().check(request).await)
     }
 }

@@ -100,7 +100,7 @@ pub(super) struct Run {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Checks the file and starts nothing:\n  countersign-server validate -config server.conf\n\
-    Ends with 0 if the configuration is right, else with 64."
+    Ends with 0 if the configuration is right, else with 1."
 )]
 pub(super) struct Validate {
     #[command(flatten)]
@@ -204,10 +204,15 @@ fn forget(path: &Path) -> std::io::Result<()> {
 /// Tells what is wrong with the configuration.
 fn refuse(printer: &mut Printer, error: &InvalidConfig) -> ExitCode {
     printer.error_text(&format!("{error}\n"));
+    hint(printer, error);
+    printer.exit(Exit::Configuration)
+}
+
+/// What to do about a file that isn't there.
+fn hint(printer: &mut Printer, error: &InvalidConfig) {
     if matches!(error, InvalidConfig::Unreadable { .. }) {
         printer.error_text("Name the configuration file with -config FILE.\n");
     }
-    printer.exit(Exit::Configuration)
 }
 
 impl Validate {
@@ -229,11 +234,17 @@ impl Validate {
             Err(error) if json => {
                 let errors: Vec<_> = error.to_string().lines().map(str::to_owned).collect();
                 printer.line(serde_json::json!({ "valid": false, "errors": errors }));
-                printer.exit(Exit::Configuration)
+                printer.exit(Exit::Failure)
             }
             Err(error) => {
-                printer.error_text("SPIRE server configuration file is invalid:\n");
-                refuse(printer, &error)
+                // One finding stands behind the colon, as SPIRE prints it; several have lines of their own.
+                let findings = error.to_string();
+                let gap = if findings.contains('\n') { "\n" } else { " " };
+                printer.error_text(&format!(
+                    "SPIRE server configuration file is invalid:{gap}{findings}\n"
+                ));
+                hint(printer, &error);
+                printer.exit(Exit::Failure)
             }
         }
     }

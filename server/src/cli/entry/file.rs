@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
 
 use countersign_proto::spire::api::types;
 use serde::Deserialize;
@@ -62,11 +61,9 @@ struct Ids {
 /// The entries in a file.
 pub(super) fn entries(path: &str) -> Result<Vec<types::Entry>, CommandError> {
     let Entries { entries } = read(path)?;
-    if entries.is_empty() {
-        return Err(refused(path, "it has no entries"));
-    }
-    let place =
-        |(i, entry)| to_entry(entry).map_err(|e| e.during(format!("{path}: entry {}", i + 1)));
+    let place = |(i, entry)| {
+        to_entry(entry).map_err(|e| e.during(format!("{}: entry {}", shown(path), i + 1)))
+    };
     entries.into_iter().enumerate().map(place).collect()
 }
 
@@ -125,9 +122,18 @@ fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The file as people know it.
+fn shown(path: &str) -> &str {
+    if path == STDIN {
+        "standard input"
+    } else {
+        path
+    }
+}
+
 fn refused(path: &str, why: &str) -> CommandError {
     CommandError::File {
-        path: Path::new(path).to_owned(),
+        path: shown(path).into(),
         why: why.to_owned(),
     }
 }
@@ -168,7 +174,7 @@ mod tests {
     fn a_broken_file_is_told_with_its_name_and_place() {
         for (text, told) in [
             ("{", "EOF"),
-            (r#"{"entries": []}"#, "no entries"),
+            ("{}", "missing field `entries`"),
             (
                 r#"{"entries": [{"spiffe_id": "x", "parent_id": "spiffe://td/p"}]}"#,
                 "entry 1: \"x\" is not a SPIFFE ID",

@@ -110,9 +110,6 @@ pub(in crate::cli) struct Update {
 
 impl EntryFlags {
     fn to_entry(&self, parent_id: types::Spiffeid) -> Result<types::Entry, CommandError> {
-        if self.selectors.is_empty() {
-            return Err(CommandError::usage("at least one selector is required"));
-        }
         Ok(types::Entry {
             id: self.entry_id.clone().unwrap_or_default(),
             spiffe_id: Some(self.spiffe_id()?),
@@ -136,6 +133,13 @@ impl EntryFlags {
                 },
             ),
         })
+    }
+
+    fn need_selectors(&self) -> Result<(), CommandError> {
+        if self.selectors.is_empty() {
+            return Err(CommandError::usage("at least one selector is required"));
+        }
+        Ok(())
     }
 
     fn spiffe_id(&self) -> Result<types::Spiffeid, CommandError> {
@@ -172,18 +176,19 @@ impl Create {
             }
         }
         if self.output.output == Output::Json {
-            json::print(
+            return json::print(
                 printer,
                 "spire.api.server.entry.v1.BatchCreateEntryResponse",
                 &response,
-            )?;
+            );
         }
         let results = response.results.into_iter().map(|r| (r.status, r.entry));
-        tell(printer, results, "create", self.output.output)
+        tell(printer, results, "create")
     }
 
     fn parent_id(&self) -> Result<types::Spiffeid, CommandError> {
         let flags = &self.entry;
+        flags.need_selectors()?;
         if self.node {
             if !flags.federates_with.is_empty() {
                 return Err(CommandError::usage("node entries can not federate"));
@@ -234,14 +239,14 @@ impl Update {
             }
         }
         if self.output.output == Output::Json {
-            json::print(
+            return json::print(
                 printer,
                 "spire.api.server.entry.v1.BatchUpdateEntryResponse",
                 &response,
-            )?;
+            );
         }
         let results = response.results.into_iter().map(|r| (r.status, r.entry));
-        tell(printer, results, "update", self.output.output)
+        tell(printer, results, "update")
     }
 
     fn entry(&self) -> Result<types::Entry, CommandError> {
@@ -254,6 +259,7 @@ impl Update {
         {
             return Err(CommandError::usage("entry ID is required"));
         }
+        self.entry.need_selectors()?;
         let parent_id = required_id(self.entry.parent_id.as_deref(), "a parent ID is required")?;
         self.entry.to_entry(parent_id)
     }
@@ -272,12 +278,12 @@ fn failed(status: Option<&types::Status>) -> bool {
     status.is_none_or(|status| status.code != 0)
 }
 
-/// Prints what became of each entry, and fails if one failed.
+/// Prints what became of each entry for people, and fails if one failed. As JSON the statuses say it, and the exit code
+/// doesn't: so it is with SPIRE, whose scripts read them.
 fn tell(
     printer: &mut Printer,
     results: impl Iterator<Item = (Option<types::Status>, Option<types::Entry>)>,
     verb: &'static str,
-    output: Output,
 ) -> Result<(), CommandError> {
     let mut failures = String::new();
     for (status, entry) in results {
@@ -289,16 +295,14 @@ fn tell(
                 "Failed to {verb} the following entry (code: {code}, msg: {:?}):\n{entry}",
                 status.message
             ));
-        } else if output == Output::Pretty {
+        } else {
             printer.text(&entry);
         }
     }
     if failures.is_empty() {
         return Ok(());
     }
-    if output == Output::Pretty {
-        printer.error_text(&failures);
-    }
+    printer.error_text(&failures);
     Err(CommandError::Items(match verb {
         "create" => "failed to create one or more entries",
         _ => "failed to update one or more entries",
