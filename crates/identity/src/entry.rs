@@ -1,6 +1,7 @@
 //! Registration entries: which workload gets which SPIFFE ID.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{SelectorSet, SpiffeId, TrustDomain, UnixTime};
@@ -27,9 +28,9 @@ pub enum InvalidEntryId {
     Char,
 }
 
-/// The ID of a registration entry: 1 to 255 of `A-Z a-z 0-9 . _ -`.
+/// The ID of a registration entry: 1 to 255 of `A-Z a-z 0-9 . _ -`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EntryId(Box<str>);
+pub struct EntryId(Arc<str>);
 
 impl EntryId {
     /// Parses an entry ID.
@@ -147,8 +148,8 @@ pub enum InvalidDnsName {
     /// A label begins or ends with a hyphen.
     #[error("label begins or ends with a hyphen")]
     Hyphen,
-    /// A character other than lower-case letters, digits and hyphens (RFC 5890, LDH labels).
-    #[error("label has a character other than lower-case letters, digits and hyphens")]
+    /// A character other than letters, digits, hyphens and underscores.
+    #[error("label has a character other than letters, digits, hyphens and underscores")]
     Char,
     /// A `*` that is not the whole first label, or not followed by a name.
     #[error("wildcard must be the whole first label")]
@@ -158,7 +159,7 @@ pub enum InvalidDnsName {
     Reserved,
 }
 
-/// A DNS name as X.509-SVIDs carry it: lower-case LDH labels, possibly with a leading `*.`.
+/// A DNS name as X.509-SVIDs carry it: labels of letters, digits, hyphens and underscores, possibly with a leading `*.`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DnsName(Box<str>);
 
@@ -200,7 +201,7 @@ fn check_label(label: &str) -> Result<(), InvalidDnsName> {
     }
     if !label
         .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
     {
         return Err(InvalidDnsName::Char);
     }
@@ -227,8 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn dns_names_are_lower_case_ldh() {
-        for good in ["a", "a.b", "*.a.b", "xn--bcher-kva.example", "1.2"] {
+    fn dns_names_are_plain_labels() {
+        for good in [
+            "a",
+            "a.b",
+            "*.a.b",
+            "xn--bcher-kva.example",
+            "1.2",
+            "A.b",
+            "_tcp.a_b",
+        ] {
             assert!(DnsName::new(good).is_ok(), "{good}");
         }
         for (bad, want) in [
@@ -236,8 +245,8 @@ mod tests {
             ("  ", InvalidDnsName::Empty),
             ("a.", InvalidDnsName::EmptyLabel),
             (".a", InvalidDnsName::EmptyLabel),
-            ("A.b", InvalidDnsName::Char),
-            ("a_b", InvalidDnsName::Char),
+            ("a b", InvalidDnsName::Char),
+            ("a/b", InvalidDnsName::Char),
             ("-a", InvalidDnsName::Hyphen),
             ("a-.b", InvalidDnsName::Hyphen),
             ("a.*.b", InvalidDnsName::Wildcard),

@@ -6,7 +6,9 @@ use countersign_identity::entry::{
     AdditionalAttributes, DnsName, InvalidDnsName, InvalidEntryId, MAX_HINT_LEN,
 };
 use countersign_identity::spiffe_id::InvalidId;
-use countersign_identity::{Entry, EntryId, SpiffeId, TrustDomain, UnixTime};
+use countersign_identity::{
+    Entry, EntryId, Selector, SelectorSet, SpiffeId, TrustDomain, UnixTime,
+};
 
 use super::selector::{self, InvalidSelectors};
 use crate::spire::api::types;
@@ -111,6 +113,20 @@ impl InvalidEntry {
             Self::Selectors(InvalidSelectors::Repeated(_)) | Self::DnsNameRepeated(_)
         )
     }
+
+    /// Whether it is SPIRE's store that finds this, and not its API: the caller is then told that the entry could not be
+    /// made or changed, not that it could not be converted.
+    #[must_use]
+    pub const fn is_found_by_store(&self) -> bool {
+        matches!(
+            self,
+            Self::Id(_)
+                | Self::X509SvidTtl
+                | Self::JwtSvidTtl
+                | Self::StoreSvidSelectors
+                | Self::StoreSvidPrefetch
+        ) || self.is_repetition()
+    }
 }
 
 impl TryFrom<types::Entry> for Entry {
@@ -136,22 +152,30 @@ impl TryFrom<types::Entry> for Entry {
             created_at,
             additional_attributes,
         } = entry;
+        // In SPIRE's order, so that of several faults the same one is told: first what its API checks, then its store.
+        let parent_id = parent(parent_id)?;
+        let spiffe_id = workload(spiffe_id)?;
+        let dns_names = names(&dns_names)?;
+        let federates_with = federation(&federates_with)?;
+        let selectors = selectors_of(selectors)?;
         if hint.len() > MAX_HINT_LEN {
             return Err(InvalidEntry::Hint);
         }
-        let entry = Self {
+        let attributes = additional_attributes.map(Into::into).unwrap_or_default();
+        check_store(store_svid, &selectors, attributes)?;
+        Ok(Self {
             id: EntryId::new(&id)?,
-            parent_id: parent(parent_id)?,
-            spiffe_id: workload(spiffe_id)?,
-            selectors: selectors_of(selectors)?,
+            parent_id,
+            spiffe_id,
+            selectors,
             x509_svid_ttl: ttl(x509_svid_ttl).ok_or(InvalidEntry::X509SvidTtl)?,
             jwt_svid_ttl: ttl(jwt_svid_ttl).ok_or(InvalidEntry::JwtSvidTtl)?,
-            federates_with: federation(&federates_with)?,
+            federates_with,
             admin,
             downstream,
             store_svid,
             expires_at: time(expires_at).ok_or(InvalidEntry::ExpiresAt)?,
-            dns_names: names(&dns_names)?,
+            dns_names,
             revision_number: (revision_number >= 0)
                 .then_some(revision_number)
                 .ok_or(InvalidEntry::RevisionNumber)?,
@@ -159,10 +183,8 @@ impl TryFrom<types::Entry> for Entry {
                 .ok_or(InvalidEntry::CreatedAt)?
                 .unwrap_or_default(),
             hint,
-            attributes: additional_attributes.map(Into::into).unwrap_or_default(),
-        };
-        check_store(&entry)?;
-        Ok(entry)
+            attributes,
+        })
     }
 }
 
@@ -335,9 +357,7 @@ fn workload(id: Option<types::Spiffeid>) -> Result<SpiffeId, InvalidEntry> {
     Ok(id)
 }
 
-fn selectors_of(
-    selectors: Vec<types::Selector>,
-) -> Result<countersign_identity::SelectorSet, InvalidEntry> {
+fn selectors_of(selectors: Vec<types::Selector>) -> Result<SelectorSet, InvalidEntry> {
     if selectors.is_empty() {
         return Err(InvalidEntry::SelectorsEmpty);
     }
@@ -380,20 +400,21 @@ fn names(names: &[String]) -> Result<Vec<DnsName>, InvalidEntry> {
     Ok(all)
 }
 
-fn check_store(entry: &Entry) -> Result<(), InvalidEntry> {
-    if !entry.store_svid {
+fn check_store(
+    store_svid: bool,
+    selectors: &SelectorSet,
+    attributes: AdditionalAttributes,
+) -> Result<(), InvalidEntry> {
+    if !store_svid {
         return Ok(());
     }
-    let mut kinds = entry
-        .selectors
-        .iter()
-        .map(countersign_identity::Selector::kind);
+    if attributes.disable_x509_svid_prefetch {
+        return Err(InvalidEntry::StoreSvidPrefetch);
+    }
+    let mut kinds = selectors.iter().map(Selector::kind);
     let first = kinds.next();
     if kinds.any(|kind| Some(kind) != first) {
         return Err(InvalidEntry::StoreSvidSelectors);
-    }
-    if entry.attributes.disable_x509_svid_prefetch {
-        return Err(InvalidEntry::StoreSvidPrefetch);
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! Registration entries.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use countersign_identity::{Entry, EntryId, TrustDomain};
-use countersign_proto::convert::entry::{InvalidEntry, masked, updated};
+use countersign_identity::{Entry, EntryId};
+use countersign_proto::convert::entry::masked;
 use countersign_proto::spire::api::server::entry::v1 as wire;
 use countersign_proto::spire::api::types;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,7 +15,9 @@ use super::{Context, count, filter, paging};
 use crate::limits;
 use crate::store::backend::Seq;
 use crate::store::{EntryExists, UpdateError};
+use check::{NOT_CREATED, NOT_UPDATED, Refused};
 
+mod check;
 mod sync;
 
 pub(super) use sync::Syncs;
@@ -78,24 +81,23 @@ impl Entries {
                 Err(failed) => items.push(Some(Err(failed))),
             }
         }
-        let summary = "failed to create entry";
         let made = parts
             .store
             .entries_create(&sound)
             .await
-            .map_err(|e| Failure::store(summary, &e))?;
+            .map_err(|e| Failure::store(NOT_CREATED, &e))?;
         let last = made.iter().flatten().map(|written| written.seq).max();
         self.reached(last).await?;
         let mut made = made.into_iter().map(|result| match result {
             Ok(written) => Ok(Box::new(written.value.value)),
             Err(EntryExists::Similar(existing)) => Err(Fault::similar(existing.value)),
             Err(error @ EntryExists::Id) => {
-                Err(Failure::new(Code::AlreadyExists, summary, error).into())
+                Err(Failure::new(Code::AlreadyExists, NOT_CREATED, error).into())
             }
             Err(error @ EntryExists::BundleMissing(_)) => {
-                Err(Failure::new(Code::Internal, summary, error).into())
+                Err(Failure::new(Code::Internal, NOT_CREATED, error).into())
             }
-            Err(error) => Err(Failure::new(Code::Aborted, summary, error).into()),
+            Err(error) => Err(Failure::new(Code::Aborted, NOT_CREATED, error).into()),
         });
         Ok(items
             .into_iter()
@@ -106,19 +108,19 @@ impl Entries {
     /// A new entry, if it is sound. If something is repeated in it that may not be, an entry like it comes first.
     fn sound(&self, wire: types::Entry) -> Result<Entry, Fault> {
         let td = &self.0.parts.trust_domain;
-        let error = match Entry::try_from(wire.clone()) {
-            Ok(entry) => return Ok(in_domain(entry, td)?),
-            Err(error) => error,
+        // Few entries repeat anything; those are looked at a second time, so that the others need not be copied.
+        let spare = has_repetitions(&wire).then(|| without_repetitions(wire.clone()));
+        let failure = match check::new(wire, td) {
+            Ok(entry) => return Ok(entry),
+            Err(Refused::Told(failure)) => return Err(failure.into()),
+            Err(Refused::Repeated(failure)) => failure,
         };
-        if !error.is_repetition() {
-            return Err(convert_failure(&error).into());
-        }
-        let existing = Entry::try_from(without_repetitions(wire))
-            .ok()
+        let existing = spare
+            .and_then(|wire| check::new(wire, td).ok())
             .and_then(|entry| self.0.parts.registry.similar_entry(&entry));
         Err(match existing {
             Some(existing) => Fault::similar(existing.value.clone()),
-            None => Failure::new(Code::AlreadyExists, "failed to create entry", error).into(),
+            None => failure.into(),
         })
     }
 
@@ -128,50 +130,45 @@ impl Entries {
         mask: Option<&types::EntryMask>,
     ) -> Result<Vec<Item>, Failure> {
         let parts = &self.0.parts;
-        let summary = "failed to update entry";
-        let (ids, wanted): (Vec<Option<EntryId>>, Vec<types::Entry>) = entries
-            .into_iter()
-            .map(|entry| (EntryId::new(&entry.id).ok(), entry))
-            .unzip();
-        let (known, wanted_known): (Vec<EntryId>, Vec<types::Entry>) = ids
-            .iter()
-            .zip(wanted)
-            .filter_map(|(id, entry)| Some((id.clone()?, entry)))
-            .unzip();
-        let change = |i: usize, old: &Entry| {
-            let new = wanted_known.get(i).cloned().unwrap_or_default();
-            let entry = Entry::try_from(updated(old.into(), new, mask)).map_err(|error| {
-                if error.is_repetition() {
-                    Failure::new(Code::AlreadyExists, summary, error)
-                } else {
-                    convert_failure(&error)
+        let td = &parts.trust_domain;
+        let mut items: Vec<Option<Item>> = Vec::with_capacity(entries.len());
+        let (mut known, mut wanted) = (Vec::new(), Vec::new());
+        for wire in entries {
+            let failed = match (check::update(&wire, mask, td), EntryId::new(&wire.id)) {
+                (Err(failure), _) => Some(failure),
+                // No entry has such an ID.
+                (Ok(()), Err(_)) => Some(Failure::not_found(NOT_UPDATED)),
+                (Ok(()), Ok(id)) => {
+                    known.push(id);
+                    wanted.push(wire);
+                    None
                 }
-            })?;
-            in_domain(entry, &parts.trust_domain)
+            };
+            items.push(failed.map(|failure| Err(failure.into())));
+        }
+        let change = |i: usize, old: &Entry| {
+            let new = wanted.get(i).cloned().unwrap_or_default();
+            check::applied(old.into(), new, mask, td)
         };
         let changed = parts
             .store
             .entries_update(&known, change)
             .await
-            .map_err(|e| Failure::store(summary, &e))?;
+            .map_err(|e| Failure::store(NOT_UPDATED, &e))?;
         let last = changed.iter().flatten().map(|written| written.seq).max();
         self.reached(last).await?;
         let mut changed = changed.into_iter().map(|result| match result {
             Ok(written) => Ok(Box::new(written.value.value)),
-            Err(UpdateError::Missing) => Err(Failure::not_found(summary).into()),
+            Err(UpdateError::Missing) => Err(Failure::not_found(NOT_UPDATED).into()),
             Err(UpdateError::Refused(failure)) => Err(failure.into()),
             Err(error @ UpdateError::BundleMissing(_)) => {
-                Err(Failure::new(Code::Internal, summary, error).into())
+                Err(Failure::new(Code::Internal, NOT_UPDATED, error).into())
             }
-            Err(error) => Err(Failure::new(Code::Aborted, summary, error).into()),
+            Err(error) => Err(Failure::new(Code::Aborted, NOT_UPDATED, error).into()),
         });
-        Ok(ids
+        Ok(items
             .into_iter()
-            .map(|id| match id {
-                Some(_) => changed.next().unwrap_or_else(lost),
-                // No entry has such an ID.
-                None => Err(Failure::not_found(summary).into()),
-            })
+            .map(|item| item.or_else(|| changed.next()).unwrap_or_else(lost))
             .collect())
     }
 
@@ -388,33 +385,21 @@ fn check_batch(items: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn convert_failure(error: &InvalidEntry) -> Failure {
-    Failure::new(Code::InvalidArgument, "failed to convert entry", error)
-}
-
-fn in_domain(entry: Entry, td: &TrustDomain) -> Result<Entry, Failure> {
-    for (what, id) in [
-        ("parent ID", &entry.parent_id),
-        ("spiffe ID", &entry.spiffe_id),
-    ] {
-        if !id.is_member_of(td) {
-            return Err(Failure::new(
-                Code::InvalidArgument,
-                "failed to convert entry",
-                format_args!("invalid {what}: \"{id}\" is not a member of trust domain \"{td}\""),
-            ));
-        }
-    }
-    Ok(entry)
+/// Whether a selector or a DNS name comes twice.
+fn has_repetitions(entry: &types::Entry) -> bool {
+    let mut selectors = HashSet::new();
+    let mut names = HashSet::new();
+    !entry
+        .selectors
+        .iter()
+        .all(|s| selectors.insert((&s.r#type, &s.value)))
+        || !entry.dns_names.iter().all(|name| names.insert(name))
 }
 
 fn without_repetitions(entry: types::Entry) -> types::Entry {
-    let mut selectors: Vec<types::Selector> = Vec::with_capacity(entry.selectors.len());
-    for selector in entry.selectors {
-        if !selectors.contains(&selector) {
-            selectors.push(selector);
-        }
-    }
+    let mut seen = HashSet::new();
+    let mut selectors = entry.selectors;
+    selectors.retain(|s| seen.insert((s.r#type.clone(), s.value.clone())));
     // DNS names have no part in what makes entries alike.
     types::Entry {
         selectors,

@@ -157,13 +157,18 @@ pub(super) fn member(id: types::Spiffeid, td: &TrustDomain) -> Result<SpiffeId, 
 
 /// A workload's ID in this trust domain.
 pub(super) fn workload(id: types::Spiffeid, td: &TrustDomain) -> Result<SpiffeId, String> {
-    let id = member(id, td)?;
-    if !id.is_workload() {
-        return Err(format!(
-            "\"{id}\" is not a workload in trust domain \"{td}\"; path is in the reserved namespace"
-        ));
-    }
-    Ok(id)
+    let id = SpiffeId::try_from(id).map_err(|e| e.to_string())?;
+    let why = match id.path() {
+        _ if !id.is_member_of(td) => {
+            return Err(format!("\"{id}\" is not a member of trust domain \"{td}\""));
+        }
+        "" => "path is empty",
+        _ if id.is_reserved() => "path is in the reserved namespace",
+        _ => return Ok(id),
+    };
+    Err(format!(
+        "\"{id}\" is not a workload in trust domain \"{td}\"; {why}"
+    ))
 }
 
 fn entry_selectors(asked: types::SelectorMatch) -> Result<(Match, SelectorSet), Failure> {
@@ -332,7 +337,8 @@ mod tests {
         };
         assert!(refused(by_selectors(vec![])).contains("empty selector set"));
         assert!(
-            refused(by_selectors(vec![types::Selector::default()])).contains("type is missing")
+            refused(by_selectors(vec![types::Selector::default()]))
+                .contains("missing selector type")
         );
         let by_domains = |trust_domains| Filter {
             by_federates_with: Some(types::FederatesWithMatch {

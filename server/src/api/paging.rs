@@ -11,7 +11,9 @@ pub(super) fn requested(size: i32, token: &str, summary: &str) -> Result<Page, F
         Err(_) | Ok(0) => Ok(Page::All),
         Ok(size) if token.is_empty() => Ok(Page::After(Seq::ZERO, size)),
         Ok(size) => {
-            let after = token.parse().map_err(|_| {
+            // Rust would take a sign.
+            let number = token.bytes().all(|b| b.is_ascii_digit()).then_some(token);
+            let after = number.and_then(|n| n.parse().ok()).ok_or_else(|| {
                 let shown: String = token.chars().take(64).collect();
                 Failure::new(
                     tonic::Code::Internal,
@@ -56,8 +58,10 @@ mod tests {
 
     #[test]
     fn a_token_that_nobody_gave_out_is_told() {
-        let failure = requested(5, "abc", "failed to list entries").unwrap_err();
-        let want = "failed to list entries: could not parse token 'abc'";
-        assert_eq!(failure, Failure::plain(tonic::Code::Internal, want));
+        for token in ["abc", "-1", "+1", " 1", "1.5", "99999999999999999999"] {
+            let failure = requested(5, token, "failed to list entries").unwrap_err();
+            let want = format!("failed to list entries: could not parse token '{token}'");
+            assert_eq!(failure, Failure::plain(tonic::Code::Internal, want));
+        }
     }
 }

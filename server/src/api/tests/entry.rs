@@ -164,11 +164,7 @@ async fn a_bad_item_is_told_and_the_others_are_made() {
     ];
     let results = try_create(&house, bad).await;
     for (code, message, entry) in &results[..6] {
-        assert_eq!(*code, Code::InvalidArgument);
-        assert!(
-            message.starts_with("failed to convert entry: "),
-            "{message}"
-        );
+        assert_eq!(*code, Code::InvalidArgument, "{message}");
         assert_eq!(*entry, None);
     }
     assert_eq!(results[6].0, Code::Ok);
@@ -379,4 +375,190 @@ async fn entries_are_listed_in_pages_and_counted() {
         .count_entries(wire::CountEntriesRequest { filter: None })
         .await;
     assert_eq!(count.unwrap().into_inner().count, 5);
+}
+
+#[tokio::test]
+async fn faults_are_told_in_the_words_that_tools_know() {
+    let house = House::new().await;
+    let id = |path: &str| Some(wire_id(path));
+    let convert = "failed to convert entry: ";
+    let create = "failed to create entry: ";
+    let of = |change: fn(&mut types::Entry)| {
+        let mut entry = entry("/a", "/p");
+        change(&mut entry);
+        entry
+    };
+    let cases = [
+        (
+            of(|e| e.spiffe_id = None),
+            format!("{convert}invalid spiffe ID: request must specify SPIFFE ID"),
+        ),
+        (
+            types::Entry {
+                parent_id: None,
+                spiffe_id: None,
+                ..entry("/a", "/p")
+            },
+            format!("{convert}invalid parent ID: request must specify SPIFFE ID"),
+        ),
+        (
+            types::Entry {
+                parent_id: id(""),
+                ..entry("/a", "/p")
+            },
+            format!(
+                "{convert}invalid parent ID: \"spiffe://example.org\" is not a member of trust domain \"example.org\"; path is empty"
+            ),
+        ),
+        (
+            types::Entry {
+                spiffe_id: id(""),
+                ..entry("/a", "/p")
+            },
+            format!(
+                "{convert}invalid spiffe ID: \"spiffe://example.org\" is not a workload in trust domain \"example.org\"; path is empty"
+            ),
+        ),
+        (
+            entry("/spire/agent/x", "/p"),
+            format!(
+                "{convert}invalid spiffe ID: \"spiffe://example.org/spire/agent/x\" is not a workload in trust domain \"example.org\"; path is in the reserved namespace"
+            ),
+        ),
+        (
+            of(|e| e.selectors.clear()),
+            format!("{convert}selector list is empty"),
+        ),
+        (
+            of(|e| e.selectors[0].r#type.clear()),
+            format!("{convert}missing selector type"),
+        ),
+        (
+            of(|e| e.hint = "h".repeat(1025)),
+            format!("{convert}hint is too long, max length is 1024 characters"),
+        ),
+        // What the store would find.
+        (of(|e| e.x509_svid_ttl = -1), create.to_owned()),
+        (of(|e| e.jwt_svid_ttl = -1), create.to_owned()),
+        (of(|e| e.id = "a/b".into()), create.to_owned()),
+        (
+            of(|e| {
+                e.store_svid = true;
+                e.selectors.push(types::Selector {
+                    r#type: "other".into(),
+                    value: "x".into(),
+                });
+            }),
+            format!("{create}selector types must be the same when store SVID is enabled"),
+        ),
+        // Of several faults, who is meant comes first and what the store would find last.
+        (
+            of(|e| {
+                e.x509_svid_ttl = -1;
+                e.dns_names = vec!["-".into()];
+                e.selectors.clear();
+            }),
+            format!("{convert}invalid DNS name"),
+        ),
+    ];
+    let (entries, texts): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
+    let results = try_create(&house, entries).await;
+    for ((code, message, entry), text) in results.into_iter().zip(texts) {
+        assert_eq!((code, entry), (Code::InvalidArgument, None), "{message}");
+        assert!(
+            message.starts_with(&text),
+            "{message:?} instead of {text:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_update_is_checked_before_it_is_known_whether_the_entry_is_there() {
+    let house = House::new().await;
+    let asked = types::Entry {
+        id: "unknown".into(),
+        ..Default::default()
+    };
+    let (code, message, _) = update(&house, asked.clone(), None).await;
+    assert_eq!(code, Code::InvalidArgument, "{message}");
+    let nothing = Some(types::EntryMask::default());
+    assert_eq!(update(&house, asked, nothing).await.0, Code::NotFound);
+    let ttl = types::Entry {
+        id: "unknown".into(),
+        jwt_svid_ttl: -1,
+        ..Default::default()
+    };
+    let mask = types::EntryMask {
+        jwt_svid_ttl: true,
+        ..Default::default()
+    };
+    let (code, message, _) = update(&house, ttl, Some(mask)).await;
+    assert_eq!(code, Code::InvalidArgument);
+    assert!(message.starts_with("failed to update entry: "), "{message}");
+}
+
+#[tokio::test]
+async fn an_update_may_make_entries_alike_and_counts_each_time() {
+    let house = House::new().await;
+    let made = create(&house.local(), vec![entry("/a", "/p"), entry("/b", "/p")]).await;
+    let alike = types::Entry {
+        id: made[0].id.clone(),
+        ..entry("/b", "/p")
+    };
+    let (code, _, changed) = update(&house, alike.clone(), None).await;
+    assert_eq!((code, changed.unwrap().revision_number), (Code::Ok, 1));
+    let results = try_create(&house, vec![entry("/b", "/p"), entry("/a", "/p")]).await;
+    assert_eq!(
+        (results[0].0, results[1].0),
+        (Code::AlreadyExists, Code::Ok)
+    );
+
+    // The same entry twice in one request is changed twice, in order.
+    let hinted = |hint: &str| types::Entry {
+        hint: hint.into(),
+        ..alike.clone()
+    };
+    let request = wire::BatchUpdateEntryRequest {
+        entries: vec![hinted("one"), hinted("two")],
+        input_mask: None,
+        output_mask: Some(types::EntryMask {
+            hint: true,
+            revision_number: true,
+            ..Default::default()
+        }),
+    };
+    let answer = house.local().entries().batch_update_entry(request).await;
+    let told: Vec<_> = answer
+        .unwrap()
+        .into_inner()
+        .results
+        .into_iter()
+        .map(|result| result.entry.unwrap())
+        .map(|entry| (entry.hint, entry.revision_number, entry.spiffe_id))
+        .collect();
+    assert_eq!(told, [("one".into(), 2, None), ("two".into(), 3, None)]);
+}
+
+#[tokio::test]
+async fn two_alike_in_one_request_are_one_and_the_first_is_shown_for_the_second() {
+    let house = House::new().await;
+    let request = wire::BatchCreateEntryRequest {
+        entries: vec![entry("/a", "/p"), entry("/a", "/p")],
+        output_mask: Some(types::EntryMask {
+            spiffe_id: true,
+            ..Default::default()
+        }),
+    };
+    let answer = house.local().entries().batch_create_entry(request).await;
+    let results = answer.unwrap().into_inner().results;
+    let codes: Vec<_> = results
+        .iter()
+        .map(|result| code(result.status.as_ref().unwrap()))
+        .collect();
+    assert_eq!(codes, [Code::Ok, Code::AlreadyExists]);
+    assert_eq!(results[0].entry, results[1].entry);
+    assert!(
+        results[0].entry.as_ref().unwrap().selectors.is_empty(),
+        "masked"
+    );
 }
