@@ -55,3 +55,5 @@ pub const MAX_REMEMBERED_CHANGES: usize = 65_536;
 pub const STORE_PAGE: usize = 1_000;
 /// How many candidates the registry looks at before it lets go of its lock for a moment.
 pub const REGISTRY_PORTION: usize = 4_096;
+/// How long a call that wrote waits until the registry shows it. It takes milliseconds unless the store fails.
+pub const REGISTRY_WAIT: Duration = Duration::from_secs(10);

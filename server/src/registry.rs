@@ -6,24 +6,31 @@
 
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use countersign_identity::bundle::{BundleSet, Bundles};
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain, UnixTime};
-use tokio::sync::watch;
+use countersign_runtime::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits;
 use crate::store::backend::Seq;
 use crate::store::{Changed, Feed, Record, Store, StoreError};
+use affected::Trace;
 use index::Index;
+use watch::Watches;
 
+pub mod affected;
 mod crawl;
 pub mod filter;
 mod index;
 pub mod sweep;
+pub mod watch;
 
+pub use affected::Affected;
 pub use filter::{EntryFilter, Match, NodeFilter};
+pub use watch::Watch;
 
 /// An entry with its place in lists.
 pub type EntryRecord = Arc<Record<Entry>>;
@@ -41,10 +48,23 @@ pub enum Page {
     After(Seq, usize),
 }
 
-/// The index does not follow the store any more, because the store failed.
+/// The index does not show a commit that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server can't read its store any more; see its log")]
-pub struct Stopped;
+#[non_exhaustive]
+pub enum Behind {
+    /// It does not follow the store any more, because the store failed for good.
+    #[error("the server can't read its store any more; see its log")]
+    Stopped,
+    /// The store can't be read for the moment.
+    #[error(
+        "the change was made but can't be read back for now, the server's store is failing; see its log and look again"
+    )]
+    Late,
+}
+
+/// How soon a store that could not be read is tried again at first, and at last.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 /// The index. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -56,7 +76,8 @@ struct Shared {
     index: RwLock<Index>,
     /// What verification of peers reads, on every handshake.
     bundles: ArcSwap<BundleSet>,
-    reached: watch::Sender<Seq>,
+    reached: tokio::sync::watch::Sender<Seq>,
+    watches: Watches,
     stopped: CancellationToken,
 }
 
@@ -72,23 +93,31 @@ impl Registry {
             store,
             index: RwLock::new(index),
             bundles,
-            reached: watch::Sender::new(seq),
+            reached: tokio::sync::watch::Sender::new(seq),
+            watches: Watches::default(),
             stopped: CancellationToken::new(),
         })))
     }
 
-    /// Applies the store's changes as they come, until the store fails. When the future is dropped, whoever waits for a
-    /// commit is told.
+    /// Applies the store's changes as they come, until the store fails for good; a fault that may pass is waited out. When
+    /// the future is dropped, whoever waits for a commit is told.
     pub fn follow(&self) -> impl Future<Output = StoreError> + Send + use<> {
         let registry = self.clone();
         let stop = self.0.stopped.clone().drop_guard();
         async move {
             let _stop = stop;
             let mut head = registry.0.store.head();
+            let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
             loop {
                 let target = *head.borrow_and_update();
-                if let Err(error) = registry.catch_up(target).await {
-                    return error;
+                match registry.catch_up(target).await {
+                    Ok(()) => backoff.reset(),
+                    Err(error) if error.may_pass() => {
+                        tracing::warn!(%error, "could not read what changed in the store; trying again");
+                        backoff.wait().await;
+                        continue;
+                    }
+                    Err(error) => return error,
                 }
                 if head.changed().await.is_err() {
                     return registry.0.store.broken().await.into();
@@ -100,13 +129,14 @@ impl Registry {
     /// Waits until everything up to this commit can be read here.
     ///
     /// # Errors
-    /// The registry has stopped following the store.
-    pub async fn reached(&self, seq: Seq) -> Result<(), Stopped> {
+    /// The registry has stopped following the store, or can't read it for the moment.
+    pub async fn reached(&self, seq: Seq) -> Result<(), Behind> {
         let mut reached = self.0.reached.subscribe();
         tokio::select! {
             biased;
-            there = reached.wait_for(|there| *there >= seq) => there.map(drop).map_err(|_| Stopped),
-            () = self.0.stopped.cancelled() => Err(Stopped),
+            there = reached.wait_for(|there| *there >= seq) => there.map(drop).map_err(|_| Behind::Stopped),
+            () = self.0.stopped.cancelled() => Err(Behind::Stopped),
+            () = tokio::time::sleep(limits::REGISTRY_WAIT) => Err(Behind::Late),
         }
     }
 
@@ -175,6 +205,12 @@ impl Registry {
         self.read(|index| index.entries.of_id(id).any(|entry| entry.value.downstream))
     }
 
+    /// Tells from now on when something changes that concerns this node agent.
+    #[must_use]
+    pub fn watch(&self, agent: &SpiffeId) -> Watch {
+        self.0.watches.open(agent)
+    }
+
     /// One node.
     #[must_use]
     pub fn node(&self, id: &SpiffeId) -> Option<NodeRecord> {
@@ -222,32 +258,36 @@ impl Registry {
     async fn catch_up(&self, target: Seq) -> Result<(), StoreError> {
         let mut at = *self.0.reached.borrow();
         while at < target {
-            at = match self.0.store.changed(at).await? {
-                Feed::Changed { through, objects } => {
-                    self.apply(objects);
-                    through
-                }
+            let affected;
+            (at, affected) = match self.0.store.changed(at).await? {
+                Feed::Changed { through, objects } => (through, self.apply(objects)),
                 Feed::TooOld => {
                     let (index, seq) = load(&self.0.store).await?;
                     self.0.bundles.store(Arc::new(index.bundle_set()));
                     *self.0.index.write().unwrap_or_else(PoisonError::into_inner) = index;
-                    seq
+                    (seq, Affected::all())
                 }
             };
             self.0.reached.send_replace(at);
+            self.0.watches.tell(&affected);
         }
         Ok(())
     }
 
-    fn apply(&self, objects: Vec<Changed>) {
+    /// Takes over changes, and finds out whom they concern.
+    fn apply(&self, objects: Vec<Changed>) -> Affected {
         let bundles = objects
             .iter()
             .any(|object| matches!(object, Changed::Bundle(..)));
         let mut index = self.0.index.write().unwrap_or_else(PoisonError::into_inner);
-        objects.into_iter().for_each(|object| index.apply(object));
+        let mut trace = Trace::default();
+        for object in objects {
+            index.apply(object, &mut trace);
+        }
         if bundles {
             self.0.bundles.store(Arc::new(index.bundle_set()));
         }
+        trace.into_affected()
     }
 
     fn read<T>(&self, f: impl FnOnce(&Index) -> T) -> T {
@@ -297,23 +337,27 @@ async fn load(store: &Store) -> Result<(Index, Seq), StoreError> {
             let page = store.entries_page(last.as_ref()).await?;
             let Some(record) = page.last() else { break };
             last = Some(record.value.id.clone());
-            page.into_iter()
-                .for_each(|record| index.entries.put(record));
+            for record in page {
+                index.entries.put(record);
+            }
         }
         let mut last = None;
         loop {
             let page = store.nodes_page(last.as_ref()).await?;
             let Some(record) = page.last() else { break };
             last = Some(record.value.id.clone());
-            page.into_iter().for_each(|record| index.nodes.put(record));
+            for record in page {
+                index.nodes.put(record);
+            }
         }
         let mut last = None;
         loop {
             let page = store.bundles_page(last.as_ref()).await?;
             let Some(record) = page.last() else { break };
             last = Some(record.value.trust_domain.clone());
-            page.into_iter()
-                .for_each(|record| index.bundles.put(record));
+            for record in page {
+                index.bundles.put(record);
+            }
         }
         // What changed while the pages were read.
         if let Some(seq) = settle(store, &mut index, start).await? {
@@ -329,7 +373,11 @@ async fn settle(store: &Store, index: &mut Index, start: Seq) -> Result<Option<S
     while at < target {
         match store.changed(at).await? {
             Feed::Changed { through, objects } => {
-                objects.into_iter().for_each(|object| index.apply(object));
+                // Nobody watches yet.
+                let mut trace = Trace::default();
+                for object in objects {
+                    index.apply(object, &mut trace);
+                }
                 at = through;
             }
             Feed::TooOld => return Ok(None),

@@ -55,6 +55,17 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether trying again later may help: the database could not do something now, but did not break.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Backend(BackendError::Io { .. }) | Self::Busy { .. }
+        )
+    }
+}
+
 /// What a write made, and the commit that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written<T> {

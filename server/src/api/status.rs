@@ -8,7 +8,7 @@ use countersign_proto::spire::api::types::permission_denied_details::Reason;
 use prost::Message as _;
 use tonic::{Code, Status};
 
-use crate::registry::Stopped;
+use crate::registry::Behind;
 use crate::store::StoreError;
 use crate::store::backend::BackendError;
 
@@ -84,9 +84,9 @@ impl From<Failure> for Status {
     }
 }
 
-impl From<Stopped> for Failure {
-    fn from(stopped: Stopped) -> Self {
-        Self::plain(Code::Unavailable, stopped.to_string())
+impl From<Behind> for Failure {
+    fn from(behind: Behind) -> Self {
+        Self::plain(Code::Unavailable, behind.to_string())
     }
 }
 

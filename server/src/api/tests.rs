@@ -37,6 +37,7 @@ mod attest;
 mod bundle;
 mod entry;
 mod local;
+mod outage;
 mod svid;
 mod sync;
 
@@ -84,8 +85,12 @@ impl House {
 
     /// With these attestors besides join tokens, and without rate limits.
     async fn with(attestors: &[Arc<dyn NodeAttestor>]) -> Self {
+        Self::over(Store::in_memory(), attestors).await
+    }
+
+    /// With this store.
+    async fn over(store: Store, attestors: &[Arc<dyn NodeAttestor>]) -> Self {
         let clock = TestClock::fixed(UnixTime::from_secs(START));
-        let store = Store::in_memory();
         let settings = Settings {
             trust_domain: td(),
             ca_ttl: Duration::from_secs(86_400),

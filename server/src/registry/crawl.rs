@@ -18,7 +18,7 @@ pub(super) fn down(index: &Index, agent: &SpiffeId) -> Vec<EntryRecord> {
         open.extend(
             index
                 .entries
-                .aliases_of(&node.value)
+                .aliases_of(&node.value.selectors)
                 .map(|alias| &alias.value.spiffe_id),
         );
     }

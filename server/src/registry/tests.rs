@@ -8,6 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod affected;
+mod outage;
+
 fn td() -> TrustDomain {
     TrustDomain::new("td").unwrap()
 }
@@ -218,7 +221,7 @@ async fn waiting_ends_when_the_registry_stops_following() {
     let following = tokio::spawn(registry.follow());
     following.abort();
     let _ = following.await;
-    assert_eq!(registry.reached(Seq::new(7)).await, Err(Stopped));
+    assert_eq!(registry.reached(Seq::new(7)).await, Err(Behind::Stopped));
 }
 
 /// The specification's words, without any index.

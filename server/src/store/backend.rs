@@ -10,6 +10,8 @@ use tokio::sync::watch;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod feed;
+#[cfg(test)]
+pub(crate) mod flaky;
 pub mod memory;
 pub mod sled;
 
@@ -222,7 +224,8 @@ pub enum Changes {
     TooOld,
 }
 
-/// The store can't do what was asked of it. After a failed write nothing more is accepted.
+/// The store can't do what was asked of it. One that can't promise any more that what it acknowledged is on the disk
+/// accepts nothing more, and says so by [`Backend::broken`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {

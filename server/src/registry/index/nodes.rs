@@ -1,0 +1,76 @@
+//! Attested nodes, with the index by which it is found to whom a node alias applies.
+
+use countersign_identity::{Node, Selector, SelectorSet, SpiffeId};
+
+use super::Portion;
+use super::postings::Postings;
+use super::table::Table;
+use crate::registry::NodeRecord;
+use crate::registry::filter::NodeFilter;
+use crate::store::Record;
+use crate::store::backend::Seq;
+
+/// Nodes by their ID, by when they were attested first, and by their selectors.
+#[derive(Debug, Default)]
+pub(in crate::registry) struct Nodes {
+    table: Table<SpiffeId, Node>,
+    by_selector: Postings<Selector>,
+}
+
+impl Nodes {
+    pub(in crate::registry) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(in crate::registry) fn by_id(&self, id: &SpiffeId) -> Option<&NodeRecord> {
+        self.table.by_id(id)
+    }
+
+    /// The node that was attested before all others.
+    pub(in crate::registry) fn first(&self) -> Option<&NodeRecord> {
+        self.table.in_order().next()
+    }
+
+    /// The nodes that have all of these selectors; none if there are no selectors, as a node alias without any applies to
+    /// nobody.
+    pub(in crate::registry) fn with_all<'a>(
+        &'a self,
+        selectors: &'a SelectorSet,
+    ) -> impl Iterator<Item = &'a NodeRecord> {
+        let rarest = selectors
+            .iter()
+            .min_by_key(|selector| self.by_selector.count(selector));
+        rarest
+            .into_iter()
+            .flat_map(|selector| self.by_selector.of(selector))
+            .filter_map(|seq| self.table.made_by(seq))
+            .filter(|node| selectors.is_subset_of(&node.value.selectors))
+    }
+
+    pub(in crate::registry) fn after(
+        &self,
+        filter: &NodeFilter,
+        after: Seq,
+        candidates: usize,
+    ) -> Portion<NodeRecord> {
+        self.table
+            .portion(after, candidates, |node| filter.wants(node))
+    }
+
+    pub(in crate::registry) fn put(&mut self, record: Record<Node>) -> NodeRecord {
+        self.remove(&record.value.id);
+        for selector in &record.value.selectors {
+            self.by_selector.add(selector, record.created);
+        }
+        self.table.put(record)
+    }
+
+    pub(in crate::registry) fn remove(&mut self, id: &SpiffeId) {
+        let Some(old) = self.table.remove(id) else {
+            return;
+        };
+        for selector in &old.value.selectors {
+            self.by_selector.take(selector, old.created);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Which objects have something: an ID, a parent, a selector.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::ops::Bound;
+
+use crate::store::backend::Seq;
+
+/// For each key, which objects have it, by when they were made.
+#[derive(Debug)]
+pub(super) struct Postings<K>(HashMap<K, List>);
+
+/// Most keys have one object, and some have all: that costs nothing beside the map, and this is changed in little time.
+#[derive(Debug)]
+enum List {
+    One(Seq),
+    Many(BTreeSet<Seq>),
+}
+
+impl<K> Default for Postings<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash + Clone> Postings<K> {
+    /// How many objects have it.
+    pub(super) fn count(&self, key: &K) -> usize {
+        match self.0.get(key) {
+            None => 0,
+            Some(List::One(_)) => 1,
+            Some(List::Many(seqs)) => seqs.len(),
+        }
+    }
+
+    /// The objects that have it, in order.
+    pub(super) fn of(&self, key: &K) -> impl Iterator<Item = Seq> {
+        self.after(key, Seq::ZERO)
+    }
+
+    /// The objects that have it and were made after this, in order.
+    pub(super) fn after(&self, key: &K, after: Seq) -> impl Iterator<Item = Seq> {
+        let (one, many) = match self.0.get(key) {
+            None => (None, None),
+            Some(List::One(seq)) => (Some(*seq).filter(|seq| *seq > after), None),
+            Some(List::Many(seqs)) => {
+                let next = seqs.range((Bound::Excluded(after), Bound::Unbounded));
+                (None, Some(next.copied()))
+            }
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    /// The key as it is kept here, so that equal ones share their text.
+    pub(super) fn shared(&self, key: &K) -> Option<&K> {
+        self.0.get_key_value(key).map(|(kept, _)| kept)
+    }
+
+    pub(super) fn add(&mut self, key: &K, seq: Seq) {
+        match self.0.get_mut(key) {
+            None => {
+                self.0.insert(key.clone(), List::One(seq));
+            }
+            Some(List::Many(seqs)) => {
+                seqs.insert(seq);
+            }
+            Some(list) => {
+                if let List::One(other) = *list
+                    && other != seq
+                {
+                    *list = List::Many(BTreeSet::from([other, seq]));
+                }
+            }
+        }
+    }
+
+    /// Whether it was there.
+    pub(super) fn take(&mut self, key: &K, seq: Seq) -> bool {
+        let (taken, empty) = match self.0.get_mut(key) {
+            None => (false, false),
+            Some(List::One(one)) => (*one == seq, *one == seq),
+            Some(List::Many(seqs)) => (seqs.remove(&seq), seqs.is_empty()),
+        };
+        if empty {
+            self.0.remove(key);
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(postings: &Postings<&str>, after: u64) -> Vec<u64> {
+        postings
+            .after(&"k", Seq::new(after))
+            .map(Seq::get)
+            .collect()
+    }
+
+    #[test]
+    fn a_key_has_none_one_or_many_and_forgets_them() {
+        let mut postings = Postings::default();
+        assert_eq!((postings.count(&"k"), listed(&postings, 0)), (0, vec![]));
+        for seq in [5, 5, 3, 9] {
+            postings.add(&"k", Seq::new(seq));
+        }
+        assert_eq!(listed(&postings, 0), [3, 5, 9]);
+        assert_eq!(listed(&postings, 3), [5, 9]);
+        assert!(!postings.take(&"k", Seq::new(4)));
+        for seq in [3, 9, 5] {
+            assert!(postings.take(&"k", Seq::new(seq)));
+        }
+        assert!(!postings.take(&"k", Seq::new(5)));
+        postings.add(&"k", Seq::new(7));
+        assert_eq!(
+            (listed(&postings, 6), listed(&postings, 7)),
+            (vec![7], vec![])
+        );
+        assert!(!postings.take(&"k", Seq::new(8)));
+        assert_eq!(postings.count(&"k"), 1);
+        assert!(postings.take(&"k", Seq::new(7)));
+        assert!(postings.shared(&"k").is_none());
+    }
+}

@@ -1,0 +1,134 @@
+//! Objects by their ID and in the order in which they were made.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain};
+
+use super::Portion;
+use crate::registry::BundleRecord;
+use crate::store::Record;
+use crate::store::backend::Seq;
+
+/// Objects by their ID and in the order in which they were made.
+#[derive(Debug)]
+pub(in crate::registry) struct Table<K, V> {
+    by_id: HashMap<K, Arc<Record<V>>>,
+    by_creation: BTreeMap<Seq, Arc<Record<V>>>,
+}
+
+/// What has an ID of its own.
+pub(super) trait Identified<K> {
+    fn id(&self) -> K;
+}
+
+impl Identified<EntryId> for Entry {
+    fn id(&self) -> EntryId {
+        self.id.clone()
+    }
+}
+
+impl Identified<SpiffeId> for Node {
+    fn id(&self) -> SpiffeId {
+        self.id.clone()
+    }
+}
+
+impl Identified<TrustDomain> for Bundle {
+    fn id(&self) -> TrustDomain {
+        self.trust_domain.clone()
+    }
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self {
+            by_id: HashMap::new(),
+            by_creation: BTreeMap::new(),
+        }
+    }
+}
+
+#[expect(private_bounds, reason = "an implementation detail of the index")]
+impl<K: Eq + Hash, V: Identified<K>> Table<K, V> {
+    pub(in crate::registry) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(in crate::registry) fn by_id<Q>(&self, id: &Q) -> Option<&Arc<Record<V>>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        self.by_id.get(id)
+    }
+
+    /// The object that this commit made.
+    pub(super) fn made_by(&self, seq: Seq) -> Option<&Arc<Record<V>>> {
+        self.by_creation.get(&seq)
+    }
+
+    /// All of them, in the order in which they were made.
+    pub(in crate::registry) fn in_order(&self) -> impl Iterator<Item = &Arc<Record<V>>> {
+        self.by_creation.values()
+    }
+
+    pub(in crate::registry) fn put(&mut self, record: Record<V>) -> Arc<Record<V>> {
+        let id = record.value.id();
+        self.remove(&id);
+        let record = Arc::new(record);
+        self.by_creation.insert(record.created, Arc::clone(&record));
+        self.by_id.insert(id, Arc::clone(&record));
+        record
+    }
+
+    pub(in crate::registry) fn remove(&mut self, id: &K) -> Option<Arc<Record<V>>> {
+        let old = self.by_id.remove(id)?;
+        self.by_creation.remove(&old.created);
+        Some(old)
+    }
+
+    /// Of the next candidates those that are wanted.
+    pub(super) fn portion(
+        &self,
+        after: Seq,
+        candidates: usize,
+        wants: impl Fn(&V) -> bool,
+    ) -> Portion<Arc<Record<V>>> {
+        let next = self
+            .by_creation
+            .range((Bound::Excluded(after), Bound::Unbounded));
+        portion(next.map(|(_, record)| record), candidates, wants)
+    }
+}
+
+impl Table<TrustDomain, Bundle> {
+    pub(in crate::registry) fn after(
+        &self,
+        after: Seq,
+        candidates: usize,
+    ) -> Portion<BundleRecord> {
+        self.portion(after, candidates, |_| true)
+    }
+}
+
+/// Looks at so many of the next records.
+pub(super) fn portion<'a, V: 'a>(
+    mut next: impl Iterator<Item = &'a Arc<Record<V>>>,
+    candidates: usize,
+    wants: impl Fn(&V) -> bool,
+) -> Portion<Arc<Record<V>>> {
+    let mut found = Vec::new();
+    let mut last = None;
+    for record in next.by_ref().take(candidates) {
+        last = Some(record.created);
+        if wants(&record.value) {
+            found.push(Arc::clone(record));
+        }
+    }
+    let more_after = if next.next().is_some() { last } else { None };
+    Portion { found, more_after }
+}

@@ -1,0 +1,44 @@
+//! What the registry does while its store fails.
+
+use super::*;
+use crate::store::backend::flaky::{Fault, Flaky};
+
+async fn over(flaky: &Flaky) -> (Store, Registry) {
+    let store = Store::new(Arc::new(flaky.clone()));
+    let registry = Registry::load(store.clone()).await.unwrap();
+    tokio::spawn(registry.follow());
+    (store, registry)
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_answers_from_memory_meanwhile_and_catches_up() {
+    let flaky = Flaky::new();
+    let (store, registry) = over(&flaky).await;
+    create(&store, &registry, &[entry("a", "/a", "/p", &[1])]).await;
+    flaky.set(Fault::Changes);
+    let made = store
+        .entries_create(&[entry("b", "/b", "/p", &[1])])
+        .await
+        .unwrap();
+    let seq = made[0].as_ref().unwrap().seq;
+    assert_eq!(registry.reached(seq).await, Err(Behind::Late));
+    assert!(registry.entry("a").is_some() && registry.entry("b").is_none());
+    flaky.set(Fault::None);
+    assert_eq!(registry.reached(seq).await, Ok(()));
+    assert!(registry.entry("b").is_some());
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_shown_and_not_made_twice() {
+    let flaky = Flaky::new();
+    let (store, registry) = over(&flaky).await;
+    flaky.set(Fault::Answers);
+    let wanted = [entry("a", "/a", "/p", &[1])];
+    store.entries_create(&wanted).await.unwrap_err();
+    flaky.set(Fault::None);
+    let head = *store.head().borrow();
+    registry.reached(head).await.unwrap();
+    assert!(registry.entry("a").is_some());
+    let again = store.entries_create(&wanted).await.unwrap().remove(0);
+    assert!(matches!(again, Err(crate::store::EntryExists::Similar(_))));
+}
