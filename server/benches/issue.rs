@@ -14,11 +14,6 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair,
-    UnparsedPublicKey,
-};
 use bytes::Bytes;
 use countersign_identity::csr::Csr;
 use countersign_identity::entry::{AdditionalAttributes, EntryId};
@@ -31,10 +26,13 @@ use countersign_server::keymanager::MemoryKeyManager;
 use countersign_server::store::Store;
 use criterion::{Criterion, Throughput};
 
+use bare::Bare;
+
+#[path = "support/bare.rs"]
+mod bare;
+
 /// As many as the server signs in one job, so that one core does the work.
 const BATCH: u32 = 16;
-/// What a CSR and a certificate without its signature take, in bytes.
-const MESSAGE: usize = 400;
 /// How long each side is measured for the ratio.
 const MEASURED: Duration = Duration::from_secs(3);
 
@@ -143,44 +141,4 @@ fn requests() -> Vec<WorkloadRequest> {
             csr_der: csr(),
         })
         .collect()
-}
-
-/// One ECDSA P-256 verification and one signature, over messages of the usual length.
-struct Bare {
-    key: EcdsaKeyPair,
-    random: SystemRandom,
-    message: Vec<u8>,
-    signature: Vec<u8>,
-}
-
-impl Bare {
-    fn new() -> Self {
-        let random = SystemRandom::new();
-        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("a key");
-        let message = vec![7; MESSAGE];
-        let signature = key
-            .sign(&random, &message)
-            .expect("a signature")
-            .as_ref()
-            .to_vec();
-        Self {
-            key,
-            random,
-            message,
-            signature,
-        }
-    }
-
-    fn check_and_sign(&self) {
-        let public =
-            UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, self.key.public_key().as_ref());
-        public
-            .verify(&self.message, &self.signature)
-            .expect("a good signature");
-        black_box(
-            self.key
-                .sign(&self.random, &self.message)
-                .expect("a signature"),
-        );
-    }
 }
