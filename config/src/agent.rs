@@ -32,15 +32,15 @@ const AGENT: &[Key] = &[
     value("join_token"),
     value("join_token_file"),
     value("workload_x509_svid_key_type"),
-    not_yet("admin_socket_path"),
-    not_yet_unless("allow_unauthenticated_verifiers", &["false"]),
-    not_yet("allowed_foreign_jwt_claims"),
-    not_yet("authorized_delegates"),
+    value("admin_socket_path"),
+    value("allow_unauthenticated_verifiers"),
+    value("allowed_foreign_jwt_claims"),
+    value("authorized_delegates"),
     not_yet("availability_target"),
-    not_yet_unless("disable_sds_api", &["true"]),
+    value("disable_sds_api"),
     not_yet_unless("disable_workload_api", &["false"]),
     section("experimental", EXPERIMENTAL),
-    ignored("jwt_svid_cache_max_size", "JWT-SVIDs are not issued yet"),
+    value("jwt_svid_cache_max_size"),
     ignored("log_selectors", "selectors do not stand in the log"),
     ignored(
         "log_source_location",
@@ -55,7 +55,7 @@ const AGENT: &[Key] = &[
         "the trust bundle is never replaced by an unverified one",
     ),
     not_yet_unless("rebootstrap_mode", &["never"]),
-    not_yet("sds"),
+    section("sds", SDS),
     not_yet("trust_bundle_spiffe_workload_api"),
     not_yet("trust_bundle_unix_socket"),
     not_yet("trust_bundle_url"),
@@ -65,12 +65,22 @@ const AGENT: &[Key] = &[
     ),
 ];
 
+const SDS: &[Key] = &[
+    value("default_svid_name"),
+    value("default_bundle_name"),
+    value("default_all_bundles_name"),
+    value("disable_spiffe_cert_validation"),
+];
+
 const EXPERIMENTAL: &[Key] = &[
     value("sync_interval"),
     not_yet("admin_named_pipe_name"),
     not_yet("broker"),
     not_yet("feature_flags"),
-    ignored("jwt_svid_cache_hit_timeout", "JWT-SVIDs are not issued yet"),
+    ignored(
+        "jwt_svid_cache_hit_timeout",
+        "a server that can't be reached is noticed at once, and what is kept is used",
+    ),
     ignored("named_pipe_name", "it concerns Windows only"),
     not_yet("ratelimit"),
     not_yet_unless("require_pq_kem", &["false"]),

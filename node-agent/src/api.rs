@@ -1,40 +1,93 @@
-//! What workloads see: the SPIFFE Workload API and gRPC health, on one Unix socket.
+//! What callers see, on two Unix sockets: the SPIFFE Workload API, Envoy's secret discovery and gRPC health on the public
+//! one; identities of others, the node agent's own state and its log on the admin socket.
 //!
 //! A request enters here, becomes a caller, selectors, a subscription; what it gets was decided by `sync::snapshot`.
 
+mod admin;
 mod caller;
 mod health;
+pub mod sds;
 mod stream;
 mod workload;
 
 use std::path::PathBuf;
 
 use axum::Router;
+use countersign_proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use countersign_proto::grpc::health::v1::health_server::HealthServer;
 use countersign_proto::spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use countersign_runtime::SharedClock;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::jwt::JwtSvids;
+use crate::limits;
 use crate::selectors::Attestors;
 use crate::sync::Feed;
+use caller::Callers;
 
+pub use admin::Delegates;
 pub(crate) use caller::SECURITY_HEADER;
 pub use health::Health;
-pub use workload::WorkloadApi;
+pub use workload::{Unauthenticated, Verifiers, WorkloadApi};
 
-/// Everything on the public socket at `socket`. Streams end with UNAVAILABLE when `stop` is cancelled.
-pub fn router(
-    feed: Feed,
-    attestors: Attestors,
-    socket: PathBuf,
-    stop: CancellationToken,
-) -> Router {
-    Routes::new(SpiffeWorkloadApiServer::new(WorkloadApi::new(
-        feed, attestors, stop,
-    )))
-    .add_service(HealthServer::new(Health::new(socket)))
-    .into_axum_router()
+/// What the configuration says about callers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// What verifiers get.
+    pub verifiers: Verifiers,
+    /// What Envoy is told; nothing, if it is not served.
+    pub sds: Option<sds::Settings>,
+    /// Who may act for others.
+    pub delegates: Delegates,
 }
+
+/// What all services draw on.
+#[derive(Clone)]
+pub struct Sources {
+    /// Entries, SVIDs, bundles.
+    pub feed: Feed,
+    /// JWT-SVIDs.
+    pub jwt_svids: JwtSvids,
+    /// Who is calling.
+    pub attestors: Attestors,
+    /// What time it is.
+    pub clock: SharedClock,
+    /// Ends streams with UNAVAILABLE when it is cancelled.
+    pub stop: CancellationToken,
+}
+
+/// Everything on the public socket, which is at `socket`.
+pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
+    let Sources {
+        feed,
+        jwt_svids,
+        attestors,
+        clock,
+        stop,
+    } = sources.clone();
+    let callers = Callers::new(feed, attestors);
+    let workload = WorkloadApi::new(
+        callers.clone(),
+        jwt_svids,
+        rules.verifiers.clone(),
+        clock,
+        stop.clone(),
+    );
+    let workload = SpiffeWorkloadApiServer::new(workload)
+        .max_decoding_message_size(limits::WORKLOAD_REQUEST_BYTES);
+    let mut routes = Routes::new(workload).add_service(HealthServer::new(Health::new(socket)));
+    if let Some(settings) = rules.sds.clone() {
+        let sds = sds::SecretDiscovery::new(callers, settings, stop);
+        routes = routes.add_service(
+            SecretDiscoveryServiceServer::new(sds)
+                .max_decoding_message_size(limits::SDS_REQUEST_BYTES),
+        );
+    }
+    routes.into_axum_router()
+}
+
+pub use admin::router as admin;
 
 #[cfg(test)]
 mod tests;

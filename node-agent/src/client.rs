@@ -18,10 +18,15 @@ use countersign_runtime::clock::RustlsTime;
 use countersign_runtime::dial::{Cause, DialError, TlsConnector};
 use countersign_runtime::error::Chain;
 use prost::Message as _;
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+mod companion;
+
 use crate::limits;
+
+pub use companion::{Companion, CompanionError};
 
 /// The bundles that servers are verified by, replaced as they change.
 #[derive(Clone, Debug, Default)]
@@ -114,6 +119,11 @@ fn explain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 impl CallError {
+    /// A call that took too long.
+    const fn timed_out(method: &'static str, address: String) -> Self {
+        Self::TimedOut { method, address }
+    }
+
     /// What the connection failed of, if it was that.
     #[must_use]
     pub fn cause(&self) -> Option<Cause> {
@@ -176,6 +186,8 @@ pub struct ServerClient {
     clock: SharedClock,
     credentials: Credentials,
     channel: Option<Channel>,
+    /// Whom it shows itself as, for a companion.
+    shown: watch::Sender<Option<X509Svid>>,
 }
 
 impl ServerClient {
@@ -199,7 +211,14 @@ impl ServerClient {
             clock,
             credentials: Credentials::Verified,
             channel: None,
+            shown: watch::Sender::default(),
         }
+    }
+
+    /// Whom it shows itself as, as that changes.
+    #[must_use]
+    pub fn shown(&self) -> watch::Receiver<Option<X509Svid>> {
+        self.shown.subscribe()
     }
 
     /// Where the server is.
@@ -222,6 +241,7 @@ impl ServerClient {
 
     /// Is this node from now on. The old connection is dropped; the next call shows the new certificate.
     pub fn identify(&mut self, svid: X509Svid) {
+        self.shown.send_replace(Some(svid.clone()));
         self.credentials = Credentials::Node(svid);
         self.channel = None;
     }
@@ -271,6 +291,11 @@ impl ServerClient {
             self.channel = None;
         }
         result
+    }
+
+    /// The next call is made on a new connection.
+    fn disconnect(&mut self) {
+        self.channel = None;
     }
 
     async fn connected(&mut self) -> Result<Channel, CallError> {

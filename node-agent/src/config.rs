@@ -3,6 +3,7 @@
 //! Pure but for reading the file: nothing is opened, bound or resolved here. Everything that is wrong is reported
 //! together, with file, line and key, before anything starts.
 
+mod callers;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use countersign_config::{AGENT_KEYS, Document, Expansion, InvalidConfig, Section
 use countersign_identity::{KeyType, TrustDomain};
 use countersign_runtime::logs::{Format, Level, LogOptions};
 
+use crate::api::Rules;
 use crate::attest::{JoinToken, TrustSource};
 use crate::selectors::{Digest, Discover};
 
@@ -44,6 +46,12 @@ pub struct AgentConfig {
     pub key_store: KeyStore,
     /// The Workload API socket.
     pub socket_path: PathBuf,
+    /// The admin socket, if there is to be one.
+    pub admin_socket_path: Option<PathBuf>,
+    /// What callers may ask for.
+    pub rules: Rules,
+    /// How many JWT-SVIDs are kept.
+    pub jwt_svids: usize,
     /// What to find out about callers.
     pub discover: Discover,
     /// The keys of workloads.
@@ -140,6 +148,10 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
     let node_attestor = document.required_plugin("NodeAttestor");
     let discover = discover(document);
     let socket_path = overrides.socket_path.clone().or(agent.path("socket_path"));
+    let socket_path = socket_path.unwrap_or_else(|| DEFAULT_SOCKET.into());
+    let admin_socket_path = callers::admin_socket(&agent, &socket_path);
+    let rules = callers::rules(&agent, trust_domain.as_ref());
+    let jwt_svids = callers::jwt_svids(&agent);
     let workload_key_type = workload_key_type(&agent);
     let experimental = agent.section("experimental");
     let sync_interval =
@@ -152,7 +164,10 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
         trust: trust?,
         join_token,
         key_store: key_store?,
-        socket_path: socket_path.unwrap_or_else(|| DEFAULT_SOCKET.into()),
+        socket_path,
+        admin_socket_path,
+        rules,
+        jwt_svids,
         discover: discover?,
         workload_key_type,
         sync_interval: sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),

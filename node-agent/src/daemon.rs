@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::attest::{AttestError, InvalidToken, JoinToken, TrustError, TrustSource, attest, trust};
-use crate::client::{ServerClient, TrustedBundles};
+use crate::client::{Companion, ServerClient, TrustedBundles};
 use crate::config::{AgentConfig, JoinTokenSource, KeyStore};
+use crate::jwt::JwtSvids;
 use crate::node::{Keep, Node};
 use crate::selectors::{Attestors, Unix};
 use crate::skew::{MAX_SKEW, Skew};
@@ -107,14 +108,26 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     // The socket first: whoever can't have it should not spend a join token before finding out.
     let socket = Socket::bind(&config.socket_path, Access::PUBLIC).await?;
+    let admin = match &config.admin_socket_path {
+        Some(path) => Some(Socket::bind(path, Access::ADMIN).await?),
+        None => None,
+    };
     let feed = Feed::default();
+    let jwt_svids = JwtSvids::new(config.jwt_svids, feed.clone(), Arc::clone(&clock));
     let tasks = Tasks::new(stop.child_token());
     // Should this future be dropped instead of stopped, nothing goes on without it.
     let _stopped = tasks.token().clone().drop_guard();
-    serve(&tasks, socket, &config, feed.clone(), Arc::clone(&clock));
+    let sources = api::Sources {
+        feed: feed.clone(),
+        jwt_svids: jwt_svids.clone(),
+        attestors: Attestors::new(vec![Arc::new(Unix::new(config.discover))]),
+        clock: Arc::clone(&clock),
+        stop: tasks.token().clone(),
+    };
+    serve(&tasks, socket, admin, &config, &sources);
 
     let running = Box::pin(async {
-        let syncer = start(&config, feed, clock).await?;
+        let syncer = start(&config, feed, &jwt_svids, clock).await?;
         if let Some(path) = &address_file {
             address_file::write(path, &[Listening::Unix(config.socket_path.clone())])?;
         }
@@ -136,19 +149,37 @@ pub async fn run(
 }
 
 /// Callers are answered from the beginning, with UNAVAILABLE until the first sync.
-fn serve(tasks: &Tasks, socket: Socket, config: &AgentConfig, feed: Feed, clock: SharedClock) {
-    let attestors = Attestors::new(vec![Arc::new(Unix::new(config.discover))]);
-    let stop = tasks.token().clone();
-    let router = api::router(feed, attestors, config.socket_path.clone(), stop.clone());
+fn serve(
+    tasks: &Tasks,
+    socket: Socket,
+    admin: Option<Socket>,
+    config: &AgentConfig,
+    sources: &api::Sources,
+) {
+    let public = api::public(sources, &config.rules, config.socket_path.clone());
+    let clock = Arc::clone(&sources.clock);
     let options = ServeOptions::new(Http::Http2Only, clock).drain(DRAIN);
-    tasks.essential("workload API", async move {
-        serve_unix(socket, router, options, stop).await;
-        Ok::<_, BoxError>(())
-    });
+    let on = |socket: Socket, router: axum::Router| {
+        let (options, stop) = (options.clone(), sources.stop.clone());
+        async move {
+            serve_unix(socket, router, options, stop).await;
+            Ok::<_, BoxError>(())
+        }
+    };
+    tasks.essential("workload API", on(socket, public));
+    if let Some(admin) = admin {
+        let router = api::admin(sources, &config.rules);
+        tasks.essential("admin API", on(admin, router));
+    }
 }
 
 /// Everything up to the first sync.
-async fn start(config: &AgentConfig, feed: Feed, clock: SharedClock) -> Result<Syncer, AgentError> {
+async fn start(
+    config: &AgentConfig,
+    feed: Feed,
+    jwt_svids: &JwtSvids,
+    clock: SharedClock,
+) -> Result<Syncer, AgentError> {
     let (keep, state) = open_storage(config)?;
     let mut node = Node::new(keep, state, clock.now());
     let bundles = TrustedBundles::default();
@@ -171,6 +202,13 @@ async fn start(config: &AgentConfig, feed: Feed, clock: SharedClock) -> Result<S
         }
         None => attest_node(config, &mut node, &mut client, &bundles, &clock).await?,
     }
+    let another = ServerClient::new(
+        config.server.clone(),
+        config.trust_domain.clone(),
+        &bundles,
+        Arc::clone(&clock),
+    );
+    jwt_svids.connect(Companion::new(another, client.shown()));
     let settings = Settings {
         interval: config.sync_interval,
         key_type: config.workload_key_type,

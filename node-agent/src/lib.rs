@@ -6,6 +6,7 @@ mod cli;
 pub mod client;
 pub mod config;
 pub mod daemon;
+pub mod jwt;
 pub mod limits;
 pub mod node;
 mod pem;

@@ -17,6 +17,27 @@ pub const PROC_FILE_BYTES: u64 = 64 * 1024;
 /// Digests of executables that are remembered.
 pub const DIGEST_CACHE_ENTRIES: usize = 1024;
 
+/// The largest request of the Workload API that is read, in bytes: a token, or audiences.
+pub const WORKLOAD_REQUEST_BYTES: usize = 64 * 1024;
+/// Audiences in one request for JWT-SVIDs.
+pub const AUDIENCES: usize = 64;
+/// All audiences of one request for JWT-SVIDs together, in bytes: a token holds them.
+pub const AUDIENCE_BYTES: usize = 8 * 1024;
+/// JWT-SVIDs fetched at once for one user's processes; further ones wait.
+pub const JWT_FETCHES_PER_USER: usize = 8;
+/// JWT-SVIDs that are kept, unless the configuration says another number.
+pub const JWT_SVIDS: usize = 1000;
+/// The largest request of Envoy's secret discovery that is read, in bytes: Envoy tells of all its extensions.
+pub const SDS_REQUEST_BYTES: usize = 1024 * 1024;
+/// Secrets that one stream of incremental secret discovery may ask for.
+pub const SDS_NAMES: usize = 1_000;
+/// The longest name of a secret, in bytes: a SPIFFE ID.
+pub const SDS_NAME_BYTES: usize = 2_048;
+/// The largest request on the admin socket that is read, in bytes.
+pub const ADMIN_REQUEST_BYTES: usize = 256 * 1024;
+/// Selectors that a delegate may give of one workload.
+pub const DELEGATED_SELECTORS: usize = 1_000;
+
 /// The largest message taken from the server, in bytes. Pages of 500 entries stay below SPIRE's 4 MiB; ours may be larger.
 pub const SERVER_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// How long one call to the server may take; the same for all of a sync (wire contract, B.3).

@@ -20,5 +20,5 @@ pub use cache::Cache;
 pub use entry::AuthorizedEntry;
 pub use fatal::Fatal;
 pub use feed::{Feed, Subscription};
-pub use snapshot::{Answer, ServedSvid, Snapshot};
+pub use snapshot::{Answer, Known, ServedSvid, Snapshot};
 pub use task::{Settings, Syncer};

@@ -52,6 +52,7 @@ pub(crate) struct State {
     pub(crate) page_size: usize,
     pub(crate) svid_ttl: Duration,
     pub(crate) agent_ttl: Duration,
+    pub(crate) jwt_ttl: Duration,
     /// Entries that are not signed for.
     pub(crate) refused: HashSet<String>,
     /// Methods that fail with this status.
@@ -160,6 +161,7 @@ impl TestServer {
             page_size: 500,
             svid_ttl: Duration::from_secs(3600),
             agent_ttl: Duration::from_secs(3600),
+            jwt_ttl: Duration::from_secs(300),
             refused: HashSet::new(),
             failing: HashMap::new(),
             calls: HashMap::new(),

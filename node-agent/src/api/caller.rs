@@ -1,15 +1,17 @@
-//! From a request to its caller, and how many streams a caller may have.
+//! From a request to its caller, to what that one is worth, and how many streams a caller may have.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use countersign_identity::SelectorSet;
 use countersign_runtime::{Connection, UnixCaller};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use crate::limits;
-use crate::selectors::{Attestors, Caller};
+use crate::selectors::{AttestationFailed, Attestors, Caller, ProcessError};
+use crate::sync::{Feed, Known, Snapshot, Subscription};
 
 /// The header that shows that a caller means to speak to the Workload API, and was not tricked into it (SPIFFE Workload
 /// Endpoint, 6.1).
@@ -25,33 +27,130 @@ pub(super) fn check_security_header(metadata: &MetadataMap) -> Result<(), Status
     }
 }
 
+/// The words are SPIRE's: clients look for them. As long as not all entries are known, nobody is told that it has none.
+pub(super) fn no_identity(snapshot: &Snapshot) -> Status {
+    match snapshot.known() {
+        Known::FromServer => Status::permission_denied("no identity issued"),
+        Known::FromEarlier => not_synced(),
+    }
+}
+
+fn not_synced() -> Status {
+    Status::unavailable("the node agent has not synced with the server yet")
+}
+
+/// Everybody who may call on one socket, or on several that share their bounds.
+#[derive(Clone)]
+pub(super) struct Callers {
+    feed: Feed,
+    attestors: Attestors,
+    streams: Streams,
+}
+
+/// A caller that was attested, in its place.
+pub(super) struct Admitted {
+    /// Wakes for what concerns it.
+    pub(super) subscription: Subscription,
+    /// Its user.
+    pub(super) uid: u32,
+    feed: Feed,
+    _place: Place,
+}
+
+impl Callers {
+    pub(super) fn new(feed: Feed, attestors: Attestors) -> Self {
+        Self {
+            feed,
+            attestors,
+            streams: Streams::default(),
+        }
+    }
+
+    /// What all requests have in common before their first answer.
+    pub(super) async fn admit<T>(&self, request: &Request<T>) -> Result<Admitted, Status> {
+        if self.feed.current().is_none() {
+            return Err(not_synced());
+        }
+        let caller = unix_caller(request)?;
+        let place = self
+            .streams
+            .enter(caller.pid.unwrap_or_default(), caller.uid)?;
+        let selectors = self.attest(Caller::of(&caller), &caller).await?;
+        tracing::debug!(
+            pid = caller.pid,
+            selectors = selectors.len(),
+            "Workload attested"
+        );
+        Ok(Admitted {
+            subscription: self.feed.subscribe(selectors),
+            uid: caller.uid,
+            feed: self.feed.clone(),
+            _place: place,
+        })
+    }
+
+    /// The selectors of a process that somebody else names and answers for.
+    pub(super) async fn attest_process(&self, pid: i32) -> Result<SelectorSet, Status> {
+        let caller = Caller::numbered(pid);
+        let (uid, gid) = caller.as_ref().map_or((0, 0), |c| (c.uid, c.gid));
+        let named = UnixCaller {
+            pid: Some(pid),
+            uid,
+            gid,
+            pidfd: None,
+        };
+        self.attest(caller, &named).await
+    }
+
+    /// The caller's selectors, found out once per stream.
+    async fn attest(
+        &self,
+        caller: Result<Caller, ProcessError>,
+        named: &UnixCaller,
+    ) -> Result<SelectorSet, Status> {
+        let selectors = match caller {
+            Ok(caller) => self.attestors.attest(caller).await,
+            Err(error) => Err(AttestationFailed::Process(error)),
+        };
+        selectors.map_err(|error| {
+            tracing::warn!(
+                pid = named.pid,
+                uid = named.uid,
+                %error,
+                "Workload attestation failed"
+            );
+            Status::unavailable("workload attestation failed")
+        })
+    }
+}
+
+impl Admitted {
+    /// The newest picture.
+    pub(super) fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
+        self.feed.current().ok_or_else(not_synced)
+    }
+
+    /// The same caller in the same place, asking about somebody with these selectors.
+    pub(super) fn about(self, selectors: SelectorSet) -> Self {
+        Self {
+            subscription: self.feed.subscribe(selectors),
+            ..self
+        }
+    }
+
+    /// The same caller in the same place, asking about everybody.
+    pub(super) fn about_everything(self) -> Self {
+        self.about(SelectorSet::default())
+    }
+}
+
 /// Who called, by the kernel's word. Nothing in the request itself says.
-pub(super) fn unix_caller<T>(request: &Request<T>) -> Result<UnixCaller, Status> {
+fn unix_caller<T>(request: &Request<T>) -> Result<UnixCaller, Status> {
     request
         .extensions()
         .get::<Arc<Connection>>()
         .and_then(|connection| connection.unix_caller().cloned())
         .ok_or_else(|| Status::internal("the caller's process is not known"))
-}
-
-/// The caller's selectors, found out once per stream.
-pub(super) async fn attest(
-    attestors: &Attestors,
-    caller: &UnixCaller,
-) -> Result<countersign_identity::SelectorSet, Status> {
-    let selectors = match Caller::of(caller) {
-        Ok(caller) => attestors.attest(caller).await.map_err(|e| e.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    selectors.map_err(|error| {
-        tracing::warn!(
-            pid = caller.pid,
-            uid = caller.uid,
-            error,
-            "Workload attestation failed"
-        );
-        Status::unavailable("workload attestation failed")
-    })
 }
 
 /// Counts open streams by process and by user.

@@ -9,7 +9,7 @@ use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::caller::Place;
+use super::caller::Admitted;
 use crate::sync::{Snapshot, Subscription};
 
 /// A stream as tonic takes it.
@@ -34,8 +34,7 @@ pub(super) enum Repeats {
 
 /// Answers made by `answer`: at once, and after each change that concerns the subscriber.
 pub(super) fn answers<M, F>(
-    subscription: Subscription,
-    place: Place,
+    admitted: Admitted,
     stop: CancellationToken,
     repeats: Repeats,
     answer: F,
@@ -45,8 +44,7 @@ where
     F: Fn(&Snapshot, &Subscription) -> Next<M> + Send + Sync + 'static,
 {
     let state = State {
-        subscription,
-        _place: place,
+        admitted,
         stop,
         repeats,
         answer,
@@ -60,8 +58,7 @@ where
 }
 
 struct State<M, F> {
-    subscription: Subscription,
-    _place: Place,
+    admitted: Admitted,
     stop: CancellationToken,
     repeats: Repeats,
     answer: F,
@@ -90,7 +87,7 @@ where
                     let stopped = tokio::select! {
                         biased;
                         () = self.stop.cancelled() => true,
-                        () = self.subscription.changed() => false,
+                        () = self.admitted.subscription.changed() => false,
                     };
                     if stopped {
                         self.phase = Phase::Over;
@@ -99,10 +96,10 @@ where
                     }
                 }
             }
-            let Some(snapshot) = self.subscription.current() else {
+            let Ok(snapshot) = self.admitted.snapshot() else {
                 continue;
             };
-            match (self.answer)(&snapshot, &self.subscription) {
+            match (self.answer)(&snapshot, &self.admitted.subscription) {
                 Next::Wait => {}
                 Next::End(status) => {
                     self.phase = Phase::Over;

@@ -5,29 +5,34 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_identity::{TrustDomain, UnixTime};
+use countersign_identity::{Bundle, TrustDomain, UnixTime};
 use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use countersign_proto::spiffe::workload::{JwtsvidRequest, X509svidRequest};
+use countersign_runtime::clock::{Clock as _, TestClock};
 use countersign_runtime::dial::UnixConnector;
 use countersign_runtime::serve::Http;
 use countersign_runtime::unix::{Access, Socket};
 use countersign_runtime::{ServeOptions, SystemClock, serve_unix};
 use tonic::Code;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use super::*;
 use crate::limits;
 use crate::selectors::{Discover, Unix};
 use crate::sync::snapshot::{ServedEntry, ServedSvid};
-use crate::sync::{AuthorizedEntry, Snapshot};
+use crate::sync::{AuthorizedEntry, Known, Snapshot};
 use crate::test_ca::{TestCa, trust_domain};
 use crate::workload_client::WorkloadClient;
+
+mod jwt;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
 struct Served {
     directory: tempfile::TempDir,
     feed: Feed,
+    jwt_svids: JwtSvids,
+    clock: TestClock,
     ca: TestCa,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
@@ -35,24 +40,53 @@ struct Served {
 
 impl Served {
     async fn start() -> Self {
+        let rules = Rules {
+            sds: Some(super::sds::Settings::default()),
+            ..Rules::default()
+        };
+        Self::with(rules).await
+    }
+
+    async fn with(rules: Rules) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
         let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
+        let admin_path = directory.path().join("admin/admin.sock");
+        let admin_socket = Socket::bind(&admin_path, Access::ADMIN).await.unwrap();
         let (feed, stop) = (Feed::default(), CancellationToken::new());
-        let attestors = Attestors::new(vec![Arc::new(Unix::new(Discover::UsersOnly))]);
-        let router = router(feed.clone(), attestors, path, stop.clone());
+        let clock = TestClock::fixed(NOW);
+        let jwt_svids = JwtSvids::new(limits::JWT_SVIDS, feed.clone(), clock.shared());
+        let sources = Sources {
+            feed: feed.clone(),
+            jwt_svids: jwt_svids.clone(),
+            attestors: Attestors::new(vec![Arc::new(Unix::new(Discover::UsersOnly))]),
+            clock: clock.shared(),
+            stop: stop.clone(),
+        };
+        let router = public(&sources, &rules, path);
+        let admin = super::admin(&sources, &rules);
         let options = ServeOptions::new(Http::Http2Only, SystemClock::shared());
         let served = stop.clone();
         let server = tokio::spawn(async move {
-            serve_unix(socket, router, options, served).await;
+            tokio::join!(
+                serve_unix(socket, router, options.clone(), served.clone()),
+                serve_unix(admin_socket, admin, options, served)
+            );
         });
         Self {
             directory,
             feed,
+            jwt_svids,
+            clock,
             ca: TestCa::new(NOW),
             stop,
             server,
         }
+    }
+
+    fn later(&self, secs: u64) {
+        let now = self.clock.now();
+        self.clock.set(now.after(Duration::from_secs(secs)));
     }
 
     fn socket(&self) -> std::path::PathBuf {
@@ -77,19 +111,38 @@ impl Served {
         }
     }
 
-    fn publish(&self, entries: &[ServedEntry], federated: &[(&str, &'static [u8])]) {
+    fn publish(&self, entries: &[ServedEntry], federated: &[&str]) {
+        self.publish_with(self.ca.whole_bundle(), entries, federated);
+    }
+
+    fn publish_with(&self, own: Bundle, entries: &[ServedEntry], federated: &[&str]) {
         let federated: BTreeMap<_, _> = federated
             .iter()
-            .map(|(td, b)| (TrustDomain::new(td).unwrap(), (*b).into()))
+            .map(|td| (TrustDomain::new(td).unwrap(), Arc::new(foreign_bundle(td))))
             .collect();
-        let bundle = self.ca.bundle().x509_der().into();
         self.feed.publish(Snapshot::new(
-            trust_domain(),
+            Arc::new(own),
             entries.to_vec(),
-            bundle,
             federated,
+            Known::FromServer,
         ));
     }
+
+    async fn channel(&self) -> Channel {
+        connect(&self.socket()).await
+    }
+}
+
+async fn connect(socket: &Path) -> Channel {
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(UnixConnector::new(socket))
+        .await
+        .unwrap()
+}
+
+fn foreign_bundle(td: &str) -> Bundle {
+    let ca = TestCa::of(&TrustDomain::new(td).unwrap(), NOW);
+    ca.whole_bundle()
 }
 
 /// A selector that holds for this test process.
@@ -110,7 +163,7 @@ async fn svids_come_whole_in_order_with_their_bundles() {
         served.signed(federating),
         served.signed(served.entry("c", "unix:uid:4294967294")),
     ];
-    served.publish(&entries, &[("other.org", b"der"), ("third.org", b"der")]);
+    served.publish(&entries, &["other.org", "third.org"]);
     let answer = served
         .client()
         .await
@@ -244,7 +297,7 @@ async fn bundles_come_at_once_and_again_only_when_they_changed() {
     // An SVID alone changes nothing here; the bundle that comes after it does.
     let signed = served.signed(federating);
     served.publish(std::slice::from_ref(&signed), &[]);
-    served.publish(&[signed], &[("other.org", b"der")]);
+    served.publish(&[signed], &["other.org"]);
     let second = answers.message().await.unwrap().unwrap();
     let mut keys: Vec<_> = second.bundles.keys().cloned().collect();
     keys.sort();
@@ -255,10 +308,7 @@ async fn bundles_come_at_once_and_again_only_when_they_changed() {
 async fn without_the_security_header_nothing_is_answered() {
     let served = Served::start().await;
     served.publish(&[served.signed(served.entry("a", &own()))], &[]);
-    let channel = Endpoint::from_static("http://localhost")
-        .connect_with_connector(UnixConnector::new(served.socket()))
-        .await
-        .unwrap();
+    let channel = served.channel().await;
     let mut bare = SpiffeWorkloadApiClient::new(channel);
     let status = bare.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
     assert_eq!(
@@ -274,14 +324,6 @@ async fn without_the_security_header_nothing_is_answered() {
             .unwrap_err()
             .code(),
         Code::InvalidArgument
-    );
-    let mut request = tonic::Request::new(JwtsvidRequest::default());
-    request
-        .metadata_mut()
-        .insert(SECURITY_HEADER, "true".parse().unwrap());
-    assert_eq!(
-        bare.fetch_jwtsvid(request).await.unwrap_err().code(),
-        Code::Unimplemented
     );
 }
 

@@ -1,6 +1,9 @@
-//! The SPIFFE Workload API (wire contract, F.1 to F.3).
+//! The SPIFFE Workload API (wire contract, F.1 to F.3): X.509 here, JWT in [`jwt`].
 
-use std::collections::HashMap;
+pub(in crate::api) mod jwt;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use countersign_proto::spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
@@ -9,65 +12,66 @@ use countersign_proto::spiffe::workload::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
     X509svidResponse,
 };
+use countersign_runtime::SharedClock;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::caller::{Place, Streams, attest, check_security_header, unix_caller};
+use super::caller::{Callers, check_security_header, no_identity};
 use super::stream::{Answers, Next, Repeats, answers};
-use crate::selectors::Attestors;
-use crate::sync::{Answer, Feed, Snapshot, Subscription};
+use crate::jwt::JwtSvids;
+use crate::sync::{Answer, Snapshot, Subscription};
+
+/// What verifiers get.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verifiers {
+    /// Whether callers without an identity get the bundles of the own trust domain.
+    pub unauthenticated: Unauthenticated,
+    /// Claims of foreign JWT-SVIDs that are told besides those that the standard asks for.
+    pub foreign_claims: BTreeSet<String>,
+}
+
+/// Whether somebody without an identity may verify others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unauthenticated {
+    /// No bundles for them.
+    #[default]
+    Refused,
+    /// The bundles of the own trust domain.
+    Allowed,
+}
 
 /// The service.
 #[derive(Clone)]
 pub struct WorkloadApi {
-    feed: Feed,
-    attestors: Attestors,
-    streams: Streams,
+    callers: Callers,
+    jwt_svids: JwtSvids,
+    verifiers: Arc<Verifiers>,
+    clock: SharedClock,
     stop: CancellationToken,
 }
 
 impl WorkloadApi {
-    /// Serves what is in the feed to whom the attestors recognise, until `stop` is cancelled.
-    #[must_use]
-    pub fn new(feed: Feed, attestors: Attestors, stop: CancellationToken) -> Self {
+    /// Serves these callers, until `stop` is cancelled.
+    pub(super) fn new(
+        callers: Callers,
+        jwt_svids: JwtSvids,
+        verifiers: Verifiers,
+        clock: SharedClock,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
-            feed,
-            attestors,
-            streams: Streams::default(),
+            callers,
+            jwt_svids,
+            verifiers: Arc::new(verifiers),
+            clock,
             stop,
         }
     }
-
-    /// What all streams have in common before their first answer.
-    async fn admit<T>(&self, request: &Request<T>) -> Result<(Subscription, Place), Status> {
-        check_security_header(request.metadata())?;
-        if self.feed.current().is_none() {
-            return Err(Status::unavailable(
-                "the node agent has not synced with the server yet",
-            ));
-        }
-        let caller = unix_caller(request)?;
-        let place = self
-            .streams
-            .enter(caller.pid.unwrap_or_default(), caller.uid)?;
-        let selectors = attest(&self.attestors, &caller).await?;
-        tracing::debug!(
-            pid = caller.pid,
-            selectors = selectors.len(),
-            "Workload attested"
-        );
-        Ok((self.feed.subscribe(selectors), place))
-    }
-}
-
-/// The words are SPIRE's: clients look for them.
-fn no_identity() -> Status {
-    Status::permission_denied("no identity issued")
 }
 
 fn x509_svids(snapshot: &Snapshot, subscription: &Subscription) -> Next<X509svidResponse> {
     let identities = match snapshot.answer(subscription.selectors()) {
-        Answer::NoIdentity => return Next::End(no_identity()),
+        Answer::NoIdentity => return Next::End(no_identity(snapshot)),
         Answer::NotSigned => return Next::Wait,
         Answer::Identities(identities) => identities,
     };
@@ -89,9 +93,13 @@ fn x509_svids(snapshot: &Snapshot, subscription: &Subscription) -> Next<X509svid
     })
 }
 
-fn x509_bundles(snapshot: &Snapshot, subscription: &Subscription) -> Next<X509BundlesResponse> {
-    if snapshot.matching(subscription.selectors()).is_empty() {
-        return Next::End(no_identity());
+fn x509_bundles(
+    snapshot: &Snapshot,
+    subscription: &Subscription,
+    unauthenticated: Unauthenticated,
+) -> Next<X509BundlesResponse> {
+    if may_not_verify(snapshot, subscription, unauthenticated) {
+        return Next::End(no_identity(snapshot));
     }
     let mut bundles = federated(snapshot, subscription);
     bundles.insert(
@@ -104,6 +112,15 @@ fn x509_bundles(snapshot: &Snapshot, subscription: &Subscription) -> Next<X509Bu
     })
 }
 
+fn may_not_verify(
+    snapshot: &Snapshot,
+    subscription: &Subscription,
+    unauthenticated: Unauthenticated,
+) -> bool {
+    unauthenticated == Unauthenticated::Refused
+        && snapshot.matching(subscription.selectors()).is_empty()
+}
+
 /// Keyed by `spiffe://<trust domain>`; the own trust domain is not among them.
 fn federated(snapshot: &Snapshot, subscription: &Subscription) -> HashMap<String, Bytes> {
     snapshot
@@ -111,12 +128,6 @@ fn federated(snapshot: &Snapshot, subscription: &Subscription) -> HashMap<String
         .into_iter()
         .map(|(td, bundle)| (td.id().to_string(), bundle.clone()))
         .collect()
-}
-
-fn not_supported<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented(
-        "JWT-SVIDs are not supported by this node agent yet",
-    ))
 }
 
 #[tonic::async_trait]
@@ -129,10 +140,10 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        let (subscription, place) = self.admit(&request).await?;
+        check_security_header(request.metadata())?;
+        let admitted = self.callers.admit(&request).await?;
         Ok(Response::new(answers(
-            subscription,
-            place,
+            admitted,
             self.stop.clone(),
             Repeats::Sent,
             x509_svids,
@@ -143,13 +154,14 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        let (subscription, place) = self.admit(&request).await?;
+        check_security_header(request.metadata())?;
+        let admitted = self.callers.admit(&request).await?;
+        let unauthenticated = self.verifiers.unauthenticated;
         Ok(Response::new(answers(
-            subscription,
-            place,
+            admitted,
             self.stop.clone(),
             Repeats::LeftOut,
-            x509_bundles,
+            move |snapshot, subscription| x509_bundles(snapshot, subscription, unauthenticated),
         )))
     }
 
@@ -157,8 +169,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        check_security_header(request.metadata())?;
-        not_supported()
+        self.jwt_svids_for(request).await.map(Response::new)
     }
 
     async fn fetch_jwt_bundles(
@@ -166,14 +177,20 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         check_security_header(request.metadata())?;
-        not_supported()
+        let admitted = self.callers.admit(&request).await?;
+        let unauthenticated = self.verifiers.unauthenticated;
+        Ok(Response::new(answers(
+            admitted,
+            self.stop.clone(),
+            Repeats::LeftOut,
+            move |snapshot, subscription| jwt::bundles(snapshot, subscription, unauthenticated),
+        )))
     }
 
     async fn validate_jwtsvid(
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        check_security_header(request.metadata())?;
-        not_supported()
+        self.validated(request).await.map(Response::new)
     }
 }

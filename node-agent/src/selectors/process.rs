@@ -68,6 +68,27 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// The process that has this number now. Whoever names it answers for its being the right one.
+    ///
+    /// # Errors
+    /// There is none, or it can't be looked at.
+    pub fn numbered(pid: i32) -> Result<Self, ProcessError> {
+        if pid <= 0 {
+            return Err(ProcessError::Invisible);
+        }
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .map_err(|_| ProcessError::Ended { pid })?;
+        let status = parse_status(&text).ok_or(ProcessError::Ended { pid })?;
+        Ok(Self {
+            pid,
+            uid: status.uid,
+            gid: status.gid,
+            handle: Handle::NumberOnly,
+        })
+    }
+}
+
 fn kernel_has_peer_pidfd() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| {

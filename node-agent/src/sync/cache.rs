@@ -9,7 +9,7 @@ use countersign_identity::{Bundle, EntryId, SelectorSet, TrustDomain, UnixTime, 
 use super::entry::{AuthorizedEntry, Delivery};
 use super::revisions::Entries;
 use super::rotation;
-use super::snapshot::{ServedEntry, ServedSvid, Snapshot};
+use super::snapshot::{Known, ServedEntry, ServedSvid, Snapshot};
 
 /// An SVID in hand.
 #[derive(Debug)]
@@ -187,16 +187,11 @@ impl Cache {
                 .filter(|held| held.svid.svid().not_after() >= now)
                 .map(|held| Arc::clone(&held.svid)),
         });
-        let federated = self
-            .federated
-            .iter()
-            .map(|(td, bundle)| (td.clone(), bundle.x509_der().into()));
-        let bundle = self.bundle.x509_der().into();
         Snapshot::new(
-            self.bundle.trust_domain.clone(),
+            Arc::clone(&self.bundle),
             entries,
-            bundle,
-            federated.collect(),
+            self.federated.clone(),
+            Known::FromServer,
         )
     }
 }

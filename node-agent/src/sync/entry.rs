@@ -26,6 +26,17 @@ pub struct AuthorizedEntry {
     pub hint: String,
     /// How the SVID reaches the workload.
     pub delivery: Delivery,
+    /// Whether the SVID lets its owner administer the server or sign below it.
+    pub privilege: Privilege,
+}
+
+/// What an SVID is good for at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privilege {
+    /// Nothing.
+    None,
+    /// Administration, or an authority below the server's: not for delegates.
+    AdminOrDownstream,
 }
 
 /// How an entry's SVID reaches its workload.
@@ -79,6 +90,12 @@ impl AuthorizedEntry {
             }
     }
 
+    /// Whether the SVID is more than a workload's, so that no delegate gets it.
+    #[must_use]
+    pub const fn is_privileged(&self) -> bool {
+        matches!(self.privilege, Privilege::AdminOrDownstream)
+    }
+
     /// The fields to ask for (wire contract, D.2).
     #[must_use]
     pub const fn mask() -> types::EntryMask {
@@ -116,11 +133,11 @@ impl TryFrom<types::Entry> for AuthorizedEntry {
             hint,
             store_svid,
             additional_attributes,
+            admin,
+            downstream,
             // Not asked for, or of no use to a node agent.
             parent_id: _,
             x509_svid_ttl: _,
-            admin: _,
-            downstream: _,
             expires_at: _,
             dns_names: _,
             jwt_svid_ttl: _,
@@ -153,6 +170,11 @@ impl TryFrom<types::Entry> for AuthorizedEntry {
                 (true, _) => Delivery::Stored,
                 (false, true) => Delivery::OnDemand,
                 (false, false) => Delivery::Prefetched,
+            },
+            privilege: if admin || downstream {
+                Privilege::AdminOrDownstream
+            } else {
+                Privilege::None
             },
         })
     }

@@ -4,10 +4,11 @@
 //! the newest picture, so a slow reader misses intermediate ones and costs nothing.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
-use countersign_identity::SelectorSet;
+use countersign_identity::{SelectorSet, UnixTime};
 use tokio::sync::Notify;
 
 use super::snapshot::{Answer, Snapshot};
@@ -19,6 +20,8 @@ pub struct Feed(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     current: ArcSwapOption<Snapshot>,
+    /// When the owner last heard from the server, in seconds.
+    synced_at: AtomicU64,
     subscribers: Mutex<Subscribers>,
     /// Wakes the owner when a subscriber came whose SVIDs are signed on demand.
     wanted: Notify,
@@ -37,28 +40,39 @@ impl Feed {
         self.0.current.load_full()
     }
 
+    /// When entries and bundles were last known to be those of the server; the epoch if never.
+    #[must_use]
+    pub fn synced_at(&self) -> UnixTime {
+        UnixTime::from_secs(self.0.synced_at.load(Ordering::Relaxed))
+    }
+
+    /// Notes that they are.
+    pub fn synced(&self, at: UnixTime) {
+        self.0.synced_at.store(at.as_secs(), Ordering::Relaxed);
+    }
+
     /// Publishes a picture and wakes those whom it concerns. One caller at a time.
     pub fn publish(&self, snapshot: Snapshot) {
         let snapshot = Arc::new(snapshot);
         let earlier = self.0.current.swap(Some(Arc::clone(&snapshot)));
-        let changes = earlier.map(|earlier| snapshot.changes_since(&earlier));
+        let changes = earlier.map(|earlier| (snapshot.changes_since(&earlier), earlier));
         if changes
             .as_ref()
-            .is_some_and(super::snapshot::Changes::is_empty)
+            .is_some_and(|(changes, _)| changes.is_empty())
         {
             return;
         }
         for (selectors, notify) in self.lock().all.values() {
-            if changes
-                .as_ref()
-                .is_none_or(|changes| changes.concern(selectors, &snapshot))
-            {
+            if changes.as_ref().is_none_or(|(changes, before)| {
+                selectors.is_empty() || changes.concern(selectors, before, &snapshot)
+            }) {
                 notify.notify_one();
             }
         }
     }
 
-    /// Asks to be woken by changes that concern a caller with these selectors. Changes since before this call count.
+    /// Asks to be woken by changes that concern a caller with these selectors, or by all changes if there are none.
+    /// Changes since before this call count.
     #[must_use]
     pub fn subscribe(&self, selectors: SelectorSet) -> Subscription {
         let notify = Arc::new(Notify::new());
@@ -144,12 +158,11 @@ impl Drop for Subscription {
 mod tests {
     use std::collections::BTreeMap;
 
-    use bytes::Bytes;
-    use countersign_identity::Selector;
+    use countersign_identity::{Bundle, Selector};
     use futures::FutureExt as _;
 
     use super::super::entry::tests::entry;
-    use super::super::snapshot::ServedEntry;
+    use super::super::snapshot::{Known, ServedEntry};
     use super::*;
     use crate::test_ca::trust_domain;
 
@@ -158,7 +171,8 @@ mod tests {
             entry: Arc::new(entry(id, &[selector])),
             svid: None,
         });
-        Snapshot::new(trust_domain(), entries, Bytes::new(), BTreeMap::new())
+        let bundle = Arc::new(Bundle::empty(trust_domain()));
+        Snapshot::new(bundle, entries, BTreeMap::new(), Known::FromServer)
     }
 
     fn caller(text: &str) -> SelectorSet {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use countersign_identity::{Selector, SelectorSet, TrustDomain, X509Svid};
+use countersign_identity::{Bundle, EntryId, Selector, SelectorSet, TrustDomain, X509Svid};
 
 use super::entry::{AuthorizedEntry, Delivery};
 
@@ -66,16 +66,40 @@ impl ServedEntry {
     }
 }
 
+/// Whether all entries of this node are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// No: these were kept by an earlier process, and the server has not been asked yet. That an entry is missing means
+    /// nothing.
+    FromEarlier,
+    /// Yes, as of the last sync.
+    FromServer,
+}
+
+/// A bundle in the forms in which callers get it.
+#[derive(Debug)]
+struct ServedBundle {
+    bundle: Arc<Bundle>,
+    x509: Bytes,
+}
+
+impl From<Arc<Bundle>> for ServedBundle {
+    fn from(bundle: Arc<Bundle>) -> Self {
+        let x509 = bundle.x509_der().into();
+        Self { bundle, x509 }
+    }
+}
+
 /// All that can be served at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    trust_domain: TrustDomain,
     /// In order of entry ID, without those that are stored.
     entries: Vec<ServedEntry>,
     /// One selector of each entry: whoever lacks it can't match the entry.
     by_selector: HashMap<Selector, Vec<usize>>,
-    bundle: Bytes,
-    federated: BTreeMap<TrustDomain, Bytes>,
+    own: ServedBundle,
+    federated: BTreeMap<TrustDomain, ServedBundle>,
+    known: Known,
 }
 
 /// What a caller gets.
@@ -93,10 +117,10 @@ impl Snapshot {
     /// `entries` in any order.
     #[must_use]
     pub fn new(
-        trust_domain: TrustDomain,
+        bundle: Arc<Bundle>,
         entries: impl IntoIterator<Item = ServedEntry>,
-        bundle: Bytes,
-        federated: BTreeMap<TrustDomain, Bytes>,
+        federated: BTreeMap<TrustDomain, Arc<Bundle>>,
+        known: Known,
     ) -> Self {
         let mut entries: Vec<_> = entries
             .into_iter()
@@ -111,24 +135,50 @@ impl Snapshot {
             }
         }
         Self {
-            trust_domain,
             entries,
             by_selector,
-            bundle,
-            federated,
+            own: bundle.into(),
+            federated: federated
+                .into_iter()
+                .map(|(td, bundle)| (td, bundle.into()))
+                .collect(),
+            known,
         }
+    }
+
+    /// Whether all entries are known, so that a caller who matches none has no identity.
+    #[must_use]
+    pub const fn known(&self) -> Known {
+        self.known
     }
 
     /// The own trust domain.
     #[must_use]
-    pub const fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.own.bundle.trust_domain
     }
 
     /// The own roots, in DER one after the other.
     #[must_use]
     pub const fn bundle(&self) -> &Bytes {
-        &self.bundle
+        &self.own.x509
+    }
+
+    /// The own bundle, whole.
+    #[must_use]
+    pub const fn own_bundle(&self) -> &Arc<Bundle> {
+        &self.own.bundle
+    }
+
+    /// All foreign bundles, whole.
+    pub fn foreign_bundles(&self) -> impl Iterator<Item = &Arc<Bundle>> {
+        self.federated.values().map(|served| &served.bundle)
+    }
+
+    /// All entries, in order of ID, without those that are stored.
+    #[must_use]
+    pub fn entries(&self) -> &[ServedEntry] {
+        &self.entries
     }
 
     /// All entries that match, in order of ID.
@@ -176,13 +226,49 @@ impl Snapshot {
             .into_iter()
             .flat_map(|served| &served.entry.federates_with)
             .filter_map(|td| self.federated.get_key_value(td))
+            .map(|(td, served)| (td, &served.x509))
             .collect()
+    }
+
+    /// As [`Snapshot::federated`], whole.
+    #[must_use]
+    pub fn federated_bundles(&self, selectors: &SelectorSet) -> Vec<&Arc<Bundle>> {
+        let wanted: BTreeSet<&TrustDomain> = self
+            .matching(selectors)
+            .into_iter()
+            .flat_map(|served| &served.entry.federates_with)
+            .collect();
+        wanted
+            .into_iter()
+            .filter_map(|td| Some(&self.federated.get(td)?.bundle))
+            .collect()
+    }
+
+    /// The entries that match, in order of ID, one for each hint.
+    #[must_use]
+    pub fn one_per_hint(&self, selectors: &SelectorSet) -> Vec<Arc<AuthorizedEntry>> {
+        let matching = self.matching(selectors);
+        let kept = one_per_hint(matching.iter().map(|served| &*served.entry));
+        matching
+            .into_iter()
+            .filter(|served| kept.contains(served.entry.id.as_str()))
+            .map(|served| Arc::clone(&served.entry))
+            .collect()
+    }
+
+    /// How many SVIDs are there.
+    #[must_use]
+    pub fn signed(&self) -> usize {
+        self.entries
+            .iter()
+            .filter(|served| served.svid.is_some())
+            .count()
     }
 
     /// What is different in `self` from the earlier picture.
     #[must_use]
     pub fn changes_since(&self, earlier: &Self) -> Changes {
-        let mut selectors = Vec::new();
+        let mut entries = HashSet::new();
         let (mut old, mut new) = (
             earlier.entries.iter().peekable(),
             self.entries.iter().peekable(),
@@ -192,31 +278,27 @@ impl Snapshot {
                 (None, None) => break,
                 (Some(a), Some(b)) if a.entry.id == b.entry.id => {
                     let same = a.is_same(b);
-                    let both = (old.next(), new.next());
-                    if same { [None, None] } else { [both.0, both.1] }
+                    old.next();
+                    new.next().filter(|_| !same)
                 }
-                (Some(a), Some(b)) if a.entry.id < b.entry.id => [old.next(), None],
-                (Some(_), None) => [old.next(), None],
-                (_, Some(_)) => [None, new.next()],
+                (Some(a), Some(b)) if a.entry.id < b.entry.id => old.next(),
+                (Some(_), None) => old.next(),
+                (_, Some(_)) => new.next(),
             };
-            selectors.extend(
-                changed
-                    .into_iter()
-                    .flatten()
-                    .map(|served| served.entry.selectors.clone()),
-            );
+            entries.extend(changed.map(|served| served.entry.id.clone()));
         }
-        let federated = earlier
-            .federated
-            .keys()
-            .chain(self.federated.keys())
-            .filter(|td| earlier.federated.get(*td) != self.federated.get(*td))
-            .cloned()
-            .collect();
+        let differ = |td: &&TrustDomain| {
+            let bundle = |snapshot: &Self| {
+                let served = snapshot.federated.get(*td)?;
+                Some(Arc::clone(&served.bundle))
+            };
+            bundle(earlier) != bundle(self)
+        };
+        let all = earlier.federated.keys().chain(self.federated.keys());
         Changes {
-            selectors,
-            bundle: earlier.bundle != self.bundle,
-            federated,
+            entries,
+            everybody: earlier.own.bundle != self.own.bundle || earlier.known != self.known,
+            federated: all.filter(differ).cloned().collect(),
         }
     }
 }
@@ -224,29 +306,30 @@ impl Snapshot {
 /// What changed between two pictures, as far as it decides whom it concerns.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Selectors of all entries that came, went or changed, or whose SVID did.
-    selectors: Vec<SelectorSet>,
-    /// The own bundle changed: that concerns everybody.
-    bundle: bool,
+    /// All entries that came, went or changed, or whose SVID did.
+    entries: HashSet<EntryId>,
+    /// The own bundle changed, or what is known: that concerns everybody.
+    everybody: bool,
     /// Foreign bundles that came, went or changed.
     federated: HashSet<TrustDomain>,
 }
 
 impl Changes {
-    /// Whether a caller with these selectors gets something else now.
+    /// Whether a caller with these selectors gets something else now than before.
     #[must_use]
-    pub fn concern(&self, caller: &SelectorSet, now: &Snapshot) -> bool {
-        self.bundle
-            || self
-                .selectors
-                .iter()
-                .any(|entry| entry.is_subset_of(caller))
-            || (!self.federated.is_empty()
-                && now
-                    .matching(caller)
+    pub fn concern(&self, caller: &SelectorSet, before: &Snapshot, now: &Snapshot) -> bool {
+        let changed = |served: &&ServedEntry| {
+            let entry = &served.entry;
+            self.entries.contains(&entry.id)
+                || entry
+                    .federates_with
                     .iter()
-                    .flat_map(|served| &served.entry.federates_with)
-                    .any(|td| self.federated.contains(td)))
+                    .any(|td| self.federated.contains(td))
+        };
+        // What a caller matches is looked up by its selectors: thousands of streams and of changed entries don't multiply.
+        self.everybody
+            || now.matching(caller).iter().any(changed)
+            || before.matching(caller).iter().any(changed)
     }
 
     /// Whether nothing changed for anybody.

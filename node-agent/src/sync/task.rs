@@ -207,6 +207,7 @@ impl Syncer {
         self.bundles.replace(Arc::clone(&bundle));
         self.cache.replace_entries(synced.entries);
         self.cache.replace_bundles(bundle, synced.federated, now);
+        self.feed.synced(now);
         self.publish();
         Ok(())
     }

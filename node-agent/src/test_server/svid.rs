@@ -1,7 +1,8 @@
-//! Signing: BatchNewX509SVID.
+//! Signing: BatchNewX509SVID and NewJWTSVID.
 
 use countersign_identity::SpiffeId;
 use countersign_identity::csr::Csr;
+use countersign_identity::jwt::JwtTemplate;
 use countersign_proto::spire::api::server::svid::v1::{
     self, batch_new_x509svid_response, svid_server,
 };
@@ -87,9 +88,35 @@ impl svid_server::Svid for Shared {
 
     async fn new_jwtsvid(
         &self,
-        _: Request<v1::NewJwtsvidRequest>,
+        request: Request<v1::NewJwtsvidRequest>,
     ) -> Result<Response<v1::NewJwtsvidResponse>, Status> {
-        not_here()
+        self.authorize(&request)?;
+        self.called("NewJWTSVID")?;
+        let now = self.now();
+        let v1::NewJwtsvidRequest { entry_id, audience } = request.into_inner();
+        let state = self.state();
+        let entry = state
+            .entries
+            .get(&entry_id)
+            .ok_or_else(|| Status::not_found("entry not found or not authorized"))?;
+        let id: SpiffeId = entry.spiffe_id.clone().unwrap().try_into().unwrap();
+        let template = JwtTemplate {
+            id: &id,
+            audience: &audience,
+            ttl: state.jwt_ttl,
+            issuer: None,
+            with_id: false,
+        };
+        let issued = state.ca.jwt().issue(&template, now).unwrap();
+        Ok(Response::new(v1::NewJwtsvidResponse {
+            svid: Some(types::Jwtsvid {
+                token: issued.token,
+                id: Some((&id).into()),
+                expires_at: issued.expires_at.as_i64(),
+                issued_at: issued.issued_at.as_i64(),
+                hint: String::new(),
+            }),
+        }))
     }
 
     async fn batch_new_witsvid(

@@ -31,12 +31,20 @@ fn served(entry: AuthorizedEntry) -> ServedEntry {
 }
 
 fn snapshot(entries: &[ServedEntry]) -> Snapshot {
-    Snapshot::new(
-        trust_domain(),
-        entries.to_vec(),
-        Bytes::from_static(b"roots"),
-        BTreeMap::new(),
-    )
+    with_bundles(entries, bundle("example.org", 1), &[])
+}
+
+fn bundle(name: &str, sequence_number: u64) -> Arc<Bundle> {
+    let mut bundle = Bundle::empty(TrustDomain::new(name).unwrap());
+    bundle.sequence_number = sequence_number;
+    Arc::new(bundle)
+}
+
+fn with_bundles(entries: &[ServedEntry], own: Arc<Bundle>, foreign: &[Arc<Bundle>]) -> Snapshot {
+    let foreign = foreign
+        .iter()
+        .map(|bundle| (bundle.trust_domain.clone(), Arc::clone(bundle)));
+    Snapshot::new(own, entries.to_vec(), foreign.collect(), Known::FromServer)
 }
 
 fn ids(answer: &Answer) -> Vec<&str> {
@@ -119,15 +127,13 @@ fn a_caller_gets_the_foreign_bundles_of_all_its_entries_and_no_others() {
             ..entry(id, &[uid])
         })
     };
-    let bundles: BTreeMap<_, _> = ["one.org", "two.org"]
-        .map(|n| (td(n), Bytes::from_static(b"x")))
-        .into();
+    let bundles = ["one.org", "two.org"].map(|name| bundle(name, 1));
     let entries = [
         federating("a", &["one.org"], "unix:uid:1"),
         federating("b", &["one.org", "unknown.org"], "unix:uid:1"),
         federating("c", &["two.org"], "unix:uid:2"),
     ];
-    let snapshot = Snapshot::new(trust_domain(), entries, Bytes::new(), bundles);
+    let snapshot = with_bundles(&entries, bundle("example.org", 1), &bundles);
     let names = |s: &SelectorSet| {
         snapshot
             .federated(s)
@@ -159,7 +165,10 @@ fn a_change_concerns_those_who_match_the_entry_before_or_after() {
 
     let concerned = |after: &Snapshot| {
         let changes = after.changes_since(&before);
-        (changes.concern(&one, after), changes.concern(&two, after))
+        (
+            changes.concern(&one, &before, after),
+            changes.concern(&two, &before, after),
+        )
     };
     let rotated = ServedEntry {
         svid: Some(svid()),
@@ -211,13 +220,16 @@ fn a_change_concerns_those_who_match_the_entry_before_or_after() {
         "a revision alone, before its SVID is signed"
     );
 
-    let roots = Snapshot::new(
-        trust_domain(),
-        [a, b],
-        Bytes::from_static(b"other"),
-        BTreeMap::new(),
-    );
+    let all = [a, b];
+    let roots = with_bundles(&all, bundle("example.org", 2), &[]);
     assert_eq!(concerned(&roots), (true, true), "own bundle changed");
+    let earlier = Snapshot::new(
+        bundle("example.org", 1),
+        all,
+        BTreeMap::new(),
+        Known::FromEarlier,
+    );
+    assert_eq!(concerned(&earlier), (true, true), "what is known changed");
 }
 
 #[test]
@@ -228,22 +240,18 @@ fn a_foreign_bundle_concerns_those_who_federate_with_it() {
         ..entry("a", &["unix:uid:1"])
     };
     let entries = [served(federating), served(entry("b", &["unix:uid:2"]))];
-    let with = |bundle: Option<&'static [u8]>| {
-        let federated = bundle
-            .map(|b| (td.clone(), Bytes::from_static(b)))
+    let with = |sequence_number: Option<u64>| {
+        let foreign: Vec<_> = sequence_number
+            .map(|n| bundle("one.org", n))
             .into_iter()
             .collect();
-        Snapshot::new(trust_domain(), entries.clone(), Bytes::new(), federated)
+        with_bundles(&entries, bundle("example.org", 1), &foreign)
     };
-    for (before, after) in [
-        (None, Some(&b"x"[..])),
-        (Some(&b"x"[..]), Some(&b"y"[..])),
-        (Some(&b"x"[..]), None),
-    ] {
+    for (before, after) in [(None, Some(1)), (Some(1), Some(2)), (Some(1), None)] {
         let (before, after) = (with(before), with(after));
         let changes = after.changes_since(&before);
-        assert!(changes.concern(&set(&["unix:uid:1"]), &after));
-        assert!(!changes.concern(&set(&["unix:uid:2"]), &after));
+        assert!(changes.concern(&set(&["unix:uid:1"]), &before, &after));
+        assert!(!changes.concern(&set(&["unix:uid:2"]), &before, &after));
     }
 }
 

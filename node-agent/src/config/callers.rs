@@ -1,0 +1,103 @@
+//! What the file says about callers: what they may ask for on the public socket, and the admin socket.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use countersign_config::Section;
+use countersign_identity::{SpiffeId, TrustDomain};
+
+use crate::api::sds::{Names, Settings, Validation};
+use crate::api::{Delegates, Rules, Unauthenticated, Verifiers};
+use crate::limits;
+
+/// Beyond this, tokens would take more memory than a small machine has.
+const MOST_JWT_SVIDS: i64 = 1_000_000;
+
+pub(super) fn rules(agent: &Section<'_>, trust_domain: Option<&TrustDomain>) -> Rules {
+    let unauthenticated = match agent.bool("allow_unauthenticated_verifiers") {
+        Some(true) => Unauthenticated::Allowed,
+        _ => Unauthenticated::Refused,
+    };
+    let foreign_claims = agent.list("allowed_foreign_jwt_claims").unwrap_or_default();
+    Rules {
+        verifiers: Verifiers {
+            unauthenticated,
+            foreign_claims: foreign_claims.into_iter().collect(),
+        },
+        sds: sds(agent),
+        delegates: delegates(agent, trust_domain),
+    }
+}
+
+pub(super) fn jwt_svids(agent: &Section<'_>) -> usize {
+    agent
+        .integer("jwt_svid_cache_max_size", 0..=MOST_JWT_SVIDS)
+        // As in SPIRE, zero is the usual size.
+        .filter(|size| *size > 0)
+        .and_then(|size| usize::try_from(size).ok())
+        .unwrap_or(limits::JWT_SVIDS)
+}
+
+fn sds(agent: &Section<'_>) -> Option<Settings> {
+    let disabled = agent.bool("disable_sds_api") == Some(true);
+    let sds = agent.section("sds");
+    let usual = Names::default();
+    let name =
+        |key: &str, usual: String| sds.string(key).filter(|n| !n.is_empty()).unwrap_or(usual);
+    let names = Names {
+        svid: name("default_svid_name", usual.svid),
+        bundle: name("default_bundle_name", usual.bundle),
+        all_bundles: name("default_all_bundles_name", usual.all_bundles),
+    };
+    if names.bundle == names.all_bundles {
+        sds.warn(
+            "default_all_bundles_name",
+            "it is the same as default_bundle_name and has no effect: choose another name",
+        );
+    }
+    let validation = match sds.bool("disable_spiffe_cert_validation") {
+        Some(true) => Validation::Roots,
+        _ => Validation::Spiffe,
+    };
+    (!disabled).then_some(Settings { names, validation })
+}
+
+fn delegates(agent: &Section<'_>, trust_domain: Option<&TrustDomain>) -> Delegates {
+    let mut delegates = HashSet::new();
+    for text in agent.list("authorized_delegates").unwrap_or_default() {
+        match SpiffeId::parse(&text) {
+            Err(error) => agent.wrong("authorized_delegates", format!("{text:?}: {error}")),
+            Ok(id) if trust_domain.is_some_and(|td| !id.is_member_of(td)) => agent.wrong(
+                "authorized_delegates",
+                format!("{text:?} is not of this node's trust domain"),
+            ),
+            Ok(id) => {
+                delegates.insert(id);
+            }
+        }
+    }
+    delegates.into()
+}
+
+/// The admin socket, which must not be where everybody on the machine can look.
+pub(super) fn admin_socket(agent: &Section<'_>, public: &Path) -> Option<PathBuf> {
+    let admin = agent.path("admin_socket_path")?;
+    if is_below_folder_of(&admin, public) {
+        agent.wrong(
+            "admin_socket_path",
+            format!(
+                "the admin socket can't be in, or below, the folder of the Workload API's socket ({}): that one is \
+                 everybody's",
+                public.display()
+            ),
+        );
+    }
+    Some(admin)
+}
+
+fn is_below_folder_of(admin: &Path, public: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute(public)
+        .parent()
+        .is_some_and(|folder| absolute(admin).starts_with(folder))
+}

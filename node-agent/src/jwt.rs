@@ -1,0 +1,301 @@
+//! JWT-SVIDs for workloads: fetched from the server when somebody asks, and used again for half of their life (wire
+//! contract, F.4).
+//!
+//! Called by `api`. The token itself is the server's; this side checks only that it is about the entry it was asked for.
+
+mod cache;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use countersign_identity::jwt::Jwt;
+use countersign_identity::{SpiffeId, UnixTime};
+use countersign_proto::spire::api::server::svid::v1::NewJwtsvidRequest;
+use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
+use countersign_runtime::SharedClock;
+use countersign_runtime::turns::Turns;
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::client::{CallError, Companion, CompanionError, failed};
+use crate::limits;
+use crate::sync::{AuthorizedEntry, Feed};
+
+pub use cache::{Cache, Held, Key};
+
+const FETCH: &str = "NewJWTSVID";
+
+/// Between two attempts at a server that refuses what it should not.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A JWT-SVID, ready to be handed out.
+#[derive(Clone, Debug)]
+pub struct JwtSvid {
+    /// The compact JWS.
+    pub token: Arc<str>,
+    /// Who it is about.
+    pub id: SpiffeId,
+    /// When it was made.
+    pub issued_at: UnixTime,
+    /// When it expires.
+    pub expires_at: UnixTime,
+}
+
+/// Why there is no JWT-SVID.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JwtError {
+    /// This node has not been attested yet.
+    #[error("the node agent is not connected to the server yet")]
+    NotConnected,
+    /// The server.
+    #[error(transparent)]
+    Server(#[from] CompanionError),
+    /// The server's answer.
+    #[error("the server's answer is not usable: {0}")]
+    Answer(String),
+}
+
+type Flights = Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>;
+
+/// One caller's part in a fetch; the last one leaves nothing behind, however it ends.
+struct Flight<'a> {
+    under_way: &'a Flights,
+    key: &'a Key,
+    mine: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> Flight<'a> {
+    fn of(under_way: &'a Flights, key: &'a Key) -> Self {
+        let mine = Arc::clone(lock(under_way).entry(key.clone()).or_default());
+        Self {
+            under_way,
+            key,
+            mine,
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut under_way = lock(self.under_way);
+        // Two are the table's own and this one.
+        if Arc::strong_count(&self.mine) <= 2 {
+            under_way.remove(self.key);
+        }
+    }
+}
+
+/// All JWT-SVIDs of this node. Clones share them.
+#[derive(Clone)]
+pub struct JwtSvids(Arc<Inner>);
+
+struct Inner {
+    server: OnceLock<Companion>,
+    cache: Mutex<Cache>,
+    /// Fetches under way: who asks for the same waits for the one that began.
+    under_way: Flights,
+    turns: Turns<u32>,
+    feed: Feed,
+    clock: SharedClock,
+}
+
+impl JwtSvids {
+    /// None yet, and at most so many.
+    #[must_use]
+    pub fn new(most: usize, feed: Feed, clock: SharedClock) -> Self {
+        Self(Arc::new(Inner {
+            server: OnceLock::new(),
+            cache: Mutex::new(Cache::new(most)),
+            under_way: Mutex::default(),
+            turns: Turns::new(limits::JWT_FETCHES_PER_USER),
+            feed,
+            clock,
+        }))
+    }
+
+    /// Fetches from this server from now on. The first one counts.
+    pub fn connect(&self, server: Companion) {
+        drop(self.0.server.set(server));
+    }
+
+    /// Where they are fetched.
+    #[must_use]
+    pub fn server(&self) -> Option<&Companion> {
+        self.0.server.get()
+    }
+
+    /// How many are kept.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.cache().len()
+    }
+
+    /// One for this entry and these audiences, for a process of the user `uid`. A kept one is good for half of its life;
+    /// after that a new one is fetched, and if there is none to be had the kept one is good until it expires. What a key
+    /// signed that is being withdrawn is never used again.
+    ///
+    /// # Errors
+    /// [`JwtError`].
+    pub async fn get(
+        &self,
+        entry: &AuthorizedEntry,
+        audience: &[String],
+        uid: u32,
+    ) -> Result<JwtSvid, JwtError> {
+        let key = Key::new(&entry.spiffe_id, audience);
+        if let Some(held) = self.fresh(&key) {
+            return Ok(held);
+        }
+        let flight = Flight::of(&self.0.under_way, &key);
+        let _alone = flight.mine.lock().await;
+        if let Some(held) = self.fresh(&key) {
+            return Ok(held);
+        }
+        // Of each user only a few at once: the server takes so many from this node in a second.
+        let _turn = self.0.turns.wait(uid).await;
+        self.fetch_and_keep(&key, entry, audience).await
+    }
+
+    fn fresh(&self, key: &Key) -> Option<JwtSvid> {
+        let now = self.0.clock.now();
+        self.usable(key)
+            .filter(|held| now < held.renew_at)
+            .map(|held| held.svid)
+    }
+
+    /// What is kept, unless it has expired or its key is being withdrawn.
+    fn usable(&self, key: &Key) -> Option<Held> {
+        let held = self.cache().get(key)?;
+        let snapshot = self.0.feed.current()?;
+        let sound = snapshot
+            .own_bundle()
+            .jwt_authorities
+            .iter()
+            .any(|authority| authority.key_id == held.key_id && !authority.tainted);
+        (sound && self.0.clock.now() < held.svid.expires_at).then_some(held)
+    }
+
+    async fn fetch_and_keep(
+        &self,
+        key: &Key,
+        entry: &AuthorizedEntry,
+        audience: &[String],
+    ) -> Result<JwtSvid, JwtError> {
+        let kept = self.usable(key).map(|held| held.svid);
+        match self.fetch(entry, audience, kept.is_some()).await {
+            Ok(held) => {
+                let svid = held.svid.clone();
+                self.cache().put(key.clone(), held, self.0.clock.now());
+                Ok(svid)
+            }
+            Err(error) => match kept {
+                Some(kept) => {
+                    tracing::warn!(spiffe_id = %entry.spiffe_id, %error, "No new JWT-SVID: using the last one");
+                    Ok(kept)
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    /// A server that answers and refuses may not know the entry yet: it is asked again, unless there is something to fall
+    /// back on. One that can't be reached is told at once: clients come back by themselves.
+    async fn fetch(
+        &self,
+        entry: &AuthorizedEntry,
+        audience: &[String],
+        once: bool,
+    ) -> Result<Held, JwtError> {
+        let server = self.0.server.get().ok_or(JwtError::NotConnected)?;
+        let give_up = Instant::now() + limits::SERVER_CALL;
+        loop {
+            match server
+                .call(FETCH, |channel| ask(channel, entry, audience))
+                .await
+            {
+                Ok(answer) => return held(answer, entry),
+                Err(CompanionError::Call(error))
+                    if !once && is_passing(&error) && Instant::now() + PAUSE < give_up =>
+                {
+                    tracing::debug!(spiffe_id = %entry.spiffe_id, %error, "Asking for a JWT-SVID again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        lock(&self.0.cache)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn ask(
+    channel: tonic::transport::Channel,
+    entry: &AuthorizedEntry,
+    audience: &[String],
+) -> Result<Option<countersign_proto::spire::api::types::Jwtsvid>, CallError> {
+    let request = NewJwtsvidRequest {
+        entry_id: entry.id.to_string(),
+        audience: audience.to_vec(),
+    };
+    let answer = SvidClient::new(channel)
+        .new_jwtsvid(request)
+        .await
+        .map_err(failed(FETCH))?;
+    Ok(answer.into_inner().svid)
+}
+
+/// Codes after which SPIRE's agent asks again (wire contract, D.4).
+fn is_passing(error: &CallError) -> bool {
+    error.code().is_some_and(|code| {
+        !matches!(
+            code,
+            Code::Unknown
+                | Code::Cancelled
+                | Code::DeadlineExceeded
+                | Code::InvalidArgument
+                | Code::Unimplemented
+        )
+    })
+}
+
+fn held(
+    answer: Option<countersign_proto::spire::api::types::Jwtsvid>,
+    entry: &AuthorizedEntry,
+) -> Result<Held, JwtError> {
+    let wrong = |what: &str| JwtError::Answer(what.to_owned());
+    let token = answer
+        .ok_or_else(|| wrong("the JWT-SVID is missing"))?
+        .token;
+    let jwt = Jwt::parse(&token).map_err(|error| JwtError::Answer(error.to_string()))?;
+    if *jwt.id() != entry.spiffe_id {
+        let what = format!(
+            "the JWT-SVID is about {} and not {}",
+            jwt.id(),
+            entry.spiffe_id
+        );
+        return Err(JwtError::Answer(what));
+    }
+    let expires_at = jwt.expires_at();
+    let issued_at = jwt
+        .issued_at()
+        .ok_or_else(|| wrong("the JWT-SVID does not say when it was issued"))?;
+    let key_id = jwt.key_id().to_owned();
+    let svid = JwtSvid {
+        id: entry.spiffe_id.clone(),
+        issued_at,
+        expires_at,
+        token: token.into(),
+    };
+    Ok(Held::new(
+        svid,
+        key_id,
+        crate::sync::rotation::random_jitter(),
+    ))
+}

@@ -1,0 +1,198 @@
+//! Tokens that are kept, by whom they are about and for whom they are meant. A pure table: it fetches nothing.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use countersign_identity::{SpiffeId, UnixTime};
+
+use super::JwtSvid;
+
+/// Which token: the subject and its audiences, in whatever order they were named.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    id: SpiffeId,
+    audience: Vec<String>,
+}
+
+impl Key {
+    /// Of this subject for these.
+    #[must_use]
+    pub fn new(id: &SpiffeId, audience: &[String]) -> Self {
+        let mut audience = audience.to_vec();
+        audience.sort_unstable();
+        audience.dedup();
+        Self {
+            id: id.clone(),
+            audience,
+        }
+    }
+}
+
+/// A token that is kept.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The token.
+    pub svid: JwtSvid,
+    /// The key that signed it.
+    pub key_id: String,
+    /// From when on a new one is fetched.
+    pub renew_at: UnixTime,
+}
+
+impl Held {
+    /// To be renewed when half of its life is left, moved by `jitter` of that half.
+    #[must_use]
+    pub fn new(svid: JwtSvid, key_id: String, jitter: f64) -> Self {
+        let half = svid.expires_at.since(svid.issued_at) / 2;
+        let left = half.as_secs_f64() * (1.0 + jitter);
+        let left = Duration::try_from_secs_f64(left).unwrap_or(half);
+        Self {
+            renew_at: svid.expires_at.before(Duration::from_secs(left.as_secs())),
+            svid,
+            key_id,
+        }
+    }
+}
+
+/// A bounded number of tokens.
+#[derive(Debug)]
+pub struct Cache {
+    most: usize,
+    /// With the number of the look that found it last.
+    held: HashMap<Key, (u64, Held)>,
+    looks: u64,
+}
+
+impl Cache {
+    /// At most so many.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            held: HashMap::new(),
+            looks: 0,
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// The one that is kept. Expired ones too: that is for the caller to judge.
+    pub fn get(&mut self, key: &Key) -> Option<Held> {
+        self.looks += 1;
+        let (looked, held) = self.held.get_mut(key)?;
+        *looked = self.looks;
+        Some(held.clone())
+    }
+
+    /// Keeps one. If there are too many then, expired ones go, or else, of the subject that has most, that which was not
+    /// looked at for the longest: whoever asks for ever new audiences drives out its own.
+    pub fn put(&mut self, key: Key, held: Held, now: UnixTime) {
+        self.looks += 1;
+        self.held.insert(key, (self.looks, held));
+        if self.held.len() > self.most {
+            self.held.retain(|_, (_, held)| now < held.svid.expires_at);
+        }
+        while self.held.len() > self.most {
+            let Some(key) = self.superfluous() else {
+                return;
+            };
+            self.held.remove(&key);
+        }
+    }
+
+    fn superfluous(&self) -> Option<Key> {
+        let mut counts: HashMap<&SpiffeId, usize> = HashMap::new();
+        for key in self.held.keys() {
+            *counts.entry(&key.id).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count)?.0;
+        self.held
+            .iter()
+            .filter(|(key, _)| key.id == *most)
+            .min_by_key(|(_, (looked, _))| *looked)
+            .map(|(key, _)| key.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn id(path: &str) -> SpiffeId {
+        SpiffeId::parse(&format!("spiffe://td/{path}")).unwrap()
+    }
+
+    fn key(path: &str, audience: &[&str]) -> Key {
+        let audience: Vec<String> = audience.iter().map(|a| (*a).to_owned()).collect();
+        Key::new(&id(path), &audience)
+    }
+
+    fn held(path: &str, life: u64, jitter: f64) -> Held {
+        let svid = JwtSvid {
+            token: "t".into(),
+            id: id(path),
+            issued_at: NOW,
+            expires_at: NOW.after(Duration::from_secs(life)),
+        };
+        Held::new(svid, "kid".into(), jitter)
+    }
+
+    #[test]
+    fn audiences_are_a_set() {
+        assert_eq!(key("a", &["x", "y"]), key("a", &["y", "x", "y"]));
+        assert_ne!(key("a", &["x"]), key("a", &["x", "y"]));
+        assert_ne!(key("a", &["x"]), key("b", &["x"]));
+    }
+
+    #[test]
+    fn a_token_is_renewed_around_half_of_its_life() {
+        let after = |jitter| held("a", 300, jitter).renew_at.since(NOW).as_secs();
+        assert_eq!((after(0.0), after(0.1), after(-0.1)), (150, 135, 165));
+    }
+
+    #[test]
+    fn who_asks_for_ever_new_audiences_drives_out_its_own() {
+        let mut cache = Cache::new(10);
+        cache.put(key("good", &["x"]), held("good", 300, 0.0), NOW);
+        for number in 0..50 {
+            cache.put(
+                key("bad", &[&number.to_string()]),
+                held("bad", 300, 0.0),
+                NOW,
+            );
+            assert!(cache.len() <= 10);
+        }
+        assert!(cache.get(&key("good", &["x"])).is_some());
+        assert!(cache.get(&key("bad", &["49"])).is_some());
+        assert!(cache.get(&key("bad", &["0"])).is_none());
+    }
+
+    #[test]
+    fn the_one_that_was_not_looked_at_for_longest_goes_and_expired_ones_before_all() {
+        let mut cache = Cache::new(2);
+        cache.put(key("a", &["1"]), held("a", 300, 0.0), NOW);
+        cache.put(key("a", &["2"]), held("a", 300, 0.0), NOW);
+        assert!(cache.get(&key("a", &["1"])).is_some());
+        cache.put(key("a", &["3"]), held("a", 300, 0.0), NOW);
+        assert!(cache.get(&key("a", &["2"])).is_none());
+        assert!(cache.get(&key("a", &["1"])).is_some());
+        let later = NOW.after(Duration::from_secs(300));
+        cache.put(key("b", &["1"]), held("b", 900, 0.0), later);
+        assert_eq!(cache.len(), 1);
+        let mut none = Cache::new(0);
+        none.put(key("a", &["1"]), held("a", 300, 0.0), NOW);
+        assert!(none.is_empty());
+    }
+}
