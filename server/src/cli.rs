@@ -15,6 +15,7 @@ mod json;
 mod logger;
 mod run;
 mod token;
+mod upstream_authority;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -62,6 +63,9 @@ enum Verb {
     /// The server's log
     #[command(subcommand)]
     Logger(logger::LoggerVerb),
+    /// X.509 authorities above this server's
+    #[command(name = "upstreamauthority", subcommand)]
+    UpstreamAuthority(upstream_authority::UpstreamAuthorityVerb),
     /// What the server knows of itself
     #[command(subcommand)]
     Debug(debug::DebugVerb),
@@ -122,6 +126,7 @@ async fn ask_server(verb: Verb, printer: &mut Printer) -> Result<(), CommandErro
         Verb::Agent(verb) => verb.run(printer).await,
         Verb::Bundle(verb) => verb.run(printer).await,
         Verb::Logger(verb) => verb.run(printer).await,
+        Verb::UpstreamAuthority(verb) => verb.run(printer).await,
         Verb::Debug(verb) => verb.run(printer).await,
     }
 }

@@ -8,6 +8,7 @@ use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use countersign_proto::spire::api::server::debug::v1::debug_client::DebugClient;
 use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
+use countersign_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use countersign_proto::spire::api::server::logger::v1::logger_client::LoggerClient;
 use countersign_runtime::dial::{Cause, UnixConnector};
 use tonic::transport::{Channel, Endpoint};
@@ -102,6 +103,10 @@ impl Client {
 
     pub(super) fn health(&self) -> HealthClient<Channel> {
         HealthClient::new(self.channel.clone())
+    }
+
+    pub(super) fn local_authority(&self) -> LocalAuthorityClient<Channel> {
+        LocalAuthorityClient::new(self.channel.clone())
     }
 
     pub(super) fn logger(&self) -> LoggerClient<Channel> {

@@ -740,7 +740,8 @@ async fn the_bundle_is_printed_in_pem_and_as_json() {
         .json();
     assert_eq!(json["trust_domain"], "example.org");
     assert_eq!(json["x509_authorities"].as_array().unwrap().len(), 1);
-    assert_eq!(json["sequence_number"], "1");
+    // One change for each of the two authorities.
+    assert_eq!(json["sequence_number"], "2");
     server.stop().await;
 }
 
@@ -765,30 +766,46 @@ async fn a_server_that_is_not_there_is_told_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn authorities_above_are_named_by_their_key_and_there_must_be_one() {
+    let server = Server::start().await;
+    for (verb, told) in [("taint", "could not taint"), ("revoke", "could not revoke")] {
+        let missing = server.run(&["upstreamauthority", verb]).await.failed();
+        assert_eq!(
+            missing,
+            "Error: the Subject Key ID of the X.509 upstream authority is required\n"
+        );
+        let alone = server
+            .run(&["upstreamauthority", verb, "-subjectKeyID", "ab"])
+            .await
+            .failed();
+        assert!(
+            alone.starts_with(&format!(
+                "Error: {told} X.509 upstream authority: rpc error: code = "
+            )),
+            "{alone}"
+        );
+    }
+    server.stop().await;
+}
+
+/// The verbs below this one that do something, each as its words.
+fn leaves(verb: &clap::Command, words: &[String]) -> Vec<Vec<String>> {
+    if verb.get_subcommands().next().is_none() {
+        return vec![words.to_vec()];
+    }
+    verb.get_subcommands()
+        .flat_map(|inner| leaves(inner, &[words, &[inner.get_name().to_owned()]].concat()))
+        .collect()
+}
+
+#[tokio::test]
 async fn help_teaches_with_an_example() {
-    for verb in [
-        &["run"][..],
-        &["validate"],
-        &["healthcheck"],
-        &["token", "generate"],
-        &["entry", "create"],
-        &["entry", "show"],
-        &["entry", "update"],
-        &["entry", "delete"],
-        &["entry", "count"],
-        &["agent", "list"],
-        &["agent", "show"],
-        &["agent", "count"],
-        &["agent", "evict"],
-        &["agent", "ban"],
-        &["agent", "purge"],
-        &["logger", "get"],
-        &["logger", "set"],
-        &["logger", "reset"],
-        &["debug", "getinfo"],
-        &["bundle", "show"],
-    ] {
-        let help = run(verb.iter().copied().chain(["-h"])).await.good();
+    let verbs = leaves(&command(), &[]);
+    assert!(verbs.len() > 20, "{verbs:?}");
+    for verb in verbs {
+        let help = run(verb.iter().map(String::as_str).chain(["-h"]))
+            .await
+            .good();
         let example = format!("countersign-server {}", verb.join(" "));
         assert!(help.contains(&example), "{verb:?}: {help}");
     }
