@@ -45,7 +45,9 @@ impl Verdict {
     }
 
     fn object(&mut self, object: &Object, keys: &'static [Key], path: &str) {
-        self.twice(object, path);
+        let repeats =
+            |key: &str| matches!(find(keys, key).map(|key| key.rule), Some(Rule::Sections(_)));
+        self.twice(object, path, repeats);
         for item in &object.items {
             self.item(item, keys, path);
         }
@@ -71,6 +73,15 @@ impl Verdict {
                     self.object(object, keys, &name);
                 }
             }
+            Rule::Sections(keys) => match item.value.objects() {
+                Some(objects) => {
+                    for object in objects {
+                        self.object(object, keys, &name);
+                    }
+                }
+                None => drop(self.section_of(item, &name)),
+            },
+            Rule::Elements(keys) => self.elements(item, keys, &name),
             Rule::Plugins(kinds) => self.plugins(item, kinds),
             Rule::Ignored(reason) => self.warnings.push(Finding {
                 at: item.at,
@@ -123,10 +134,28 @@ impl Verdict {
         );
     }
 
-    /// Each key may stand once in its section, in whatever case.
-    fn twice(&mut self, object: &Object, path: &str) {
+    /// A list of texts, or of sections; one of either counts as a list of one.
+    fn elements(&mut self, item: &Item, keys: &'static [Key], name: &str) {
+        let values = match &item.value.kind {
+            Kind::List(values) => values.as_slice(),
+            _ => std::slice::from_ref(&item.value),
+        };
+        for value in values {
+            match &value.kind {
+                Kind::Object(object) => self.object(object, keys, name),
+                Kind::String(_) => {}
+                kind => self.wrong(
+                    value.at,
+                    format!("{name}: strings should stand here, not {}", kind.noun()),
+                ),
+            }
+        }
+    }
+
+    /// Each key may stand once in its section, in whatever case, but those of which there may be several.
+    fn twice(&mut self, object: &Object, path: &str, repeats: impl Fn(&str) -> bool) {
         let mut seen: HashMap<String, Position> = HashMap::new();
-        for item in &object.items {
+        for item in object.items.iter().filter(|item| !repeats(&item.key)) {
             match seen.get(&item.key.to_ascii_lowercase()) {
                 Some(first) => {
                     let name = join(path, &item.key);
@@ -198,7 +227,7 @@ impl Verdict {
         if !enabled(block) {
             return;
         }
-        self.twice(block, name);
+        self.twice(block, name, |_| false);
         let known = find(names, &plugin.key);
         for item in &block.items {
             match known.map(|key| key.rule) {

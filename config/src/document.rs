@@ -9,12 +9,29 @@ use crate::check::{check, enabled, find};
 use crate::error::{Finding, InvalidConfig, Position, Warning};
 use crate::expand::expand;
 use crate::key::{Key, Rule};
-use crate::parse::parse;
+use crate::parse::{MAX_ITEMS, parse};
 use crate::section::{Plugin, Section};
 use crate::tree::{Item, Object};
 
 /// The longest configuration file, in bytes, before and after variables are filled in.
 pub const MAX_TEXT: usize = 1 << 20;
+
+/// How long a file may be, and how many keys it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest text, in bytes.
+    pub text: usize,
+    /// The most keys and labels, all sections together.
+    pub items: usize,
+}
+
+impl Limits {
+    /// Those of a configuration file.
+    pub const CONFIGURATION: Self = Self {
+        text: MAX_TEXT,
+        items: MAX_ITEMS,
+    };
+}
 
 /// Whether environment variables in the text are filled in before it is parsed (`-expandEnv`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +67,7 @@ impl Document {
         keys: &'static [Key],
     ) -> Result<Self, InvalidConfig> {
         let file = path.display().to_string();
-        let text = read_text(path, &file)?;
+        let text = read_text(path, &file, MAX_TEXT)?;
         let variable = |name: &str| std::env::var(name).ok();
         match expansion {
             Expansion::None => Self::parse(&file, &text, keys),
@@ -64,13 +81,43 @@ impl Document {
     ///
     /// The text is longer than [`MAX_TEXT`] or breaks the syntax.
     pub fn parse(file: &str, text: &str, keys: &'static [Key]) -> Result<Self, InvalidConfig> {
-        if text.len() > MAX_TEXT {
+        Self::parse_within(Limits::CONFIGURATION, file, text, keys)
+    }
+
+    /// As [`Document::load`], with other limits and no variables.
+    ///
+    /// # Errors
+    ///
+    /// As [`Document::load`].
+    pub fn load_within(
+        limits: Limits,
+        path: &Path,
+        keys: &'static [Key],
+    ) -> Result<Self, InvalidConfig> {
+        let file = path.display().to_string();
+        let text = read_text(path, &file, limits.text)?;
+        Self::parse_within(limits, &file, &text, keys)
+    }
+
+    /// As [`Document::parse`], with other limits.
+    ///
+    /// # Errors
+    ///
+    /// As [`Document::parse`].
+    pub fn parse_within(
+        limits: Limits,
+        file: &str,
+        text: &str,
+        keys: &'static [Key],
+    ) -> Result<Self, InvalidConfig> {
+        if text.len() > limits.text {
             return Err(InvalidConfig::TooLong {
                 file: file.to_owned(),
-                limit: MAX_TEXT,
+                limit: limits.text,
             });
         }
-        let root = parse(text).map_err(|finding| InvalidConfig::wrong(file, vec![finding]))?;
+        let root = parse(text, limits.items)
+            .map_err(|finding| InvalidConfig::wrong(file, vec![finding]))?;
         let verdict = check(&root, keys);
         Ok(Self {
             file: file.to_owned(),
@@ -131,9 +178,9 @@ impl Document {
         }
     }
 
-    /// A top-level section; an empty one when the file has none.
+    /// The file itself, for what stands in no section.
     #[must_use]
-    pub fn section(&self, name: &str) -> Section<'_> {
+    pub fn root(&self) -> Section<'_> {
         Section::new(
             self,
             Some(&self.root),
@@ -141,7 +188,36 @@ impl Document {
             String::new(),
             Position::START,
         )
-        .section(name)
+    }
+
+    /// A top-level section; an empty one when the file has none.
+    #[must_use]
+    pub fn section(&self, name: &str) -> Section<'_> {
+        self.root().section(name)
+    }
+
+    /// The top-level sections of this name, of which there may be several, in the order of the file.
+    #[must_use]
+    pub fn sections(&self, name: &str) -> Vec<Section<'_>> {
+        let Some(Rule::Sections(keys)) = find(self.keys, name).map(|key| key.rule) else {
+            self.wrong(
+                Position::START,
+                format!("{name} is not in the registry of sections: a fault of this program"),
+            );
+            return Vec::new();
+        };
+        let items = self.root.items.iter();
+        let items = items.filter(|item| item.key.eq_ignore_ascii_case(name));
+        let sections = items.flat_map(|item| {
+            let objects = item.value.objects().unwrap_or_default();
+            objects.into_iter().map(|object| (item.at, object))
+        });
+        sections
+            .map(|(at, object)| {
+                let at = object.items.first().map_or(at, |first| first.at);
+                Section::new(self, Some(object), keys, name.to_owned(), at)
+            })
+            .collect()
     }
 
     /// The plugins of a kind that the file turns on, in its order. Plugins that aren't supported are not among them:
@@ -254,24 +330,22 @@ fn located(file: &str, mut findings: Vec<Finding>) -> Vec<Warning> {
         .collect()
 }
 
-fn read_text(path: &Path, file: &str) -> Result<String, InvalidConfig> {
+fn read_text(path: &Path, file: &str, max: usize) -> Result<String, InvalidConfig> {
     let unreadable = |source| InvalidConfig::Unreadable {
         file: file.to_owned(),
         source,
     };
-    let limit = u64::try_from(MAX_TEXT)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
     File::open(path)
         .map_err(unreadable)?
         .take(limit)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    if bytes.len() > MAX_TEXT {
+    if bytes.len() > max {
         return Err(InvalidConfig::TooLong {
             file: file.to_owned(),
-            limit: MAX_TEXT,
+            limit: max,
         });
     }
     String::from_utf8(bytes).map_err(|_| InvalidConfig::NotText {

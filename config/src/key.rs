@@ -16,6 +16,10 @@ pub enum Rule {
     Value,
     /// Supported; a section with keys of its own.
     Section(&'static [Key]),
+    /// Supported; sections with keys of their own, as many as there are.
+    Sections(&'static [Key]),
+    /// Supported; a list of texts, or of sections with keys of their own.
+    Elements(&'static [Key]),
     /// Supported; the `plugins` section: kinds, in them names, in them the keys of `plugin_data`.
     Plugins(&'static [Key]),
     /// Taken and without effect, which does no harm: a warning with this reason.

@@ -10,15 +10,16 @@ use crate::tree::{Item, Kind, Object, Value};
 /// How deep sections and lists may stand in each other. SPIRE's deepest documented file has 7.
 pub const MAX_DEPTH: usize = 32;
 
-/// How many keys and labels a file may have, all sections together.
+/// How many keys and labels a configuration file may have, all sections together.
 pub const MAX_ITEMS: usize = 10_000;
 
-/// Reads a whole file.
-pub(crate) fn parse(text: &str) -> Result<Object, Finding> {
+/// Reads a whole file that has at most so many keys and labels.
+pub(crate) fn parse(text: &str, max_items: usize) -> Result<Object, Finding> {
     let mut parser = Parser {
         cursor: Cursor::new(text),
         json: false,
         items: 0,
+        max_items,
     };
     parser.file()
 }
@@ -27,8 +28,9 @@ struct Parser<'a> {
     cursor: Cursor<'a>,
     /// A file that begins with a brace is JSON: `:` stands between key and value.
     json: bool,
-    /// How many items were read.
+    /// How many items were read, and how many there may be.
     items: usize,
+    max_items: usize,
 }
 
 impl Parser<'_> {
@@ -65,9 +67,10 @@ impl Parser<'_> {
     /// `key = value`, `key { }` or `key "label" { }`.
     fn item(&mut self, depth: usize) -> Result<Item, Finding> {
         self.items = self.items.saturating_add(1);
-        if self.items > MAX_ITEMS {
+        if self.items > self.max_items {
             return Err(self.cursor.wrong(format!(
-                "the file has more keys than the limit of {MAX_ITEMS}"
+                "the file has more keys than the limit of {}",
+                self.max_items
             )));
         }
         let at = self.cursor.at();

@@ -24,6 +24,15 @@ pub struct Plugin<'a> {
     pub data: Section<'a>,
 }
 
+/// One element of a list of texts and sections.
+#[derive(Clone, Debug)]
+pub enum Element<'a> {
+    /// A text.
+    Text(String),
+    /// A section.
+    Section(Section<'a>),
+}
+
 /// A section of a file, or an empty one where the file has none.
 #[derive(Clone, Debug)]
 pub struct Section<'a> {
@@ -220,6 +229,32 @@ impl<'a> Section<'a> {
             }
         }
         Some(texts)
+    }
+
+    /// The elements of a list of texts and sections; a single one counts as a list of one. What is neither has been noted.
+    #[must_use]
+    pub fn elements(&self, key: &str) -> Vec<Element<'a>> {
+        let Some(Rule::Elements(keys)) = find(self.keys, key).map(|key| key.rule) else {
+            self.unregistered(key);
+            return Vec::new();
+        };
+        let Some(item) = self.object.and_then(|object| object.item(key)) else {
+            return Vec::new();
+        };
+        let values = match &item.value.kind {
+            Kind::List(values) => values.as_slice(),
+            _ => std::slice::from_ref(&item.value),
+        };
+        let element = |value: &'a Value| match &value.kind {
+            Kind::String(text) => Some(Element::Text(text.clone())),
+            Kind::Object(object) => {
+                let path = join(&self.path, key);
+                let section = Self::new(self.document, Some(object), keys, path, value.at);
+                Some(Element::Section(section))
+            }
+            _ => None,
+        };
+        values.iter().filter_map(element).collect()
     }
 
     /// Notes that a key's value is wrong.

@@ -71,6 +71,16 @@ impl Bound {
         ]
     }
 
+    /// The API as the admin socket serves it, for callers in this process. Each request must carry its `Arc<Connection>`.
+    pub fn local_api(&self) -> Router {
+        self.admins.clone()
+    }
+
+    /// The API as it is served over the network, for callers in this process.
+    pub fn network_api(&self) -> Router {
+        self.agents.clone()
+    }
+
     /// Serves until `stop` is cancelled, then drains. `address_file` is written once everything serves.
     ///
     /// # Errors

@@ -109,7 +109,10 @@ fn walk(keys: &'static [Key], prefix: &str, code: &mut Code) {
     for key in keys {
         let name = format!("{prefix}{}", key.name);
         let (state, reason, below) = match key.rule {
-            Rule::Section(inner) | Rule::Plugins(inner) => {
+            Rule::Section(inner)
+            | Rule::Sections(inner)
+            | Rule::Elements(inner)
+            | Rule::Plugins(inner) => {
                 walk(inner, &format!("{name}."), code);
                 (State::Supported, None, None)
             }

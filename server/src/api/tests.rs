@@ -36,6 +36,7 @@ mod agent;
 mod attest;
 mod bundle;
 mod entry;
+mod hostile;
 mod local;
 mod outage;
 mod svid;

@@ -1,5 +1,6 @@
-//! `entry create`, `show`, `update`, `delete` and `count`.
+//! `entry create`, `show`, `update`, `delete`, `count` and `apply`.
 
+mod apply;
 mod file;
 mod filter;
 mod print;
@@ -17,6 +18,7 @@ use super::error::{CommandError, code_name};
 use super::flag::plural;
 use super::json;
 
+use apply::Apply;
 use filter::Filter;
 use print::print_entry;
 use write::{Create, Update};
@@ -61,6 +63,17 @@ pub(super) enum EntryVerb {
         after_help = "Example:\n  countersign-server entry count -parentID spiffe://example.org/node1"
     )]
     Count(Count),
+    /// Makes the registration entries what a file says, and shows the difference
+    #[command(
+        after_help = "Examples:\n  countersign-server entry apply -f entries.hcl -dryRun\n  \
+        countersign-server entry apply -f entries.hcl -prune\n\
+        In the file, as many as there are:\n  \
+        entry {\n    spiffe_id = \"spiffe://example.org/planner\"\n    \
+        parent_id = \"spiffe://example.org/node1\"\n    selectors = [\"unix:uid:1000\"]\n  }\n\
+        An entry of the file means the one with its ID if it has one, else the one with the same SPIFFE ID, parent and \
+        selectors. Deletions come last, and only if all else went well."
+    )]
+    Apply(Apply),
 }
 
 /// `entry show`.
@@ -111,6 +124,7 @@ impl EntryVerb {
             Self::Update(update) => update.run(printer).await,
             Self::Delete(delete) => delete.run(printer).await,
             Self::Count(count) => count.run(printer).await,
+            Self::Apply(apply) => apply.run(printer).await,
         }
     }
 }

@@ -28,6 +28,8 @@ use super::*;
 use crate::config::{Overrides, ServerConfig};
 use crate::daemon;
 
+mod apply;
+
 /// A server with everything in memory, and its admin socket.
 struct Server {
     socket: PathBuf,
