@@ -53,7 +53,7 @@ mod trust_domain;
 
 /// AttestAgent calls per second and client.
 const ATTESTATIONS: u32 = 1;
-/// Signatures per second and client.
+/// Signatures per second and client, those of certificates and those of tokens each.
 const SIGNATURES: u32 = 500;
 /// PostStatus calls per second and client.
 const STATUS_POSTS: u32 = 10;
@@ -102,6 +102,7 @@ struct Context {
     parts: Parts,
     attestations: RateLimit,
     signatures: RateLimit,
+    jwt_signatures: RateLimit,
     status_posts: RateLimit,
     syncs: entry::Syncs,
 }
@@ -114,6 +115,7 @@ impl Api {
             parts,
             attestations: RateLimit::new(ATTESTATIONS),
             signatures: RateLimit::new(SIGNATURES),
+            jwt_signatures: RateLimit::new(SIGNATURES),
             status_posts: RateLimit::new(STATUS_POSTS),
             syncs: entry::Syncs::default(),
         }))

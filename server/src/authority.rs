@@ -2,10 +2,13 @@
 //!
 //! The authority lives in two slots. One is active and signs; the other holds the next authority, published in the
 //! bundle well before its first use, or the one before, whose certificates are still about. All signing runs on one pool
-//! of blocking threads; the async threads only wait. Handlers of the API call [`Authority::sign_agent`] and
-//! [`Authority::sign_workloads`]; the daemon runs [`Rotation`] and [`ServerSvid`].
+//! of blocking threads; the async threads only wait. Handlers of the API call [`Authority`]'s
+//! methods to sign, and [`Authority::order`] to rotate by hand; the daemon runs [`Rotation`] and [`ServerSvid`].
 
 pub mod journal;
+mod jwt;
+mod mint;
+mod order;
 mod pool;
 mod rotation;
 pub mod schedule;
@@ -14,20 +17,27 @@ mod server_svid;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use countersign_identity::csr::{Csr, InvalidCsr, PublicKey};
 use countersign_identity::issue::{IssueError, IssuingCa, Subject, SvidTemplate};
-use countersign_identity::jwt::JwtSigner;
+use countersign_identity::jwt::{JwtIssueError, JwtSigner};
 use countersign_identity::key::{KeyType, PrivateKey};
 use countersign_identity::{Entry, SpiffeId, TrustDomain, UnixTime, X509Svid};
 use countersign_runtime::SharedClock;
 use countersign_runtime::error::BoxError;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::mpsc;
 
+pub use journal::{Kind, SlotStatus};
+pub use jwt::JwtRequest;
+pub use mint::MintError;
+pub use order::{AuthorityState, Done, Order, OrderError, States};
 pub use rotation::{Rotation, RotationError};
 pub use server_svid::{ServerSvid, ServerSvidError};
 
+use journal::Journal;
+use order::{Letter, Letters};
 use pool::{JOB_SIZE, SigningPool};
 
 /// What the authority was configured to do.
@@ -89,6 +99,9 @@ pub enum SignError {
     /// The CSR does not parse, its own signature is wrong, or its key is of no supported kind: the caller's fault.
     #[error("invalid CSR")]
     InvalidCsr(#[from] InvalidCsr),
+    /// The audience can't stand in a token: the caller's fault.
+    #[error(transparent)]
+    Audience(JwtIssueError),
     /// The authority's key or the encoder failed: the server's fault.
     #[error("the certificate could not be signed")]
     Internal(#[source] BoxError),
@@ -117,17 +130,24 @@ struct Shared {
     pool: SigningPool,
     x509: ArcSwapOption<IssuingCa>,
     jwt: ArcSwapOption<JwtSigner>,
+    /// As it was last committed.
+    journal: ArcSwap<Journal>,
+    orders: mpsc::Sender<Letter>,
 }
 
 impl Authority {
-    fn new(settings: Settings, clock: SharedClock) -> Self {
-        Self(Arc::new(Shared {
+    fn new(settings: Settings, clock: SharedClock) -> (Self, Letters) {
+        let (orders, letters) = mpsc::channel(order::QUEUE);
+        let shared = Shared {
             settings,
             clock,
             pool: SigningPool::per_core(),
             x509: ArcSwapOption::empty(),
             jwt: ArcSwapOption::empty(),
-        }))
+            journal: ArcSwap::default(),
+            orders,
+        };
+        (Self(Arc::new(shared)), letters)
     }
 
     /// Signs a node agent's X.509-SVID, with the configured lifetime. Of the CSR only the key is used: its own signature
@@ -194,8 +214,14 @@ impl Authority {
             .map(|ca| ca.authority().not_after().min(end))
     }
 
-    /// Makes a key and an SVID for this server itself.
-    async fn sign_server(&self) -> Result<X509Svid, SignError> {
+    /// The root that what is signed now leads to; none without an authority.
+    fn root_id(&self) -> Option<String> {
+        let active = self.0.x509.load();
+        active.as_ref().map(|ca| ca.root_id().to_owned())
+    }
+
+    /// Makes a key and an SVID for this server itself, and says to which root it leads.
+    async fn sign_server(&self) -> Result<(X509Svid, String), SignError> {
         let shared = Arc::clone(&self.0);
         self.0
             .pool
@@ -212,6 +238,10 @@ impl Authority {
 
     fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    fn publish(&self, journal: &Journal) {
+        self.0.journal.store(Arc::new(journal.clone()));
     }
 
     fn activate_x509(&self, ca: IssuingCa) {
@@ -251,7 +281,7 @@ impl Shared {
         )
     }
 
-    fn sign_server(&self) -> Result<X509Svid, SignError> {
+    fn sign_server(&self) -> Result<(X509Svid, String), SignError> {
         let internal = |error: BoxError| SignError::Internal(error);
         let key =
             PrivateKey::generate(self.settings.ca_key_type).map_err(|e| internal(e.into()))?;
@@ -261,13 +291,24 @@ impl Shared {
             dns_names: &[],
             ttl: self.settings.x509_svid_ttl,
         };
-        let issued = self.issue(&template, &PublicKey::of(&key)?)?;
-        X509Svid::new(issued.chain, key).map_err(|e| internal(e.into()))
+        let ca = self.x509.load_full().ok_or(SignError::Unavailable)?;
+        let issued = ca.issue(&template, &PublicKey::of(&key)?, self.clock.now())?;
+        let svid = X509Svid::new(issued.chain, key).map_err(|e| internal(e.into()))?;
+        Ok((svid, ca.root_id().to_owned()))
     }
 
     fn issue(&self, template: &SvidTemplate<'_>, key: &PublicKey) -> Result<Issued, SignError> {
+        self.issue_named(template, Subject::svid(), key)
+    }
+
+    fn issue_named(
+        &self,
+        template: &SvidTemplate<'_>,
+        subject: Subject,
+        key: &PublicKey,
+    ) -> Result<Issued, SignError> {
         let ca = self.x509.load_full().ok_or(SignError::Unavailable)?;
-        let issued = ca.issue(template, key, self.clock.now())?;
+        let issued = ca.issue_named(template, subject, key, self.clock.now())?;
         Ok(Issued {
             id: template.id.clone(),
             chain: issued.chain,

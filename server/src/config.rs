@@ -246,6 +246,7 @@ fn subject(server: &Section<'_>) -> Subject {
         country: section.list("country").unwrap_or_default(),
         organization: section.list("organization").unwrap_or_default(),
         common_name: section.string("common_name").unwrap_or_default(),
+        ..Subject::default()
     };
     if !subject
         .country

@@ -147,10 +147,11 @@ impl X509Authority {
         &self.0.aki
     }
 
-    /// Whether subject and issuer are the same name (RFC 5280, 3.2), as they are of a root.
+    /// Whether this is a root: its own name as the issuer, and no other key named as the one that signed it. The name alone
+    /// doesn't say it, since authorities below one another may share theirs (RFC 5280, 3.2).
     #[must_use]
-    pub fn is_self_issued(&self) -> bool {
-        self.0.self_issued
+    pub fn is_root(&self) -> bool {
+        self.0.self_issued && (self.0.aki.is_empty() || self.0.aki == self.0.ski)
     }
 
     pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {

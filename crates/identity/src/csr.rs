@@ -4,8 +4,11 @@
 //! algorithm from the signature and can so end up with another key (rustls/rcgen#448).
 
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Name;
 
+use crate::issue::Subject;
 use crate::key::{KeyError, PrivateKey, SigningKey as _};
 use crate::{KeyType, SpiffeId};
 
@@ -58,6 +61,15 @@ impl PublicKey {
     }
 }
 
+/// The subject alternative names of a request, in order. Nothing is checked of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestedNames<'a> {
+    /// URIs.
+    pub uris: Vec<&'a str>,
+    /// DNS names.
+    pub dns: Vec<&'a str>,
+}
+
 /// A signing request whose form was checked; its signature only once [`Csr::verify_signature`] said so.
 #[derive(Debug)]
 pub struct Csr<'a> {
@@ -87,6 +99,43 @@ impl<'a> Csr<'a> {
     #[must_use]
     pub const fn public_key(&self) -> &PublicKey {
         &self.key
+    }
+
+    /// The subject that is asked for.
+    pub(crate) fn subject(&self) -> &X509Name<'a> {
+        &self.request.certification_request_info.subject
+    }
+
+    /// The subject that is asked for, as far as SVIDs can carry it; none if that is empty.
+    #[must_use]
+    pub fn requested_subject(&self) -> Option<Subject> {
+        Some(Subject::of_name(self.subject())).filter(|s| *s != Subject::default())
+    }
+
+    /// The subject alternative names that are asked for.
+    ///
+    /// # Errors
+    /// [`InvalidCsr::Malformed`] for an extension that can't be read.
+    pub fn names(&self) -> Result<RequestedNames<'_>, InvalidCsr> {
+        let mut names = RequestedNames::default();
+        for extension in self.request.requested_extensions().into_iter().flatten() {
+            match extension {
+                ParsedExtension::SubjectAlternativeName(san) => {
+                    for name in &san.general_names {
+                        match name {
+                            GeneralName::URI(uri) => names.uris.push(uri),
+                            GeneralName::DNSName(dns) => names.dns.push(dns),
+                            _ => {}
+                        }
+                    }
+                }
+                ParsedExtension::ParseError { .. } => {
+                    return Err(InvalidCsr::Malformed("an extension can't be read".into()));
+                }
+                _ => {}
+            }
+        }
+        Ok(names)
     }
 
     /// Checks that the requester holds the private key.

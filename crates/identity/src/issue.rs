@@ -19,6 +19,10 @@ use crate::entry::DnsName;
 use crate::key::{KeyError, SigningKey};
 use crate::{SpiffeId, TrustDomain, UnixTime};
 
+mod subject;
+
+pub use subject::Subject;
+
 /// How far before now a certificate's validity begins, so that peers whose clocks are behind accept it.
 pub const BACKDATE: Duration = Duration::from_secs(10);
 
@@ -41,60 +45,6 @@ pub enum IssueError {
     /// The authority has expired, so nothing that it signs would be valid.
     #[error("authority expired at {0}")]
     Expired(UnixTime),
-}
-
-/// A subject name with the attributes that SPIRE's configuration knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Subject {
-    /// C, each of two letters.
-    pub country: Vec<String>,
-    /// O.
-    pub organization: Vec<String>,
-    /// CN; left out when empty.
-    pub common_name: String,
-}
-
-impl Subject {
-    /// The subject of SVIDs: C=US, O=SPIRE.
-    #[must_use]
-    pub fn svid() -> Self {
-        Self {
-            country: vec!["US".into()],
-            organization: vec!["SPIRE".into()],
-            common_name: String::new(),
-        }
-    }
-
-    /// The default subject of authorities: C=US, O=SPIFFE.
-    #[must_use]
-    pub fn authority() -> Self {
-        Self {
-            organization: vec!["SPIFFE".into()],
-            ..Self::svid()
-        }
-    }
-
-    pub(crate) fn to_rcgen(&self) -> DistinguishedName {
-        let mut name = DistinguishedName::new();
-        for country in &self.country {
-            name.push(DnType::CountryName, text(country));
-        }
-        for organization in &self.organization {
-            name.push(DnType::OrganizationName, text(organization));
-        }
-        if !self.common_name.is_empty() {
-            name.push(DnType::CommonName, text(&self.common_name));
-        }
-        name
-    }
-}
-
-/// A PrintableString where the text allows it, as Go writes names, else a UTF8String.
-fn text(value: &str) -> DnValue {
-    value.try_into().map_or_else(
-        |_| DnValue::Utf8String(value.into()),
-        DnValue::PrintableString,
-    )
 }
 
 /// A certificate that was signed just now.
@@ -134,9 +84,12 @@ pub fn self_signed_authority(
 ) -> Result<CertificateDer<'static>, IssueError> {
     let public = public_of(key)?;
     let serial = Serial::random()?;
-    let mut name = subject.to_rcgen();
+    let mut subject = subject.clone();
     // Peers may pick an issuer by its subject alone, so each authority has its own.
-    name.push(DnType::from_oid(&[2, 5, 4, 5]), text(&serial.decimal()));
+    if subject.serial_number.is_empty() {
+        subject.serial_number = serial.decimal();
+    }
+    let name = subject.to_rcgen();
     let mut params = template(
         &trust_domain.id(),
         &serial,
@@ -158,6 +111,7 @@ pub fn self_signed_authority(
 /// An authority that signs X.509-SVIDs: its certificate, the chain above it, and its key.
 pub struct IssuingCa {
     authority: X509Authority,
+    root_id: String,
     chain: Vec<CertificateDer<'static>>,
     issuer: CertificateParams,
     key: Arc<dyn SigningKey>,
@@ -194,8 +148,13 @@ impl IssuingCa {
             }
             issuer_params(&cert, &public)?
         };
+        let root_id = match chain.last() {
+            None => authority.authority_id().to_owned(),
+            Some(topmost) => X509Authority::new(topmost.clone())?.issuer_id().to_owned(),
+        };
         Ok(Self {
             authority,
+            root_id,
             chain,
             issuer,
             key,
@@ -209,7 +168,13 @@ impl IssuingCa {
         &self.authority
     }
 
-    /// Signs an X.509-SVID for this public key.
+    /// The ID of the root that what is signed here leads to; empty if the certificates don't say it.
+    #[must_use]
+    pub fn root_id(&self) -> &str {
+        &self.root_id
+    }
+
+    /// Signs an X.509-SVID for this public key, with the subject of SVIDs.
     ///
     /// # Errors
     /// The authority has expired, the key does not sign, or the certificate cannot be written.
@@ -219,13 +184,28 @@ impl IssuingCa {
         public_key: &PublicKey,
         now: UnixTime,
     ) -> Result<Issued, IssueError> {
+        self.issue_named(template, Subject::svid(), public_key, now)
+    }
+
+    /// Signs an X.509-SVID with another subject. The first DNS name is the common name all the same.
+    ///
+    /// # Errors
+    /// As [`IssuingCa::issue`].
+    pub fn issue_named(
+        &self,
+        template: &SvidTemplate<'_>,
+        subject: Subject,
+        public_key: &PublicKey,
+        now: UnixTime,
+    ) -> Result<Issued, IssueError> {
         if now >= self.authority.not_after() {
             return Err(IssueError::Expired(self.authority.not_after()));
         }
         let serial = Serial::random()?;
         let not_before = now.before(BACKDATE);
         let not_after = now.after(template.ttl).min(self.authority.not_after());
-        let params = svid_params(template, public_key, &serial, not_before, not_after)?;
+        let mut params = svid_params(template, public_key, &serial, not_before, not_after)?;
+        params.distinguished_name = svid_subject(template, subject).to_rcgen();
         let signer = Signer {
             key: self.key.as_ref(),
             public: &self.public,
@@ -246,6 +226,13 @@ impl IssuingCa {
     }
 }
 
+fn svid_subject(svid: &SvidTemplate<'_>, mut subject: Subject) -> Subject {
+    if let Some(first) = svid.dns_names.first() {
+        first.as_str().clone_into(&mut subject.common_name);
+    }
+    subject
+}
+
 fn svid_params(
     svid: &SvidTemplate<'_>,
     public_key: &PublicKey,
@@ -254,11 +241,6 @@ fn svid_params(
     not_after: UnixTime,
 ) -> Result<CertificateParams, IssueError> {
     let mut params = template(svid.id, serial, not_before, not_after)?;
-    let mut subject = Subject::svid();
-    if let Some(first) = svid.dns_names.first() {
-        first.as_str().clone_into(&mut subject.common_name);
-    }
-    params.distinguished_name = subject.to_rcgen();
     for name in svid.dns_names {
         params
             .subject_alt_names

@@ -2,16 +2,179 @@
 
 use std::sync::Arc;
 
+use countersign_identity::UnixTime;
 use countersign_proto::spire::api::server::localauthority::v1 as wire;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::Context;
-use super::status::not_yet;
+use super::status::Failure;
+use crate::authority::{AuthorityState, Kind, Order, OrderError, SlotStatus, States};
 
 /// The service.
-pub(super) struct LocalAuthorities(
-    #[expect(dead_code, reason = "its methods come with the next change")] pub(super) Arc<Context>,
-);
+pub(super) struct LocalAuthorities(pub(super) Arc<Context>);
+
+impl LocalAuthorities {
+    /// The kind, if this server has authorities of it.
+    fn served(&self, kind: Kind) -> Result<Kind, Failure> {
+        if kind == Kind::Jwt && !self.0.parts.authority.signs_jwt() {
+            return Err(jwt_disabled());
+        }
+        Ok(kind)
+    }
+
+    fn states(&self, kind: Kind) -> Result<States, Failure> {
+        let states = self.0.parts.authority.states(self.served(kind)?);
+        states.ok_or_else(|| failed("", &OrderError::Initializing))
+    }
+
+    /// Has an order carried out; the registry shows it when this returns.
+    async fn order(
+        &self,
+        order: Order,
+        refusal: impl FnOnce(&OrderError) -> Failure + Send,
+    ) -> Result<AuthorityState, Failure> {
+        let parts = &self.0.parts;
+        let done = parts.authority.order(order).await;
+        let done = done.map_err(|error| refusal(&error))?;
+        parts.registry.reached(done.seq).await?;
+        Ok(done.state)
+    }
+
+    async fn prepare(&self, kind: Kind) -> Result<wire::AuthorityState, Failure> {
+        let order = Order::Prepare(self.served(kind)?);
+        let summary = format!("failed to prepare {kind} authority");
+        let state = self.order(order, |error| failed(&summary, error)).await?;
+        Ok(to_wire(state))
+    }
+
+    async fn activate(&self, kind: Kind, id: String) -> Result<wire::AuthorityState, Failure> {
+        let order = Order::Activate(self.served(kind)?, id);
+        let summary = format!("failed to activate {kind} authority");
+        let refusal = |error: &OrderError| match error {
+            OrderError::Status(_) => Failure::new(
+                Code::Internal,
+                "only Prepared authorities can be activated",
+                error,
+            ),
+            OrderError::IsActive => Failure::invalid("unexpected authority ID"),
+            _ => failed(&summary, error),
+        };
+        Ok(to_wire(self.order(order, refusal).await?))
+    }
+
+    async fn taint(&self, kind: Kind, id: String) -> Result<AuthorityState, Failure> {
+        let order = Order::Taint(self.served(kind)?, id);
+        let summary = format!("failed to taint {kind} authority");
+        let refusal = |error: &OrderError| match error {
+            OrderError::HasUpstream => Failure::plain(
+                Code::FailedPrecondition,
+                "local authority can't be tainted if there is an upstream authority",
+            ),
+            OrderError::IsActive => Failure::invalid("unable to taint current local authority"),
+            OrderError::Status(_) => Failure::new(
+                Code::InvalidArgument,
+                "only Old local authorities can be tainted",
+                error,
+            ),
+            _ => failed(&summary, error),
+        };
+        self.order(order, refusal).await
+    }
+
+    async fn revoke(&self, kind: Kind, id: String) -> Result<wire::AuthorityState, Failure> {
+        let order = Order::Revoke(self.served(kind)?, id);
+        let summary = format!("failed to revoke {kind} authority");
+        let refusal = |error: &OrderError| {
+            let why = match (error, kind) {
+                (OrderError::HasUpstream, _) => {
+                    return Failure::plain(
+                        Code::FailedPrecondition,
+                        "local authority can't be revoked if there is an upstream authority",
+                    );
+                }
+                (OrderError::IdMissing, _) => "no authority ID provided",
+                (OrderError::IsActive, _) => "unable to use current authority",
+                (OrderError::Unexpected | OrderError::Status(_), Kind::X509) => {
+                    "only Old local authority can be revoked"
+                }
+                (OrderError::Status(SlotStatus::Prepared), Kind::Jwt) => {
+                    "unable to use a prepared key"
+                }
+                (OrderError::NotInBundle(_), Kind::Jwt) => {
+                    "no JWT authority found with provided authority ID"
+                }
+                _ => return failed(&summary, error),
+            };
+            Failure::new(Code::InvalidArgument, "invalid authority ID", why)
+        };
+        Ok(to_wire(self.order(order, refusal).await?))
+    }
+
+    /// Taints or revokes the authority above the old one. Its ID may be in capitals.
+    async fn upstream(
+        &self,
+        order: impl FnOnce(String) -> Order,
+        id: &str,
+        invalid: &str,
+        summary: &str,
+    ) -> Result<String, Failure> {
+        let refusal = |error: &OrderError| {
+            let why = match error {
+                OrderError::IdMissing => "no subject key ID provided",
+                // The word is SPIRE's; tools may look for it.
+                OrderError::IsActive => {
+                    "unable to use upstream authority singing current authority"
+                }
+                OrderError::Unexpected => "upstream authority didn't sign the old local authority",
+                OrderError::Status(_) => {
+                    "only upstream authorities signing an old authority can be used"
+                }
+                _ => return failed(summary, error),
+            };
+            Failure::new(Code::InvalidArgument, invalid, why)
+        };
+        let order = order(id.to_ascii_lowercase());
+        Ok(self.order(order, refusal).await?.id)
+    }
+}
+
+/// What callers of a method about JWT-SVIDs are told where there are none.
+pub(super) fn jwt_disabled() -> Failure {
+    Failure::plain(Code::Unimplemented, "JWT functionality is disabled")
+}
+
+/// What is told of a failed order whatever it was.
+fn failed(summary: &str, error: &OrderError) -> Failure {
+    let code = match error {
+        OrderError::Initializing | OrderError::Stopping => Code::Unavailable,
+        OrderError::IdMissing | OrderError::Unexpected => Code::InvalidArgument,
+        OrderError::NoUpstream => Code::FailedPrecondition,
+        OrderError::Failed(why) => {
+            let why = why as &dyn std::error::Error;
+            tracing::error!(error = why, "{summary}");
+            return Failure::new(Code::Internal, summary, error);
+        }
+        _ => return Failure::new(Code::Internal, summary, error),
+    };
+    Failure::plain(code, error.to_string())
+}
+
+fn to_wire(state: AuthorityState) -> wire::AuthorityState {
+    let AuthorityState {
+        id,
+        expires_at,
+        upstream_id,
+    } = state;
+    wire::AuthorityState {
+        authority_id: id,
+        expires_at: expires_at.map_or(0, UnixTime::as_i64),
+        upstream_authority_subject_key_id: upstream_id,
+    }
+}
+
+fn no_wit() -> Status {
+    Status::unimplemented("WIT-SVID functionality is not yet implemented")
+}
 
 #[tonic::async_trait]
 impl wire::local_authority_server::LocalAuthority for LocalAuthorities {
@@ -19,118 +182,191 @@ impl wire::local_authority_server::LocalAuthority for LocalAuthorities {
         &self,
         _request: Request<wire::GetJwtAuthorityStateRequest>,
     ) -> Result<Response<wire::GetJwtAuthorityStateResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let States {
+            active,
+            prepared,
+            old,
+        } = self.states(Kind::Jwt)?;
+        Ok(Response::new(wire::GetJwtAuthorityStateResponse {
+            active: Some(to_wire(active)),
+            prepared: prepared.map(to_wire),
+            old: old.map(to_wire),
+        }))
     }
 
     async fn prepare_jwt_authority(
         &self,
         _request: Request<wire::PrepareJwtAuthorityRequest>,
     ) -> Result<Response<wire::PrepareJwtAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let prepared_authority = Some(self.prepare(Kind::Jwt).await?);
+        Ok(Response::new(wire::PrepareJwtAuthorityResponse {
+            prepared_authority,
+        }))
     }
 
     async fn activate_jwt_authority(
         &self,
-        _request: Request<wire::ActivateJwtAuthorityRequest>,
+        request: Request<wire::ActivateJwtAuthorityRequest>,
     ) -> Result<Response<wire::ActivateJwtAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let id = request.into_inner().authority_id;
+        let activated_authority = Some(self.activate(Kind::Jwt, id).await?);
+        Ok(Response::new(wire::ActivateJwtAuthorityResponse {
+            activated_authority,
+        }))
     }
 
     async fn taint_jwt_authority(
         &self,
-        _request: Request<wire::TaintJwtAuthorityRequest>,
+        request: Request<wire::TaintJwtAuthorityRequest>,
     ) -> Result<Response<wire::TaintJwtAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let id = request.into_inner().authority_id;
+        let AuthorityState { id, .. } = self.taint(Kind::Jwt, id).await?;
+        // Of a JWT authority only the ID is told here.
+        let tainted_authority = Some(wire::AuthorityState {
+            authority_id: id,
+            ..Default::default()
+        });
+        Ok(Response::new(wire::TaintJwtAuthorityResponse {
+            tainted_authority,
+        }))
     }
 
     async fn revoke_jwt_authority(
         &self,
-        _request: Request<wire::RevokeJwtAuthorityRequest>,
+        request: Request<wire::RevokeJwtAuthorityRequest>,
     ) -> Result<Response<wire::RevokeJwtAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let id = request.into_inner().authority_id;
+        let revoked_authority = Some(self.revoke(Kind::Jwt, id).await?);
+        Ok(Response::new(wire::RevokeJwtAuthorityResponse {
+            revoked_authority,
+        }))
     }
 
     async fn get_x509_authority_state(
         &self,
         _request: Request<wire::GetX509AuthorityStateRequest>,
     ) -> Result<Response<wire::GetX509AuthorityStateResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let States {
+            active,
+            prepared,
+            old,
+        } = self.states(Kind::X509)?;
+        Ok(Response::new(wire::GetX509AuthorityStateResponse {
+            active: Some(to_wire(active)),
+            prepared: prepared.map(to_wire),
+            old: old.map(to_wire),
+        }))
     }
 
     async fn prepare_x509_authority(
         &self,
         _request: Request<wire::PrepareX509AuthorityRequest>,
     ) -> Result<Response<wire::PrepareX509AuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let prepared_authority = Some(self.prepare(Kind::X509).await?);
+        Ok(Response::new(wire::PrepareX509AuthorityResponse {
+            prepared_authority,
+        }))
     }
 
     async fn activate_x509_authority(
         &self,
-        _request: Request<wire::ActivateX509AuthorityRequest>,
+        request: Request<wire::ActivateX509AuthorityRequest>,
     ) -> Result<Response<wire::ActivateX509AuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let id = request.into_inner().authority_id;
+        let activated_authority = Some(self.activate(Kind::X509, id).await?);
+        Ok(Response::new(wire::ActivateX509AuthorityResponse {
+            activated_authority,
+        }))
     }
 
     async fn taint_x509_authority(
         &self,
-        _request: Request<wire::TaintX509AuthorityRequest>,
+        request: Request<wire::TaintX509AuthorityRequest>,
     ) -> Result<Response<wire::TaintX509AuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let id = request.into_inner().authority_id;
+        let tainted_authority = Some(to_wire(self.taint(Kind::X509, id).await?));
+        Ok(Response::new(wire::TaintX509AuthorityResponse {
+            tainted_authority,
+        }))
     }
 
     async fn revoke_x509_authority(
         &self,
-        _request: Request<wire::RevokeX509AuthorityRequest>,
+        request: Request<wire::RevokeX509AuthorityRequest>,
     ) -> Result<Response<wire::RevokeX509AuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let id = request.into_inner().authority_id;
+        let revoked_authority = Some(self.revoke(Kind::X509, id).await?);
+        Ok(Response::new(wire::RevokeX509AuthorityResponse {
+            revoked_authority,
+        }))
     }
 
     async fn get_wit_authority_state(
         &self,
         _request: Request<wire::GetWitAuthorityStateRequest>,
     ) -> Result<Response<wire::GetWitAuthorityStateResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        Err(no_wit())
     }
 
     async fn prepare_wit_authority(
         &self,
         _request: Request<wire::PrepareWitAuthorityRequest>,
     ) -> Result<Response<wire::PrepareWitAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        Err(no_wit())
     }
 
     async fn activate_wit_authority(
         &self,
         _request: Request<wire::ActivateWitAuthorityRequest>,
     ) -> Result<Response<wire::ActivateWitAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        Err(no_wit())
     }
 
     async fn taint_wit_authority(
         &self,
         _request: Request<wire::TaintWitAuthorityRequest>,
     ) -> Result<Response<wire::TaintWitAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        Err(no_wit())
     }
 
     async fn revoke_wit_authority(
         &self,
         _request: Request<wire::RevokeWitAuthorityRequest>,
     ) -> Result<Response<wire::RevokeWitAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        Err(no_wit())
     }
 
     async fn taint_x509_upstream_authority(
         &self,
-        _request: Request<wire::TaintX509UpstreamAuthorityRequest>,
+        request: Request<wire::TaintX509UpstreamAuthorityRequest>,
     ) -> Result<Response<wire::TaintX509UpstreamAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let upstream_authority_subject_key_id = self
+            .upstream(
+                Order::TaintUpstream,
+                &request.into_inner().subject_key_id,
+                "provided subject key id is not valid",
+                "failed to taint upstream authority",
+            )
+            .await?;
+        Ok(Response::new(wire::TaintX509UpstreamAuthorityResponse {
+            upstream_authority_subject_key_id,
+        }))
     }
 
     async fn revoke_x509_upstream_authority(
         &self,
-        _request: Request<wire::RevokeX509UpstreamAuthorityRequest>,
+        request: Request<wire::RevokeX509UpstreamAuthorityRequest>,
     ) -> Result<Response<wire::RevokeX509UpstreamAuthorityResponse>, Status> {
-        Err(not_yet("rotate authorities by hand"))
+        let upstream_authority_subject_key_id = self
+            .upstream(
+                Order::RevokeUpstream,
+                &request.into_inner().subject_key_id,
+                "invalid subject key ID",
+                "failed to revoke X.509 upstream authority",
+            )
+            .await?;
+        Ok(Response::new(wire::RevokeX509UpstreamAuthorityResponse {
+            upstream_authority_subject_key_id,
+        }))
     }
 }

@@ -63,6 +63,12 @@ impl Failure {
         Self::new(code, summary, cause)
     }
 
+    /// The same failure, with what was rejected for it before its message.
+    pub(super) fn rejecting(mut self, summary: &str) -> Self {
+        self.message = format!("{summary}: {}", self.message);
+        self
+    }
+
     /// The status of a batch's item.
     pub(super) fn item(self) -> types::Status {
         types::Status {

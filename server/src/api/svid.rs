@@ -1,17 +1,20 @@
 //! Signing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_identity::{Entry, SpiffeId};
-use countersign_proto::convert::svid::SignedSvid;
+use countersign_proto::convert::svid::{SignedJwt, SignedSvid};
 use countersign_proto::spire::api::server::svid::v1 as wire;
 use countersign_proto::spire::api::types;
 use tonic::{Code, Request, Response, Status};
 
 use super::Context;
+use super::filter::workload;
+use super::local_authority::jwt_disabled;
 use super::status::{self, Failure, not_yet};
-use crate::authority::{Issued, SignError, WorkloadRequest};
+use crate::authority::{Issued, JwtRequest, MintError, SignError, WorkloadRequest};
 use crate::limits;
 
 /// The service.
@@ -32,12 +35,50 @@ impl Svids {
         }
         check_csr(&csr)?;
         let entry = self.0.parts.registry.authorized_entry(agent, &entry_id);
-        let entry = entry.ok_or_else(|| Failure::not_found("entry not found or not authorized"))?;
+        let entry = entry.ok_or_else(not_authorized)?;
         Ok(WorkloadRequest {
             entry: Arc::new(Entry::clone(&entry.value)),
             csr_der: csr,
         })
     }
+
+    fn check_signs_jwt(&self) -> Result<(), Failure> {
+        if self.0.parts.authority.signs_jwt() {
+            Ok(())
+        } else {
+            Err(jwt_disabled())
+        }
+    }
+
+    async fn sign_jwt(&self, request: JwtRequest) -> Result<types::Jwtsvid, Failure> {
+        if request.audience.is_empty() {
+            return Err(Failure::invalid("at least one audience is required"));
+        }
+        let id = request.id.clone();
+        let signed = self.0.parts.authority.sign_jwt(request).await;
+        let issued = signed.map_err(|error| sign_failure("failed to sign JWT-SVID", &error))?;
+        Ok((&SignedJwt {
+            id,
+            token: issued.token,
+            issued_at: issued.issued_at,
+            expires_at: issued.expires_at,
+        })
+            .into())
+    }
+}
+
+fn not_authorized() -> Failure {
+    Failure::not_found("entry not found or not authorized")
+}
+
+fn no_wit() -> Status {
+    Status::unimplemented("WIT functionality is disabled")
+}
+
+/// A lifetime from the wire; nothing above zero asks for the default.
+fn seconds(ttl: i32) -> Option<Duration> {
+    let seconds = u64::try_from(ttl).ok().filter(|seconds| *seconds > 0);
+    seconds.map(Duration::from_secs)
 }
 
 #[tonic::async_trait]
@@ -91,37 +132,80 @@ impl wire::svid_server::Svid for Svids {
 
     async fn mint_x509svid(
         &self,
-        _request: Request<wire::MintX509svidRequest>,
+        request: Request<wire::MintX509svidRequest>,
     ) -> Result<Response<wire::MintX509svidResponse>, Status> {
-        Err(not_yet("mint X509-SVIDs"))
+        let wire::MintX509svidRequest { csr, ttl } = request.into_inner();
+        check_csr(&csr)?;
+        let minted = self.0.parts.authority.mint(csr, seconds(ttl)).await;
+        let issued = minted.map_err(|error| match &error {
+            MintError::Sign(why) => sign_failure("failed to sign X509-SVID", why),
+            faulty => Failure::invalid(faulty.to_string()),
+        })?;
+        let svid = Some(to_wire(issued));
+        Ok(Response::new(wire::MintX509svidResponse { svid }))
     }
 
     async fn mint_jwtsvid(
         &self,
-        _request: Request<wire::MintJwtsvidRequest>,
+        request: Request<wire::MintJwtsvidRequest>,
     ) -> Result<Response<wire::MintJwtsvidResponse>, Status> {
-        Err(not_yet("mint JWT-SVIDs"))
+        self.check_signs_jwt()?;
+        let wire::MintJwtsvidRequest { id, audience, ttl } = request.into_inner();
+        let invalid = |why: String| Failure::new(Code::InvalidArgument, "invalid SPIFFE ID", why);
+        let id = id.ok_or_else(|| invalid("request must specify SPIFFE ID".into()))?;
+        let id = workload(id, &self.0.parts.trust_domain).map_err(invalid)?;
+        let svid = self
+            .sign_jwt(JwtRequest {
+                id,
+                audience,
+                ttl: seconds(ttl),
+                with_id: false,
+            })
+            .await?;
+        Ok(Response::new(wire::MintJwtsvidResponse {
+            svid: Some(svid),
+        }))
     }
 
     async fn mint_witsvid(
         &self,
         _request: Request<wire::MintWitsvidRequest>,
     ) -> Result<Response<wire::MintWitsvidResponse>, Status> {
-        Err(not_yet("mint WIT-SVIDs"))
+        Err(no_wit())
     }
 
     async fn new_jwtsvid(
         &self,
-        _request: Request<wire::NewJwtsvidRequest>,
+        request: Request<wire::NewJwtsvidRequest>,
     ) -> Result<Response<wire::NewJwtsvidResponse>, Status> {
-        Err(not_yet("sign JWT-SVIDs"))
+        let context = &self.0;
+        if context.parts.rate_limits.signing {
+            let limited = Context::limit(&context.jwt_signatures, &request, 1).await;
+            limited.map_err(|failure| {
+                failure.rejecting("rejecting request due to JWT signing request rate limiting")
+            })?;
+        }
+        self.check_signs_jwt()?;
+        let agent = Context::agent(&request)?;
+        let wire::NewJwtsvidRequest { entry_id, audience } = request.into_inner();
+        let entry = context.parts.registry.authorized_entry(&agent, &entry_id);
+        let entry = entry.ok_or_else(not_authorized)?;
+        let svid = self
+            .sign_jwt(JwtRequest {
+                id: entry.value.spiffe_id.clone(),
+                audience,
+                ttl: entry.value.jwt_svid_ttl,
+                with_id: entry.value.attributes.jwt_svid_include_jti,
+            })
+            .await?;
+        Ok(Response::new(wire::NewJwtsvidResponse { svid: Some(svid) }))
     }
 
     async fn batch_new_witsvid(
         &self,
         _request: Request<wire::BatchNewWitsvidRequest>,
     ) -> Result<Response<wire::BatchNewWitsvidResponse>, Status> {
-        Err(not_yet("sign WIT-SVIDs"))
+        Err(no_wit())
     }
 
     async fn new_downstream_x509ca(
@@ -149,6 +233,7 @@ pub(super) fn check_csr(csr: &Bytes) -> Result<(), Failure> {
 /// What the caller is told when nothing was signed.
 pub(super) fn sign_failure(summary: &str, error: &SignError) -> Failure {
     match error {
+        SignError::Audience(why) => Failure::new(Code::InvalidArgument, summary, why),
         SignError::InvalidCsr(why) => Failure::new(Code::InvalidArgument, "malformed CSR", why),
         SignError::Unavailable => Failure::new(Code::Unavailable, summary, error),
         SignError::Internal(why) => {

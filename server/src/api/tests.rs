@@ -15,6 +15,7 @@ use countersign_proto::spire::api::server::agent::v1 as agents;
 use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
+use countersign_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use countersign_proto::spire::api::types;
 use countersign_runtime::clock::TestClock;
@@ -37,7 +38,10 @@ mod attest;
 mod bundle;
 mod entry;
 mod hostile;
+mod jwt;
 mod local;
+mod local_authority;
+mod mint;
 mod outage;
 mod svid;
 mod sync;
@@ -91,6 +95,24 @@ impl House {
 
     /// With this store.
     async fn over(store: Store, attestors: &[Arc<dyn NodeAttestor>]) -> Self {
+        let jwt = JwtSettings {
+            key_type: KeyType::EcP256,
+            svid_ttl: Duration::from_secs(300),
+            issuer: None,
+        };
+        Self::whole(store, Some(jwt), attestors).await
+    }
+
+    /// A server that signs no JWT-SVIDs.
+    async fn without_jwt() -> Self {
+        Self::whole(Store::in_memory(), None, &[]).await
+    }
+
+    async fn whole(
+        store: Store,
+        jwt: Option<JwtSettings>,
+        attestors: &[Arc<dyn NodeAttestor>],
+    ) -> Self {
         let clock = TestClock::fixed(UnixTime::from_secs(START));
         let settings = Settings {
             trust_domain: td(),
@@ -99,15 +121,13 @@ impl House {
             ca_subject: Subject::authority(),
             x509_svid_ttl: Duration::from_secs(3_600),
             agent_ttl: Duration::from_secs(3_600),
-            jwt: Some(JwtSettings {
-                key_type: KeyType::EcP256,
-                svid_ttl: Duration::from_secs(300),
-                issuer: None,
-            }),
+            jwt,
         };
         let keys = Arc::new(MemoryKeyManager::new());
         let rotation = Rotation::open(settings, keys, store.clone(), "s".into(), clock.shared());
-        let authority = rotation.await.unwrap().authority().clone();
+        let rotation = rotation.await.unwrap();
+        let authority = rotation.authority();
+        tokio::spawn(rotation.run(CancellationToken::new()));
         let registry = Registry::load(store.clone()).await.unwrap();
         let bundles = Arc::new(registry.clone());
         let svid = ServerSvid::open(authority.clone(), bundles, clock.shared());
@@ -265,6 +285,10 @@ impl Door {
 
     fn svids(&self) -> SvidClient<Self> {
         SvidClient::new(self.clone())
+    }
+
+    fn authorities(&self) -> LocalAuthorityClient<Self> {
+        LocalAuthorityClient::new(self.clone())
     }
 
     fn bundles(&self) -> BundleClient<Self> {

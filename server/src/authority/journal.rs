@@ -123,7 +123,7 @@ impl Slot<X509> {
             issuers,
         } = &self.authority;
         // SVIDs carry what leads to the root, and the root is never among it.
-        let own = (!certificate.is_self_issued()).then(|| certificate.der().clone());
+        let own = (!certificate.is_root()).then(|| certificate.der().clone());
         let chain = own.into_iter().chain(issuers.iter().cloned()).collect();
         IssuingCa::new(certificate.der().clone(), chain, key.signer())
     }

@@ -7,6 +7,7 @@
 //! [`Rotation`] is the one owner: what is due by the clock and what an administrator orders go through it one after the
 //! other.
 
+mod order;
 mod prepare;
 mod publication;
 mod reconcile;
@@ -25,9 +26,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::journal::{Journal, Kind, Named, Slot};
+use super::order::{Letter, Letters};
 use super::schedule::{Step, next_step};
 use super::{Authority, Settings};
 use crate::keymanager::{KeyManager, KeyManagerError, KeyName, ManagedKey};
+use crate::store::backend::Seq;
 use crate::store::{Edit, Store, StoreError};
 use publication::Publication;
 
@@ -83,6 +86,9 @@ pub struct Rotation {
     journal: Journal,
     held: HashMap<KeyName, ManagedKey>,
     prune_at: UnixTime,
+    letters: Letters,
+    /// The last commit of the journal.
+    written: Seq,
 }
 
 impl Rotation {
@@ -110,8 +116,9 @@ impl Rotation {
             .into_iter()
             .map(|key| (key.name().clone(), key))
             .collect();
+        let (authority, letters) = Authority::new(settings, Arc::clone(&clock));
         let mut this = Self {
-            authority: Authority::new(settings, Arc::clone(&clock)),
+            authority,
             keys,
             store,
             server_id,
@@ -119,6 +126,8 @@ impl Rotation {
             clock,
             journal,
             held,
+            letters,
+            written: Seq::ZERO,
         };
         this.reconcile().await?;
         this.advance().await?;
@@ -137,7 +146,7 @@ impl Rotation {
         &self.journal
     }
 
-    /// Rotates and prunes when it is time, until `stop`.
+    /// Rotates and prunes when it is time, and as administrators order, until `stop`.
     ///
     /// # Errors
     /// Never by itself: a failure is logged and tried again at the next look.
@@ -145,12 +154,11 @@ impl Rotation {
         let mut next = self.clock.now();
         loop {
             let wait = next.since(self.clock.now()).min(CHECK);
-            if stop
-                .run_until_cancelled(tokio::time::sleep(wait))
-                .await
-                .is_none()
-            {
-                return Ok(());
+            // What was begun is ended: `stop` is looked at between steps only.
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(letter) = self.letters.recv() => self.answer(letter).await,
+                () = tokio::time::sleep(wait) => {}
             }
             next = self.clock.now().after(CHECK);
             match self.advance().await {
@@ -162,6 +170,13 @@ impl Rotation {
                 ),
             }
         }
+    }
+
+    async fn answer(&mut self, letter: Letter) {
+        let Letter { order, answer } = letter;
+        let done = self.carry_out(order).await;
+        // Whoever asked may be gone; what was done holds all the same.
+        let _ = answer.send(done);
     }
 
     /// Does all that is due now, and says when the next thing is. That one kind can't go on keeps the other from nothing.
@@ -250,19 +265,11 @@ impl Rotation {
         if now < self.prune_at {
             return Ok(());
         }
-        let Settings {
-            trust_domain,
-            ca_ttl,
-            ..
-        } = self.settings();
-        let ca_ttl = *ca_ttl;
+        let ca_ttl = self.settings().ca_ttl;
         let edit = move |bundle: &mut Bundle| publication::prune(bundle, ca_ttl, now);
-        let bundle = self.store.bundle_get(trust_domain).await?;
+        let bundle = self.store.bundle_get(&self.settings().trust_domain).await?;
         if bundle.is_some_and(|mut bundle| edit(&mut bundle) == Edit::Changed) {
-            let journal = self.journal.to_stored();
-            self.store
-                .journal_put(&self.server_id, &journal, trust_domain, edit)
-                .await?;
+            self.commit(&self.journal.clone(), edit).await?;
             info!("Expired authorities removed from the bundle");
         }
         self.prune_at = now.after(ca_ttl.min(PRUNE_AT_MOST));
@@ -271,20 +278,33 @@ impl Rotation {
 
     /// Writes the journal, and publishes the authorities that the bundle lacks, in one commit.
     async fn write(
-        &self,
+        &mut self,
         journal: &Journal,
         publication: Publication,
     ) -> Result<(), RotationError> {
+        self.commit(journal, |bundle| publication.add_to(bundle))
+            .await
+    }
+
+    /// Writes the journal and changes the bundle, in one commit.
+    async fn commit(
+        &mut self,
+        journal: &Journal,
+        edit: impl Fn(&mut Bundle) -> Edit + Send,
+    ) -> Result<(), RotationError> {
         let trust_domain = &self.settings().trust_domain;
-        let edit = |bundle: &mut Bundle| publication.add_to(bundle);
-        self.store
-            .journal_put(&self.server_id, &journal.to_stored(), trust_domain, edit)
+        let journal = journal.to_stored();
+        let written = self
+            .store
+            .journal_put(&self.server_id, &journal, trust_domain, edit)
             .await?;
+        self.written = written.seq;
         Ok(())
     }
 
     /// Takes a committed journal over, and removes the keys that it no longer names.
     async fn take(&mut self, journal: Journal) {
+        self.authority.publish(&journal);
         self.journal = journal;
         let unused: Vec<_> = self
             .held

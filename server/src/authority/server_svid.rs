@@ -21,6 +21,9 @@ use super::{Authority, SignError};
 /// near its end an authority signs for so short a time that half of it, back-dating included, is over at once.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// How often it is looked at whether the authority behind the SVID was tainted.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// Why the server has no new SVID.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,15 +36,17 @@ pub enum ServerSvidError {
     Tls(#[from] rustls::Error),
 }
 
-/// Keeps the server's SVID fresh: a new key each time, past half of the lifetime.
+/// Keeps the server's SVID fresh: a new key each time, past half of the lifetime, and away from a tainted authority.
 #[derive(Debug)]
 pub struct ServerSvid {
     authority: Authority,
     trust_domain: TrustDomain,
+    bundles: Arc<dyn Bundles>,
     tls: TlsContext,
     clock: SharedClock,
     current: watch::Sender<Option<Arc<Presented>>>,
     chain: watch::Sender<Arc<[CertificateDer<'static>]>>,
+    root_id: String,
     not_after: UnixTime,
     renew_at: UnixTime,
 }
@@ -59,10 +64,12 @@ impl ServerSvid {
     ) -> Result<Self, ServerSvidError> {
         let mut this = Self {
             trust_domain: authority.settings().trust_domain.clone(),
-            tls: TlsContext::new(bundles, RustlsTime::shared(Arc::clone(&clock))),
+            tls: TlsContext::new(Arc::clone(&bundles), RustlsTime::shared(Arc::clone(&clock))),
             authority,
+            bundles,
             current: watch::Sender::new(None),
             chain: watch::Sender::new(Arc::from([])),
+            root_id: String::new(),
             not_after: clock.now(),
             renew_at: clock.now(),
             clock,
@@ -83,34 +90,57 @@ impl ServerSvid {
         self.chain.subscribe()
     }
 
-    /// Renews the SVID whenever half of its lifetime is over and a new one would last longer, until `stop`.
+    /// Renews the SVID whenever half of its lifetime is over and a new one would last longer, and whenever its root was
+    /// tainted and a new one would lead to another, until `stop`.
     ///
     /// # Errors
     /// Never by itself: a failure is logged and tried again, while the present SVID serves on.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
-        while stop
-            .run_until_cancelled(clock::until(&*self.clock, self.renew_at))
-            .await
-            .is_some()
-        {
+        loop {
+            let look = clock::until(&*self.clock, self.renew_at);
+            let look = tokio::time::timeout(LOOK, look);
+            let Some(looked) = stop.run_until_cancelled(look).await else {
+                return Ok(());
+            };
+            let due = looked.is_ok();
             // Each renewal asks all connections to go. Near the end of an authority it would gain nothing: the next
             // authority is about to take over.
-            if self.authority.server_svid_end() <= Some(self.not_after) {
+            let gains = due && self.authority.server_svid_end() > Some(self.not_after);
+            if gains || self.must_leave_root() {
+                self.try_renew().await;
+            } else if due {
                 self.renew_at = self.clock.now().after(PAUSE);
-            } else if let Err(error) = self.renew().await {
-                self.renew_at = self.clock.now().after(PAUSE);
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    seconds_left = self.not_after.since(self.clock.now()).as_secs(),
-                    "Server SVID was not renewed"
-                );
             }
         }
-        Ok(())
+    }
+
+    async fn try_renew(&mut self) {
+        if let Err(error) = self.renew().await {
+            self.renew_at = self.clock.now().after(PAUSE);
+            warn!(
+                error = &error as &dyn std::error::Error,
+                seconds_left = self.not_after.since(self.clock.now()).as_secs(),
+                "Server SVID was not renewed"
+            );
+        }
+    }
+
+    /// Whether the SVID's root was tainted while another one is in use.
+    fn must_leave_root(&self) -> bool {
+        let Some(bundle) = self.bundles.bundle(self.trust_domain.as_str()) else {
+            return false;
+        };
+        let mut roots = bundle.x509_authorities.iter();
+        let tainted = roots.any(|root| root.is_tainted() && root.authority_id() == self.root_id);
+        tainted
+            && self
+                .authority
+                .root_id()
+                .is_some_and(|id| id != self.root_id)
     }
 
     async fn renew(&mut self) -> Result<(), ServerSvidError> {
-        let svid = self.authority.sign_server().await?;
+        let (svid, root_id) = self.authority.sign_server().await?;
         self.current
             .send_replace(Some(Arc::new(self.present(&svid)?)));
         self.chain.send_replace(Arc::from(svid.chain()));
@@ -118,6 +148,7 @@ impl ServerSvid {
             not_before: svid.not_before(),
             not_after: svid.not_after(),
         };
+        self.root_id = root_id;
         self.not_after = validity.not_after;
         self.renew_at = validity
             .half_life()

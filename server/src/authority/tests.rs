@@ -14,6 +14,8 @@ use super::*;
 use crate::keymanager::{DiskKeyManager, KeyManager, MemoryKeyManager};
 use crate::store::Store;
 
+mod by_hand;
+
 const START: u64 = 1_800_000_000;
 const SERVER: &str = "server-1";
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::{Bundle, UnixTime};
 
+use crate::authority::journal::Kind;
 use crate::authority::schedule::{Validity, prune_at};
 use crate::store::Edit;
 
@@ -71,4 +72,53 @@ pub(super) fn validity(authority: &X509Authority) -> Validity {
         not_before: authority.not_before(),
         not_after: authority.not_after(),
     }
+}
+
+/// Whether an authority of the bundle is tainted; none if the bundle does not have it.
+pub(super) fn is_tainted(bundle: &Bundle, kind: Kind, id: &str) -> Option<bool> {
+    match kind {
+        Kind::X509 => {
+            let mut authorities = bundle.x509_authorities.iter();
+            let found = authorities.find(|a| a.authority_id() == id);
+            found.map(X509Authority::is_tainted)
+        }
+        Kind::Jwt => {
+            let mut authorities = bundle.jwt_authorities.iter();
+            authorities.find(|a| a.key_id == id).map(|a| a.tainted)
+        }
+    }
+}
+
+/// Marks an authority as tainted.
+pub(super) fn taint(bundle: &mut Bundle, kind: Kind, id: &str) -> Edit {
+    if is_tainted(bundle, kind, id) != Some(false) {
+        return Edit::Unchanged;
+    }
+    match kind {
+        Kind::X509 => {
+            for authority in &mut bundle.x509_authorities {
+                if authority.authority_id() == id {
+                    *authority = authority.with_tainted(true);
+                }
+            }
+        }
+        Kind::Jwt => {
+            for authority in &mut bundle.jwt_authorities {
+                authority.tainted |= authority.key_id == id;
+            }
+        }
+    }
+    Edit::Changed
+}
+
+/// Takes an authority out.
+pub(super) fn remove(bundle: &mut Bundle, kind: Kind, id: &str) -> Edit {
+    if is_tainted(bundle, kind, id).is_none() {
+        return Edit::Unchanged;
+    }
+    match kind {
+        Kind::X509 => bundle.x509_authorities.retain(|a| a.authority_id() != id),
+        Kind::Jwt => bundle.jwt_authorities.retain(|a| a.key_id != id),
+    }
+    Edit::Changed
 }

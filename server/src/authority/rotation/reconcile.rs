@@ -37,6 +37,7 @@ impl Rotation {
             return Err(RotationError::ClockBehind { now, not_before });
         }
         self.republish().await?;
+        self.authority.publish(&self.journal);
         self.start_signing(Kind::X509)?;
         if self.settings().jwt.is_some() {
             self.start_signing(Kind::Jwt)?;
@@ -45,10 +46,10 @@ impl Rotation {
     }
 
     /// Puts this server's authorities into the bundle again, should they not be there (another bundle was restored).
-    async fn republish(&self) -> Result<(), RotationError> {
+    async fn republish(&mut self) -> Result<(), RotationError> {
         let now = self.clock.now();
         let x509 = self.journal.x509.current(now);
-        let x509 = x509.filter(|slot| slot.authority.certificate.is_self_issued());
+        let x509 = x509.filter(|slot| slot.authority.certificate.is_root());
         let publication = Publication {
             x509: x509
                 .map(|slot| slot.authority.certificate.with_tainted(slot.tainted))
@@ -58,7 +59,7 @@ impl Rotation {
         if publication.x509.is_empty() && publication.jwt.is_empty() {
             return Ok(());
         }
-        self.write(&self.journal, publication).await
+        self.write(&self.journal.clone(), publication).await
     }
 
     pub(super) fn usable_x509(&self, slot: &Slot<X509>) -> bool {
