@@ -38,8 +38,8 @@ const SERVER: &[Key] = &[
     value("jwt_issuer"),
     value("jwt_key_type"),
     section("ratelimit", RATELIMIT),
-    not_yet("admin_ids"),
-    not_yet_unless("audit_log_enabled", &["false"]),
+    value("admin_ids"),
+    value("audit_log_enabled"),
     section("experimental", EXPERIMENTAL),
     not_yet("federation"),
     ignored(
@@ -52,9 +52,9 @@ const SERVER: &[Key] = &[
     ignored("profiling_names", PROFILING),
     ignored("profiling_port", PROFILING),
     not_yet("proxy_protocol_trusted_cidrs"),
-    not_yet("prune_attested_nodes_batch_size"),
-    not_yet("prune_attested_nodes_expired_for"),
-    not_yet_unless("prune_tofu_nodes", &["false"]),
+    value("prune_attested_nodes_batch_size"),
+    value("prune_attested_nodes_expired_for"),
+    value("prune_tofu_nodes"),
 ];
 
 const CA_SUBJECT: &[Key] = &[
@@ -66,7 +66,7 @@ const CA_SUBJECT: &[Key] = &[
 const RATELIMIT: &[Key] = &[value("attestation"), value("signing")];
 
 const EXPERIMENTAL: &[Key] = &[
-    not_yet_unless("agent_spiffe_id_as_selector", &["false"]),
+    value("agent_spiffe_id_as_selector"),
     not_yet("auth_opa_policy_engine"),
     ignored("cache_reload_interval", CHANGES),
     ignored("event_timeout", CHANGES),
@@ -132,5 +132,18 @@ const NODE_ATTESTORS: &[Key] = &[
     not_yet("k8s_sat"),
     not_yet("sshpop"),
     not_yet("tpm_devid"),
-    not_yet("x509pop"),
+    section("x509pop", X509POP),
+];
+
+/// The prefix has one name in SPIRE's documentation and another one in its code.
+const X509POP: &[Key] = &[
+    value("mode"),
+    value("svid_prefix"),
+    value("spiffe_prefix"),
+    value("ca_bundle_path"),
+    value("ca_bundle_paths"),
+    value("agent_path_template"),
+    value("max_intermediates"),
+    value("max_rsa_key_size"),
+    value("verify_client_ip"),
 ];

@@ -57,7 +57,7 @@ fn a_key_may_stand_once_in_whatever_case() {
 #[test]
 fn everything_that_is_wrong_is_reported_together_in_order() {
     let error = server(
-        "server {\n  nonsense = 1\n  bind_port { }\n  ratelimit = 5\n  admin_ids = [\"spiffe://a/b\"]\n}\nplugins {\n  \
+        "server {\n  nonsense = 1\n  bind_port { }\n  ratelimit = 5\n  proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]\n}\nplugins {\n  \
          KeyManager \"dsik\" { }\n}",
     )
     .unwrap_err();
@@ -66,7 +66,7 @@ fn everything_that_is_wrong_is_reported_together_in_order() {
         "f:2:3: unknown key \"nonsense\" in server\n\
          f:3:3: server.bind_port takes a value (`bind_port = ...`), not a section\n\
          f:4:15: server.ratelimit is a section (`ratelimit { ... }`), not a number\n\
-         f:5:3: server.admin_ids is not supported yet: remove it\n\
+         f:5:3: server.proxy_protocol_trusted_cidrs is not supported yet: remove it\n\
          f:8:14: unknown KeyManager \"dsik\" in plugins; did you mean \"disk\"?"
     );
 }
@@ -74,9 +74,6 @@ fn everything_that_is_wrong_is_reported_together_in_order() {
 #[test]
 fn a_key_that_is_not_supported_yet_is_refused_unless_it_asks_for_what_is_done_anyway() {
     for refused in [
-        "prune_attested_nodes_expired_for = \"24h\"",
-        "prune_tofu_nodes = true",
-        "audit_log_enabled = true",
         "experimental { require_pq_kem = true }",
         "federation { bundle_endpoint { address = \"0.0.0.0\" } }",
         "proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
@@ -85,9 +82,6 @@ fn a_key_that_is_not_supported_yet_is_refused_unless_it_asks_for_what_is_done_an
         assert!(error.contains("is not supported yet"), "{refused}: {error}");
     }
     for taken in [
-        "prune_attested_nodes_expired_for = \"\"",
-        "prune_tofu_nodes = false",
-        "audit_log_enabled = \"False\"",
         "experimental { require_pq_kem = false }",
         "federation { }",
         "proxy_protocol_trusted_cidrs = []",

@@ -28,7 +28,7 @@ fn shipped(name: &str, keys: &'static [Key]) -> Result<Document, String> {
     Document::load(&path, Expansion::None, keys).map_err(|error| error.to_string())
 }
 
-/// Uncomments every line of the form `# key = value`, `# section {` and `# }`.
+/// Uncomments every line of the form `# key = value`, `# section {`, `# Plugin "name" {` and `# }`.
 fn with_all_settings(text: &str) -> String {
     let setting = |line: &str| {
         let code = line.trim().strip_prefix("# ")?.trim();
@@ -38,7 +38,7 @@ fn with_all_settings(text: &str) -> String {
                 .chars()
                 .all(|next| next.is_ascii_lowercase() || next.is_ascii_digit() || next == '_');
         let is_setting = is_key && (code.contains(" = ") || code.ends_with(" {"));
-        (is_setting || code == "}").then(|| code.to_owned())
+        (is_setting || code.ends_with("\" {") || code == "}").then(|| code.to_owned())
     };
     text.lines()
         .map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n")

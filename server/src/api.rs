@@ -82,6 +82,10 @@ pub struct Parts {
     pub attestors: Attestors,
     /// IDs that are admins without an entry.
     pub admin_ids: HashSet<SpiffeId>,
+    /// Whether each node agent's ID is also one of its selectors.
+    pub agent_id_selector: bool,
+    /// Whether each call leaves a line in the log.
+    pub audit_log: bool,
     /// Which limits are on.
     pub rate_limits: RateLimits,
     /// The level of this process's logs.

@@ -4,6 +4,7 @@
 //! node may come in (it may be banned), and what it gets, is not decided here.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,8 +12,13 @@ use countersign_identity::{SelectorSet, SpiffeId};
 use futures::future::BoxFuture;
 
 mod join_token;
+pub mod path_template;
+mod prune;
+pub mod x509pop;
 
 pub use join_token::JoinToken;
+pub use prune::{PruneNodes, Pruner, evict};
+pub use x509pop::X509Pop;
 
 /// What an attestor found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +47,32 @@ pub enum AttestError {
     /// The server's fault.
     #[error("{0}")]
     Internal(String),
+    /// The server's fault, and worth another try.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl AttestError {
+    /// The same, saying which attestor says it, in the manner of SPIRE's plugins.
+    fn by(self, attestor: &str) -> Self {
+        let named = |message: String| format!("nodeattestor({attestor}): {message}");
+        match self {
+            Self::Invalid(message) => Self::Invalid(named(message)),
+            Self::Denied(message) => Self::Denied(named(message)),
+            Self::Broken(message) => Self::Broken(message),
+            Self::Internal(message) => Self::Internal(named(message)),
+            Self::Unavailable(message) => Self::Unavailable(named(message)),
+        }
+    }
 }
 
 /// The conversation with the agent.
 pub trait Conversation: Send {
     /// Puts a challenge to the agent, and waits for its answer.
     fn challenge(&mut self, challenge: Bytes) -> BoxFuture<'_, Result<Bytes, AttestError>>;
+
+    /// The address that the agent calls from, over the network.
+    fn client(&self) -> Option<IpAddr>;
 }
 
 /// One way to prove a node.

@@ -7,18 +7,20 @@ mod plugin;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_config::{Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning};
-use countersign_identity::TrustDomain;
 use countersign_identity::issue::Subject;
 use countersign_identity::key::KeyType;
+use countersign_identity::{SpiffeId, TrustDomain};
 use countersign_runtime::logs::{Format, Level, LogOptions};
 
-pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice};
+pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, x509pop};
 
 use crate::api::RateLimits;
+use crate::attestor::PruneNodes;
 use crate::authority;
 
 /// Where SPIRE looks for the file when it is not told.
@@ -41,6 +43,9 @@ const MOST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 const MAX_NAME: usize = 64;
 /// The longest issuer in JWT-SVIDs, in bytes: it stands in every one.
 const MAX_JWT_ISSUER: usize = 2_048;
+/// How many expired node agents are forgotten at once, unless told, and at most.
+const DEFAULT_PRUNED: usize = 1_000;
+const MOST_PRUNED: i64 = 100_000;
 /// The most countries or organizations in a subject.
 const MAX_NAMES: usize = 8;
 
@@ -63,6 +68,14 @@ pub struct ServerConfig {
     pub key_manager: KeyManagerChoice,
     /// How node agents may prove their node.
     pub node_attestors: Vec<NodeAttestorChoice>,
+    /// IDs that are admins without an entry, of this trust domain or of others whose bundles are known.
+    pub admin_ids: HashSet<SpiffeId>,
+    /// Whether calls of the API are written to the log, one line each.
+    pub audit_log: bool,
+    /// Which expired node agents are forgotten, if any are.
+    pub prune_nodes: Option<PruneNodes>,
+    /// Whether each node agent's ID is also one of its selectors.
+    pub agent_id_selector: bool,
     /// Which calls are rate-limited, per address.
     pub rate_limits: RateLimits,
     /// What is logged, in what form and where to.
@@ -123,6 +136,11 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
     let socket_path = server.path("socket_path");
     let data_dir = overrides.data_dir.clone().or(server.path("data_dir"));
     let authority = authority_settings(&server, overrides);
+    let admin_ids = admin_ids(&server);
+    let audit_log = server.bool("audit_log_enabled").unwrap_or(false);
+    let prune_nodes = prune_nodes(&server);
+    let experimental = server.section("experimental");
+    let agent_id_selector = experimental.bool("agent_spiffe_id_as_selector");
     let rate_limits = rate_limits(&server);
     let logs = logs(&server, overrides);
     let (places, node_attestors) = (
@@ -147,6 +165,10 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
         store: places.store,
         key_manager: places.key_manager,
         node_attestors,
+        admin_ids,
+        audit_log,
+        prune_nodes,
+        agent_id_selector: agent_id_selector.unwrap_or(false),
         rate_limits,
         logs,
     })
@@ -277,6 +299,32 @@ fn subject(server: &Section<'_>) -> Subject {
     } else {
         subject
     }
+}
+
+fn admin_ids(server: &Section<'_>) -> HashSet<SpiffeId> {
+    let texts = server.list("admin_ids").unwrap_or_default();
+    let parse = |text: &String| match SpiffeId::parse(text) {
+        Ok(id) => Some(id),
+        Err(error) => {
+            server.wrong("admin_ids", format!("{text:?} is not a SPIFFE ID: {error}"));
+            None
+        }
+    };
+    texts.iter().filter_map(parse).collect()
+}
+
+fn prune_nodes(server: &Section<'_>) -> Option<PruneNodes> {
+    let key = "prune_attested_nodes_expired_for";
+    let expired_for = server.duration(key, Duration::ZERO..=MOST_TTL);
+    let batch = server.integer("prune_attested_nodes_batch_size", 0..=MOST_PRUNED);
+    let tofu = server.bool("prune_tofu_nodes").unwrap_or(false);
+    let expired_for = expired_for.filter(|expired_for| !expired_for.is_zero())?;
+    let batch = batch.and_then(|batch| usize::try_from(batch).ok());
+    Some(PruneNodes {
+        expired_for,
+        also_those_that_cannot_reattest: tofu,
+        most: batch.filter(|batch| *batch > 0).unwrap_or(DEFAULT_PRUNED),
+    })
 }
 
 fn rate_limits(server: &Section<'_>) -> RateLimits {

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::attestor::Pruner;
 use crate::authority::{Rotation, ServerSvid};
 use crate::registry::{Registry, sweep};
 use crate::store::Store;
@@ -42,6 +43,7 @@ pub struct Bound {
     socket: Socket,
     store: Store,
     registry: Registry,
+    pruner: Option<Pruner>,
     rotation: Rotation,
     svid: ServerSvid,
     agents: Router,
@@ -117,6 +119,7 @@ impl Bound {
             socket,
             store,
             registry,
+            pruner,
             rotation,
             svid,
             agents,
@@ -134,6 +137,9 @@ impl Bound {
                 stop.clone(),
             ),
         );
+        if let Some(pruner) = pruner {
+            tasks.spawn("prune-nodes", pruner.run(stop.clone()));
+        }
         let broken = async move { BoxError::from(store.broken().await) };
         tasks.essential("store", until_stop(stop.clone(), broken));
         let behind = async move { BoxError::from(registry.follow().await) };

@@ -4,6 +4,7 @@
 //! Tickets, session storage and early data are off: a resumed session would skip the verifier. The cryptographic
 //! provider is passed explicitly (aws-lc-rs, X25519MLKEM768 preferred).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub enum Expect {
     Exactly(SpiffeId),
     /// Any ID of this trust domain.
     MemberOf(TrustDomain),
+    /// Any member of this trust domain, or one of these IDs of whatever trust domain.
+    MemberOrOneOf(TrustDomain, Arc<HashSet<SpiffeId>>),
     /// Any ID that verifies against the bundle of its own trust domain.
     Anyone,
 }
@@ -41,6 +44,10 @@ impl Expect {
         let (fits, expected) = match self {
             Self::Exactly(expected) => (id == expected, expected.as_str()),
             Self::MemberOf(domain) => (id.is_member_of(domain), domain.as_str()),
+            Self::MemberOrOneOf(domain, others) => (
+                id.is_member_of(domain) || others.contains(id),
+                domain.as_str(),
+            ),
             Self::Anyone => (true, ""),
         };
         if fits {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use countersign_identity::entry::AdditionalAttributes;
 use countersign_identity::node::Credential;
-use countersign_identity::{Entry, EntryId, Selector, SpiffeId, UnixTime};
+use countersign_identity::{Entry, EntryId, Node, Selector, SpiffeId, UnixTime};
 use countersign_proto::convert::agent::masked;
 use countersign_proto::spire::api::server::agent::v1 as wire;
 use countersign_proto::spire::api::types;
@@ -13,10 +13,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::status::{self, Failure};
-use super::{Context, count, filter, paging, svid};
-use crate::attestor::JoinToken;
+use super::{Context, client_address, count, filter, paging, svid};
+use crate::attestor::{JoinToken, evict};
 use crate::limits;
-use crate::registry::{EntryFilter, Page};
 use crate::store::{NodeError, TokenExists};
 
 mod attest;
@@ -44,39 +43,14 @@ impl Agents {
 
     async fn delete(&self, id: &SpiffeId) -> Result<(), Failure> {
         let parts = &self.0.parts;
-        let node = parts
-            .registry
-            .node(id)
-            .ok_or_else(|| Failure::not_found(NOT_FOUND))?;
-        let alias = if node.value.attestation_type == JoinToken::NAME {
-            self.token_entry(id)
-        } else {
-            None
-        };
-        let seq = parts
-            .store
-            .node_deleted(id, alias.as_ref())
-            .await
-            .map_err(|e| node_failure("failed to remove agent", e))?;
-        parts.registry.reached(seq).await?;
+        let always = |_: &Node| true;
+        let seq = evict(&parts.store, &parts.registry, id, &always).await;
+        let seq = seq.map_err(|e| node_failure("failed to remove agent", e))?;
+        if let Some(seq) = seq {
+            parts.registry.reached(seq).await?;
+        }
         tracing::info!(agent_id = %id, "Agent deleted");
         Ok(())
-    }
-
-    /// The entry that came with the node's join token: below the node, with the node's ID as its only selector.
-    fn token_entry(&self, node: &SpiffeId) -> Option<Entry> {
-        let filter = EntryFilter {
-            parent_id: Some(node.clone()),
-            selectors: Some((
-                crate::registry::Match::Exact,
-                Selector::new("spiffe_id", node.as_str())
-                    .into_iter()
-                    .collect(),
-            )),
-            ..EntryFilter::default()
-        };
-        let found = self.0.parts.registry.entries(&filter, Page::All);
-        found.first().map(|record| record.value.clone())
     }
 
     async fn ban(&self, id: &SpiffeId) -> Result<(), Failure> {
@@ -289,7 +263,8 @@ impl wire::agent_server::Agent for Agents {
         if self.0.parts.rate_limits.attestation {
             Context::limit(&self.0.attestations, &request, 1).await?;
         }
-        let answers = attest::start(Arc::clone(&self.0), request.into_inner());
+        let client = client_address(&request);
+        let answers = attest::start(Arc::clone(&self.0), request.into_inner(), client);
         Ok(Response::new(answers))
     }
 

@@ -130,7 +130,7 @@ impl House {
         tokio::spawn(rotation.run(CancellationToken::new()));
         let registry = Registry::load(store.clone()).await.unwrap();
         let bundles = Arc::new(registry.clone());
-        let svid = ServerSvid::open(authority.clone(), bundles, clock.shared());
+        let svid = ServerSvid::open(authority.clone(), bundles, Arc::default(), clock.shared());
         let svid = svid.await.unwrap();
         tokio::spawn(registry.follow());
         let tokens: Arc<dyn NodeAttestor> =
@@ -142,6 +142,8 @@ impl House {
             authority,
             attestors: attestors.iter().cloned().chain([tokens]).collect(),
             admin_ids: HashSet::from([id("/configured-admin")]),
+            agent_id_selector: false,
+            audit_log: false,
             rate_limits: RateLimits {
                 attestation: false,
                 signing: false,

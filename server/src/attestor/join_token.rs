@@ -58,9 +58,11 @@ impl JoinToken {
                 return Err(AttestError::Invalid(expired.to_string()));
             }
             Err(TokenRefused::Store(error)) => {
-                return Err(AttestError::Internal(format!(
-                    "failed to take the join token: {error}"
-                )));
+                tracing::error!(%error, "failed to take the join token");
+                return Err(AttestError::Unavailable(
+                    "failed to take the join token: the server's store can't be used at the moment; see its log"
+                        .into(),
+                ));
             }
         }
         let id = Self::node_id(&self.trust_domain, token).ok_or_else(|| {
@@ -104,6 +106,10 @@ mod tests {
     impl Conversation for Silent {
         fn challenge(&mut self, _: Bytes) -> BoxFuture<'_, Result<Bytes, AttestError>> {
             panic!("a join token is no challenge")
+        }
+
+        fn client(&self) -> Option<std::net::IpAddr> {
+            None
         }
     }
 

@@ -1,11 +1,12 @@
 //! The server's own X.509-SVID: what new TLS connections are shown.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::bundle::Bundles;
 use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsContext, TlsVersions};
-use countersign_identity::{TrustDomain, UnixTime, X509Svid};
+use countersign_identity::{SpiffeId, TrustDomain, UnixTime, X509Svid};
 use countersign_runtime::clock::{self, RustlsTime};
 use countersign_runtime::error::BoxError;
 use countersign_runtime::{Presented, SharedClock};
@@ -42,6 +43,7 @@ pub struct ServerSvid {
     authority: Authority,
     trust_domain: TrustDomain,
     bundles: Arc<dyn Bundles>,
+    callers: Expect,
     tls: TlsContext,
     clock: SharedClock,
     current: watch::Sender<Option<Arc<Presented>>>,
@@ -53,17 +55,20 @@ pub struct ServerSvid {
 
 impl ServerSvid {
     /// Makes the first SVID. Callers with a certificate are verified against `bundles` as they are in each handshake, and
-    /// must be of the authority's trust domain; callers without one are let in.
+    /// must be of the authority's trust domain, or one of `admins`; callers without one are let in.
     ///
     /// # Errors
     /// There is no authority, or the SVID can't be signed or used.
     pub async fn open(
         authority: Authority,
         bundles: Arc<dyn Bundles>,
+        admins: Arc<HashSet<SpiffeId>>,
         clock: SharedClock,
     ) -> Result<Self, ServerSvidError> {
+        let trust_domain = authority.settings().trust_domain.clone();
         let mut this = Self {
-            trust_domain: authority.settings().trust_domain.clone(),
+            callers: Expect::MemberOrOneOf(trust_domain.clone(), admins),
+            trust_domain,
             tls: TlsContext::new(Arc::clone(&bundles), RustlsTime::shared(Arc::clone(&clock))),
             authority,
             bundles,
@@ -161,7 +166,7 @@ impl ServerSvid {
         let config = self.tls.server(
             svid,
             ClientAuth::Optional,
-            Expect::MemberOf(self.trust_domain.clone()),
+            self.callers.clone(),
             TlsVersions::From12,
             &[ALPN_H2],
         )?;

@@ -456,9 +456,14 @@ async fn the_servers_svid_is_renewed_past_half_of_its_life_with_a_new_key() {
     };
     let rotation = house.start().await;
     let bundles = Arc::new(BundleSet::from_iter([house.bundle().await]));
-    let svid = ServerSvid::open(rotation.authority(), bundles, house.clock.shared())
-        .await
-        .unwrap();
+    let svid = ServerSvid::open(
+        rotation.authority(),
+        bundles,
+        Arc::default(),
+        house.clock.shared(),
+    )
+    .await
+    .unwrap();
     let mut identity = svid.identity();
     let first = identity.borrow_and_update().clone().unwrap();
     assert_eq!(first.id.as_str(), "spiffe://example.org/spire/server");
@@ -492,9 +497,14 @@ async fn the_servers_svid_is_not_renewed_in_vain_near_the_end_of_an_authority() 
     house.forward(25);
     rotation.advance().await.unwrap();
     house.forward(16);
-    let svid = ServerSvid::open(rotation.authority(), bundles, house.clock.shared())
-        .await
-        .unwrap();
+    let svid = ServerSvid::open(
+        rotation.authority(),
+        bundles,
+        Arc::default(),
+        house.clock.shared(),
+    )
+    .await
+    .unwrap();
     let mut identity = svid.identity();
     let capped = identity.borrow_and_update().clone().unwrap();
     assert_eq!(capped.not_after, UnixTime::from_secs(START + 60));

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use countersign_config::{Document, Plugin, Section};
 
+pub mod x509pop;
+
 /// Where entries, nodes and bundles are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreChoice {
@@ -23,10 +25,12 @@ pub enum KeyManagerChoice {
 }
 
 /// How a node agent may prove its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeAttestorChoice {
     /// A token that an admin made, good for one use.
     JoinToken,
+    /// A certificate whose key the node has.
+    X509Pop(x509pop::Choice),
 }
 
 /// What the plugins and `data_dir` together say about places on the disk.
@@ -168,6 +172,7 @@ pub(super) fn node_attestors(document: &Document) -> Vec<NodeAttestorChoice> {
         .iter()
         .filter_map(|plugin| match plugin.name {
             "join_token" => Some(NodeAttestorChoice::JoinToken),
+            "x509pop" => x509pop::choice(&plugin.data).map(NodeAttestorChoice::X509Pop),
             other => unknown(plugin, other),
         })
         .collect()

@@ -240,9 +240,9 @@ fn each_fault_is_told_with_its_line_and_its_key() {
         ),
         ("  trust_domian = \"x\"", "server.conf:5:3", "trust_domain"),
         (
-            "  admin_ids = [\"spiffe://example.org/admin\"]",
-            "server.conf:5:3",
-            "not supported yet",
+            "  admin_ids = [\"spiffe://example.org/admin\", \"admin\"]",
+            "server.conf:5:15",
+            "\"admin\" is not a SPIFFE ID",
         ),
     ] {
         let text = refusals(&with_line(line));
@@ -309,4 +309,86 @@ fn jwt_svids_are_configured_apart_and_can_be_turned_off() {
         "i".repeat(2049)
     )));
     assert!(long.contains("2048"), "{long}");
+}
+
+#[test]
+fn what_concerns_callers_and_nodes_is_read() {
+    let config = parse(MINIMAL);
+    assert!(config.admin_ids.is_empty() && !config.audit_log && !config.agent_id_selector);
+    assert_eq!(config.prune_nodes, None);
+    let text = with_line(
+        "  admin_ids = [\"spiffe://other/admin\"]\n  audit_log_enabled = true\n  \
+         prune_attested_nodes_expired_for = \"720h\"\n  prune_attested_nodes_batch_size = 5\n  \
+         prune_tofu_nodes = true\n  experimental {\n agent_spiffe_id_as_selector = true\n }",
+    );
+    let config = parse(&text);
+    let ids: Vec<_> = config.admin_ids.iter().map(ToString::to_string).collect();
+    assert_eq!(ids, ["spiffe://other/admin"]);
+    assert!(config.audit_log && config.agent_id_selector);
+    let prune = config.prune_nodes.unwrap();
+    assert_eq!(prune.expired_for, Duration::from_secs(720 * 3600));
+    assert_eq!(
+        (prune.also_those_that_cannot_reattest, prune.most),
+        (true, 5)
+    );
+}
+
+/// A file with the attestor `x509pop` and these lines in its data.
+fn with_x509pop(data: &str) -> String {
+    let plugin = format!("  NodeAttestor \"x509pop\" {{\n plugin_data {{\n{data}\n}}\n}}\n}}\n");
+    let (start, _) = MINIMAL.rsplit_once('}').unwrap();
+    format!("{start}{plugin}")
+}
+
+fn x509pop(data: &str) -> super::x509pop::Choice {
+    let choices = parse(&with_x509pop(data)).node_attestors;
+    let [NodeAttestorChoice::X509Pop(choice)] = choices.as_slice() else {
+        panic!("{choices:?}")
+    };
+    choice.clone()
+}
+
+#[test]
+fn the_attestor_x509pop_is_configured_as_in_spire() {
+    use super::x509pop::Mode;
+
+    let external = x509pop("ca_bundle_path = \"ca.pem\"");
+    assert_eq!(external.mode, Mode::ExternalPki(vec!["ca.pem".into()]));
+    let numbers = (external.max_intermediates, external.max_rsa_key_size);
+    assert_eq!((numbers, external.verify_client_ip), ((4, 8_192), false));
+    let two = x509pop("ca_bundle_paths = [\"a\", \"b\"]\nmax_intermediates = 2");
+    assert_eq!(two.mode, Mode::ExternalPki(vec!["a".into(), "b".into()]));
+    assert_eq!(two.max_intermediates, 2);
+    for (data, prefix) in [
+        ("", "/spire-exchange/"),
+        ("svid_prefix = \"/hosts\"", "/hosts/"),
+        ("spiffe_prefix = \"/\"", "/"),
+    ] {
+        let spiffe = x509pop(&format!("mode = \"spiffe\"\n{data}"));
+        assert_eq!(spiffe.mode, Mode::Spiffe(prefix.into()), "{data}");
+        assert_ne!(spiffe.path_template, external.path_template);
+    }
+    for (data, told) in [
+        ("", "ca_bundle_path is required"),
+        ("mode = \"other\"", "is none of external_pki, spiffe"),
+        (
+            "ca_bundle_path = \"a\"\nca_bundle_paths = [\"b\"]",
+            "keep one of the two",
+        ),
+        (
+            "mode = \"spiffe\"\nca_bundle_path = \"a\"",
+            "have no place in the mode \"spiffe\"",
+        ),
+        (
+            "ca_bundle_path = \"a\"\nmax_intermediates = 0",
+            "a whole number from 1 to 32",
+        ),
+        (
+            "ca_bundle_path = \"a\"\nagent_path_template = \"/{{ .Nmae }}\"",
+            "there is no field .Nmae here, at character 5 of the template",
+        ),
+    ] {
+        let refused = refusals(&with_x509pop(data));
+        assert!(refused.contains(told), "{refused} does not say {told}");
+    }
 }

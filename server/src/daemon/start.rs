@@ -1,6 +1,5 @@
 //! From a configuration to a server that is ready to serve.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,9 +15,10 @@ use tokio::net::TcpListener;
 
 use super::Bound;
 use crate::api::{Api, Parts};
-use crate::attestor::{Attestors, JoinToken, NodeAttestor};
+use crate::attestor::x509pop::{self, InvalidRoots, Roots};
+use crate::attestor::{Attestors, JoinToken, NodeAttestor, Pruner, X509Pop};
 use crate::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
-use crate::config::{KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice};
+use crate::config::{self, KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice};
 use crate::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
 use crate::registry::Registry;
 use crate::store::backend::sled::{OpenError, Sled};
@@ -66,6 +66,9 @@ pub enum StartError {
     /// The server has no certificate for itself.
     #[error("could not make the server's own certificate")]
     ServerSvid(#[from] ServerSvidError),
+    /// A node attestor's authorities could not be loaded.
+    #[error("could not configure the node attestor \"x509pop\"")]
+    X509Pop(#[from] InvalidRoots),
     /// The address does not resolve.
     #[error(
         "could not resolve bind_address {address:?}: check the name, or use an IP address such as 0.0.0.0"
@@ -136,15 +139,24 @@ pub async fn build(
         Rotation::open(settings, keys, store.clone(), server_id, Arc::clone(&clock)).await?;
     let registry = Registry::load(store.clone()).await?;
     let bundles = Arc::new(registry.clone());
-    let svid = ServerSvid::open(rotation.authority(), bundles, Arc::clone(&clock)).await?;
-    let attestors = attestors(&config.node_attestors, &trust_domain, &store, &clock);
+    let admins = Arc::new(config.admin_ids.clone());
+    let svid = ServerSvid::open(rotation.authority(), bundles, admins, Arc::clone(&clock)).await?;
+    let attestors = attestors(
+        &config.node_attestors,
+        &trust_domain,
+        &registry,
+        &store,
+        &clock,
+    )?;
     let api = Api::new(Parts {
         trust_domain,
         store: store.clone(),
         registry: registry.clone(),
         authority: rotation.authority(),
         attestors,
-        admin_ids: HashSet::new(),
+        admin_ids: config.admin_ids.clone(),
+        agent_id_selector: config.agent_id_selector,
+        audit_log: config.audit_log,
         rate_limits: config.rate_limits,
         levels,
         server_svid: svid.chain(),
@@ -154,6 +166,9 @@ pub async fn build(
         tcp_address: tcp.local_addr().map_err(|e| StartError::Step(e.into()))?,
         tcp,
         socket,
+        pruner: config
+            .prune_nodes
+            .map(|prune| Pruner::new(prune, store.clone(), registry.clone(), Arc::clone(&clock))),
         store,
         registry,
         rotation,
@@ -167,16 +182,45 @@ pub async fn build(
 fn attestors(
     choices: &[NodeAttestorChoice],
     trust_domain: &TrustDomain,
+    registry: &Registry,
     store: &Store,
     clock: &SharedClock,
-) -> Attestors {
-    let attestor = |choice: &NodeAttestorChoice| match choice {
-        NodeAttestorChoice::JoinToken => {
-            let attestor = JoinToken::new(trust_domain.clone(), store.clone(), Arc::clone(clock));
-            Arc::new(attestor) as Arc<dyn NodeAttestor>
-        }
+) -> Result<Attestors, StartError> {
+    let attestor = |choice: &NodeAttestorChoice| {
+        let (td, clock) = (trust_domain.clone(), Arc::clone(clock));
+        Ok(match choice {
+            NodeAttestorChoice::JoinToken => {
+                Arc::new(JoinToken::new(td, store.clone(), clock)) as Arc<dyn NodeAttestor>
+            }
+            NodeAttestorChoice::X509Pop(choice) => {
+                let settings = x509pop_settings(choice)?;
+                Arc::new(X509Pop::new(
+                    settings,
+                    td,
+                    Arc::new(registry.clone()),
+                    clock,
+                ))
+            }
+        })
     };
     choices.iter().map(attestor).collect()
+}
+
+fn x509pop_settings(choice: &config::x509pop::Choice) -> Result<x509pop::Settings, InvalidRoots> {
+    Ok(x509pop::Settings {
+        mode: match &choice.mode {
+            config::x509pop::Mode::ExternalPki(paths) => {
+                x509pop::Mode::ExternalPki(Roots::load(paths)?)
+            }
+            config::x509pop::Mode::Spiffe(prefix) => x509pop::Mode::Spiffe {
+                prefix: prefix.clone(),
+            },
+        },
+        path_template: choice.path_template.clone(),
+        max_intermediates: choice.max_intermediates,
+        max_rsa_key_size: choice.max_rsa_key_size,
+        verify_client_ip: choice.verify_client_ip,
+    })
 }
 
 /// The store, and the ID of the server whose it is.

@@ -127,7 +127,8 @@ impl Store {
         .await
     }
 
-    /// Forgets a node, and with it the entry that came with its join token, if there is one.
+    /// Forgets a node that is as `due` says, and with it the entry that came with its join token, if there is one. Without
+    /// a commit it stayed.
     ///
     /// # Errors
     /// The node is unknown, or the store failed.
@@ -135,10 +136,14 @@ impl Store {
         &self,
         id: &SpiffeId,
         alias: Option<&Entry>,
-    ) -> Result<Seq, NodeError> {
+        due: &(dyn Fn(&Node) -> bool + Sync),
+    ) -> Result<Option<Seq>, NodeError> {
         let key = Key::new(Table::Node, id.as_str());
         for _ in 0..=MAX_RETRIES {
-            let (_, version) = self.read::<Node>(&key).await?.ok_or(NodeError::Missing)?;
+            let (node, version) = self.read::<Node>(&key).await?.ok_or(NodeError::Missing)?;
+            if !due(&node.value) {
+                return Ok(None);
+            }
             let mut commit = Commit {
                 expect: vec![(key.clone(), Expect::Version(version))],
                 put: Vec::new(),
@@ -152,7 +157,7 @@ impl Store {
                 commit.delete.extend(removal.delete);
             }
             if let Ok(seq) = self.commit(commit).await? {
-                return Ok(seq);
+                return Ok(Some(seq));
             }
         }
         Err(StoreError::Busy {

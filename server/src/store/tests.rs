@@ -381,10 +381,13 @@ async fn a_banned_node_stays_banned_until_it_is_deleted(backend: Tested) {
         .entries_create(std::slice::from_ref(&alias))
         .await
         .unwrap();
-    store.node_deleted(&node.id, Some(&alias)).await.unwrap();
+    store
+        .node_deleted(&node.id, Some(&alias), &|_| true)
+        .await
+        .unwrap();
     assert!(all(&store).await.is_empty());
     assert_eq!(
-        store.node_deleted(&node.id, Some(&alias)).await,
+        store.node_deleted(&node.id, Some(&alias), &|_| true).await,
         Err(NodeError::Missing)
     );
     store.node_attested(&node).await.unwrap();

@@ -1,10 +1,11 @@
 //! One attestation: the agent's proof, the attestor's questions, and the agent's SVID at the end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use countersign_identity::Node;
 use countersign_identity::node::Credential;
+use countersign_identity::{Node, Selector};
 use countersign_proto::spire::api::server::agent::v1 as wire;
 use countersign_proto::spire::api::server::agent::v1::attest_agent_request::{Params, Step};
 use countersign_proto::spire::api::server::agent::v1::attest_agent_response as answer;
@@ -28,17 +29,20 @@ type Answer = Result<wire::AttestAgentResponse, Status>;
 struct Stream {
     incoming: Streaming<wire::AttestAgentRequest>,
     outgoing: mpsc::Sender<Answer>,
+    client: Option<IpAddr>,
 }
 
 /// Attests the agent at the other end, in a task that ends with the stream, with success or after a while.
 pub(super) fn start(
     context: Arc<Context>,
     incoming: Streaming<wire::AttestAgentRequest>,
+    client: Option<IpAddr>,
 ) -> ReceiverStream<Answer> {
     let (outgoing, answers) = mpsc::channel(1);
     let mut stream = Stream {
         incoming,
         outgoing: outgoing.clone(),
+        client,
     };
     tokio::spawn(async move {
         let attested = async {
@@ -82,12 +86,19 @@ async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result
         .map_err(attest_failure)?;
     let Attested {
         id,
-        selectors,
+        mut selectors,
         can_reattest,
     } = attested;
+    if parts.agent_id_selector {
+        let own = Selector::new("spiffe_id", id.as_str()).ok();
+        selectors = selectors.iter().cloned().chain(own).collect();
+    }
     if !id.is_agent() || !id.is_member_of(&parts.trust_domain) {
         let message = format!("the node attestor gave out the ID \"{id}\", which is no agent's");
         return Err(Failure::plain(Code::Internal, message).into());
+    }
+    if !id.path().starts_with(&format!("/spire/agent/{kind}/")) {
+        tracing::warn!(agent_id = %id, "The ID is not among those of its node attestor: look at its agent_path_template");
     }
     if parts
         .registry
@@ -197,6 +208,7 @@ fn attest_failure(error: AttestError) -> Failure {
         AttestError::Invalid(message) => Failure::invalid(message),
         AttestError::Denied(message) => Failure::plain(Code::PermissionDenied, message),
         AttestError::Broken(message) => Failure::invalid(message),
+        AttestError::Unavailable(message) => Failure::plain(Code::Unavailable, message),
         AttestError::Internal(message) => {
             tracing::error!(error = %message, "attestation failed");
             Failure::plain(Code::Internal, message)
@@ -239,5 +251,9 @@ impl Conversation for Stream {
             }
         }
         .boxed()
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        self.client
     }
 }

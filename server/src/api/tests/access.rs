@@ -138,8 +138,13 @@ async fn each_agent_is_told_why_it_may_not() {
     let banned = house.store.node_banned(&name).await.unwrap();
     house.registry.reached(banned.seq).await.unwrap();
     assert_eq!(denied(agent.clone()).await, Some(Reason::AgentBanned));
-    let gone = house.store.node_deleted(&name, None).await.unwrap();
-    house.registry.reached(gone).await.unwrap();
+    let always = |_: &Node| true;
+    let gone = house.store.node_deleted(&name, None, &always).await;
+    house
+        .registry
+        .reached(gone.unwrap().unwrap())
+        .await
+        .unwrap();
     assert_eq!(denied(agent).await, Some(Reason::AgentNotAttested));
 }
 

@@ -62,7 +62,12 @@ async fn the_servers_svid_leaves_a_root_that_was_tainted() {
     let running = Running::start().await;
     let clock = &running.house.clock;
     let bundles = Arc::new(running.registry.clone());
-    let svid = ServerSvid::open(running.authority.clone(), bundles, clock.shared());
+    let svid = ServerSvid::open(
+        running.authority.clone(),
+        bundles,
+        Arc::default(),
+        clock.shared(),
+    );
     let svid = svid.await.unwrap();
     let mut identity = svid.identity();
     let mut chain = svid.chain();
