@@ -230,7 +230,7 @@ fn a_key_that_the_registry_does_not_list_cannot_be_read_silently() {
             .contains("a fault of this program")
     );
     assert!(
-        read("", |server| server.string("admin_ids"))
+        read("", |server| server.string("no_such_key"))
             .unwrap_err()
             .contains("a fault of this program")
     );
