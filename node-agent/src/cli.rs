@@ -3,9 +3,11 @@
 //! `run` and `validate` read the configuration; the other verbs are clients of the Workload API, as workloads are. All
 //! printing goes through one [`Printer`], so that tests read what people read.
 
+mod admin;
 mod error;
 mod fetch;
 mod healthcheck;
+mod jwt;
 mod run;
 mod socket;
 mod svids;
@@ -46,6 +48,12 @@ enum Verb {
     /// Asks the Workload API as a workload does
     #[command(subcommand)]
     Api(Api),
+    /// The level of the node agent's log
+    #[command(subcommand)]
+    Logger(admin::LoggerVerb),
+    /// What the node agent knows of itself
+    #[command(subcommand)]
+    Debug(admin::DebugVerb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +61,9 @@ enum Api {
     /// Fetches SVIDs from the Workload API
     #[command(args_conflicts_with_subcommands = true)]
     Fetch(fetch::Fetch),
+    /// Validates SVIDs of others
+    #[command(subcommand)]
+    Validate(jwt::ValidateVerb),
     /// Attaches to the Workload API and prints updates as they're received
     Watch(watch::Watch),
 }
@@ -77,7 +88,12 @@ fn execute(args: impl IntoIterator<Item = OsString>, printer: &mut Printer) -> E
         Verb::Validate(validate) => validate.execute(printer),
         Verb::Healthcheck(verb) => ask(verb.run(printer)).report(printer),
         Verb::Api(Api::Fetch(verb)) => ask(verb.run(printer)).report(printer),
+        Verb::Api(Api::Validate(jwt::ValidateVerb::Jwt(verb))) => {
+            ask(verb.run(printer)).report(printer)
+        }
         Verb::Api(Api::Watch(verb)) => ask(verb.run(printer)).report(printer),
+        Verb::Logger(verb) => ask(verb.run(printer)).report(printer),
+        Verb::Debug(verb) => ask(verb.run(printer)).report(printer),
     }
 }
 

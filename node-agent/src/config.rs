@@ -97,6 +97,10 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     /// `-socketPath`.
     pub socket_path: Option<PathBuf>,
+    /// `-allowUnauthenticatedVerifiers`.
+    pub allow_unauthenticated_verifiers: bool,
+    /// `-disableSDSAPI`.
+    pub disable_sds_api: bool,
     /// `-logLevel`.
     pub log_level: Option<Level>,
     /// `-logFormat`.
@@ -150,7 +154,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
     let socket_path = overrides.socket_path.clone().or(agent.path("socket_path"));
     let socket_path = socket_path.unwrap_or_else(|| DEFAULT_SOCKET.into());
     let admin_socket_path = callers::admin_socket(&agent, &socket_path);
-    let rules = callers::rules(&agent, trust_domain.as_ref());
+    let rules = callers::rules(&agent, overrides, trust_domain.as_ref());
     let jwt_svids = callers::jwt_svids(&agent);
     let workload_key_type = workload_key_type(&agent);
     let experimental = agent.section("experimental");

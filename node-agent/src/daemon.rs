@@ -9,6 +9,7 @@ use countersign_runtime::address_file::{self, Listening};
 use countersign_runtime::cli::Exit;
 use countersign_runtime::error::{BoxError, Chain};
 use countersign_runtime::file::WriteError;
+use countersign_runtime::logs::Levels;
 use countersign_runtime::serve::Http;
 use countersign_runtime::task::TaskFault;
 use countersign_runtime::unix::{Access, BindError, Socket};
@@ -96,13 +97,15 @@ impl AgentError {
     }
 }
 
-/// Runs the node agent until `stop` is cancelled. `address_file` is written once callers are answered.
+/// Runs the node agent until `stop` is cancelled. `address_file` is written once callers are answered; `levels` is the
+/// level of this process's logs.
 ///
 /// # Errors
 /// [`AgentError`].
 pub async fn run(
     config: AgentConfig,
     address_file: Option<PathBuf>,
+    levels: Levels,
     clock: SharedClock,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
@@ -124,6 +127,7 @@ pub async fn run(
         clock: Arc::clone(&clock),
         stop: tasks.token().clone(),
     };
+    let admin = admin.map(|socket| (socket, api::admin(&sources, &config.rules, levels)));
     serve(&tasks, socket, admin, &config, &sources);
 
     let running = Box::pin(async {
@@ -152,7 +156,7 @@ pub async fn run(
 fn serve(
     tasks: &Tasks,
     socket: Socket,
-    admin: Option<Socket>,
+    admin: Option<(Socket, axum::Router)>,
     config: &AgentConfig,
     sources: &api::Sources,
 ) {
@@ -167,9 +171,8 @@ fn serve(
         }
     };
     tasks.essential("workload API", on(socket, public));
-    if let Some(admin) = admin {
-        let router = api::admin(sources, &config.rules);
-        tasks.essential("admin API", on(admin, router));
+    if let Some((socket, router)) = admin {
+        tasks.essential("admin API", on(socket, router));
     }
 }
 

@@ -8,7 +8,9 @@ use countersign_proto::grpc::health::v1::{
 };
 use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use countersign_proto::spiffe::workload::{
-    X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
+    X509svidResponse,
 };
 use countersign_runtime::dial::UnixConnector;
 use tonic::metadata::MetadataValue;
@@ -56,6 +58,39 @@ impl WorkloadClient {
             .fetch_x509_bundles(secured(X509BundlesRequest {}))
             .await?;
         Ok(answers.into_inner())
+    }
+
+    /// The caller's JWT bundles as they change.
+    ///
+    /// # Errors
+    /// What the node agent answered.
+    pub async fn jwt_bundles(&mut self) -> Result<Streaming<JwtBundlesResponse>, Status> {
+        let answers = self
+            .workload()
+            .fetch_jwt_bundles(secured(JwtBundlesRequest {}))
+            .await?;
+        Ok(answers.into_inner())
+    }
+
+    /// JWT-SVIDs of the caller.
+    ///
+    /// # Errors
+    /// What the node agent answered.
+    pub async fn jwt_svids(&mut self, request: JwtsvidRequest) -> Result<JwtsvidResponse, Status> {
+        let answer = self.workload().fetch_jwtsvid(secured(request)).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// What a JWT-SVID says, if it is valid.
+    ///
+    /// # Errors
+    /// What the node agent answered: INVALID_ARGUMENT if it is not valid.
+    pub async fn validate_jwt(
+        &mut self,
+        request: ValidateJwtsvidRequest,
+    ) -> Result<ValidateJwtsvidResponse, Status> {
+        let answer = self.workload().validate_jwtsvid(secured(request)).await?;
+        Ok(answer.into_inner())
     }
 
     /// Whether the node agent is well.

@@ -8,6 +8,7 @@
 //! Feature `rustls` adds `tls`: the one verifier and the one certificate resolver that every Countersign process uses.
 
 pub mod bundle;
+pub mod certificate;
 pub mod csr;
 pub mod entry;
 pub mod issue;

@@ -1,9 +1,14 @@
 //! The admin socket: identities of others for authorised delegates, and the node agent's own state.
 
+mod debug;
 mod delegated;
+mod logger;
 
 use axum::Router;
+use countersign_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use countersign_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_server::DelegatedIdentityServer;
+use countersign_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
+use countersign_runtime::logs::Levels;
 use tonic::service::Routes;
 
 use super::caller::Callers;
@@ -12,8 +17,9 @@ use crate::limits;
 
 pub use delegated::Delegates;
 
-/// Everything on the admin socket.
-pub fn router(sources: &Sources, rules: &Rules) -> Router {
+/// Everything on the admin socket. `levels` is the level of this process's logs.
+pub fn router(sources: &Sources, rules: &Rules, levels: Levels) -> Router {
+    let debug = debug::Debug::new(sources);
     let Sources {
         feed,
         jwt_svids,
@@ -29,5 +35,11 @@ pub fn router(sources: &Sources, rules: &Rules) -> Router {
     };
     let delegated = DelegatedIdentityServer::new(delegated)
         .max_decoding_message_size(limits::ADMIN_REQUEST_BYTES);
-    Routes::new(delegated).into_axum_router()
+    let debug = DebugServer::new(debug).max_decoding_message_size(limits::ADMIN_REQUEST_BYTES);
+    let logger = LoggerServer::new(logger::Logger(levels))
+        .max_decoding_message_size(limits::ADMIN_REQUEST_BYTES);
+    Routes::new(delegated)
+        .add_service(debug)
+        .add_service(logger)
+        .into_axum_router()
 }

@@ -10,6 +10,7 @@ use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkl
 use countersign_proto::spiffe::workload::{JwtsvidRequest, X509svidRequest};
 use countersign_runtime::clock::{Clock as _, TestClock};
 use countersign_runtime::dial::UnixConnector;
+use countersign_runtime::logs::{Level, Levels};
 use countersign_runtime::serve::Http;
 use countersign_runtime::unix::{Access, Socket};
 use countersign_runtime::{ServeOptions, SystemClock, serve_unix};
@@ -24,7 +25,9 @@ use crate::sync::{AuthorizedEntry, Known, Snapshot};
 use crate::test_ca::{TestCa, trust_domain};
 use crate::workload_client::WorkloadClient;
 
+mod admin;
 mod jwt;
+mod sds;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -64,7 +67,7 @@ impl Served {
             stop: stop.clone(),
         };
         let router = public(&sources, &rules, path);
-        let admin = super::admin(&sources, &rules);
+        let admin = super::admin(&sources, &rules, Levels::detached(Level::Info));
         let options = ServeOptions::new(Http::Http2Only, SystemClock::shared());
         let served = stop.clone();
         let server = tokio::spawn(async move {
@@ -130,6 +133,10 @@ impl Served {
 
     async fn channel(&self) -> Channel {
         connect(&self.socket()).await
+    }
+
+    async fn admin_channel(&self) -> Channel {
+        connect(&self.directory.path().join("admin/admin.sock")).await
     }
 }
 

@@ -11,6 +11,7 @@ use countersign_runtime::{Clock as _, SystemClock};
 use tokio::time::Instant;
 
 use super::error::CommandError;
+use super::jwt::FetchJwt;
 use super::socket::SocketFlag;
 use super::svids::{Answer, json};
 use crate::pem;
@@ -28,6 +29,8 @@ pub(super) struct Fetch {
 enum What {
     /// Fetches X509 SVIDs from the Workload API
     X509(FetchX509),
+    /// Fetches a JWT SVID from the Workload API
+    Jwt(FetchJwt),
 }
 
 #[derive(Debug, Args)]
@@ -56,6 +59,7 @@ impl Fetch {
     pub(super) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
         match self.what {
             Some(What::X509(flags)) => flags.run(printer).await,
+            Some(What::Jwt(verb)) => verb.run(printer).await,
             None => self.flags.run(printer).await,
         }
     }

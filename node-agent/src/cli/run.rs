@@ -38,6 +38,8 @@ struct ConfigFlags {
     /// A file with such a token
     #[arg(long = "joinTokenFile", value_name = "FILE")]
     join_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    callers: CallerFlags,
     /// File to write logs to
     #[arg(long = "logFile", value_name = "FILE")]
     log_file: Option<PathBuf>,
@@ -62,6 +64,17 @@ struct ConfigFlags {
     /// The trust domain that this agent belongs to
     #[arg(long = "trustDomain", value_name = "NAME", value_parser = TrustDomain::from_name_or_id)]
     trust_domain: Option<TrustDomain>,
+}
+
+/// What callers get.
+#[derive(Debug, Args)]
+struct CallerFlags {
+    /// Give the bundles of the trust domain to processes without an identity too
+    #[arg(long = "allowUnauthenticatedVerifiers")]
+    allow_unauthenticated_verifiers: bool,
+    /// Don't serve Envoy's secret discovery
+    #[arg(long = "disableSDSAPI")]
+    disable_sds_api: bool,
 }
 
 /// `run`.
@@ -113,6 +126,8 @@ impl ConfigFlags {
             join_token: token.or(self.join_token_file.map(JoinTokenSource::File)),
             data_dir: self.data_dir,
             socket_path: self.socket_path,
+            allow_unauthenticated_verifiers: self.callers.allow_unauthenticated_verifiers,
+            disable_sds_api: self.callers.disable_sds_api,
             log_level: self.log_level,
             log_format: self.log_format,
             log_file: self.log_file,
@@ -184,10 +199,13 @@ impl Run {
             Ok(loaded) => loaded,
             Err(error) => return refuse(printer, &error),
         };
-        if let Err(error) = logs::init(&config.logs) {
-            printer.error(&error);
-            return printer.exit(Exit::Configuration);
-        }
+        let levels = match logs::init(&config.logs) {
+            Ok(levels) => levels,
+            Err(error) => {
+                printer.error(&error);
+                return printer.exit(Exit::Configuration);
+            }
+        };
         for warning in warnings {
             tracing::warn!("{warning}");
         }
@@ -212,6 +230,7 @@ impl Run {
             Box::pin(daemon::run(
                 config,
                 self.address_file,
+                levels,
                 SystemClock::shared(),
                 stop,
             ))

@@ -17,17 +17,21 @@ pub(super) struct SocketFlag {
     socket_path: String,
 }
 
+/// A path, or such a path as a URI.
+pub(super) fn socket_path(text: &str) -> Result<PathBuf, CommandError> {
+    let bare = text
+        .strip_prefix("unix://")
+        .or_else(|| text.strip_prefix("unix:"))
+        .unwrap_or(text);
+    if bare.is_empty() || bare.contains("://") {
+        return Err(CommandError::Address(text.to_owned()));
+    }
+    Ok(PathBuf::from(bare))
+}
+
 impl SocketFlag {
     pub(super) fn path(&self) -> Result<PathBuf, CommandError> {
-        let text = self.socket_path.as_str();
-        let bare = text
-            .strip_prefix("unix://")
-            .or_else(|| text.strip_prefix("unix:"))
-            .unwrap_or(text);
-        if bare.is_empty() || bare.contains("://") {
-            return Err(CommandError::Address(text.to_owned()));
-        }
-        Ok(PathBuf::from(bare))
+        socket_path(&self.socket_path)
     }
 
     pub(super) async fn connect(&self) -> Result<WorkloadClient, CommandError> {

@@ -100,6 +100,33 @@ fn an_absent_node_agent_is_told_with_its_socket() {
 }
 
 #[test]
+fn what_is_missing_is_told_before_anybody_is_asked() {
+    for (verb, told) in [
+        (&["api", "fetch", "jwt"][..], "audience must be specified\n"),
+        (&["api", "validate", "jwt"], "audience must be specified\n"),
+        (
+            &["api", "validate", "jwt", "-audience", "a"],
+            "svid must be specified\n",
+        ),
+        (&["logger", "set"], "a value (-level) must be set\n"),
+        (
+            &["logger", "set", "-level", "loud"],
+            "the value \"loud\" is not a valid setting\n",
+        ),
+    ] {
+        let (code, out, err) = run(&[verb, &["-socketPath", "/nowhere/s"]].concat());
+        assert_eq!(
+            (code, out.as_str(), err.as_str()),
+            (ExitCode::FAILURE, "", told),
+            "{verb:?}"
+        );
+    }
+    let (code, _, err) = run(&["debug", "getinfo", "-socketPath", "/nowhere/s"]);
+    assert_eq!(code, ExitCode::FAILURE);
+    assert!(err.contains("/nowhere/s"), "{err}");
+}
+
+#[test]
 fn a_token_on_the_command_line_does_not_show_up_in_errors() {
     let (code, _, err) = run(&["run", "-joinToken", "se/cret"]);
     assert_eq!(code, ExitCode::FAILURE);

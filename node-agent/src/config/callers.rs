@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use countersign_config::Section;
 use countersign_identity::{SpiffeId, TrustDomain};
 
+use super::Overrides;
 use crate::api::sds::{Names, Settings, Validation};
 use crate::api::{Delegates, Rules, Unauthenticated, Verifiers};
 use crate::limits;
@@ -13,10 +14,16 @@ use crate::limits;
 /// Beyond this, tokens would take more memory than a small machine has.
 const MOST_JWT_SVIDS: i64 = 1_000_000;
 
-pub(super) fn rules(agent: &Section<'_>, trust_domain: Option<&TrustDomain>) -> Rules {
-    let unauthenticated = match agent.bool("allow_unauthenticated_verifiers") {
-        Some(true) => Unauthenticated::Allowed,
-        _ => Unauthenticated::Refused,
+pub(super) fn rules(
+    agent: &Section<'_>,
+    overrides: &Overrides,
+    trust_domain: Option<&TrustDomain>,
+) -> Rules {
+    let allowed = agent.bool("allow_unauthenticated_verifiers") == Some(true);
+    let unauthenticated = if allowed || overrides.allow_unauthenticated_verifiers {
+        Unauthenticated::Allowed
+    } else {
+        Unauthenticated::Refused
     };
     let foreign_claims = agent.list("allowed_foreign_jwt_claims").unwrap_or_default();
     Rules {
@@ -24,7 +31,7 @@ pub(super) fn rules(agent: &Section<'_>, trust_domain: Option<&TrustDomain>) -> 
             unauthenticated,
             foreign_claims: foreign_claims.into_iter().collect(),
         },
-        sds: sds(agent),
+        sds: sds(agent).filter(|_| !overrides.disable_sds_api),
         delegates: delegates(agent, trust_domain),
     }
 }

@@ -136,3 +136,59 @@ fn the_size_limit_is_spires() {
     assert_eq!(with("100"), Discover::Executable(Digest::UpTo(100)));
     assert_eq!(with("-1"), Discover::Executable(Digest::Off));
 }
+
+#[test]
+fn what_callers_may_ask_for_is_nothing_special_unless_the_file_says_so() {
+    use crate::api::sds::{Names, Validation};
+    use crate::api::{Unauthenticated, Verifiers};
+
+    let config = parsed(&file(LEAST));
+    assert_eq!(config.rules.verifiers, Verifiers::default());
+    assert_eq!(config.rules.sds, Some(crate::api::sds::Settings::default()));
+    assert!(config.rules.delegates.is_empty() && config.admin_socket_path.is_none());
+    assert_eq!(config.jwt_svids, 1000);
+
+    let config = parsed(&file(&format!(
+        r#"{LEAST}
+admin_socket_path = "/run/private/admin.sock"
+allow_unauthenticated_verifiers = true
+allowed_foreign_jwt_claims = ["iss", "jti"]
+authorized_delegates = ["spiffe://example.org/proxy"]
+jwt_svid_cache_max_size = 7
+sds {{
+  default_svid_name = "svid"
+  disable_spiffe_cert_validation = true
+}}"#
+    )));
+    let verifiers = &config.rules.verifiers;
+    assert_eq!(verifiers.unauthenticated, Unauthenticated::Allowed);
+    assert_eq!(verifiers.foreign_claims.len(), 2);
+    let sds = config.rules.sds.unwrap();
+    assert_eq!(sds.validation, Validation::Roots);
+    let names = Names {
+        svid: "svid".into(),
+        ..Names::default()
+    };
+    assert_eq!(sds.names, names);
+    assert_eq!(config.rules.delegates.len(), 1);
+    assert_eq!(config.jwt_svids, 7);
+    let admin = Path::new("/run/private/admin.sock");
+    assert_eq!(config.admin_socket_path.as_deref(), Some(admin));
+    let config = parsed(&file(&format!("{LEAST}\ndisable_sds_api = true")));
+    assert!(config.rules.sds.is_none());
+}
+
+#[test]
+fn an_admin_socket_where_everybody_can_look_and_delegates_of_others_are_refused() {
+    let public = r#"socket_path = "/run/agent/api.sock""#;
+    for admin in ["/run/agent/admin.sock", "/run/agent/deeper/admin.sock"] {
+        let text = format!("{LEAST}\n{public}\nadmin_socket_path = {admin:?}");
+        let error = refused(&file(&text));
+        assert!(error.contains("everybody's"), "{error}");
+    }
+    for delegate in ["proxy", "spiffe://other.org/proxy"] {
+        let text = format!("{LEAST}\nauthorized_delegates = [{delegate:?}]");
+        let error = refused(&file(&text));
+        assert!(error.contains(delegate), "{error}");
+    }
+}

@@ -10,7 +10,7 @@ use countersign_proto::spiffe::workload::X509svidResponse;
 use countersign_proto::spire::api::types;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
 use countersign_runtime::clock::TestClock;
-use countersign_runtime::logs::LogOptions;
+use countersign_runtime::logs::{Level, Levels, LogOptions};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status, Streaming};
 
@@ -83,6 +83,7 @@ impl Rig {
         let running = run(
             config,
             Some(self.path("address")),
+            Levels::detached(Level::Info),
             self.clock.shared(),
             stop.clone(),
         );

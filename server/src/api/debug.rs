@@ -3,23 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use countersign_identity::SpiffeId;
 use countersign_identity::bundle::Bundles as _;
+use countersign_identity::certificate::Described;
 use countersign_identity::verify::paths;
 use countersign_proto::spire::api::server::debug::v1 as wire;
-use countersign_proto::spire::api::types;
-use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::FromDer as _;
 
 use super::status::Failure;
 use super::{Context, count};
 use crate::registry::{EntryFilter, NodeFilter};
-
-mod subject;
 
 /// How long an answer is given again.
 const REMEMBERED: Duration = Duration::from_secs(5);
@@ -77,30 +70,16 @@ impl Debug {
     }
 }
 
-fn shown(der: &CertificateDer<'_>) -> Result<wire::get_info_response::Cert, String> {
-    let (_, cert) = X509Certificate::from_der(der).map_err(|e| e.to_string())?;
+fn shown(der: &[u8]) -> Result<wire::get_info_response::Cert, String> {
+    let Described {
+        id,
+        not_after,
+        subject,
+    } = Described::of(der)?;
     Ok(wire::get_info_response::Cert {
-        id: id_of(&cert),
-        expires_at: cert.validity().not_after.timestamp(),
-        subject: subject::text(cert.subject()),
-    })
-}
-
-/// The SPIFFE ID in a certificate. Roots need not have one, and intermediates may be anybody's.
-fn id_of(cert: &X509Certificate<'_>) -> Option<types::Spiffeid> {
-    let names = cert.subject_alternative_name().ok()??;
-    let mut uris = names
-        .value
-        .general_names
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        });
-    let id = SpiffeId::parse(uris.next()?).ok()?;
-    uris.next().is_none().then(|| types::Spiffeid {
-        trust_domain: id.trust_domain_name().into(),
-        path: id.path().into(),
+        id: id.as_ref().map(Into::into),
+        expires_at: not_after.as_i64(),
+        subject,
     })
 }
 
