@@ -4,6 +4,7 @@
 //! printing goes through one [`Printer`], so that tests read what people read.
 
 mod agent;
+mod authority;
 mod bundle;
 mod client;
 mod debug;
@@ -13,6 +14,8 @@ mod flag;
 mod health;
 mod json;
 mod logger;
+mod mint;
+mod pem;
 mod run;
 mod token;
 mod upstream_authority;
@@ -63,6 +66,15 @@ enum Verb {
     /// The server's log
     #[command(subcommand)]
     Logger(logger::LoggerVerb),
+    /// JWT-SVIDs
+    #[command(subcommand)]
+    Jwt(mint::JwtVerb),
+    /// X.509-SVIDs
+    #[command(subcommand)]
+    X509(mint::X509Verb),
+    /// This server's own authorities, rotated by hand
+    #[command(name = "localauthority", subcommand)]
+    LocalAuthority(authority::LocalAuthority),
     /// X.509 authorities above this server's
     #[command(name = "upstreamauthority", subcommand)]
     UpstreamAuthority(upstream_authority::UpstreamAuthorityVerb),
@@ -126,6 +138,9 @@ async fn ask_server(verb: Verb, printer: &mut Printer) -> Result<(), CommandErro
         Verb::Agent(verb) => verb.run(printer).await,
         Verb::Bundle(verb) => verb.run(printer).await,
         Verb::Logger(verb) => verb.run(printer).await,
+        Verb::Jwt(verb) => verb.run(printer).await,
+        Verb::X509(verb) => verb.run(printer).await,
+        Verb::LocalAuthority(verb) => verb.run(printer).await,
         Verb::UpstreamAuthority(verb) => verb.run(printer).await,
         Verb::Debug(verb) => verb.run(printer).await,
     }

@@ -153,16 +153,47 @@ impl<'a> Csr<'a> {
     /// # Errors
     /// [`KeyError::Sign`] if the key does not sign.
     pub fn make(key: &PrivateKey, id: Option<&SpiffeId>) -> Result<Vec<u8>, KeyError> {
-        let failed = |e: rcgen::Error| KeyError::Sign(e.to_string());
-        let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name = crate::issue::Subject::svid().to_rcgen();
-        if let Some(id) = id {
-            let uri = id.as_str().try_into().map_err(failed)?;
-            params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
-        }
-        let request = params.serialize_request(key.pair()).map_err(failed)?;
-        Ok(request.der().to_vec())
+        let ids = id.into_iter().map(|id| uri(id).map(rcgen::SanType::URI));
+        request(key, Subject::svid(), ids.collect::<Result<_, _>>()?)
     }
+
+    /// Makes a request for this key without a subject: the ID as URI SAN, and these DNS names.
+    ///
+    /// # Errors
+    /// [`KeyError::Sign`] if the key does not sign, or a DNS name is not ASCII.
+    pub fn make_bare(
+        key: &PrivateKey,
+        id: &SpiffeId,
+        dns_names: &[String],
+    ) -> Result<Vec<u8>, KeyError> {
+        let mut names = vec![rcgen::SanType::URI(uri(id)?)];
+        for name in dns_names {
+            let name = name.as_str().try_into().map_err(failed)?;
+            names.push(rcgen::SanType::DnsName(name));
+        }
+        request(key, Subject::default(), names)
+    }
+}
+
+fn request(
+    key: &PrivateKey,
+    subject: Subject,
+    names: Vec<rcgen::SanType>,
+) -> Result<Vec<u8>, KeyError> {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = subject.to_rcgen();
+    params.subject_alt_names = names;
+    let request = params.serialize_request(key.pair()).map_err(failed)?;
+    Ok(request.der().to_vec())
+}
+
+fn uri(id: &SpiffeId) -> Result<rcgen::string::Ia5String, KeyError> {
+    id.as_str().try_into().map_err(failed)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
+fn failed(error: rcgen::Error) -> KeyError {
+    KeyError::Sign(error.to_string())
 }
 
 /// The types that node agents make keys of for their workloads.

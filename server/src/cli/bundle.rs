@@ -8,7 +8,7 @@ use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use super::client::SocketFlag;
 use super::error::CommandError;
-use super::json;
+use super::{json, pem};
 
 /// Verbs on bundles.
 #[derive(Debug, Subcommand)]
@@ -57,7 +57,7 @@ impl BundleVerb {
             Format::Pem => bundle
                 .x509_authorities
                 .iter()
-                .for_each(|a| printer.text(&pem(&a.asn1))),
+                .for_each(|a| printer.text(&pem::encode("CERTIFICATE", &a.asn1))),
             Format::Spiffe => {
                 let bundle =
                     Bundle::try_from(bundle).map_err(|e| CommandError::Answer(e.to_string()))?;
@@ -67,21 +67,4 @@ impl BundleVerb {
         }
         Ok(())
     }
-}
-
-/// One certificate in PEM (RFC 7468): base64 in lines of 64 characters.
-fn pem(der: &[u8]) -> String {
-    use base64::Engine as _;
-
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = after;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
 }

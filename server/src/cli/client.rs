@@ -10,6 +10,7 @@ use countersign_proto::spire::api::server::debug::v1::debug_client::DebugClient;
 use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use countersign_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use countersign_proto::spire::api::server::logger::v1::logger_client::LoggerClient;
+use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use countersign_runtime::dial::{Cause, UnixConnector};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
@@ -107,6 +108,10 @@ impl Client {
 
     pub(super) fn local_authority(&self) -> LocalAuthorityClient<Channel> {
         LocalAuthorityClient::new(self.channel.clone())
+    }
+
+    pub(super) fn svid(&self) -> SvidClient<Channel> {
+        SvidClient::new(self.channel.clone())
     }
 
     pub(super) fn logger(&self) -> LoggerClient<Channel> {

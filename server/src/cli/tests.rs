@@ -29,6 +29,7 @@ use crate::config::{Overrides, ServerConfig};
 use crate::daemon;
 
 mod apply;
+mod authority;
 
 /// A server with everything in memory, and its admin socket.
 struct Server {
