@@ -154,7 +154,7 @@ impl<'a> Csr<'a> {
     /// [`KeyError::Sign`] if the key does not sign.
     pub fn make(key: &PrivateKey, id: Option<&SpiffeId>) -> Result<Vec<u8>, KeyError> {
         let ids = id.into_iter().map(|id| uri(id).map(rcgen::SanType::URI));
-        request(key, Subject::svid(), ids.collect::<Result<_, _>>()?)
+        request(key, &Subject::svid(), ids.collect::<Result<_, _>>()?)
     }
 
     /// Makes a request for this key without a subject: the ID as URI SAN, and these DNS names.
@@ -171,13 +171,13 @@ impl<'a> Csr<'a> {
             let name = name.as_str().try_into().map_err(failed)?;
             names.push(rcgen::SanType::DnsName(name));
         }
-        request(key, Subject::default(), names)
+        request(key, &Subject::default(), names)
     }
 }
 
 fn request(
     key: &PrivateKey,
-    subject: Subject,
+    subject: &Subject,
     names: Vec<rcgen::SanType>,
 ) -> Result<Vec<u8>, KeyError> {
     let mut params = rcgen::CertificateParams::default();

@@ -90,7 +90,7 @@ impl Sums {
         for (workload, known) in workloads.into_iter().zip(known) {
             let output = workload.process.output();
             let lines = |start: &'static str| output.lines().filter(move |l| l.starts_with(start));
-            let made = lines("steady ").last().and_then(|line| {
+            let made = lines("steady ").next_back().and_then(|line| {
                 let word = line
                     .split_whitespace()
                     .find_map(|w| w.strip_prefix("made="));
