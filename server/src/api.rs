@@ -37,6 +37,7 @@ use status::Failure;
 
 mod access;
 mod agent;
+mod audit;
 mod bundle;
 mod caller;
 mod debug;
@@ -108,6 +109,7 @@ struct Context {
     signatures: RateLimit,
     jwt_signatures: RateLimit,
     status_posts: RateLimit,
+    audit: Arc<audit::Audit>,
     syncs: entry::Syncs,
 }
 
@@ -121,6 +123,7 @@ impl Api {
             signatures: RateLimit::new(SIGNATURES),
             jwt_signatures: RateLimit::new(SIGNATURES),
             status_posts: RateLimit::new(STATUS_POSTS),
+            audit: Arc::new(audit::Audit::new()),
             syncs: entry::Syncs::default(),
         }))
     }
@@ -173,10 +176,14 @@ impl Api {
         ))
     }
 
-    /// No handler runs before the table said that its caller may call it.
+    /// No handler runs before the table said that its caller may call it, and no call goes without its audit line.
     fn guarded(&self, routes: Routes) -> Router {
         let guard = from_fn_with_state(Arc::clone(&self.0), access::guard);
-        routes.prepare().into_axum_router().route_layer(guard)
+        let router = routes.prepare().into_axum_router().route_layer(guard);
+        if !self.0.parts.audit_log {
+            return router;
+        }
+        router.layer(from_fn_with_state(Arc::clone(&self.0.audit), audit::layer))
     }
 }
 

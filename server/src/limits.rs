@@ -57,3 +57,15 @@ pub const STORE_PAGE: usize = 1_000;
 pub const REGISTRY_PORTION: usize = 4_096;
 /// How long a call that wrote waits until the registry shows it. It takes milliseconds unless the store fails.
 pub const REGISTRY_WAIT: Duration = Duration::from_secs(10);
+
+/// The most IDs in one audit line.
+pub const MAX_AUDIT_IDS: usize = 16;
+/// The most of one text that a caller sent, or was told, in an audit line, in bytes.
+pub const MAX_AUDIT_TEXT: usize = 256;
+/// Audit lines per second, and at once, for callers that were refused or whom nobody asked who they are. At about 500
+/// bytes each that is less than half a gigabyte a day.
+pub const AUDIT_STRANGERS: (u32, u32) = (10, 1_000);
+/// The same for node agents and downstream servers together.
+pub const AUDIT_AGENTS: (u32, u32) = (200, 20_000);
+/// The same for administrators, local or not.
+pub const AUDIT_ADMINS: (u32, u32) = (200, 20_000);

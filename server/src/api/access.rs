@@ -9,6 +9,7 @@ use countersign_runtime::Connection;
 use tonic::Status;
 
 use super::Context;
+use super::audit::Note;
 use super::caller::Caller;
 
 /// Who may call a method.
@@ -116,6 +117,7 @@ pub(super) async fn guard(
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     match admit(&context, &method, connection).await {
         Ok(caller) => {
+            Note::of(request.extensions()).caller(&caller);
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

@@ -12,6 +12,7 @@ use countersign_proto::spire::api::types::permission_denied_details::Reason;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::audit::Note;
 use super::status::{self, Failure};
 use super::{Context, client_address, count, filter, paging, svid};
 use crate::attestor::{JoinToken, evict};
@@ -108,6 +109,7 @@ impl Agents {
     async fn create_token(
         &self,
         request: wire::CreateJoinTokenRequest,
+        note: &Note,
     ) -> Result<types::JoinToken, Failure> {
         let wire::CreateJoinTokenRequest {
             ttl,
@@ -124,6 +126,8 @@ impl Agents {
             .map(|id| filter::workload(id, td))
             .transpose()
             .map_err(|e| Failure::new(Code::InvalidArgument, "invalid agent ID", e))?;
+        // The second ID, and never the token.
+        agent_id.iter().for_each(|id| note.about(id));
         let value = if token.is_empty() {
             uuid::Uuid::new_v4().to_string()
         } else {
@@ -228,8 +232,10 @@ impl wire::agent_server::Agent for Agents {
         &self,
         request: Request<wire::GetAgentRequest>,
     ) -> Result<Response<types::Agent>, Status> {
+        let note = Note::of(request.extensions());
         let wire::GetAgentRequest { id, output_mask } = request.into_inner();
         let id = self.agent_id(id)?;
+        note.about(&id);
         let node = self.0.parts.registry.node(&id);
         let node = node.ok_or_else(|| Failure::not_found(NOT_FOUND))?;
         Ok(Response::new(masked(
@@ -242,8 +248,11 @@ impl wire::agent_server::Agent for Agents {
         &self,
         request: Request<wire::DeleteAgentRequest>,
     ) -> Result<Response<()>, Status> {
+        let note = Note::of(request.extensions());
         let wire::DeleteAgentRequest { id } = request.into_inner();
-        self.delete(&self.agent_id(id)?).await?;
+        let id = self.agent_id(id)?;
+        note.about(&id);
+        self.delete(&id).await?;
         Ok(Response::new(()))
     }
 
@@ -251,8 +260,11 @@ impl wire::agent_server::Agent for Agents {
         &self,
         request: Request<wire::BanAgentRequest>,
     ) -> Result<Response<()>, Status> {
+        let note = Note::of(request.extensions());
         let wire::BanAgentRequest { id } = request.into_inner();
-        self.ban(&self.agent_id(id)?).await?;
+        let id = self.agent_id(id)?;
+        note.about(&id);
+        self.ban(&id).await?;
         Ok(Response::new(()))
     }
 
@@ -263,8 +275,11 @@ impl wire::agent_server::Agent for Agents {
         if self.0.parts.rate_limits.attestation {
             Context::limit(&self.0.attestations, &request, 1).await?;
         }
-        let client = client_address(&request);
-        let answers = attest::start(Arc::clone(&self.0), request.into_inner(), client);
+        let caller = attest::Caller {
+            address: client_address(&request),
+            note: Note::of(request.extensions()),
+        };
+        let answers = attest::start(Arc::clone(&self.0), request.into_inner(), caller);
         Ok(Response::new(answers))
     }
 
@@ -285,8 +300,9 @@ impl wire::agent_server::Agent for Agents {
         &self,
         request: Request<wire::CreateJoinTokenRequest>,
     ) -> Result<Response<types::JoinToken>, Status> {
+        let note = Note::of(request.extensions());
         Ok(Response::new(
-            self.create_token(request.into_inner()).await?,
+            self.create_token(request.into_inner(), &note).await?,
         ))
     }
 

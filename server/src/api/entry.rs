@@ -10,6 +10,7 @@ use countersign_proto::spire::api::types;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::audit::Note;
 use super::status::{self, Failure};
 use super::{Context, count, filter, paging};
 use crate::limits;
@@ -267,6 +268,7 @@ impl wire::entry_server::Entry for Entries {
         &self,
         request: Request<wire::BatchCreateEntryRequest>,
     ) -> Result<Response<wire::BatchCreateEntryResponse>, Status> {
+        let note = Note::of(request.extensions());
         let wire::BatchCreateEntryRequest {
             entries,
             output_mask,
@@ -278,6 +280,8 @@ impl wire::entry_server::Entry for Entries {
             .into_iter()
             .map(|item| {
                 let (status, entry) = told(item, output_mask.as_ref());
+                let id = entry.as_ref().map_or("", |entry| &entry.id);
+                note.item(id, status.as_ref());
                 wire::batch_create_entry_response::Result { status, entry }
             })
             .collect();
@@ -288,6 +292,7 @@ impl wire::entry_server::Entry for Entries {
         &self,
         request: Request<wire::BatchUpdateEntryRequest>,
     ) -> Result<Response<wire::BatchUpdateEntryResponse>, Status> {
+        let note = Note::of(request.extensions());
         let wire::BatchUpdateEntryRequest {
             entries,
             input_mask,
@@ -300,6 +305,8 @@ impl wire::entry_server::Entry for Entries {
             .into_iter()
             .map(|item| {
                 let (status, entry) = told(item, output_mask.as_ref());
+                let id = entry.as_ref().map_or("", |entry| &entry.id);
+                note.item(id, status.as_ref());
                 wire::batch_update_entry_response::Result { status, entry }
             })
             .collect();
@@ -310,6 +317,7 @@ impl wire::entry_server::Entry for Entries {
         &self,
         request: Request<wire::BatchDeleteEntryRequest>,
     ) -> Result<Response<wire::BatchDeleteEntryResponse>, Status> {
+        let note = Note::of(request.extensions());
         let wire::BatchDeleteEntryRequest { ids } = request.into_inner();
         check_batch(ids.len())?;
         let outcomes = self.delete(&ids).await?;
@@ -318,6 +326,7 @@ impl wire::entry_server::Entry for Entries {
             .zip(outcomes)
             .map(|(id, outcome)| {
                 let status = Some(outcome.map_or_else(Failure::item, |()| status::ok()));
+                note.item(&id, status.as_ref());
                 wire::batch_delete_entry_response::Result { status, id }
             })
             .collect();

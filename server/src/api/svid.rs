@@ -11,6 +11,7 @@ use countersign_proto::spire::api::types;
 use tonic::{Code, Request, Response, Status};
 
 use super::Context;
+use super::audit::Note;
 use super::filter::workload;
 use super::local_authority::jwt_disabled;
 use super::status::{self, Failure, not_yet};
@@ -103,9 +104,11 @@ impl wire::svid_server::Svid for Svids {
             Context::limit(&context.signatures, &request, items).await?;
         }
         let agent = Context::agent(&request)?;
+        let note = Note::of(request.extensions());
         let mut planned = Vec::with_capacity(items);
         let mut requests = Vec::with_capacity(items);
         for params in request.into_inner().params {
+            note.about(&params.entry_id);
             planned.push(
                 self.plan(&agent, params)
                     .map(|request| requests.push(request)),
@@ -126,6 +129,7 @@ impl wire::svid_server::Svid for Svids {
                     svid: None,
                 },
             })
+            .inspect(|result| note.item("", result.status.as_ref()))
             .collect();
         Ok(Response::new(wire::BatchNewX509svidResponse { results }))
     }

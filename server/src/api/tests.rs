@@ -35,6 +35,7 @@ use crate::keymanager::MemoryKeyManager;
 mod access;
 mod agent;
 mod attest;
+mod audit;
 mod bundle;
 mod entry;
 mod hostile;

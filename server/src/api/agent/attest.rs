@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::super::Context;
+use super::super::audit::Note;
 use super::super::status::Failure;
 use super::super::svid;
 use crate::attestor::{AttestError, Attested, Conversation};
@@ -29,20 +30,28 @@ type Answer = Result<wire::AttestAgentResponse, Status>;
 struct Stream {
     incoming: Streaming<wire::AttestAgentRequest>,
     outgoing: mpsc::Sender<Answer>,
-    client: Option<IpAddr>,
+    caller: Caller,
+}
+
+/// What is known of the agent before it says anything.
+pub(super) struct Caller {
+    /// Where it calls from, over the network.
+    pub(super) address: Option<IpAddr>,
+    /// What the audit log is told.
+    pub(super) note: Note,
 }
 
 /// Attests the agent at the other end, in a task that ends with the stream, with success or after a while.
 pub(super) fn start(
     context: Arc<Context>,
     incoming: Streaming<wire::AttestAgentRequest>,
-    client: Option<IpAddr>,
+    caller: Caller,
 ) -> ReceiverStream<Answer> {
     let (outgoing, answers) = mpsc::channel(1);
     let mut stream = Stream {
         incoming,
         outgoing: outgoing.clone(),
-        client,
+        caller,
     };
     tokio::spawn(async move {
         let attested = async {
@@ -97,6 +106,7 @@ async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result
         let message = format!("the node attestor gave out the ID \"{id}\", which is no agent's");
         return Err(Failure::plain(Code::Internal, message).into());
     }
+    stream.caller.note.about(&id);
     if !id.path().starts_with(&format!("/spire/agent/{kind}/")) {
         tracing::warn!(agent_id = %id, "The ID is not among those of its node attestor: look at its agent_path_template");
     }
@@ -254,6 +264,6 @@ impl Conversation for Stream {
     }
 
     fn client(&self) -> Option<IpAddr> {
-        self.client
+        self.caller.address
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::api::access::{Access, TABLE};
 
 /// What a caller of a unary method with an empty message is told. Streams see the same guard.
-async fn told(door: &Door, method: &str) -> Status {
+pub(super) async fn told(door: &Door, method: &str) -> Status {
     let frame = Bytes::from_static(&[0; 5]);
     let request = http::Request::post(format!("http://server{method}"))
         .header("content-type", "application/grpc")

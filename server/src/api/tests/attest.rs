@@ -39,7 +39,7 @@ impl NodeAttestor for Mirror {
     }
 }
 
-fn step(kind: &str, payload: &str) -> Step {
+pub(super) fn step(kind: &str, payload: &str) -> Step {
     Step::Params(Params {
         data: Some(types::AttestationData {
             r#type: kind.into(),
@@ -50,7 +50,7 @@ fn step(kind: &str, payload: &str) -> Step {
 }
 
 /// Says these things one after the other, and returns the last answer.
-async fn attest(door: &Door, steps: Vec<Step>) -> Result<answer::Step, tonic::Status> {
+pub(super) async fn attest(door: &Door, steps: Vec<Step>) -> Result<answer::Step, tonic::Status> {
     let (say, said) = tokio::sync::mpsc::channel(4);
     let mut steps = steps
         .into_iter()

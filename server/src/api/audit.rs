@@ -1,0 +1,362 @@
+//! The audit log: one line for each call, when it ends, refused ones and those of unknown methods too.
+//!
+//! A layer around everything makes the line; the guard notes who calls, handlers note what it was about. Secrets have
+//! no place in it: nothing of a request is written but IDs that handlers note, and the status that the caller got.
+//!
+//! A flood can't fill the disk with it: each kind of caller has an allowance of lines, and what is held back beyond it is
+//! counted on the next line of its kind.
+
+use std::fmt::Display;
+use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use countersign_proto::spire::api::types;
+use countersign_runtime::logs::AUDIT;
+use countersign_runtime::{Address, Connection, UnixCaller};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use super::caller::Caller;
+use crate::limits;
+
+/// What is known of a call while it runs. Without an audit log there is nothing to note.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Note(Option<Arc<Mutex<Noted>>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    caller: Option<Caller>,
+    about: Vec<String>,
+    items: usize,
+    failed: usize,
+}
+
+impl Note {
+    /// The note of this request.
+    pub(super) fn of(extensions: &http::Extensions) -> Self {
+        extensions.get().cloned().unwrap_or_default()
+    }
+
+    /// Who was let in.
+    pub(super) fn caller(&self, caller: &Caller) {
+        self.edit(|noted| noted.caller = Some(caller.clone()));
+    }
+
+    /// An ID that the call is about; further ones are not written beyond a bound.
+    pub(super) fn about(&self, id: impl Display) {
+        self.edit(|noted| noted.add(id));
+    }
+
+    /// One item of a batch, and what became of it.
+    pub(super) fn item(&self, id: impl Display, status: Option<&types::Status>) {
+        self.edit(|noted| {
+            noted.items += 1;
+            if status.is_none_or(|status| status.code != 0) {
+                noted.failed += 1;
+            }
+            noted.add(id);
+        });
+    }
+
+    fn edit(&self, edit: impl FnOnce(&mut Noted)) {
+        if let Some(noted) = &self.0 {
+            edit(&mut noted.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+impl Noted {
+    fn add(&mut self, id: impl Display) {
+        if self.about.len() < limits::MAX_AUDIT_IDS {
+            let id = short(&id.to_string()).to_owned();
+            if !id.is_empty() {
+                self.about.push(id);
+            }
+        }
+    }
+}
+
+/// The beginning of a text that somebody sent.
+fn short(text: &str) -> &str {
+    let end = text.floor_char_boundary(limits::MAX_AUDIT_TEXT);
+    text.get(..end).unwrap_or_default()
+}
+
+/// Whose lines share an allowance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Callers that were refused, and those of whom nobody asked who they are.
+    Stranger,
+    /// Node agents and downstream servers.
+    Agent,
+    /// Administrators.
+    Admin,
+}
+
+/// How many lines each kind of caller may still have.
+#[derive(Debug)]
+pub(super) struct Audit {
+    strangers: Mutex<Allowance>,
+    agents: Mutex<Allowance>,
+    admins: Mutex<Allowance>,
+}
+
+#[derive(Debug)]
+struct Allowance {
+    per_second: f64,
+    burst: f64,
+    left: f64,
+    at: Instant,
+    held: u64,
+}
+
+impl Allowance {
+    fn new((per_second, burst): (u32, u32)) -> Self {
+        Self {
+            per_second: per_second.into(),
+            burst: burst.into(),
+            left: burst.into(),
+            at: Instant::now(),
+            held: 0,
+        }
+    }
+
+    /// How many lines were held back since the last one; none if this one is held back too.
+    fn line(&mut self, now: Instant) -> Option<u64> {
+        let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
+        self.left = (self.left + earned).min(self.burst);
+        self.at = now;
+        if self.left < 1.0 {
+            self.held = self.held.saturating_add(1);
+            return None;
+        }
+        self.left -= 1.0;
+        Some(std::mem::take(&mut self.held))
+    }
+}
+
+impl Audit {
+    pub(super) fn new() -> Self {
+        Self {
+            strangers: Mutex::new(Allowance::new(limits::AUDIT_STRANGERS)),
+            agents: Mutex::new(Allowance::new(limits::AUDIT_AGENTS)),
+            admins: Mutex::new(Allowance::new(limits::AUDIT_ADMINS)),
+        }
+    }
+
+    fn line(&self, kind: Kind) -> Option<u64> {
+        let allowance = match kind {
+            Kind::Stranger => &self.strangers,
+            Kind::Agent => &self.agents,
+            Kind::Admin => &self.admins,
+        };
+        let mut allowance = allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        allowance.line(Instant::now())
+    }
+}
+
+/// One call on its way to its line.
+struct Call {
+    audit: Arc<Audit>,
+    note: Note,
+    method: String,
+    connection: Option<Arc<Connection>>,
+    started: Instant,
+    request_id: Uuid,
+}
+
+/// The layer: lets a call through and writes its line at its end.
+pub(super) async fn layer(
+    State(audit): State<Arc<Audit>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let note = Note(Some(Arc::default()));
+    let call = Call {
+        audit,
+        note: note.clone(),
+        method: short(request.uri().path()).to_owned(),
+        connection: request.extensions().get().cloned(),
+        started: Instant::now(),
+        request_id: Uuid::new_v4(),
+    };
+    request.extensions_mut().insert(note);
+    // Should the caller go before there is an answer, the line says so.
+    let mut ending = Ending(Some(call));
+    let response = next.run(request).await;
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        ending.write(&status);
+        return response;
+    }
+    response.map(|body| Body::new(Audited { body, ending }))
+}
+
+/// Writes the line once: with the status, or as cancelled when it is dropped.
+struct Ending(Option<Call>);
+
+impl Ending {
+    fn write(&mut self, status: &Status) {
+        if let Some(call) = self.0.take() {
+            call.write(status);
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.write(&Status::cancelled("the caller did not wait for the end"));
+    }
+}
+
+/// An answer whose trailers end the call.
+struct Audited {
+    body: Body,
+    ending: Ending,
+}
+
+impl HttpBody for Audited {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let status = frame.trailers_ref().map(Status::from_header_map);
+                if let Some(Some(status)) = status {
+                    self.ending.write(&status);
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.ending.write(&Status::unknown(error.to_string()));
+            }
+            Poll::Ready(None) => self.ending.write(&Status::unknown("no status was sent")),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Call {
+    fn write(&self, status: &Status) {
+        let mut noted = Noted::default();
+        self.note.edit(|all| noted = std::mem::take(all));
+        let (kind, class) = match &noted.caller {
+            None | Some(Caller::Anyone) => (Kind::Stranger, "nobody"),
+            Some(Caller::Agent(_)) => (Kind::Agent, "agent"),
+            Some(Caller::Downstream(_)) => (Kind::Agent, "downstream"),
+            Some(Caller::Admin(_)) => (Kind::Admin, "admin"),
+            Some(Caller::Local) => (Kind::Admin, "local"),
+        };
+        let Some(held_back) = self.audit.line(kind) else {
+            return;
+        };
+        let connection = self.connection.as_deref();
+        let process = connection.and_then(Connection::unix_caller);
+        let id = connection.and_then(|connection| connection.peer.as_deref());
+        let address = connection.and_then(|connection| match &connection.address {
+            Address::Tcp(address) => Some(address.to_string()),
+            Address::Unix(_) => None,
+        });
+        let message = Some(short(status.message())).filter(|message| !message.is_empty());
+        tracing::info!(
+            target: AUDIT,
+            r#type = "audit",
+            request_id = %self.request_id,
+            method = ?self.method,
+            authorized_as = class,
+            caller_id = id.map(|peer| tracing::field::display(&peer.id)),
+            caller_addr = address,
+            caller_uid = process.map(|process| process.uid),
+            caller_gid = process.map(|process| process.gid),
+            caller_pid = process.and_then(|process| process.pid),
+            caller_path = process.and_then(program).map(tracing::field::debug),
+            status = if status.code() == Code::Ok { "success" } else { "error" },
+            status_code = ?status.code(),
+            status_message = message.map(tracing::field::debug),
+            about = (!noted.about.is_empty()).then(|| tracing::field::debug(&noted.about)),
+            items = (noted.items > 0).then_some(noted.items),
+            items_failed = (noted.items > 0).then_some(noted.failed),
+            microseconds = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            held_back = (held_back > 0).then_some(held_back),
+            "API accessed"
+        );
+    }
+}
+
+/// The program that a process runs, if the process is there and can be seen.
+fn program(process: &UnixCaller) -> Option<PathBuf> {
+    let pid = process.pid?;
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    // The number may be another process's by now; the handle is not.
+    if let Some(pidfd) = &process.pidfd {
+        let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
+        let alive = format!("Pid:\t{pid}\n");
+        if !told.ok()?.contains(&alive) {
+            return None;
+        }
+    }
+    Some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_lines_is_held_back_and_counted() {
+        let mut allowance = Allowance::new((10, 3));
+        let mut line = || allowance.line(Instant::now());
+        assert_eq!([line(), line(), line()], [Some(0); 3]);
+        assert_eq!([line(), line()], [None; 2]);
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert_eq!([line(), line()], [Some(2), None]);
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(
+            [line(), line(), line(), line()],
+            [Some(1), Some(0), Some(0), None]
+        );
+    }
+
+    #[test]
+    fn what_others_sent_is_cut_between_characters() {
+        let long = "ü".repeat(limits::MAX_AUDIT_TEXT);
+        assert!(short(&long).len() <= limits::MAX_AUDIT_TEXT);
+        assert_eq!(short("x"), "x");
+    }
+
+    #[test]
+    fn the_program_of_a_caller_is_the_one_that_runs() {
+        let own = UnixCaller {
+            pid: i32::try_from(std::process::id()).ok(),
+            uid: 0,
+            gid: 0,
+            pidfd: None,
+        };
+        assert_eq!(program(&own), std::env::current_exe().ok());
+        let nobody = UnixCaller { pid: None, ..own };
+        assert_eq!(program(&nobody), None);
+    }
+}
