@@ -5,6 +5,7 @@
 //! server, node agent and workload by its first argument, over the same library mains as the shipped binaries.
 
 pub mod deployment;
+pub mod peer;
 pub mod process;
 pub mod puppet;
 pub mod rogue;

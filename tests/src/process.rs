@@ -177,6 +177,23 @@ impl Process {
         .await
     }
 
+    /// Waits for the line of this number, from 1, among those that begin in one of these ways, and returns it.
+    ///
+    /// # Errors
+    /// It ends or time runs out before.
+    pub async fn answer(&mut self, starts: &[&str], number: usize) -> anyhow::Result<String> {
+        let find = |process: &Self| {
+            let output = process.output();
+            let mut lines = output
+                .lines()
+                .filter(|line| starts.iter().any(|start| line.starts_with(start)));
+            lines.nth(number.saturating_sub(1)).map(ToOwned::to_owned)
+        };
+        self.until(&format!("give answer {number}"), |p| find(p).is_some())
+            .await?;
+        Ok(find(self).unwrap_or_default())
+    }
+
     /// Writes a line to its standard input.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Server, node agent or workload, by the first argument: the daemons of the end-to-end tests.
+//! Server, node agent, workload or interoperability peer, by the first argument: the daemons of the end-to-end tests.
 
 use std::process::ExitCode;
 
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Some("server") => countersign_server::main(rest),
         Some("agent") => countersign_agent::main(rest),
         Some("workload") => countersign_tests::puppet::main(rest),
+        Some("peer") => countersign_tests::peer::main(),
         _ => ExitCode::from(64),
     }
 }
