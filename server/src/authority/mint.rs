@@ -48,7 +48,7 @@ pub enum MintError {
     /// A wildcard and a name that it stands for.
     #[error(
         "CSR DNS name contains a wildcard that covers another non-wildcard name: name {0:?} overlaps with an existing \
-         wildcard name in the list"
+         wildcard name in the list: wildcard overlap"
     )]
     Overlap(String),
     /// It was not signed.

@@ -124,7 +124,7 @@ async fn each_fault_of_a_request_is_told() {
         (
             with(&[workload], &["*.example.org", "a.example.org"]),
             "CSR DNS name contains a wildcard that covers another non-wildcard name: name \"a.example.org\" overlaps \
-             with an existing wildcard name in the list",
+             with an existing wildcard name in the list: wildcard overlap",
         ),
     ] {
         let refused = mint(&house, csr, 0).await.unwrap_err();
