@@ -47,8 +47,9 @@ pub const STORE_CHUNK_BYTES: usize = 64 << 10;
 pub const STORE_BATCH: usize = 256;
 /// How many requests may wait for the store's thread.
 pub const STORE_QUEUE: usize = 1_024;
-/// sled's cache, in bytes. The registry's index answers the reads, so that little is needed.
-pub const STORE_CACHE_BYTES: u64 = 32 << 20;
+/// sled's cache, in bytes; what it takes is a multiple of that. The registry's index answers the reads, so that little is
+/// needed.
+pub const STORE_CACHE_BYTES: u64 = 8 << 20;
 /// How many changes the feed of the memory and sled backends remembers.
 pub const MAX_REMEMBERED_CHANGES: usize = 65_536;
 /// How many rows one read of the store loads at most.

@@ -18,7 +18,7 @@ use crate::limits;
 use crate::store::backend::Seq;
 use crate::store::{Changed, Feed, Record, Store, StoreError};
 use affected::Trace;
-use index::Index;
+use index::{Index, Limit};
 use watch::Watches;
 
 pub mod affected;
@@ -149,8 +149,8 @@ impl Registry {
     /// The entries that match, in the order in which they were made.
     #[must_use]
     pub fn entries(&self, filter: &EntryFilter, page: Page) -> Vec<EntryRecord> {
-        self.list(page, |index, after, candidates| {
-            index.entries.after(filter, after, candidates)
+        self.list(page, |index, after, limit| {
+            index.entries.after(filter, after, limit)
         })
     }
 
@@ -220,8 +220,8 @@ impl Registry {
     /// The nodes that match, in the order in which they were attested first.
     #[must_use]
     pub fn nodes(&self, filter: &NodeFilter, page: Page) -> Vec<NodeRecord> {
-        self.list(page, |index, after, candidates| {
-            index.nodes.after(filter, after, candidates)
+        self.list(page, |index, after, limit| {
+            index.nodes.after(filter, after, limit)
         })
     }
 
@@ -243,8 +243,8 @@ impl Registry {
     /// All bundles, in the order in which they were made.
     #[must_use]
     pub fn bundles(&self, page: Page) -> Vec<BundleRecord> {
-        self.list(page, |index, after, candidates| {
-            index.bundles.after(after, candidates)
+        self.list(page, |index, after, limit| {
+            index.bundles.after(after, limit)
         })
     }
 
@@ -298,7 +298,7 @@ impl Registry {
     fn list<T>(
         &self,
         page: Page,
-        portion: impl Fn(&Index, Seq, usize) -> index::Portion<T>,
+        portion: impl Fn(&Index, Seq, Limit) -> index::Portion<T>,
     ) -> Vec<T> {
         let (mut after, size) = match page {
             Page::All => (Seq::ZERO, usize::MAX),
@@ -306,13 +306,12 @@ impl Registry {
         };
         let mut found = Vec::new();
         loop {
-            let portion = self.read(|index| portion(index, after, limits::REGISTRY_PORTION));
-            for item in portion.found {
-                if found.len() == size {
-                    return found;
-                }
-                found.push(item);
-            }
+            let limit = Limit {
+                candidates: limits::REGISTRY_PORTION,
+                wanted: size - found.len(),
+            };
+            let portion = self.read(|index| portion(index, after, limit));
+            found.extend(portion.found);
             after = match portion.more_after {
                 Some(last) if found.len() < size => last,
                 _ => return found,

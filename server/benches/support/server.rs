@@ -1,6 +1,6 @@
 //! A real server in a process of its own, for benchmarks: over its admin socket, and as a node agent over mutual TLS.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,9 +76,14 @@ plugins {{
         }
     }
 
+    /// What the system says about its process.
+    pub(crate) fn process(&self) -> PathBuf {
+        format!("/proc/{}", self.child.id()).into()
+    }
+
     /// The server's memory that is in use, in MiB.
     pub(crate) fn resident(&self) -> f64 {
-        let path = format!("/proc/{}/status", self.child.id());
+        let path = self.process().join("status");
         let status = std::fs::read_to_string(path).expect("the status of the server");
         let line = status
             .lines()

@@ -31,6 +31,15 @@ pub(super) struct Portion<T> {
     pub(super) more_after: Option<Seq>,
 }
 
+/// How much of a list is looked at in one go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    /// At most so many are looked at, so that the lock is not held for long.
+    pub(super) candidates: usize,
+    /// It ends when so many are found.
+    pub(super) wanted: usize,
+}
+
 impl Index {
     /// Takes over one change, and notes whom it concerns.
     pub(super) fn apply(&mut self, change: Changed, trace: &mut Trace) {

@@ -389,12 +389,13 @@ proptest! {
         removed in proptest::collection::vec(0..25_usize, 0..5),
         filter in any_filter(),
         portion in 1..5_usize,
+        wanted in 1..5_usize,
     ) {
         let (index, left) = index_of(&entries, &removed);
         let mut got = BTreeSet::new();
         let mut after = Seq::ZERO;
         loop {
-            let part = index.entries.after(&filter, after, portion);
+            let part = index.entries.after(&filter, after, Limit { candidates: portion, wanted });
             got.extend(part.found.iter().map(|r| r.value.id.to_string()));
             match part.more_after {
                 Some(seq) => {

@@ -1,14 +1,15 @@
 //! Entries, with the indexes that the crawl and the filters use.
 
 use std::collections::BTreeSet;
+use std::hash::Hash;
 
 use countersign_identity::{
     Entry, EntryId, Selector, SelectorSet, SpiffeId, TrustDomain, UnixTime,
 };
 
-use super::postings::Postings;
+use super::postings::{List, Postings};
 use super::table::{Table, portion};
-use super::{EntryRecord, Portion};
+use super::{EntryRecord, Limit, Portion};
 use crate::registry::filter::{EntryFilter, Match};
 use crate::store::Record;
 use crate::store::backend::Seq;
@@ -20,6 +21,7 @@ pub(in crate::registry) struct Entries {
     by_spiffe_id: Postings<SpiffeId>,
     by_parent: Postings<SpiffeId>,
     by_federation: Postings<TrustDomain>,
+    by_selector: Postings<Selector>,
     /// Node aliases, each under one of its selectors: a node must have that one in any case.
     aliases: Postings<Selector>,
     expiring: BTreeSet<(UnixTime, Seq)>,
@@ -83,52 +85,36 @@ impl Entries {
         &self,
         filter: &EntryFilter,
         after: Seq,
-        candidates: usize,
+        limit: Limit,
     ) -> Portion<EntryRecord> {
-        let by_id = filter.spiffe_id.as_ref().map(|id| {
-            let count = self.by_spiffe_id.count(id);
-            (count, Way::Id(id))
-        });
-        let by_parent = filter.parent_id.as_ref().map(|id| {
-            let count = self.by_parent.count(id);
-            (count, Way::Parent(id))
-        });
-        let by_federation = self.rarest_federation(filter).map(|td| {
-            let count = self.by_federation.count(td);
-            (count, Way::Federation(td))
-        });
-        let shortest = [by_id, by_parent, by_federation]
+        let wants = |entry: &Entry| filter.wants(entry);
+        let shortest = self
+            .ways(filter)
             .into_iter()
             .flatten()
-            .min_by_key(|(count, _)| *count);
-        let wants = |entry: &Entry| filter.wants(entry);
+            .min_by_key(|way| way.count);
         match shortest {
-            Some((_, Way::Id(id))) => {
-                let next = self.records(self.by_spiffe_id.after(id, after));
-                portion(next, candidates, wants)
-            }
-            Some((_, Way::Parent(id))) => {
-                let next = self.records(self.by_parent.after(id, after));
-                portion(next, candidates, wants)
-            }
-            Some((_, Way::Federation(td))) => {
-                let next = self.records(self.by_federation.after(td, after));
-                portion(next, candidates, wants)
-            }
-            None => self.table.portion(after, candidates, wants),
+            Some(way) => portion(self.records(way.seqs_after(after)), limit, wants),
+            None => self.table.portion(after, limit, wants),
         }
     }
 
-    /// A trust domain with which an entry that is wanted federates in any case, and as few others as possible.
-    fn rarest_federation<'a>(&self, filter: &'a EntryFilter) -> Option<&'a TrustDomain> {
-        let (how, asked) = filter.federates_with.as_ref()?;
-        match how {
-            Match::Exact | Match::Superset => {
-                asked.iter().min_by_key(|td| self.by_federation.count(td))
-            }
-            // Any one of several will do.
-            Match::Any | Match::Subset => asked.first().filter(|_| asked.len() == 1),
-        }
+    /// The indexes in which all entries are that the filter wants.
+    fn ways<'a>(&'a self, filter: &'a EntryFilter) -> [Option<Way<'a>>; 4] {
+        let selector = filter
+            .selectors
+            .as_ref()
+            .and_then(|(how, asked)| needed(*how, asked.iter(), |s| self.by_selector.count(s)));
+        let federation = filter
+            .federates_with
+            .as_ref()
+            .and_then(|(how, asked)| needed(*how, asked.iter(), |td| self.by_federation.count(td)));
+        [
+            Way::by(&self.by_spiffe_id, filter.spiffe_id.as_ref()),
+            Way::by(&self.by_parent, filter.parent_id.as_ref()),
+            Way::by(&self.by_selector, selector),
+            Way::by(&self.by_federation, federation),
+        ]
     }
 
     pub(in crate::registry) fn put(&mut self, mut record: Record<Entry>) -> EntryRecord {
@@ -139,6 +125,9 @@ impl Entries {
         self.by_parent.add(&entry.parent_id, seq);
         for td in &entry.federates_with {
             self.by_federation.add(td, seq);
+        }
+        for selector in &entry.selectors {
+            self.by_selector.add(selector, seq);
         }
         if entry.is_node_alias()
             && let Some(selector) = self.alias_selector(&entry.selectors)
@@ -160,6 +149,9 @@ impl Entries {
         self.by_parent.take(&entry.parent_id, seq);
         for td in &entry.federates_with {
             self.by_federation.take(td, seq);
+        }
+        for selector in &entry.selectors {
+            self.by_selector.take(selector, seq);
         }
         if entry.is_node_alias() {
             // Under which it is depends on what was there when it came.
@@ -193,6 +185,15 @@ impl Entries {
                 *td = shared.clone();
             }
         }
+        let selectors = entry.selectors.iter();
+        entry.selectors = selectors
+            .map(|selector| {
+                self.by_selector
+                    .shared(selector)
+                    .unwrap_or(selector)
+                    .clone()
+            })
+            .collect();
     }
 
     fn records(&self, seqs: impl Iterator<Item = Seq>) -> impl Iterator<Item = &EntryRecord> {
@@ -200,9 +201,38 @@ impl Entries {
     }
 }
 
-/// By which index a list is made.
-enum Way<'a> {
-    Id(&'a SpiffeId),
-    Parent(&'a SpiffeId),
-    Federation(&'a TrustDomain),
+/// The entries under one key of an index.
+struct Way<'a> {
+    count: usize,
+    list: Option<&'a List>,
+}
+
+impl<'a> Way<'a> {
+    fn by<K: Eq + Hash + Clone>(index: &'a Postings<K>, key: Option<&K>) -> Option<Self> {
+        let key = key?;
+        Some(Self {
+            count: index.count(key),
+            list: index.list(key),
+        })
+    }
+
+    fn seqs_after(self, after: Seq) -> impl Iterator<Item = Seq> + use<'a> {
+        self.list
+            .into_iter()
+            .flat_map(move |list| list.after(after))
+    }
+}
+
+/// Of what is asked for, that which every wanted entry has in any case and the fewest others have.
+fn needed<'a, K>(
+    how: Match,
+    mut asked: impl ExactSizeIterator<Item = &'a K>,
+    count: impl Fn(&K) -> usize,
+) -> Option<&'a K> {
+    match how {
+        Match::Exact | Match::Superset => asked.min_by_key(|key| count(key)),
+        // Any one of several will do.
+        Match::Any | Match::Subset if asked.len() == 1 => asked.next(),
+        Match::Any | Match::Subset => None,
+    }
 }

@@ -2,9 +2,9 @@
 
 use countersign_identity::{Node, Selector, SelectorSet, SpiffeId};
 
-use super::Portion;
 use super::postings::Postings;
 use super::table::Table;
+use super::{Limit, Portion};
 use crate::registry::NodeRecord;
 use crate::registry::filter::NodeFilter;
 use crate::store::Record;
@@ -51,10 +51,9 @@ impl Nodes {
         &self,
         filter: &NodeFilter,
         after: Seq,
-        candidates: usize,
+        limit: Limit,
     ) -> Portion<NodeRecord> {
-        self.table
-            .portion(after, candidates, |node| filter.wants(node))
+        self.table.portion(after, limit, |node| filter.wants(node))
     }
 
     pub(in crate::registry) fn put(&mut self, record: Record<Node>) -> NodeRecord {

@@ -12,9 +12,23 @@ pub(super) struct Postings<K>(HashMap<K, List>);
 
 /// Most keys have one object, and some have all: that costs nothing beside the map, and this is changed in little time.
 #[derive(Debug)]
-enum List {
+pub(super) enum List {
     One(Seq),
     Many(BTreeSet<Seq>),
+}
+
+impl List {
+    /// Those that were made after this, in order.
+    pub(super) fn after(&self, after: Seq) -> impl Iterator<Item = Seq> {
+        let (one, many) = match self {
+            Self::One(seq) => (Some(*seq).filter(|seq| *seq > after), None),
+            Self::Many(seqs) => {
+                let next = seqs.range((Bound::Excluded(after), Bound::Unbounded));
+                (None, Some(next.copied()))
+            }
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
 }
 
 impl<K> Default for Postings<K> {
@@ -35,20 +49,14 @@ impl<K: Eq + Hash + Clone> Postings<K> {
 
     /// The objects that have it, in order.
     pub(super) fn of(&self, key: &K) -> impl Iterator<Item = Seq> {
-        self.after(key, Seq::ZERO)
+        self.list(key)
+            .into_iter()
+            .flat_map(|list| list.after(Seq::ZERO))
     }
 
-    /// The objects that have it and were made after this, in order.
-    pub(super) fn after(&self, key: &K, after: Seq) -> impl Iterator<Item = Seq> {
-        let (one, many) = match self.0.get(key) {
-            None => (None, None),
-            Some(List::One(seq)) => (Some(*seq).filter(|seq| *seq > after), None),
-            Some(List::Many(seqs)) => {
-                let next = seqs.range((Bound::Excluded(after), Bound::Unbounded));
-                (None, Some(next.copied()))
-            }
-        };
-        one.into_iter().chain(many.into_iter().flatten())
+    /// The objects that have it.
+    pub(super) fn list(&self, key: &K) -> Option<&List> {
+        self.0.get(key)
     }
 
     /// The key as it is kept here, so that equal ones share their text.
@@ -93,8 +101,8 @@ mod tests {
     use super::*;
 
     fn listed(postings: &Postings<&str>, after: u64) -> Vec<u64> {
-        postings
-            .after(&"k", Seq::new(after))
+        let list = postings.list(&"k").into_iter();
+        list.flat_map(|list| list.after(Seq::new(after)))
             .map(Seq::get)
             .collect()
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain};
 
-use super::Portion;
+use super::{Limit, Portion};
 use crate::registry::BundleRecord;
 use crate::store::Record;
 use crate::store::backend::Seq;
@@ -95,38 +95,37 @@ impl<K: Eq + Hash, V: Identified<K>> Table<K, V> {
     pub(super) fn portion(
         &self,
         after: Seq,
-        candidates: usize,
+        limit: Limit,
         wants: impl Fn(&V) -> bool,
     ) -> Portion<Arc<Record<V>>> {
         let next = self
             .by_creation
             .range((Bound::Excluded(after), Bound::Unbounded));
-        portion(next.map(|(_, record)| record), candidates, wants)
+        portion(next.map(|(_, record)| record), limit, wants)
     }
 }
 
 impl Table<TrustDomain, Bundle> {
-    pub(in crate::registry) fn after(
-        &self,
-        after: Seq,
-        candidates: usize,
-    ) -> Portion<BundleRecord> {
-        self.portion(after, candidates, |_| true)
+    pub(in crate::registry) fn after(&self, after: Seq, limit: Limit) -> Portion<BundleRecord> {
+        self.portion(after, limit, |_| true)
     }
 }
 
-/// Looks at so many of the next records.
+/// Looks at the next records, within the limit.
 pub(super) fn portion<'a, V: 'a>(
     mut next: impl Iterator<Item = &'a Arc<Record<V>>>,
-    candidates: usize,
+    limit: Limit,
     wants: impl Fn(&V) -> bool,
 ) -> Portion<Arc<Record<V>>> {
     let mut found = Vec::new();
     let mut last = None;
-    for record in next.by_ref().take(candidates) {
+    for record in next.by_ref().take(limit.candidates) {
         last = Some(record.created);
         if wants(&record.value) {
             found.push(Arc::clone(record));
+            if found.len() >= limit.wanted {
+                break;
+            }
         }
     }
     let more_after = if next.next().is_some() { last } else { None };

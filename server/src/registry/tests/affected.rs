@@ -49,10 +49,14 @@ impl Graph {
     }
 
     fn nth(&self, n: usize) -> Option<Entry> {
+        let everything = Limit {
+            candidates: usize::MAX,
+            wanted: usize::MAX,
+        };
         let all = self
             .index
             .entries
-            .after(&EntryFilter::default(), Seq::ZERO, usize::MAX)
+            .after(&EntryFilter::default(), Seq::ZERO, everything)
             .found;
         let count = all.len().max(1);
         all.get(n % count).map(|record| record.value.clone())
