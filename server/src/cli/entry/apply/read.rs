@@ -68,14 +68,16 @@ fn wanted(document: Document) -> Result<Wanted, InvalidConfig> {
         let set = root.parsed("set", set_name);
         let mut seen = Seen::default();
         let mut entries = Vec::new();
+        let mut sections_seen = 0;
         let sections = ["entry", "entries"].map(|name| document.sections(name));
         for section in sections.into_iter().flatten() {
+            sections_seen += 1;
             if let Some(entry) = entry(&section) {
                 seen.note(&section, &entry);
                 entries.push(entry);
             }
         }
-        if entries.is_empty() {
+        if sections_seen == 0 {
             root.wrong("entry", "the file has no entries");
         }
         Some(Wanted { set, entries })
@@ -121,7 +123,7 @@ impl Seen {
     }
 }
 
-/// One entry; `None` if something is wrong with it, which has been noted.
+/// One entry; `None` if it can't be compared with others. All that is wrong with it has been noted.
 fn entry(section: &Section<'_>) -> Option<types::Entry> {
     section.require(&["spiffe_id", "parent_id"]);
     let id = one_of(section, "id", "entry_id", |key| {
@@ -148,10 +150,10 @@ fn entry(section: &Section<'_>) -> Option<types::Entry> {
     let store_svid = flag("store_svid");
     let attributes = attributes(section);
     check_stored(section, store_svid, &selectors, attributes);
-    Some(types::Entry {
+    let entry = types::Entry {
         id: id.unwrap_or_default(),
-        spiffe_id: Some((&spiffe_id?).into()),
-        parent_id: Some((&parent_id?).into()),
+        spiffe_id: spiffe_id.as_ref().map(Into::into),
+        parent_id: parent_id.as_ref().map(Into::into),
         selectors,
         x509_svid_ttl: ttl("x509_svid_ttl"),
         federates_with: federation(section),
@@ -165,7 +167,8 @@ fn entry(section: &Section<'_>) -> Option<types::Entry> {
         hint: hint(section),
         created_at: 0,
         additional_attributes: attributes,
-    })
+    };
+    (spiffe_id.is_some() && parent_id.is_some()).then_some(entry)
 }
 
 /// A key that has two names: the API's, and the one in files for `-data`.
