@@ -18,7 +18,9 @@ pub const AGENT_KEYS: &[Key] = &[
 ];
 
 const AGENT: &[Key] = &[
+    value("availability_target"),
     value("data_dir"),
+    value("keep_svids_on_disk"),
     value("log_level"),
     value("log_format"),
     value("log_file"),
@@ -36,7 +38,6 @@ const AGENT: &[Key] = &[
     value("allow_unauthenticated_verifiers"),
     value("allowed_foreign_jwt_claims"),
     value("authorized_delegates"),
-    not_yet("availability_target"),
     value("disable_sds_api"),
     not_yet_unless("disable_workload_api", &["false"]),
     section("experimental", EXPERIMENTAL),
@@ -50,19 +51,13 @@ const AGENT: &[Key] = &[
     ignored("profiling_freq", PROFILING),
     ignored("profiling_names", PROFILING),
     ignored("profiling_port", PROFILING),
-    ignored(
-        "rebootstrap_delay",
-        "the trust bundle is never replaced by an unverified one",
-    ),
-    not_yet_unless("rebootstrap_mode", &["never"]),
+    value("rebootstrap_delay"),
+    value("rebootstrap_mode"),
     section("sds", SDS),
     not_yet("trust_bundle_spiffe_workload_api"),
-    not_yet("trust_bundle_unix_socket"),
-    not_yet("trust_bundle_url"),
-    ignored(
-        "x509_svid_cache_max_size",
-        "the SVIDs of all entries of this node are kept ready",
-    ),
+    value("trust_bundle_unix_socket"),
+    value("trust_bundle_url"),
+    value("x509_svid_cache_max_size"),
 ];
 
 const SDS: &[Key] = &[
@@ -113,7 +108,15 @@ const NODE_ATTESTORS: &[Key] = &[
     not_yet("k8s_sat"),
     not_yet("sshpop"),
     not_yet("tpm_devid"),
-    not_yet("x509pop"),
+    section(
+        "x509pop",
+        &[
+            value("private_key_path"),
+            value("certificate_path"),
+            value("intermediates_path"),
+            not_yet("spiffe_endpoint_socket"),
+        ],
+    ),
 ];
 
 const WORKLOAD_ATTESTORS: &[Key] = &[

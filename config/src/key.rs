@@ -82,10 +82,43 @@ pub const PLUGIN_KEYS: &[Key] = &[
 ];
 
 /// `telemetry`, the same for both daemons.
-pub(crate) const TELEMETRY: Key = ignored("telemetry", "metrics are not exported yet");
+pub(crate) const TELEMETRY: Key = section(
+    "telemetry",
+    &[
+        section(
+            "Prometheus",
+            &[value("host"), value("port"), not_yet("tls")],
+        ),
+        ignored("AllowedLabels", ALL_METRICS),
+        ignored("AllowedPrefixes", ALL_METRICS),
+        ignored("BlockedLabels", ALL_METRICS),
+        ignored("BlockedPrefixes", ALL_METRICS),
+        ignored("DogStatsd", ONLY_PROMETHEUS),
+        ignored("EnableHostnameLabel", NO_OWN_LABELS),
+        ignored("EnableTrustDomainLabel", NO_OWN_LABELS),
+        ignored("FilterDefault", ALL_METRICS),
+        ignored("InMem", ONLY_PROMETHEUS),
+        ignored("M3", ONLY_PROMETHEUS),
+        ignored(
+            "MetricPrefix",
+            "all names begin with countersign_server or countersign_agent",
+        ),
+        ignored("Statsd", ONLY_PROMETHEUS),
+    ],
+);
+
+const ALL_METRICS: &str = "all metrics are exported; leave some out where they are collected";
+const ONLY_PROMETHEUS: &str = "metrics are exported for Prometheus only";
+const NO_OWN_LABELS: &str = "Prometheus labels what it collects by where it comes from";
 
 /// `health_checks`, the same for both daemons.
-pub(crate) const HEALTH_CHECKS: Key = ignored(
+pub(crate) const HEALTH_CHECKS: Key = section(
     "health_checks",
-    "there is no HTTP listener for health yet; the `healthcheck` command asks over the socket",
+    &[
+        value("listener_enabled"),
+        value("bind_address"),
+        value("bind_port"),
+        value("live_path"),
+        value("ready_path"),
+    ],
 );

@@ -97,8 +97,8 @@ fn a_key_that_is_not_supported_yet_is_refused_unless_it_asks_for_what_is_done_an
 #[test]
 fn a_key_without_effect_is_a_warning_and_what_is_in_it_does_not_matter() {
     assert_eq!(
-        server("telemetry {\n  Prometheus { port = 9988 anything = [{}] }\n}\nserver {\n  profiling_port = 1\n}").unwrap(),
-        "f:1:1: telemetry has no effect: metrics are not exported yet\n\
+        server("telemetry {\n  Statsd { port = 9988 anything = [{}] }\n}\nserver {\n  profiling_port = 1\n}").unwrap(),
+        "f:2:3: telemetry.Statsd has no effect: metrics are exported for Prometheus only\n\
          f:5:3: server.profiling_port has no effect: there is no built-in profiler"
     );
 }

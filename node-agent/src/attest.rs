@@ -1,14 +1,17 @@
 //! Proving the node to a server that it has never seen (wire contract, C).
 //!
-//! Called once at the start, if there is no usable SVID on disk. The token is spent by the first answer, so the caller
-//! writes what comes back to disk before anything else.
+//! Called at the start, if there is no usable SVID on disk, and instead of renewing where the server says that this node
+//! may attest again. A join token is spent by the first answer, so the caller writes what comes back to disk before
+//! anything else.
 
+pub mod download;
+pub mod proof;
 pub mod token;
 pub mod trust;
+pub mod x509pop;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use countersign_identity::csr::Csr;
 use countersign_identity::{Bundle, KeyType, PrivateKey, TrustDomain};
 use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
@@ -27,8 +30,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::Channel;
 
-pub use token::{InvalidToken, JoinToken};
-pub use trust::{TrustError, TrustSource};
+pub use download::BundleUrl;
+pub use proof::{NoProof, NodeAttestor, Proof};
+pub use token::{ByJoinToken, InvalidToken, JoinToken, JoinTokenSource};
+pub use trust::{BundleFormat, Rebootstrap, Trust, TrustError, TrustSource};
+pub use x509pop::X509Pop;
 
 use crate::client::{CallError, ServerClient, failed};
 use crate::storage::NodeIdentity;
@@ -40,26 +46,76 @@ const GET_BUNDLE: &str = "GetBundle";
 /// How long attestation is tried before the node agent gives up (wire contract, C.7).
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The attestation failed for good.
-#[derive(Debug, thiserror::Error)]
-#[error("could not attest this node: {source}{}", advice(source))]
-pub struct AttestError {
-    /// The last failure.
-    pub source: CallError,
+/// How long a node agent goes on trying to attest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For [`PATIENCE`].
+    Limited,
+    /// For a day (wire contract, C.7): trust may come back by itself.
+    Rebootstrapping,
+    /// For as long as there is something to serve meanwhile.
+    Endless,
 }
 
-fn advice(error: &CallError) -> String {
+impl Patience {
+    fn ends(self) -> Option<Instant> {
+        let span = match self {
+            Self::Limited => PATIENCE,
+            Self::Rebootstrapping => Duration::from_secs(24 * 60 * 60),
+            Self::Endless => return None,
+        };
+        Some(Instant::now() + span)
+    }
+}
+
+/// The attestation failed for good.
+#[derive(Debug, thiserror::Error)]
+pub enum AttestError {
+    /// There is nothing to show to the server.
+    #[error("could not attest this node: {0}")]
+    NoProof(#[from] NoProof),
+    /// The server refused, or could not be reached in time.
+    #[error("could not attest this node: {source}{}", advice(source, kind))]
+    Call {
+        /// The last failure.
+        source: CallError,
+        /// How it was tried.
+        kind: &'static str,
+    },
+}
+
+impl AttestError {
+    /// What the server said or did, if it came to that.
+    ///
+    /// # Errors
+    /// It did not come to that.
+    pub fn into_call(self) -> Result<CallError, NoProof> {
+        match self {
+            Self::NoProof(reason) => Err(reason),
+            Self::Call { source, .. } => Ok(source),
+        }
+    }
+}
+
+fn advice(error: &CallError, kind: &str) -> String {
+    let by_token = kind == "join_token";
     let advice = match (error.code(), error.cause()) {
-        (Some(Code::InvalidArgument), _) => {
+        (Some(Code::InvalidArgument), _) if by_token => {
             "a join token is good for one attestation, and for a limited time: make a new one with \
              `countersign-server token generate` and start again with -joinToken"
         }
-        (Some(Code::PermissionDenied), _) => {
+        (Some(Code::PermissionDenied), _) if by_token => {
             "the server refuses this node: if it was banned, `countersign-server agent evict` lets it attest again, with a \
              new join token"
         }
+        (Some(Code::PermissionDenied | Code::InvalidArgument | Code::Internal), _) => {
+            "check that the server's node attestor trusts the authority of this node's certificate, that the certificate is \
+             valid and may make digital signatures, and that the node is not banned"
+        }
         (Some(Code::FailedPrecondition), _) => {
-            "the server has no node attestor of this kind: configure NodeAttestor \"join_token\" there"
+            return format!(
+                ": the server has no node attestor of this kind: configure NodeAttestor \"{kind}\" there"
+            );
         }
         (_, Some(Cause::UnknownAuthority)) => {
             "the trust bundle is not that of this server: get the right one with `countersign-server bundle show`, put it \
@@ -99,22 +155,27 @@ pub struct Attested {
     pub bundle: Bundle,
 }
 
-/// Attests with a join token. Passing faults are tried again with growing waits, for [`PATIENCE`] in all, each with a
-/// line in the log.
+/// Attests. Passing faults are tried again with growing waits, for as long as `patience` says, each with a line in the
+/// log.
 ///
 /// # Errors
-/// The server refused, or could not be reached in time.
-pub async fn attest(client: &mut ServerClient, token: &JoinToken) -> Result<Attested, AttestError> {
+/// There is nothing to show; the server refused, or could not be reached in time.
+pub async fn attest(
+    client: &mut ServerClient,
+    attestor: &dyn NodeAttestor,
+    patience: Patience,
+) -> Result<Attested, AttestError> {
     let mut backoff = Backoff::new(Duration::from_secs(5), PATIENCE).factor(1.5);
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = patience.ends();
     loop {
-        let source = match attest_once(client, token).await {
-            Ok(attested) => return Ok(attested),
-            Err(error) => error,
+        let source = match attest_once(client, attestor).await {
+            Err(AttestError::Call { source, .. }) if !is_final(&source) => source,
+            ended => return ended,
         };
         let wait = backoff.next_wait();
-        if is_final(&source) || Instant::now() + wait > give_up {
-            return Err(AttestError { source });
+        if give_up.is_some_and(|end| Instant::now() + wait > end) {
+            let kind = attestor.kind();
+            return Err(AttestError::Call { source, kind });
         }
         tracing::warn!(
             error = %source,
@@ -126,25 +187,36 @@ pub async fn attest(client: &mut ServerClient, token: &JoinToken) -> Result<Atte
     }
 }
 
-async fn attest_once(client: &mut ServerClient, token: &JoinToken) -> Result<Attested, CallError> {
+/// Attests, or fails at the first fault.
+///
+/// # Errors
+/// As [`attest`].
+pub async fn attest_once(
+    client: &mut ServerClient,
+    attestor: &dyn NodeAttestor,
+) -> Result<Attested, AttestError> {
     let unusable = |reason: String| CallError::Answer {
         method: ATTEST,
         reason,
     };
-    let key = PrivateKey::generate(KeyType::EcP256).map_err(|e| unusable(e.to_string()))?;
-    let csr = Csr::make(&key, None).map_err(|e| unusable(e.to_string()))?;
+    let kind = attestor.kind();
+    let failed = |source| AttestError::Call { source, kind };
+    // A few small files.
+    let proof = attestor.prove()?;
+    let key = PrivateKey::generate(KeyType::EcP256).map_err(|e| failed(unusable(e.to_string())))?;
+    let csr = Csr::make(&key, None).map_err(|e| failed(unusable(e.to_string())))?;
     let params = attest_agent_request::Params {
         data: Some(types::AttestationData {
-            r#type: token::TYPE.to_owned(),
-            payload: token.payload(),
+            r#type: kind.to_owned(),
+            payload: proof.payload(),
         }),
         params: Some(AgentX509svidParams { csr: csr.into() }),
     };
     let trust_domain = client.trust_domain().clone();
     // The server is asked for its bundle on the same connection, which it must not close in between.
     client
-        .call_once(ATTEST, |channel| async move {
-            let result = exchange(channel.clone(), params).await?;
+        .attest(ATTEST, |channel| async move {
+            let result = exchange(channel.clone(), params, &*proof).await?;
             let svid = wire::svid(result.svid, key).map_err(unusable)?;
             if !svid.id().is_member_of(&trust_domain) || !svid.id().is_agent() {
                 return Err(unusable(format!(
@@ -160,43 +232,53 @@ async fn attest_once(client: &mut ServerClient, token: &JoinToken) -> Result<Att
             Ok(Attested { identity, bundle })
         })
         .await
+        .map_err(failed)
 }
 
 async fn exchange(
     channel: Channel,
     params: attest_agent_request::Params,
+    proof: &dyn Proof,
 ) -> Result<attest_agent_response::Result, CallError> {
-    let unusable = |reason: &str| CallError::Answer {
+    let unusable = |reason: String| CallError::Answer {
         method: ATTEST,
-        reason: reason.to_owned(),
+        reason,
     };
     let (requests, outgoing) = mpsc::channel(1);
-    let first = AttestAgentRequest {
-        step: Some(attest_agent_request::Step::Params(params)),
+    let send = async |step| {
+        let request = AttestAgentRequest { step: Some(step) };
+        requests
+            .send(request)
+            .await
+            .map_err(|_| unusable("the stream ended early".to_owned()))
     };
-    requests
-        .send(first)
-        .await
-        .map_err(|_| unusable("the stream ended at once"))?;
+    send(attest_agent_request::Step::Params(params)).await?;
     let mut answers = AgentClient::new(channel)
         .max_decoding_message_size(limits::SERVER_MESSAGE_BYTES)
         .attest_agent(ReceiverStream::new(outgoing))
         .await
         .map_err(failed(ATTEST))?
         .into_inner();
-    // A join token is all the proof there is: a challenge would be for another kind of attestor.
-    match answers.message().await.map_err(failed(ATTEST))? {
-        Some(AttestAgentResponse {
-            step: Some(attest_agent_response::Step::Result(result)),
-        }) => {
-            drop(requests);
-            Ok(result)
+    for _ in 0..=limits::CHALLENGES {
+        match answers.message().await.map_err(failed(ATTEST))? {
+            Some(AttestAgentResponse {
+                step: Some(attest_agent_response::Step::Result(result)),
+            }) => return Ok(result),
+            Some(AttestAgentResponse {
+                step: Some(attest_agent_response::Step::Challenge(challenge)),
+            }) => {
+                let answer = proof
+                    .answer(&challenge)
+                    .map_err(|e| unusable(e.to_string()))?;
+                send(attest_agent_request::Step::ChallengeResponse(answer)).await?;
+            }
+            _ => return Err(unusable("the stream ended without a result".to_owned())),
         }
-        Some(AttestAgentResponse {
-            step: Some(attest_agent_response::Step::Challenge(_)),
-        }) => Err(unusable("a join token was challenged")),
-        _ => Err(unusable("the stream ended without a result")),
     }
+    Err(unusable(format!(
+        "more than {} challenges",
+        limits::CHALLENGES
+    )))
 }
 
 /// Fetches the server's own bundle.
@@ -225,11 +307,4 @@ pub(crate) async fn get_bundle(
         return Err(unusable("the bundle has no X.509 authorities".to_owned()));
     }
     Ok(bundle)
-}
-
-/// The payload as bytes, which gRPC copies.
-impl JoinToken {
-    fn payload(&self) -> Bytes {
-        Bytes::copy_from_slice(self.as_str().as_bytes())
-    }
 }

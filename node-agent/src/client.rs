@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use countersign_identity::bundle::Bundles;
@@ -85,12 +86,22 @@ pub enum CallError {
         status: Box<Status>,
     },
     /// No answer in time.
-    #[error("{method}: the server at {address} did not answer within {} s", limits::SERVER_CALL.as_secs())]
+    #[error("{method}: the server at {address} did not answer within {} s", limit.as_secs())]
     TimedOut {
         /// The method.
         method: &'static str,
         /// Where the server is.
         address: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// This side can't go on.
+    #[error("{doing}: {reason}")]
+    Here {
+        /// What it was doing.
+        doing: &'static str,
+        /// Why it can't.
+        reason: String,
     },
     /// The answer makes no sense.
     #[error("{method}: the server's answer is not usable: {reason}")]
@@ -120,8 +131,12 @@ fn explain(error: &(dyn std::error::Error + 'static)) -> String {
 
 impl CallError {
     /// A call that took too long.
-    const fn timed_out(method: &'static str, address: String) -> Self {
-        Self::TimedOut { method, address }
+    const fn timed_out(method: &'static str, address: String, limit: Duration) -> Self {
+        Self::TimedOut {
+            method,
+            address,
+            limit,
+        }
     }
 
     /// What the connection failed of, if it was that.
@@ -130,7 +145,9 @@ impl CallError {
         match self {
             Self::Dial { source, .. } => Cause::of(source),
             Self::Status { status, .. } => Cause::of(&**status),
-            Self::Tls { .. } | Self::TimedOut { .. } | Self::Answer { .. } => None,
+            Self::Tls { .. } | Self::TimedOut { .. } | Self::Answer { .. } | Self::Here { .. } => {
+                None
+            }
         }
     }
 
@@ -188,6 +205,8 @@ pub struct ServerClient {
     channel: Option<Channel>,
     /// Whom it shows itself as, for a companion.
     shown: watch::Sender<Option<X509Svid>>,
+    /// Which of several servers of this name is tried first the next time.
+    turn: usize,
 }
 
 impl ServerClient {
@@ -212,6 +231,7 @@ impl ServerClient {
             credentials: Credentials::Verified,
             channel: None,
             shown: watch::Sender::default(),
+            turn: 0,
         }
     }
 
@@ -265,12 +285,38 @@ impl ServerClient {
         }
     }
 
-    /// Makes a call that must not be made twice.
+    /// Attests on a connection of its own without a certificate. Never made twice: a join token is good once.
     ///
     /// # Errors
-    /// [`CallError`]; the connection is dropped.
-    pub async fn call_once<T, F, Fut>(
+    /// [`CallError`].
+    pub async fn attest<T, F, Fut>(&mut self, method: &'static str, call: F) -> Result<T, CallError>
+    where
+        F: FnOnce(Channel) -> Fut,
+        Fut: Future<Output = Result<T, CallError>>,
+    {
+        let anonymous = match &self.credentials {
+            Credentials::Insecure => Credentials::Insecure,
+            Credentials::Verified | Credentials::Node(_) => Credentials::Verified,
+        };
+        let before = std::mem::replace(&mut self.credentials, anonymous);
+        self.channel = None;
+        let result = self.call_within(limits::ATTESTATION, method, call).await;
+        self.credentials = before;
+        self.channel = None;
+        result
+    }
+
+    async fn call_once<T, F, Fut>(&mut self, method: &'static str, call: F) -> Result<T, CallError>
+    where
+        F: FnOnce(Channel) -> Fut,
+        Fut: Future<Output = Result<T, CallError>>,
+    {
+        self.call_within(limits::SERVER_CALL, method, call).await
+    }
+
+    async fn call_within<T, F, Fut>(
         &mut self,
+        limit: Duration,
         method: &'static str,
         call: F,
     ) -> Result<T, CallError>
@@ -279,12 +325,13 @@ impl ServerClient {
         Fut: Future<Output = Result<T, CallError>>,
     {
         let channel = self.connected().await?;
-        let result = tokio::time::timeout(limits::SERVER_CALL, call(channel))
+        let result = tokio::time::timeout(limit, call(channel))
             .await
             .unwrap_or_else(|_| {
                 Err(CallError::TimedOut {
                     method,
                     address: self.address.clone(),
+                    limit,
                 })
             });
         if result.is_err() {
@@ -307,7 +354,9 @@ impl ServerClient {
             &self.address,
             Arc::clone(&self.clock),
         )
-        .limit(limits::SERVER_CONNECT);
+        .limit(limits::SERVER_CONNECT)
+        .turn(self.turn);
+        self.turn = self.turn.wrapping_add(1);
         let channel = Endpoint::from_static("http://server")
             .connect_with_connector(connector)
             .await

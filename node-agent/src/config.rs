@@ -8,15 +8,24 @@ mod callers;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_config::{AGENT_KEYS, Document, Expansion, InvalidConfig, Section, Warning};
 use countersign_identity::{KeyType, TrustDomain};
+use countersign_runtime::health::HealthPaths;
 use countersign_runtime::logs::{Format, Level, LogOptions};
+use countersign_runtime::operate::Operators;
 
 use crate::api::Rules;
-use crate::attest::{JoinToken, TrustSource};
+use crate::attest::{
+    BundleFormat, BundleUrl, ByJoinToken, JoinToken, NodeAttestor, Rebootstrap, Trust, TrustSource,
+    X509Pop,
+};
 use crate::selectors::{Digest, Discover};
+use crate::sync::{Keeping, Rotation};
+
+pub use crate::attest::JoinTokenSource;
 
 /// Where SPIRE looks for the file when it is not told.
 pub const DEFAULT_FILE: &str = "conf/agent/agent.conf";
@@ -28,6 +37,14 @@ const DEFAULT_DATA_DIR: &str = ".";
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// Asking more often than that would be a load on the server and change nothing.
 const LEAST_SYNC_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the server is unknown before trust is taken from its source again, if it may be.
+const DEFAULT_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(10 * 60);
+const MOST_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// SPIRE's bound: less is what renewing at half-life gives anyway.
+const LEAST_AVAILABILITY_TARGET: Duration = Duration::from_secs(24 * 60 * 60);
+const MOST_AVAILABILITY_TARGET: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const DEFAULT_SVIDS: usize = 1000;
+const MOST_SVIDS: i64 = 1_000_000;
 /// Beyond this, short-lived SVIDs would run out between two looks.
 const MOST_SYNC_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
@@ -38,12 +55,16 @@ pub struct AgentConfig {
     pub trust_domain: TrustDomain,
     /// The server, as `host:port`.
     pub server: String,
-    /// How the server is verified on first contact.
-    pub trust: TrustSource,
-    /// What proves the node on first contact, if it was given.
-    pub join_token: Option<JoinTokenSource>,
+    /// How the server is verified on first contact, and perhaps later.
+    pub trust: Trust,
+    /// What proves the node.
+    pub node_attestor: Arc<dyn NodeAttestor>,
     /// Where the node's identity is kept.
     pub key_store: KeyStore,
+    /// Whether workloads' SVIDs are kept beside it.
+    pub workload_svids: WorkloadSvids,
+    /// What is held for workloads, and when it is renewed.
+    pub keeping: Keeping,
     /// The Workload API socket.
     pub socket_path: PathBuf,
     /// The admin socket, if there is to be one.
@@ -60,15 +81,17 @@ pub struct AgentConfig {
     pub sync_interval: Duration,
     /// What is logged, in what form and where to.
     pub logs: LogOptions,
+    /// Where health and metrics are told.
+    pub operators: Operators,
 }
 
-/// Where the join token is.
-#[derive(Clone, Debug)]
-pub enum JoinTokenSource {
-    /// Here.
-    Given(JoinToken),
-    /// In this file; read only when it is needed.
-    File(PathBuf),
+/// Whether workloads' SVIDs outlive the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkloadSvids {
+    /// On disk, encrypted, if the key store is there too.
+    OnDisk,
+    /// In memory alone.
+    InMemory,
 }
 
 /// Where the node's key and SVID are kept.
@@ -147,9 +170,25 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
         }
     };
     let trust = trust(document, &agent, overrides);
-    let join_token = join_token(&agent, overrides);
+    let node_attestor = node_attestor(document, &agent, overrides);
     let key_store = key_store(document, &agent, overrides);
-    let node_attestor = document.required_plugin("NodeAttestor");
+    let workload_svids = match agent.bool("keep_svids_on_disk") {
+        Some(false) => WorkloadSvids::InMemory,
+        Some(true) | None => WorkloadSvids::OnDisk,
+    };
+    let keeping = keeping(&agent);
+    let operators = Operators {
+        health: document.health_checks().map(|checks| {
+            let paths = HealthPaths {
+                live: checks.live_path,
+                ready: checks.ready_path,
+            };
+            (checks.address, checks.port, paths)
+        }),
+        prometheus: document
+            .prometheus()
+            .map(|listener| (listener.address, listener.port)),
+    };
     let discover = discover(document);
     let socket_path = overrides.socket_path.clone().or(agent.path("socket_path"));
     let socket_path = socket_path.unwrap_or_else(|| DEFAULT_SOCKET.into());
@@ -161,13 +200,14 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
     let sync_interval =
         experimental.duration("sync_interval", LEAST_SYNC_INTERVAL..=MOST_SYNC_INTERVAL);
     let logs = logs(&agent, overrides);
-    node_attestor?;
     Some(AgentConfig {
         trust_domain: trust_domain?,
         server: server?,
         trust: trust?,
-        join_token,
+        node_attestor: node_attestor?,
         key_store: key_store?,
+        workload_svids,
+        keeping,
         socket_path,
         admin_socket_path,
         rules,
@@ -176,6 +216,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
         workload_key_type,
         sync_interval: sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),
         logs,
+        operators,
     })
 }
 
@@ -202,43 +243,134 @@ fn server(agent: &Section<'_>, overrides: &Overrides) -> Option<String> {
     })
 }
 
-fn trust(document: &Document, agent: &Section<'_>, overrides: &Overrides) -> Option<TrustSource> {
-    if agent
-        .string("trust_bundle_format")
-        .is_some_and(|format| !format.eq_ignore_ascii_case("pem"))
-    {
-        agent.wrong("trust_bundle_format", "only \"pem\" is supported yet");
+fn trust(document: &Document, agent: &Section<'_>, overrides: &Overrides) -> Option<Trust> {
+    let format = agent
+        .choice(
+            "trust_bundle_format",
+            &[("pem", BundleFormat::Pem), ("spiffe", BundleFormat::Spiffe)],
+        )
+        .unwrap_or_default();
+    let source = match &overrides.trust {
+        Some(source) => source.clone(),
+        None => trust_source(document, agent)?,
+    };
+    let rebootstrap = rebootstrap(agent);
+    if source == TrustSource::Insecure && rebootstrap != Rebootstrap::Never {
+        agent.wrong(
+            "rebootstrap_mode",
+            "without a source of trust, whoever takes the server's place would be believed: use trust_bundle_path or \
+             trust_bundle_url, or leave it at \"never\"",
+        );
     }
-    let (path, insecure) = (
-        agent.path("trust_bundle_path"),
-        agent.bool("insecure_bootstrap") == Some(true),
-    );
-    if let Some(trust) = &overrides.trust {
-        return Some(trust.clone());
+    Some(Trust {
+        source,
+        format,
+        rebootstrap,
+    })
+}
+
+/// Exactly one of the sources; what is wrong is noted unless a flag goes before all of it.
+fn trust_source(document: &Document, agent: &Section<'_>) -> Option<TrustSource> {
+    let socket = agent.path("trust_bundle_unix_socket");
+    let url = agent.parsed("trust_bundle_url", |url| {
+        BundleUrl::new(url, socket.as_deref())
+    });
+    let path = agent.path("trust_bundle_path");
+    let insecure = agent.bool("insecure_bootstrap") == Some(true);
+    if socket.is_some() && agent.string("trust_bundle_url").is_none() {
+        agent.wrong(
+            "trust_bundle_unix_socket",
+            "it needs trust_bundle_url, which says what to ask for there",
+        );
     }
-    match (path, insecure) {
-        (Some(path), false) => Some(TrustSource::File(path)),
-        (None, true) => {
+    match (path, url, insecure) {
+        (Some(path), None, false) => Some(TrustSource::File(path)),
+        (None, Some(url), false) => Some(TrustSource::Url(url)),
+        (None, None, true) => {
             agent.warn(
                 "insecure_bootstrap",
                 "whoever answers on the first contact is believed to be the server: use trust_bundle_path outside of trials",
             );
             Some(TrustSource::Insecure)
         }
-        (Some(_), true) => {
+        (None, None, false) => {
+            if agent.string("trust_bundle_url").is_none() {
+                let what = "agent.trust_bundle_path is required: the file into which `countersign-server bundle show` was \
+                            written (or trust_bundle_url, or insecure_bootstrap = true, for trials)";
+                document.wrong(agent.at("trust_bundle_path"), what);
+            }
+            None
+        }
+        (Some(_), _, true) => {
             agent.wrong(
                 "insecure_bootstrap",
                 "it can't go together with trust_bundle_path: remove one of the two",
             );
             None
         }
-        (None, false) => {
-            let what = "agent.trust_bundle_path is required: the file into which `countersign-server bundle show` was \
-                        written (or insecure_bootstrap = true, for trials)";
-            document.wrong(agent.at("trust_bundle_path"), what);
+        _ => {
+            agent.wrong(
+                "trust_bundle_url",
+                "it can't go together with trust_bundle_path or insecure_bootstrap: leave one of them",
+            );
             None
         }
     }
+}
+
+fn rebootstrap(agent: &Section<'_>) -> Rebootstrap {
+    let delay = agent
+        .duration("rebootstrap_delay", Duration::ZERO..=MOST_REBOOTSTRAP_DELAY)
+        .unwrap_or(DEFAULT_REBOOTSTRAP_DELAY);
+    let modes = [
+        ("never", Rebootstrap::Never),
+        ("auto", Rebootstrap::Auto(delay)),
+        ("always", Rebootstrap::Always(delay)),
+    ];
+    agent.choice("rebootstrap_mode", &modes).unwrap_or_default()
+}
+
+fn keeping(agent: &Section<'_>) -> Keeping {
+    let most = agent
+        .integer("x509_svid_cache_max_size", 0..=MOST_SVIDS)
+        .and_then(|most| usize::try_from(most).ok())
+        .filter(|most| *most > 0);
+    let availability_target = agent.duration(
+        "availability_target",
+        LEAST_AVAILABILITY_TARGET..=MOST_AVAILABILITY_TARGET,
+    );
+    Keeping {
+        most: most.unwrap_or(DEFAULT_SVIDS),
+        rotation: Rotation {
+            availability_target,
+        },
+    }
+}
+
+fn node_attestor(
+    document: &Document,
+    agent: &Section<'_>,
+    overrides: &Overrides,
+) -> Option<Arc<dyn NodeAttestor>> {
+    let source = join_token(agent, overrides);
+    let plugin = document.required_plugin("NodeAttestor")?;
+    if plugin.name != "x509pop" {
+        return Some(Arc::new(ByJoinToken { source }));
+    }
+    if source.is_some() {
+        agent.warn(
+            "join_token",
+            "this node attests by x509pop: the join token is not used",
+        );
+    }
+    plugin
+        .data
+        .require(&["private_key_path", "certificate_path"]);
+    Some(Arc::new(X509Pop {
+        private_key: plugin.data.path("private_key_path")?,
+        certificate: plugin.data.path("certificate_path")?,
+        intermediates: plugin.data.path("intermediates_path"),
+    }))
 }
 
 fn join_token(agent: &Section<'_>, overrides: &Overrides) -> Option<JoinTokenSource> {

@@ -44,15 +44,27 @@ pub const SERVER_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 pub const SERVER_CALL: Duration = Duration::from_secs(30);
 /// How long connecting to the server may take, TLS included.
 pub const SERVER_CONNECT: Duration = Duration::from_secs(10);
+/// How long one attestation may take: the server lets callers from one address wait for one another (wire contract, A.6).
+pub const ATTESTATION: Duration = Duration::from_secs(120);
+/// Challenges in one attestation.
+pub const CHALLENGES: usize = 8;
+/// The largest file that a node attestor reads, in bytes.
+pub const ATTESTOR_FILE_BYTES: u64 = 1024 * 1024;
 /// Entries that the server may have authorised for this node.
 pub const ENTRIES: usize = 200_000;
 /// Federated bundles fetched side by side.
 pub const BUNDLES_AT_ONCE: usize = 10;
 /// CSRs in one signing request, at most (wire contract, D.4).
 pub const CSRS_PER_BATCH: usize = 500;
+/// CSRs in one signing request for SVIDs whose authority is being withdrawn (wire contract, D.4).
+pub const WITHDRAWN_PER_BATCH: usize = 100;
 
 /// The largest state file that is read, in bytes.
 pub const STATE_FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// The largest file with workloads' SVIDs that is read, in bytes.
+pub const SVIDS_FILE_BYTES: u64 = 128 * 1024 * 1024;
+/// Workloads' SVIDs that are kept on disk.
+pub const SVIDS_ON_DISK: usize = 10_000;
 /// The largest trust bundle file that is read, in bytes.
 pub const TRUST_BUNDLE_FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// The largest Workload API answer that the command line takes, in bytes.

@@ -1,13 +1,15 @@
 //! The node's own identity over its life: kept before it is used, renewed in time, and forgotten when the server says so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use countersign_identity::{Bundle, UnixTime, X509Svid};
+use tokio::time::Instant;
 
 use crate::attest::Attested;
 use crate::storage::{NodeIdentity, State, Storage, StorageError};
 use crate::sync::cache::is_sound;
-use crate::sync::rotation;
+use crate::sync::rotation::{self, Due, Moment, Rotation};
 
 /// Where the identity outlives the process.
 #[derive(Clone, Debug)]
@@ -19,30 +21,51 @@ pub enum Keep {
 }
 
 /// The node's identity and what is on disk of it. Owned by one task.
+///
+/// A disk that can't be written does not stop a node agent that works: what could not be kept is tried again, and
+/// [`Node::fault`] tells of it.
 #[derive(Debug)]
 pub struct Node {
     keep: Keep,
+    rotation: Rotation,
     state: State,
     /// The identity in use, and those to fall back to if the server does not know it.
     current: Option<NodeIdentity>,
     others: Vec<NodeIdentity>,
-    renew_at: UnixTime,
+    renew: Due,
+    fault: Option<Fault>,
 }
+
+/// What is in use is not what is on disk.
+#[derive(Debug)]
+struct Fault {
+    text: String,
+    again: Instant,
+}
+
+/// After a write that failed.
+const FAULT_PAUSE: Duration = Duration::from_secs(30);
+/// A renewed identity that can't be kept is used all the same once only this part of the old one's life is left.
+const LAST_PART: u32 = 4;
 
 impl Node {
     /// What the last process left, as far as it is still good.
     #[must_use]
-    pub fn new(keep: Keep, state: State, now: UnixTime) -> Self {
-        let mut others = state.usable_at(now);
+    pub fn new(keep: Keep, state: State, rotation: Rotation, now: Moment) -> Self {
+        let mut others = state.usable_at(now.wall);
         others.reverse();
         let mut node = Self {
             keep,
+            rotation,
             state,
             current: None,
             others,
-            renew_at: UnixTime::default(),
+            renew: Due::at(UnixTime::default(), now),
+            fault: None,
         };
-        node.fall_back();
+        if let Some(identity) = node.others.pop() {
+            node.take(identity, now);
+        }
         node
     }
 
@@ -68,88 +91,81 @@ impl Node {
     }
 
     /// Takes the next older identity, after the server refused the one in use. Says whether there was one.
-    pub fn fall_back(&mut self) -> bool {
+    pub fn fall_back(&mut self, now: Moment) -> bool {
         match self.others.pop() {
             Some(identity) => {
-                self.take(identity);
+                self.take(identity, now);
                 true
             }
             None => false,
         }
     }
 
-    /// The node was attested.
-    ///
-    /// # Errors
-    /// The new identity could not be kept.
-    pub async fn attested(&mut self, attested: Attested) -> Result<(), StorageError> {
+    /// The node was attested. The identity is in use even if it can't be kept: no other counts any more.
+    pub async fn attested(&mut self, attested: Attested, now: Moment) {
         self.state.attested(attested.identity.clone());
         self.state.bundle = Some(attested.bundle);
         self.others.clear();
-        self.take(attested.identity);
-        self.save().await
+        self.take(attested.identity, now);
+        self.save().await;
     }
 
-    /// The identity was renewed. It is on disk when this returns, and only then may it be used.
+    /// The identity was renewed. It is on disk when this returns, and only then may it be used: a process that is killed
+    /// after its first use would be left with one that the server refuses. If it can't be kept and the old one comes to its
+    /// end, to use it all the same is the smaller evil.
     ///
     /// # Errors
-    /// It could not be kept: then the old one stays in use.
-    pub async fn renewed(&mut self, svid: X509Svid) -> Result<(), StorageError> {
-        let reattestable = self
-            .current
-            .as_ref()
-            .is_some_and(|identity| identity.reattestable);
+    /// It could not be kept: the old one stays in use.
+    pub async fn renewed(&mut self, svid: X509Svid, now: Moment) -> Result<(), StorageError> {
+        let old = self.current.as_ref();
+        let reattestable = old.is_some_and(|identity| identity.reattestable);
+        let last_part = old.is_none_or(|identity| {
+            let (from, end) = (identity.svid.not_before(), identity.svid.not_after());
+            end.since(now.wall) < end.since(from) / LAST_PART
+        });
         let identity = NodeIdentity { svid, reattestable };
         let before = self.state.clone();
         self.state.renewed(identity.clone());
-        if let Err(error) = self.save().await {
-            self.state = before;
-            return Err(error);
+        if let Err(error) = self.try_save().await {
+            self.failed(&error);
+            if !last_part {
+                self.state = before;
+                return Err(error);
+            }
         }
-        self.take(identity);
+        self.take(identity, now);
         Ok(())
     }
 
     /// The server has answered to the identity in use.
-    ///
-    /// # Errors
-    /// That could not be noted on disk. Harmless: both identities are tried at the next start.
-    pub async fn used(&mut self) -> Result<(), StorageError> {
+    pub async fn used(&mut self) {
         let Some(current) = &self.current else {
-            return Ok(());
+            return;
         };
         self.others.clear();
         if self.state.used(&current.svid) {
-            return self.save().await;
+            self.save().await;
         }
-        Ok(())
     }
 
     /// Notes a bundle. Says whether it was a new one.
-    ///
-    /// # Errors
-    /// It could not be kept.
-    pub async fn saw_bundle(
-        &mut self,
-        bundle: &Bundle,
-        now: UnixTime,
-    ) -> Result<bool, StorageError> {
+    pub async fn saw_bundle(&mut self, bundle: &Bundle, now: Moment) -> bool {
         if self.state.bundle.as_ref() == Some(bundle) {
-            return Ok(false);
+            return false;
         }
         if self
             .current
             .as_ref()
-            .is_some_and(|identity| !is_sound(&identity.svid, bundle, now))
+            .is_some_and(|identity| !is_sound(&identity.svid, bundle, now.wall))
         {
             tracing::info!(
                 "The authority of this node's SVID is being withdrawn: renewing at once"
             );
-            self.renew_at = now;
+            self.renew = Due::at(now.wall, now);
         }
         self.state.bundle = Some(bundle.clone());
-        self.save().await?;
-        Ok(true)
+        self.save().await;
+        true
     }
 
     /// The server does not accept the node any more: nothing of its identity stays on disk.
@@ -160,26 +176,63 @@ impl Node {
         self.state.forget_identities();
         self.current = None;
         self.others.clear();
-        self.save().await
+        self.try_save().await
     }
 
     /// When the identity in use is to be renewed.
     #[must_use]
-    pub const fn renew_at(&self) -> UnixTime {
-        self.renew_at
+    pub const fn renew(&self) -> Due {
+        self.renew
     }
 
-    fn take(&mut self, identity: NodeIdentity) {
+    /// Why what is in use is not on disk.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        self.fault.as_ref().map(|fault| fault.text.clone())
+    }
+
+    /// Tries again to keep what could not be kept.
+    pub async fn save_again(&mut self) {
+        if self
+            .fault
+            .as_ref()
+            .is_some_and(|fault| fault.again <= Instant::now())
+        {
+            self.save().await;
+        }
+    }
+
+    fn take(&mut self, identity: NodeIdentity, now: Moment) {
         let svid = &identity.svid;
-        self.renew_at = rotation::renew_at(
+        let at = self.rotation.renew_at(
             svid.not_before(),
             svid.not_after(),
             rotation::random_jitter(),
         );
+        self.renew = Due::at(at, now);
         self.current = Some(identity);
     }
 
-    async fn save(&self) -> Result<(), StorageError> {
+    async fn save(&mut self) {
+        match self.try_save().await {
+            Ok(()) => self.fault = None,
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&mut self, error: &StorageError) {
+        let text = error.to_string();
+        if self.fault.is_none() {
+            tracing::error!(
+                error = text,
+                "This node's identity can't be kept on disk: trying again"
+            );
+        }
+        let again = Instant::now() + FAULT_PAUSE;
+        self.fault = Some(Fault { text, again });
+    }
+
+    async fn try_save(&self) -> Result<(), StorageError> {
         let Keep::Disk(storage) = &self.keep else {
             return Ok(());
         };
@@ -194,12 +247,17 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::test_ca::{TestCa, trust_domain};
 
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn moment(wall: UnixTime) -> Moment {
+        Moment {
+            wall,
+            steady: Instant::now(),
+        }
+    }
 
     fn svid(ca: &TestCa, now: UnixTime) -> X509Svid {
         ca.issue(
@@ -229,7 +287,12 @@ mod tests {
                 opened => break opened.unwrap(),
             }
         };
-        Node::new(Keep::Disk(Arc::new(storage)), state, now)
+        Node::new(
+            Keep::Disk(Arc::new(storage)),
+            state,
+            Rotation::default(),
+            moment(now),
+        )
     }
 
     fn serial(node: &Node) -> String {
@@ -247,33 +310,35 @@ mod tests {
             svid: old.clone(),
             reattestable: false,
         };
-        node.attested(Attested {
-            identity,
-            bundle: ca.bundle(),
-        })
-        .await
-        .unwrap();
-        node.used().await.unwrap();
+        node.attested(
+            Attested {
+                identity,
+                bundle: ca.bundle(),
+            },
+            moment(NOW),
+        )
+        .await;
+        node.used().await;
         drop(node);
 
         // Killed before the new one is on disk: the old one is used, and the server never saw another.
         let mut node = start(directory.path(), NOW);
         assert_eq!(serial(&node), old.leaf().serial);
-        node.renewed(new.clone()).await.unwrap();
+        node.renewed(new.clone(), moment(NOW)).await.unwrap();
         assert_eq!(on_disk(directory.path()), ["svid", "renewed_svid"]);
         drop(node);
 
         // Killed after that: the new one first; if the server did not keep it, the old one.
         let mut node = start(directory.path(), NOW);
         assert_eq!(serial(&node), new.leaf().serial);
-        assert!(node.fall_back());
+        assert!(node.fall_back(moment(NOW)));
         assert_eq!(serial(&node), old.leaf().serial);
-        assert!(!node.fall_back());
+        assert!(!node.fall_back(moment(NOW)));
         drop(node);
 
         // Used: only the new one is left.
         let mut node = start(directory.path(), NOW);
-        node.used().await.unwrap();
+        node.used().await;
         assert_eq!(on_disk(directory.path()), ["svid"]);
         drop(node);
         assert_eq!(serial(&start(directory.path(), NOW)), new.leaf().serial);
@@ -289,12 +354,14 @@ mod tests {
             svid: svid(&ca, NOW),
             reattestable: false,
         };
-        node.attested(Attested {
-            identity,
-            bundle: ca.bundle(),
-        })
-        .await
-        .unwrap();
+        node.attested(
+            Attested {
+                identity,
+                bundle: ca.bundle(),
+            },
+            moment(NOW),
+        )
+        .await;
         drop(node);
 
         let end = NOW.after(Duration::from_secs(3600));
@@ -310,25 +377,32 @@ mod tests {
     #[tokio::test]
     async fn a_withdrawn_authority_makes_the_renewal_due_at_once() {
         let ca = TestCa::new(NOW);
-        let mut node = Node::new(Keep::Memory, State::empty(trust_domain()), NOW);
+        let mut node = Node::new(
+            Keep::Memory,
+            State::empty(trust_domain()),
+            Rotation::default(),
+            moment(NOW),
+        );
         let identity = NodeIdentity {
             svid: svid(&ca, NOW),
             reattestable: false,
         };
-        node.attested(Attested {
-            identity,
-            bundle: ca.bundle(),
-        })
-        .await
-        .unwrap();
-        assert!(node.renew_at() > NOW);
+        node.attested(
+            Attested {
+                identity,
+                bundle: ca.bundle(),
+            },
+            moment(NOW),
+        )
+        .await;
+        assert!(!node.renew().has_come(moment(NOW)));
         assert!(
-            !node.saw_bundle(&ca.bundle(), NOW).await.unwrap(),
+            !node.saw_bundle(&ca.bundle(), moment(NOW)).await,
             "the same as before"
         );
         let mut tainted = ca.bundle();
         tainted.x509_authorities[0] = tainted.x509_authorities[0].with_tainted(true);
-        assert!(node.saw_bundle(&tainted, NOW).await.unwrap());
-        assert_eq!(node.renew_at(), NOW);
+        assert!(node.saw_bundle(&tainted, moment(NOW)).await);
+        assert!(node.renew().has_come(moment(NOW)));
     }
 }

@@ -6,6 +6,7 @@
 //! and one of them is good.
 
 mod format;
+pub mod svids;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};

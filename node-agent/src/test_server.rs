@@ -11,8 +11,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use countersign_identity::bundle::Bundles;
 use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsContext, TlsVersions};
-use countersign_identity::{Bundle, BundleSet, SpiffeId, UnixTime};
+use countersign_identity::{Bundle, SpiffeId, UnixTime};
 use countersign_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use countersign_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
 use countersign_proto::spire::api::server::entry::v1::entry_server::EntryServer;
@@ -39,6 +40,7 @@ pub(crate) struct NodeRecord {
     pub(crate) id: SpiffeId,
     pub(crate) current: String,
     pub(crate) pending: Option<String>,
+    pub(crate) reattestable: bool,
 }
 
 /// Everything that tests look at and change.
@@ -57,6 +59,10 @@ pub(crate) struct State {
     pub(crate) refused: HashSet<String>,
     /// Methods that fail with this status.
     pub(crate) failing: HashMap<&'static str, Status>,
+    /// Methods that fail with this status the next time.
+    pub(crate) failing_once: HashMap<&'static str, Status>,
+    /// How many CSRs were in each signing request.
+    pub(crate) signed: Vec<usize>,
     /// How often each method was called.
     pub(crate) calls: HashMap<&'static str, usize>,
     /// Ids asked for by sync requests, page by page.
@@ -88,7 +94,9 @@ impl Shared {
     fn called(&self, method: &'static str) -> Result<(), Status> {
         let mut state = self.state();
         *state.calls.entry(method).or_default() += 1;
-        state.failing.get(method).cloned().map_or(Ok(()), Err)
+        let once = state.failing_once.remove(method);
+        once.or_else(|| state.failing.get(method).cloned())
+            .map_or(Ok(()), Err)
     }
 
     /// The agent authorizer (A.5).
@@ -114,6 +122,19 @@ impl Shared {
             return Ok(());
         }
         Err(denied(Reason::AgentNotActive))
+    }
+}
+
+/// Callers are verified by the bundle as it is now.
+impl Bundles for Shared {
+    fn bundle(&self, _: &str) -> Option<Arc<Bundle>> {
+        Some(Arc::new(self.state().bundle.clone()))
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared")
     }
 }
 
@@ -164,6 +185,8 @@ impl TestServer {
             jwt_ttl: Duration::from_secs(300),
             refused: HashSet::new(),
             failing: HashMap::new(),
+            failing_once: HashMap::new(),
+            signed: Vec::new(),
             calls: HashMap::new(),
             fetched: Vec::new(),
             version: String::new(),
@@ -201,6 +224,30 @@ impl TestServer {
         }
     }
 
+    /// The same server at another address.
+    pub(crate) async fn elsewhere(shared: Shared) -> Self {
+        Self::serve(shared, TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    /// The same server at this address.
+    pub(crate) async fn at(shared: Shared, address: SocketAddr) -> Self {
+        Self::serve(shared, TcpListener::bind(address).await.unwrap())
+    }
+
+    /// Another server on the same port: set up anew, with another authority.
+    pub(crate) async fn set_up_anew(self) -> Self {
+        let address = self.address;
+        let shared = self.stop().await;
+        let ca = TestCa::new(shared.clock.now());
+        {
+            let mut state = shared.state();
+            state.bundle = ca.bundle();
+            state.ca = ca;
+            state.node = None;
+        }
+        Self::serve(shared, TcpListener::bind(address).await.unwrap())
+    }
+
     /// The same server after a restart, on the same port.
     pub(crate) async fn restart(self) -> Self {
         let address = self.address;
@@ -225,9 +272,8 @@ fn presented(shared: &Shared, clock: &TestClock) -> Presented {
         .state()
         .ca
         .issue(&id, Duration::from_secs(12 * 3600), clock.now());
-    let mut bundles = BundleSet::default();
-    bundles.insert(Arc::new(shared.state().bundle.clone()));
-    let tls = TlsContext::new(Arc::new(bundles), RustlsTime::shared(clock.shared()));
+    let bundles = Arc::new(shared.clone());
+    let tls = TlsContext::new(bundles, RustlsTime::shared(clock.shared()));
     let config = tls
         .server(
             &svid,

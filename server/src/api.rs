@@ -21,6 +21,7 @@ use countersign_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 use countersign_runtime::SharedClock;
 use countersign_runtime::logs::Levels;
+use countersign_runtime::metrics::CallMetrics;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::Request;
@@ -179,7 +180,13 @@ impl Api {
     /// No handler runs before the table said that its caller may call it, and no call goes without its audit line.
     fn guarded(&self, routes: Routes) -> Router {
         let guard = from_fn_with_state(Arc::clone(&self.0), access::guard);
+        let counted = CallMetrics::new(
+            "countersign_server_calls_total",
+            "countersign_server_calls_seconds",
+            access::TABLE.iter().map(|(path, _)| *path),
+        );
         let router = routes.prepare().into_axum_router().route_layer(guard);
+        let router = router.layer(counted);
         if !self.0.parts.audit_log {
             return router;
         }

@@ -15,7 +15,9 @@ use countersign_config::{Document, Expansion, InvalidConfig, SERVER_KEYS, Sectio
 use countersign_identity::issue::Subject;
 use countersign_identity::key::KeyType;
 use countersign_identity::{SpiffeId, TrustDomain};
+use countersign_runtime::health::HealthPaths;
 use countersign_runtime::logs::{Format, Level, LogOptions};
+use countersign_runtime::operate::Operators;
 
 pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, x509pop};
 
@@ -80,6 +82,8 @@ pub struct ServerConfig {
     pub rate_limits: RateLimits,
     /// What is logged, in what form and where to.
     pub logs: LogOptions,
+    /// Where health and metrics are told.
+    pub operators: Operators,
 }
 
 /// What the flags of `run` say; each goes before the same key of the file.
@@ -143,6 +147,18 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
     let agent_id_selector = experimental.bool("agent_spiffe_id_as_selector");
     let rate_limits = rate_limits(&server);
     let logs = logs(&server, overrides);
+    let operators = Operators {
+        health: document.health_checks().map(|checks| {
+            let paths = HealthPaths {
+                live: checks.live_path,
+                ready: checks.ready_path,
+            };
+            (checks.address, checks.port, paths)
+        }),
+        prometheus: document
+            .prometheus()
+            .map(|listener| (listener.address, listener.port)),
+    };
     let (places, node_attestors) = (
         plugin::places(document, &server, data_dir),
         plugin::node_attestors(document),
@@ -171,6 +187,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
         agent_id_selector: agent_id_selector.unwrap_or(false),
         rate_limits,
         logs,
+        operators,
     })
 }
 

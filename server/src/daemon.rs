@@ -14,6 +14,8 @@ use axum::Router;
 use countersign_runtime::address_file::{self, Listening};
 use countersign_runtime::error::BoxError;
 use countersign_runtime::file::WriteError;
+use countersign_runtime::health::{Health, State};
+use countersign_runtime::operate;
 use countersign_runtime::serve::Http;
 use countersign_runtime::task::TaskFault;
 use countersign_runtime::unix::Socket;
@@ -48,6 +50,7 @@ pub struct Bound {
     svid: ServerSvid,
     agents: Router,
     admins: Router,
+    operators: operate::Bound,
     clock: SharedClock,
 }
 
@@ -124,10 +127,15 @@ impl Bound {
             svid,
             agents,
             admins,
+            operators,
             clock,
             tcp_address: _,
         } = self;
         let stop = tasks.token().clone();
+        // A part that ends ends the server: whoever is answered here is served.
+        let health = Health::default();
+        let _server = health.check("server", State::Well);
+        operators.serve(tasks, &health, &clock);
         tasks.spawn(
             "sweep",
             sweep::run(

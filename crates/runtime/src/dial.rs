@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::connection;
+use crate::error::Chain;
 use crate::io::CutIo;
 use crate::limits;
 
@@ -43,6 +45,7 @@ pub struct TlsConnector {
     clock: SharedClock,
     limit: Duration,
     cut: CancellationToken,
+    turn: usize,
 }
 
 impl TlsConnector {
@@ -55,7 +58,15 @@ impl TlsConnector {
             clock,
             limit: limits::DIAL,
             cut: CancellationToken::new(),
+            turn: 0,
         }
+    }
+
+    /// With another of the addresses that the name has tried first: counted up, each gets its turn. All are tried.
+    #[must_use]
+    pub const fn turn(mut self, turn: usize) -> Self {
+        self.turn = turn;
+        self
     }
 
     /// With another limit on resolving, connecting and the handshake together.
@@ -72,7 +83,7 @@ impl TlsConnector {
         self
     }
 
-    /// Opens a connection.
+    /// Opens a connection, to the first of the name's addresses with which that succeeds.
     ///
     /// # Errors
     /// [`DialError`].
@@ -87,15 +98,52 @@ impl TlsConnector {
     }
 
     async fn dial_unbounded(&self) -> Result<ClientIo, DialError> {
-        let target = || self.target.to_string();
-        let addresses: Vec<_> = tokio::net::lookup_host(&*self.target)
+        let mut addresses: Vec<_> = tokio::net::lookup_host(&*self.target)
             .await
             .map_err(|source| DialError::Resolve {
-                target: target(),
+                target: self.target.to_string(),
                 source,
             })?
             .collect();
-        let tcp = TcpStream::connect(&*addresses)
+        let first = self.turn.checked_rem(addresses.len()).unwrap_or_default();
+        addresses.rotate_left(first);
+        self.dial_first_of(&addresses).await
+    }
+
+    /// Opens a connection to the first of these addresses with which that succeeds: several servers of one name stand in
+    /// for each other. Each has its share of the limit.
+    ///
+    /// # Errors
+    /// [`DialError`] of one of them. That a server can't be verified is told only if nothing else is wrong with the others.
+    pub async fn dial_first_of(&self, addresses: &[SocketAddr]) -> Result<ClientIo, DialError> {
+        let target = || self.target.to_string();
+        let share = u32::try_from(addresses.len().max(1)).map_or(self.limit, |n| self.limit / n);
+        let mut told = None;
+        for address in addresses {
+            let error = match tokio::time::timeout(share, self.dial_one(*address)).await {
+                Ok(Ok(io)) => return Ok(io),
+                Ok(Err(error)) => error,
+                Err(_) => DialError::TimedOut {
+                    target: target(),
+                    limit: share,
+                },
+            };
+            if addresses.len() > 1 {
+                tracing::debug!(%address, error = %Chain(&error), "One of several servers could not be connected to");
+            }
+            if matches!(told, None | Some(DialError::Tls { .. })) {
+                told = Some(error);
+            }
+        }
+        Err(told.unwrap_or_else(|| DialError::Resolve {
+            target: target(),
+            source: io::Error::new(io::ErrorKind::NotFound, "the name has no addresses"),
+        }))
+    }
+
+    async fn dial_one(&self, address: SocketAddr) -> Result<ClientIo, DialError> {
+        let target = || self.target.to_string();
+        let tcp = TcpStream::connect(address)
             .await
             .map_err(|source| DialError::Connect {
                 target: target(),

@@ -10,7 +10,7 @@
 //! | [`error`] | errors of any kind, printed with their causes |
 //! | [`file`](mod@file) | files that are either the old or the new one, never half of it |
 //!
-//! Feature `daemon` adds what only the programs need: the command line, logs, signals and systemd. Feature `test-util`
+//! Feature `daemon` adds what only the programs need: the command line, logs, health, metrics, signals and systemd. Feature `test-util`
 //! adds `clock::TestClock`. Nothing here decides who may do what: that is the identity and mesh crates' business.
 
 #[cfg(feature = "daemon")]
@@ -24,11 +24,17 @@ pub mod dial;
 pub mod drain;
 pub mod error;
 pub mod file;
+#[cfg(feature = "daemon")]
+pub mod health;
 pub mod io;
 pub mod limits;
 #[cfg(feature = "daemon")]
 pub mod logs;
+#[cfg(feature = "daemon")]
+pub mod metrics;
 pub mod open_files;
+#[cfg(feature = "daemon")]
+pub mod operate;
 pub mod serve;
 #[cfg(feature = "daemon")]
 pub mod signals;

@@ -30,11 +30,13 @@ use crate::unix::{self, Socket};
 mod accept;
 mod authority;
 mod exchange;
+mod plain;
 mod users;
 
 use accept::{Bounds, Places};
 use authority::AnyAuthority;
 use exchange::Leave;
+pub use plain::serve_plain;
 use users::Users;
 
 /// Which HTTP versions a listener speaks.

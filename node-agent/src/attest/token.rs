@@ -1,11 +1,14 @@
 //! Join tokens: worth one node's identity, so never printed.
 
 use std::fmt;
+use std::path::PathBuf;
 
+use bytes::Bytes;
 use zeroize::Zeroizing;
 
-/// The attestor's name on the wire.
-pub(super) const TYPE: &str = "join_token";
+use super::proof::{NoProof, NodeAttestor, Proof, read};
+
+const TYPE: &str = "join_token";
 /// The longest token, in bytes: it becomes part of the node's SPIFFE ID.
 pub const MAX_TOKEN_LEN: usize = 1024;
 
@@ -39,8 +42,60 @@ impl JoinToken {
         Ok(Self(Zeroizing::new(text.to_owned())))
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Where the join token is.
+#[derive(Clone, Debug)]
+pub enum JoinTokenSource {
+    /// Here.
+    Given(JoinToken),
+    /// In this file; read only when it is needed.
+    File(PathBuf),
+}
+
+/// Attests with a join token: good once, so needed for the first start only.
+#[derive(Clone, Debug, Default)]
+pub struct ByJoinToken {
+    /// Where it is, if one was given.
+    pub source: Option<JoinTokenSource>,
+}
+
+impl NodeAttestor for ByJoinToken {
+    fn kind(&self) -> &'static str {
+        TYPE
+    }
+
+    fn prove(&self) -> Result<Box<dyn Proof>, NoProof> {
+        let token = match &self.source {
+            None => return Err(NoProof::NoToken),
+            Some(JoinTokenSource::Given(token)) => token.clone(),
+            Some(JoinTokenSource::File(path)) => {
+                let fail = |reason: String| NoProof::File {
+                    path: path.clone(),
+                    reason,
+                };
+                let bytes = read(path)?;
+                let text = std::str::from_utf8(&bytes).map_err(|e| fail(e.to_string()))?;
+                JoinToken::new(text).map_err(|e| fail(e.to_string()))?
+            }
+        };
+        Ok(Box::new(token))
+    }
+}
+
+/// The token is all the proof there is.
+impl Proof for JoinToken {
+    fn payload(&self) -> Bytes {
+        Bytes::copy_from_slice(self.as_str().as_bytes())
+    }
+
+    fn answer(&self, _: &[u8]) -> Result<Bytes, NoProof> {
+        Err(NoProof::Challenge(
+            "a join token is all the proof there is".to_owned(),
+        ))
     }
 }
 

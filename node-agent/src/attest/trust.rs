@@ -3,25 +3,94 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use countersign_identity::bundle::{InvalidAuthority, X509Authority};
+use countersign_identity::bundle::{InvalidAuthority, X509Authority, document};
 use countersign_identity::{Bundle, TrustDomain};
 
+use super::download::BundleUrl;
 use crate::{limits, pem};
 
 /// How the server is verified on first contact, when there is no bundle on disk yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrustSource {
-    /// By the certificates in this PEM file.
+    /// By the bundle in this file.
     File(PathBuf),
+    /// By the bundle that is got from there.
+    Url(BundleUrl),
     /// Not at all, because an operator asked for it.
     Insecure,
 }
 
-/// Why a trust bundle file is of no use.
+/// What a trust bundle looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BundleFormat {
+    /// Certificates in PEM, one after the other.
+    #[default]
+    Pem,
+    /// SPIFFE's bundle document: JSON.
+    Spiffe,
+}
+
+/// Whether trust is taken from its source again, once the server can't be verified by what was kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rebootstrap {
+    /// Never: the node agent ends.
+    #[default]
+    Never,
+    /// If this node may attest again, after the server has been unknown for so long.
+    Auto(Duration),
+    /// The same, and a node that may not attest again is a fault.
+    Always(Duration),
+}
+
+impl Rebootstrap {
+    /// How long the server has to be unknown.
+    #[must_use]
+    pub const fn delay(self) -> Option<Duration> {
+        match self {
+            Self::Never => None,
+            Self::Auto(delay) | Self::Always(delay) => Some(delay),
+        }
+    }
+}
+
+/// Where trust comes from, all told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// The source.
+    pub source: TrustSource,
+    /// What comes from there.
+    pub format: BundleFormat,
+    /// Whether it is asked again.
+    pub rebootstrap: Rebootstrap,
+}
+
+impl Trust {
+    /// The bundle from the source; `None`: the server's word is taken.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub async fn bundle(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>, TrustError> {
+        let (text, place) = match &self.source {
+            TrustSource::Insecure => return Ok(None),
+            TrustSource::File(path) => (read(path)?, path.display().to_string()),
+            TrustSource::Url(url) => {
+                let place = url.place();
+                match url.get().await {
+                    Ok(text) => (text, place),
+                    Err(reason) => return Err(TrustError::Download { place, reason }),
+                }
+            }
+        };
+        self.format.read(&text, &place, trust_domain).map(Some)
+    }
+}
+
+/// Why a trust bundle is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// It could not be read.
+    /// The file could not be read.
     #[error("cannot read the trust bundle {}: {source}: `countersign-server bundle show` prints it, and trust_bundle_path says where it is", path.display())]
     Read {
         /// The file.
@@ -29,25 +98,35 @@ pub enum TrustError {
         /// Why.
         source: io::Error,
     },
-    /// It is no PEM.
-    #[error("the trust bundle {} is not PEM: {reason}", path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
+    /// It could not be got from where it is.
+    #[error("cannot get the trust bundle from {place}: {reason}: check trust_bundle_url")]
+    Download {
+        /// Where it is.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// It is not in the format that was said.
+    #[error("the trust bundle {place} is not what trust_bundle_format says: {reason}")]
+    Format {
+        /// Where it is.
+        place: String,
         /// What is wrong.
         reason: String,
     },
     /// There is nothing in it.
-    #[error("the trust bundle {} has no certificates: `countersign-server bundle show` prints what belongs there", path.display())]
+    #[error(
+        "the trust bundle {place} has no certificates: `countersign-server bundle show` prints what belongs there"
+    )]
     Empty {
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        place: String,
     },
     /// A certificate is no authority.
-    #[error("certificate {number} of the trust bundle {}: {source}", path.display())]
+    #[error("certificate {number} of the trust bundle {place}: {source}")]
     Authority {
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        place: String,
         /// Which one, counted from 1.
         number: usize,
         /// What is wrong with it.
@@ -55,39 +134,55 @@ pub enum TrustError {
     },
 }
 
-/// Reads a trust bundle.
-///
-/// # Errors
-/// [`TrustError`].
-pub fn read_bundle(path: &Path, trust_domain: &TrustDomain) -> Result<Bundle, TrustError> {
-    let own = || path.to_owned();
+fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
     let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| {
-            file.take(limits::TRUST_BUNDLE_FILE_BYTES)
-                .read_to_end(&mut text)
-        })
-        .map_err(|source| TrustError::Read {
-            path: own(),
+    let read = File::open(path).and_then(|file| {
+        file.take(limits::TRUST_BUNDLE_FILE_BYTES)
+            .read_to_end(&mut text)
+    });
+    match read {
+        Ok(_) => Ok(text),
+        Err(source) => Err(TrustError::Read {
+            path: path.to_owned(),
             source,
-        })?;
-    let certificates = pem::read_certificates(&text).map_err(|reason| TrustError::Pem {
-        path: own(),
-        reason,
-    })?;
-    if certificates.is_empty() {
-        return Err(TrustError::Empty { path: own() });
+        }),
     }
-    let mut bundle = Bundle::empty(trust_domain.clone());
-    for (index, der) in certificates.into_iter().enumerate() {
-        let authority = X509Authority::new(der).map_err(|source| TrustError::Authority {
-            path: own(),
-            number: index + 1,
-            source,
-        })?;
-        bundle.x509_authorities.push(authority);
+}
+
+impl BundleFormat {
+    fn read(
+        self,
+        text: &[u8],
+        place: &str,
+        trust_domain: &TrustDomain,
+    ) -> Result<Bundle, TrustError> {
+        let place = || place.to_owned();
+        let fail = |reason: String| TrustError::Format {
+            place: place(),
+            reason,
+        };
+        let bundle = match self {
+            Self::Pem => {
+                let mut bundle = Bundle::empty(trust_domain.clone());
+                let certificates = pem::read_certificates(text).map_err(fail)?;
+                for (index, der) in certificates.into_iter().enumerate() {
+                    let authority =
+                        X509Authority::new(der).map_err(|source| TrustError::Authority {
+                            place: place(),
+                            number: index + 1,
+                            source,
+                        })?;
+                    bundle.x509_authorities.push(authority);
+                }
+                bundle
+            }
+            Self::Spiffe => document::read(trust_domain, text).map_err(|e| fail(e.to_string()))?,
+        };
+        if bundle.x509_authorities.is_empty() {
+            return Err(TrustError::Empty { place: place() });
+        }
+        Ok(bundle)
     }
-    Ok(bundle)
 }
 
 #[cfg(test)]
@@ -101,20 +196,30 @@ mod tests {
 
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
-    fn read(text: &str) -> Result<Bundle, TrustError> {
+    async fn read(text: &str) -> Result<Bundle, TrustError> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("bundle.pem");
         std::fs::write(&path, text).unwrap();
-        read_bundle(&path, &trust_domain())
+        from(&path).await
     }
 
-    #[test]
-    fn all_authorities_of_the_file_count() {
+    async fn from(path: &Path) -> Result<Bundle, TrustError> {
+        let trust = Trust {
+            source: TrustSource::File(path.to_owned()),
+            format: BundleFormat::Pem,
+            rebootstrap: Rebootstrap::Never,
+        };
+        trust.bundle(&trust_domain()).await.map(Option::unwrap)
+    }
+
+    #[tokio::test]
+    async fn all_authorities_of_the_file_count() {
         let (one, two) = (TestCa::new(NOW), TestCa::new(NOW));
         let bundle = read(&pem::certificates([
             one.authority().der(),
             two.authority().der(),
         ]))
+        .await
         .unwrap();
         assert_eq!(
             bundle.x509_authorities,
@@ -122,12 +227,31 @@ mod tests {
         );
     }
 
-    #[test]
-    fn each_fault_is_told_with_the_file() {
-        assert!(matches!(read(""), Err(TrustError::Empty { .. })));
+    #[tokio::test]
+    async fn a_bundle_document_is_read_where_the_format_says_so() {
+        let ca = TestCa::new(NOW);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bundle.json");
+        std::fs::write(&path, document::write(&ca.bundle()).unwrap()).unwrap();
+        let trust = Trust {
+            source: TrustSource::File(path.clone()),
+            format: BundleFormat::Spiffe,
+            rebootstrap: Rebootstrap::Never,
+        };
+        let bundle = trust.bundle(&trust_domain()).await.unwrap().unwrap();
+        assert_eq!(bundle.x509_authorities, [ca.authority().clone()]);
         assert!(matches!(
-            read("-----BEGIN CERTIFICATE-----\nx\n"),
-            Err(TrustError::Pem { .. })
+            from(&path).await,
+            Err(TrustError::Empty { .. } | TrustError::Format { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn each_fault_is_told_with_the_file() {
+        assert!(matches!(read("").await, Err(TrustError::Empty { .. })));
+        assert!(matches!(
+            read("-----BEGIN CERTIFICATE-----\nx\n").await,
+            Err(TrustError::Format { .. })
         ));
         let ca = TestCa::new(NOW);
         let leaf = ca.issue(
@@ -135,7 +259,9 @@ mod tests {
             Duration::from_secs(60),
             NOW,
         );
-        let error = read(&pem::certificates([ca.authority().der(), &leaf.chain()[0]])).unwrap_err();
+        let error = read(&pem::certificates([ca.authority().der(), &leaf.chain()[0]]))
+            .await
+            .unwrap_err();
         assert!(
             matches!(
                 error,
@@ -147,7 +273,7 @@ mod tests {
             ),
             "{error}"
         );
-        let missing = read_bundle(Path::new("/nowhere/bundle.pem"), &trust_domain()).unwrap_err();
+        let missing = from(Path::new("/nowhere/bundle.pem")).await.unwrap_err();
         assert!(
             missing.to_string().contains("/nowhere/bundle.pem"),
             "{missing}"

@@ -98,7 +98,8 @@ impl Companion {
     {
         let (channel, number, address) = self.connected().await?;
         let answer = tokio::time::timeout(limits::SERVER_CALL, call(channel)).await;
-        let result = answer.unwrap_or_else(|_| Err(CallError::timed_out(method, address)));
+        let result = answer
+            .unwrap_or_else(|_| Err(CallError::timed_out(method, address, limits::SERVER_CALL)));
         match result {
             Ok(answer) => Ok(answer),
             Err(error) => {

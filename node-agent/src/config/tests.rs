@@ -36,12 +36,17 @@ fn the_least_file_has_spires_defaults() {
     let config = parsed(&file(LEAST));
     assert_eq!(config.server, "server:8081");
     assert_eq!(config.socket_path, Path::new(DEFAULT_SOCKET));
-    assert_eq!(config.trust, TrustSource::File("bundle.pem".into()));
+    assert_eq!(config.trust.source, TrustSource::File("bundle.pem".into()));
+    assert_eq!(config.trust.rebootstrap, Rebootstrap::Never);
     assert_eq!(config.key_store, KeyStore::Disk("/keys".into()));
     assert_eq!(config.discover, Discover::UsersOnly);
     assert_eq!(config.workload_key_type, KeyType::EcP256);
     assert_eq!(config.sync_interval, Duration::from_secs(5));
-    assert!(config.join_token.is_none());
+    assert_eq!(config.node_attestor.kind(), "join_token");
+    assert!(config.node_attestor.prove().is_err());
+    assert_eq!(config.keeping.most, 1000);
+    assert_eq!(config.workload_svids, WorkloadSvids::OnDisk);
+    assert_eq!(config.operators, Operators::default());
 }
 
 #[test]
@@ -66,7 +71,7 @@ fn flags_go_before_the_file() {
     let text = file(LEAST).replace("directory = \"/keys\"", "");
     let (config, _) = AgentConfig::parse("agent.conf", &text, &overrides).unwrap();
     assert_eq!(config.server, "[::1]:9");
-    assert_eq!(config.trust, TrustSource::Insecure);
+    assert_eq!(config.trust.source, TrustSource::Insecure);
     assert_eq!(config.key_store, KeyStore::Disk("/flag".into()));
     assert_eq!(config.socket_path, Path::new("/flag.sock"));
 }
@@ -106,8 +111,8 @@ fn contradictions_and_what_is_not_supported_are_refused() {
             .contains("can't go together")
     );
     assert!(
-        refused(&file(&format!("{LEAST}\ntrust_bundle_format = \"spiffe\"")))
-            .contains("only \"pem\"")
+        refused(&file(&format!("{LEAST}\ntrust_bundle_format = \"x509\"")))
+            .contains("trust_bundle_format")
     );
     assert!(
         refused(&file(&format!(

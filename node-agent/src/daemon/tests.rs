@@ -2,21 +2,32 @@
 
 mod faults;
 mod life;
+mod reattest;
+mod restart;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use countersign_identity::{KeyType, SelectorSet, TrustDomain, UnixTime};
 use countersign_proto::spiffe::workload::X509svidResponse;
 use countersign_proto::spire::api::types;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
 use countersign_runtime::clock::TestClock;
 use countersign_runtime::logs::{Level, Levels, LogOptions};
+use countersign_runtime::operate::Operators;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status, Streaming};
 
 use super::*;
+use crate::attest::{
+    BundleFormat, ByJoinToken, JoinToken, JoinTokenSource, NoProof, NodeAttestor, Proof,
+    Rebootstrap, Trust, TrustSource,
+};
+use crate::config::{KeyStore, WorkloadSvids};
 use crate::pem;
 use crate::selectors::Discover;
+use crate::sync::{Keeping, Rotation};
 use crate::test_ca::{TestCa, trust_domain};
 use crate::test_server::{TestServer, denied};
 use crate::workload_client::WorkloadClient;
@@ -63,9 +74,16 @@ impl Rig {
         AgentConfig {
             trust_domain: trust_domain(),
             server: self.server.address.to_string(),
-            trust: TrustSource::File(self.path("bundle.pem")),
-            join_token: token.map(|t| JoinTokenSource::Given(JoinToken::new(t).unwrap())),
+            trust: self.trust(Rebootstrap::Never),
+            node_attestor: Arc::new(ByJoinToken {
+                source: token.map(|t| JoinTokenSource::Given(JoinToken::new(t).unwrap())),
+            }),
             key_store: KeyStore::Disk(self.path("data")),
+            workload_svids: WorkloadSvids::OnDisk,
+            keeping: Keeping {
+                most: 1000,
+                rotation: Rotation::default(),
+            },
             socket_path: self.path("s"),
             admin_socket_path: None,
             rules: crate::api::Rules::default(),
@@ -74,6 +92,23 @@ impl Rig {
             workload_key_type: KeyType::EcP256,
             sync_interval: INTERVAL,
             logs: LogOptions::default(),
+            operators: Operators::default(),
+        }
+    }
+
+    fn trust(&self, rebootstrap: Rebootstrap) -> Trust {
+        Trust {
+            source: TrustSource::File(self.path("bundle.pem")),
+            format: BundleFormat::Pem,
+            rebootstrap,
+        }
+    }
+
+    /// A node that may attest again.
+    fn reattestable(&self) -> AgentConfig {
+        AgentConfig {
+            node_attestor: Arc::new(Again),
+            ..self.config(None)
         }
     }
 
@@ -97,7 +132,11 @@ impl Rig {
 
     /// Starts, and waits until workloads are answered.
     async fn running(&self, token: Option<&str>) -> Agent {
-        let agent = self.start(self.config(token));
+        self.running_with(self.config(token)).await
+    }
+
+    async fn running_with(&self, config: AgentConfig) -> Agent {
+        let agent = self.start(config);
         self.until(|| self.path("address").exists() || agent.task.is_finished())
             .await;
         assert!(!agent.task.is_finished(), "{:?}", agent.task.await);
@@ -154,6 +193,31 @@ impl Rig {
     fn agent_state(&self) -> serde_json::Value {
         serde_json::from_str(&std::fs::read_to_string(self.path("data/agent-state.json")).unwrap())
             .unwrap()
+    }
+}
+
+/// Attests as often as it is asked, with a challenge.
+#[derive(Debug)]
+struct Again;
+
+impl NodeAttestor for Again {
+    fn kind(&self) -> &'static str {
+        "x509pop"
+    }
+
+    fn prove(&self) -> Result<Box<dyn Proof>, NoProof> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl Proof for Again {
+    fn payload(&self) -> Bytes {
+        Bytes::from_static(b"certificate")
+    }
+
+    fn answer(&self, challenge: &[u8]) -> Result<Bytes, NoProof> {
+        assert_eq!(challenge, b"challenge");
+        Ok(Bytes::from_static(b"answer"))
     }
 }
 

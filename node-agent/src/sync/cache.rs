@@ -1,15 +1,19 @@
 //! The owner's state: entries, the SVIDs held for them, bundles; and what is due.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use countersign_identity::verify::verify_svid;
-use countersign_identity::{Bundle, EntryId, SelectorSet, TrustDomain, UnixTime, X509Svid};
+use countersign_identity::{Bundle, EntryId, TrustDomain, UnixTime, X509Svid};
+use tokio::time::Instant;
 
 use super::entry::{AuthorizedEntry, Delivery};
 use super::revisions::Entries;
-use super::rotation;
+use super::rotation::{self, Due, Moment, Rotation};
 use super::snapshot::{Known, ServedEntry, ServedSvid, Snapshot};
+
+/// Entries by the callers that hold a stream for them right now.
+pub type Subscribed = HashSet<EntryId>;
 
 /// An SVID in hand.
 #[derive(Debug)]
@@ -17,7 +21,40 @@ struct Held {
     svid: Arc<ServedSvid>,
     /// The revision of the entry for which it was signed.
     revision: i64,
-    renew_at: UnixTime,
+    renew: Due,
+    /// Its authority is tainted or gone.
+    withdrawn: bool,
+}
+
+/// An entry that needs a new SVID.
+#[derive(Clone, Debug)]
+pub struct DueEntry {
+    /// The entry.
+    pub entry: Arc<AuthorizedEntry>,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why an entry needs a new SVID, the most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// It has none, or an expired one.
+    Missing,
+    /// The entry has been changed since.
+    Changed,
+    /// Its time has come.
+    Old,
+    /// Its authority is being withdrawn. These may be all of them at once, so they are signed in small batches.
+    Withdrawn,
+}
+
+/// What the cache is told by the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping {
+    /// SVIDs to hold for entries that nobody has a stream for. Beyond it, those that were asked for longest ago go.
+    pub most: usize,
+    /// When SVIDs are renewed.
+    pub rotation: Rotation,
 }
 
 /// Everything that this node may serve. Owned by one task.
@@ -27,17 +64,26 @@ pub struct Cache {
     federated: BTreeMap<TrustDomain, Arc<Bundle>>,
     entries: Entries,
     held: HashMap<EntryId, Held>,
+    keeping: Keeping,
+    known: Known,
+    /// When entries had a stream last, in counted looks.
+    asked: HashMap<EntryId, u64>,
+    looks: u64,
 }
 
 impl Cache {
     /// Nothing to serve yet.
     #[must_use]
-    pub fn new(bundle: Arc<Bundle>) -> Self {
+    pub fn new(bundle: Arc<Bundle>, keeping: Keeping) -> Self {
         Self {
             bundle,
             federated: BTreeMap::new(),
             entries: Entries::new(),
             held: HashMap::new(),
+            keeping,
+            known: Known::FromEarlier,
+            asked: HashMap::new(),
+            looks: 0,
         }
     }
 
@@ -45,6 +91,18 @@ impl Cache {
     #[must_use]
     pub const fn entries(&self) -> &Entries {
         &self.entries
+    }
+
+    /// The own bundle.
+    #[must_use]
+    pub const fn bundle(&self) -> &Arc<Bundle> {
+        &self.bundle
+    }
+
+    /// The bundles of foreign trust domains.
+    #[must_use]
+    pub const fn federated(&self) -> &BTreeMap<TrustDomain, Arc<Bundle>> {
+        &self.federated
     }
 
     /// The foreign trust domains that entries ask for.
@@ -56,6 +114,25 @@ impl Cache {
             .collect()
     }
 
+    /// Takes in what an earlier process kept, as far as the bundle in use still vouches for it.
+    pub fn restore(
+        &mut self,
+        kept: impl IntoIterator<Item = (AuthorizedEntry, X509Svid)>,
+        federated: BTreeMap<TrustDomain, Arc<Bundle>>,
+        now: Moment,
+    ) {
+        let sound = sound_authorities(&self.bundle);
+        for (entry, svid) in kept {
+            if !vouched_for(&svid, &sound, now.wall) {
+                continue;
+            }
+            self.entries
+                .insert(entry.id.clone(), Arc::new(entry.clone()));
+            self.hold(&entry, svid, rotation::random_jitter(), now);
+        }
+        self.federated = federated;
+    }
+
     /// Replaces the entries by a complete set. SVIDs of entries that are gone go too, and so do those of entries that now
     /// mean somebody else.
     pub fn replace_entries(&mut self, entries: Entries) {
@@ -64,7 +141,9 @@ impl Cache {
                 .get(id)
                 .is_some_and(|entry| entry.spiffe_id == *held.svid.svid().id())
         });
+        self.asked.retain(|id, _| entries.contains_key(id));
         self.entries = entries;
+        self.known = Known::FromServer;
     }
 
     /// Replaces the bundles. SVIDs that no sound authority vouches for any more become due at once: those that chain to
@@ -73,7 +152,7 @@ impl Cache {
         &mut self,
         bundle: Arc<Bundle>,
         federated: BTreeMap<TrustDomain, Arc<Bundle>>,
-        now: UnixTime,
+        now: Moment,
     ) -> bool {
         self.federated = federated;
         if self.bundle == bundle {
@@ -81,52 +160,131 @@ impl Cache {
         }
         let sound = sound_authorities(&bundle);
         for held in self.held.values_mut() {
-            if !vouched_for(held.svid.svid(), &sound, now) {
-                held.renew_at = now;
+            if !vouched_for(held.svid.svid(), &sound, now.wall) {
+                held.renew = Due::at(now.wall, now);
+                held.withdrawn = true;
             }
         }
         self.bundle = bundle;
         true
     }
 
-    /// The entries that need a new SVID: those that have none first, then those whose time has come. `wanted` are the
-    /// callers that are waiting; SVIDs that are signed on demand are due for them only.
-    #[must_use]
-    pub fn due(&self, now: UnixTime, wanted: &[SelectorSet]) -> Vec<Arc<AuthorizedEntry>> {
-        let mut due: Vec<(UnixTime, &Arc<AuthorizedEntry>)> = self
+    /// Notes for which entries there are streams, and lets SVIDs go that are too many: never one with a stream, and of the
+    /// others those first that nobody has asked for the longest. Says whether any went.
+    pub fn shed(&mut self, subscribed: &Subscribed, now: Moment) -> bool {
+        self.looks += 1;
+        for id in subscribed {
+            if let Some(asked) = self.asked.get_mut(id) {
+                *asked = self.looks;
+            } else if self.entries.contains_key(id) {
+                self.asked.insert(id.clone(), self.looks);
+            }
+        }
+        let before = self.held.len();
+        let entries = &self.entries;
+        // What is not renewed without a caller is worth nothing once it has expired.
+        self.held.retain(|id, held| {
+            held.svid.svid().not_after() >= now.wall
+                || subscribed.contains(id)
+                || entries
+                    .get(id)
+                    .is_some_and(|entry| entry.delivery == Delivery::Prefetched)
+        });
+        if self.held.len() > self.keeping.most {
+            let kept = self.kept(subscribed, |id, _| self.held.contains_key(id));
+            let kept: HashSet<EntryId> = kept.into_iter().cloned().collect();
+            self.held.retain(|id, _| kept.contains(id));
+        }
+        self.held.len() != before
+    }
+
+    /// The entries that may have an SVID: those with a stream, and of the others that `may` those that were asked for
+    /// last, as many as there is room for.
+    fn kept<'a>(
+        &'a self,
+        subscribed: &'a Subscribed,
+        may: impl Fn(&EntryId, &AuthorizedEntry) -> bool,
+    ) -> HashSet<&'a EntryId> {
+        let mut others: Vec<_> = self
             .entries
-            .values()
-            .filter_map(|entry| Some((self.due_at(entry, wanted)?, entry)))
-            .filter(|(at, _)| *at <= now)
+            .iter()
+            .filter(|(id, entry)| {
+                entry.delivery != Delivery::Stored && !subscribed.contains(*id) && may(id, entry)
+            })
+            .map(|(id, _)| {
+                let asked = self.asked.get(id).copied().unwrap_or_default();
+                (std::cmp::Reverse((asked, self.held.contains_key(id))), id)
+            })
             .collect();
-        due.sort_by_key(|(at, _)| *at);
+        let mut kept: HashSet<&EntryId> = subscribed.iter().collect();
+        let room = self.keeping.most.saturating_sub(kept.len());
+        if others.len() > room {
+            others.sort_unstable();
+            others.truncate(room);
+        }
+        kept.extend(others.into_iter().map(|(_, id)| id));
+        kept
+    }
+
+    /// The entries for which SVIDs are to be held ready.
+    fn needed<'a>(
+        &'a self,
+        subscribed: &'a Subscribed,
+    ) -> impl Iterator<Item = &'a Arc<AuthorizedEntry>> {
+        let kept = self.kept(subscribed, |_, entry| {
+            entry.delivery == Delivery::Prefetched
+        });
+        self.entries
+            .values()
+            .filter(move |entry| entry.delivery != Delivery::Stored && kept.contains(&entry.id))
+    }
+
+    /// The entries that need a new SVID, the most urgent first.
+    #[must_use]
+    pub fn due(&self, now: Moment, subscribed: &Subscribed) -> Vec<DueEntry> {
+        let mut due: Vec<(Why, UnixTime, &Arc<AuthorizedEntry>)> = self
+            .needed(subscribed)
+            .filter_map(|entry| {
+                let (why, at) = self.due_at(entry, now);
+                at.is_none_or(|at| at.has_come(now))
+                    .then(|| (why, at.map(Due::wall).unwrap_or_default(), entry))
+            })
+            .collect();
+        due.sort_by_key(|(why, at, _)| (*why, *at));
         due.into_iter()
-            .map(|(_, entry)| Arc::clone(entry))
+            .map(|(why, _, entry)| DueEntry {
+                entry: Arc::clone(entry),
+                why,
+            })
             .collect()
     }
 
-    /// When the next SVID is due.
+    /// When the next SVID is due, of those that are withdrawn or of the others.
     #[must_use]
-    pub fn next_due(&self, wanted: &[SelectorSet]) -> Option<UnixTime> {
-        self.entries
-            .values()
-            .filter_map(|entry| self.due_at(entry, wanted))
+    pub fn next_due(
+        &self,
+        now: Moment,
+        subscribed: &Subscribed,
+        withdrawn: bool,
+    ) -> Option<Instant> {
+        self.needed(subscribed)
+            .map(|entry| self.due_at(entry, now))
+            .filter(|(why, _)| (*why == Why::Withdrawn) == withdrawn)
+            .map(|(_, at)| at.map_or(now.steady, |at| at.instant(now)))
             .min()
     }
 
-    fn due_at(&self, entry: &AuthorizedEntry, wanted: &[SelectorSet]) -> Option<UnixTime> {
-        let needed = match entry.delivery {
-            Delivery::Stored => false,
-            Delivery::Prefetched => true,
-            Delivery::OnDemand => wanted
-                .iter()
-                .any(|caller| entry.selectors.is_subset_of(caller)),
-        };
-        let at = match self.held.get(&entry.id) {
-            Some(held) if held.revision == entry.revision => held.renew_at,
-            _ => UnixTime::default(),
-        };
-        needed.then_some(at)
+    /// Why a new SVID will be needed, and when; now if that is `None`.
+    fn due_at(&self, entry: &AuthorizedEntry, now: Moment) -> (Why, Option<Due>) {
+        match self.held.get(&entry.id) {
+            None => (Why::Missing, None),
+            Some(held) if held.svid.svid().not_after() < now.wall => {
+                (Why::Missing, Some(held.renew))
+            }
+            Some(held) if held.revision != entry.revision => (Why::Changed, None),
+            Some(held) if held.withdrawn => (Why::Withdrawn, Some(held.renew)),
+            Some(held) => (Why::Old, Some(held.renew)),
+        }
     }
 
     /// Takes a newly signed SVID in, unless the entry has gone or means somebody else by now. Says whether it did.
@@ -135,7 +293,7 @@ impl Cache {
         entry: &AuthorizedEntry,
         svid: X509Svid,
         jitter: f64,
-        now: UnixTime,
+        now: Moment,
     ) -> bool {
         let Some(current) = self.entries.get(&entry.id) else {
             return false;
@@ -143,37 +301,45 @@ impl Cache {
         if current.spiffe_id != *svid.id() {
             return false;
         }
-        let soonest = rotation::earliest(svid.not_after(), now);
-        let renew_at = rotation::renew_at(svid.not_before(), svid.not_after(), jitter).max(soonest);
+        let soonest = rotation::earliest(svid.not_after(), now.wall);
+        let renew_at = self
+            .keeping
+            .rotation
+            .renew_at(svid.not_before(), svid.not_after(), jitter)
+            .max(soonest);
         let held = Held {
             svid: Arc::new(ServedSvid::new(svid)),
             revision: entry.revision,
-            renew_at,
+            renew: Due::at(renew_at, now),
+            withdrawn: false,
         };
         self.held.insert(entry.id.clone(), held);
         true
     }
 
-    /// Whether an SVID that is held has expired, so that it must not be served any longer.
+    /// How many of the SVIDs that are held have not expired.
     #[must_use]
-    pub fn has_expired(&self, now: UnixTime) -> bool {
-        self.held
-            .values()
-            .any(|held| held.svid.svid().not_after() < now)
+    pub fn valid(&self, now: UnixTime) -> usize {
+        let valid = |held: &&Held| held.svid.svid().not_after() >= now;
+        self.held.values().filter(valid).count()
     }
 
-    /// Whether there are entries whose SVIDs are signed only when somebody asks.
+    /// Whether it matters to what is signed who has a stream.
     #[must_use]
-    pub fn signs_on_demand(&self) -> bool {
-        self.entries
-            .values()
-            .any(|entry| entry.delivery == Delivery::OnDemand)
+    pub fn depends_on_callers(&self) -> bool {
+        self.entries.len() > self.keeping.most
+            || self
+                .entries
+                .values()
+                .any(|entry| entry.delivery == Delivery::OnDemand)
     }
 
-    /// How many SVIDs are held.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.held.len()
+    /// What is held, with its entries: for the disk.
+    pub fn held(&self) -> impl Iterator<Item = (&Arc<AuthorizedEntry>, &Arc<ServedSvid>)> {
+        self.entries.values().filter_map(|entry| {
+            let held = self.held.get(&entry.id)?;
+            (held.revision == entry.revision).then_some((entry, &held.svid))
+        })
     }
 
     /// What can be served now. An SVID that has expired is no better than none.
@@ -191,7 +357,7 @@ impl Cache {
             Arc::clone(&self.bundle),
             entries,
             self.federated.clone(),
-            Known::FromServer,
+            self.known,
         )
     }
 }
@@ -217,168 +383,4 @@ pub fn is_sound(svid: &X509Svid, bundle: &Bundle, now: UnixTime) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use countersign_identity::Selector;
-
-    use super::super::entry::tests::entry;
-    use super::super::snapshot::Answer;
-    use super::*;
-    use crate::test_ca::{TestCa, trust_domain};
-
-    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
-    const TTL: Duration = Duration::from_secs(3600);
-
-    fn later(secs: u64) -> UnixTime {
-        NOW.after(Duration::from_secs(secs))
-    }
-
-    fn entries(all: &[AuthorizedEntry]) -> Entries {
-        all.iter()
-            .map(|e| (e.id.clone(), Arc::new(e.clone())))
-            .collect()
-    }
-
-    fn ids(due: &[Arc<AuthorizedEntry>]) -> Vec<&str> {
-        due.iter().map(|e| e.id.as_str()).collect()
-    }
-
-    fn caller() -> SelectorSet {
-        std::iter::once(Selector::parse("unix:uid:1").unwrap()).collect()
-    }
-
-    fn setup(all: &[AuthorizedEntry]) -> (TestCa, Cache) {
-        let ca = TestCa::new(NOW);
-        let mut cache = Cache::new(Arc::new(ca.bundle()));
-        cache.replace_entries(entries(all));
-        (ca, cache)
-    }
-
-    #[test]
-    fn a_new_entry_is_due_at_once_and_then_at_half_life() {
-        let a = entry("a", &["unix:uid:1"]);
-        let (ca, mut cache) = setup(std::slice::from_ref(&a));
-        assert_eq!(ids(&cache.due(NOW, &[])), ["a"]);
-        assert!(cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW));
-        assert!(cache.due(NOW, &[]).is_empty());
-        // 3,610 s of life with the back-date; half of it is left 1,795 s from now.
-        assert_eq!(cache.next_due(&[]), Some(later(1795)));
-        assert!(cache.due(later(1794), &[]).is_empty());
-        assert_eq!(ids(&cache.due(later(1795), &[])), ["a"]);
-    }
-
-    #[test]
-    fn a_changed_revision_is_due_at_once_and_the_old_svid_is_served_meanwhile() {
-        let a = entry("a", &["unix:uid:1"]);
-        let (ca, mut cache) = setup(std::slice::from_ref(&a));
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
-        let updated = AuthorizedEntry {
-            revision: 1,
-            ..a.clone()
-        };
-        cache.replace_entries(entries(std::slice::from_ref(&updated)));
-        assert_eq!(ids(&cache.due(NOW, &[])), ["a"]);
-        assert!(matches!(
-            cache.snapshot(NOW).answer(&caller()),
-            Answer::Identities(_)
-        ));
-
-        // An answer to the request from before the update does not settle it.
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
-        assert_eq!(ids(&cache.due(NOW, &[])), ["a"]);
-        cache.hold(&updated, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
-        assert!(cache.due(NOW, &[]).is_empty());
-    }
-
-    #[test]
-    fn an_entry_that_means_somebody_else_now_does_not_keep_its_old_svid() {
-        let a = entry("a", &["unix:uid:1"]);
-        let (ca, mut cache) = setup(std::slice::from_ref(&a));
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
-        let other = AuthorizedEntry {
-            spiffe_id: trust_domain().id_with_path("/b").unwrap(),
-            revision: 1,
-            ..a.clone()
-        };
-        cache.replace_entries(entries(&[other]));
-        assert!(matches!(
-            cache.snapshot(NOW).answer(&caller()),
-            Answer::NotSigned
-        ));
-        assert!(
-            !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW),
-            "signed for who it was"
-        );
-        cache.replace_entries(Entries::new());
-        assert!(
-            !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW),
-            "the entry is gone"
-        );
-    }
-
-    #[test]
-    fn an_expired_svid_is_not_served() {
-        let a = entry("a", &["unix:uid:1"]);
-        let (ca, mut cache) = setup(std::slice::from_ref(&a));
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
-        assert!(matches!(
-            cache.snapshot(later(3600)).answer(&caller()),
-            Answer::Identities(_)
-        ));
-        assert!(matches!(
-            cache.snapshot(later(3601)).answer(&caller()),
-            Answer::NotSigned
-        ));
-    }
-
-    #[test]
-    fn what_is_signed_on_demand_is_due_for_waiting_callers_only_and_what_is_stored_never() {
-        let demand = AuthorizedEntry {
-            delivery: Delivery::OnDemand,
-            ..entry("d", &["unix:uid:1"])
-        };
-        let stored = AuthorizedEntry {
-            delivery: Delivery::Stored,
-            ..entry("s", &["unix:uid:1"])
-        };
-        let (_, cache) = setup(&[demand, stored]);
-        assert!(cache.due(NOW, &[]).is_empty());
-        assert_eq!(cache.next_due(&[]), None);
-        assert_eq!(ids(&cache.due(NOW, &[caller()])), ["d"]);
-    }
-
-    #[test]
-    fn what_chains_to_a_tainted_or_removed_authority_is_due_at_once() {
-        let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
-        let (old, mut cache) = setup(&[a.clone(), b.clone()]);
-        let new = TestCa::new(NOW);
-        cache.hold(&a, old.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
-        cache.hold(&b, new.issue(&b.spiffe_id, TTL, NOW), 0.0, NOW);
-
-        let mut bundle = old.bundle();
-        bundle.x509_authorities.push(new.authority().clone());
-        assert!(cache.replace_bundles(Arc::new(bundle.clone()), BTreeMap::new(), NOW));
-        assert!(
-            !cache.replace_bundles(Arc::new(bundle.clone()), BTreeMap::new(), NOW),
-            "the same again"
-        );
-        assert!(cache.due(NOW, &[]).is_empty());
-
-        bundle.x509_authorities[0] = bundle.x509_authorities[0].with_tainted(true);
-        cache.replace_bundles(Arc::new(bundle.clone()), BTreeMap::new(), NOW);
-        assert_eq!(ids(&cache.due(NOW, &[])), ["a"]);
-
-        bundle.x509_authorities.pop();
-        cache.replace_bundles(Arc::new(bundle), BTreeMap::new(), NOW);
-        assert_eq!(ids(&cache.due(NOW, &[])), ["a", "b"]);
-    }
-
-    #[test]
-    fn what_is_missing_comes_before_what_is_only_old() {
-        let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
-        let (ca, mut cache) = setup(&[a.clone(), b]);
-        cache.hold(&a, ca.issue(&a.spiffe_id, TTL, NOW), 0.0, NOW);
-        assert_eq!(ids(&cache.due(later(2000), &[])), ["b", "a"]);
-    }
-}
+mod tests;

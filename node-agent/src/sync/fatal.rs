@@ -5,18 +5,21 @@ use countersign_proto::spire::api::types::permission_denied_details::Reason;
 
 use crate::client::CallError;
 use crate::skew::Skew;
-use crate::storage::StorageError;
 
 /// Why the node agent can't go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
     /// The server does not accept this node's identity.
     #[error(
-        "the server does not accept this node any more ({}): its SVID was removed from disk; make a new join token with \
-         `countersign-server token generate` and start again with -joinToken",
-        reason_text(*.0)
+        "the server does not accept this node any more ({}): its SVID was removed from disk; {}",
+        reason_text(*reason), anew(attestor)
     )]
-    NotAccepted(Reason),
+    NotAccepted {
+        /// What the server said.
+        reason: Reason,
+        /// How the node attests.
+        attestor: &'static str,
+    },
     /// The server banned this node.
     #[error(
         "the server has banned this node: its SVID was removed from disk; after `countersign-server agent evict` it may \
@@ -48,12 +51,23 @@ pub enum Fatal {
     /// The clocks differ.
     #[error("{0}")]
     Clock(Skew),
-    /// The identity can't be kept.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
+    /// Trust is to be taken from its source again, and the node can't attest again.
+    #[error(
+        "rebootstrap_mode is \"always\", and the server does not let this node attest again: use a node attestor such as \
+         x509pop, or set rebootstrap_mode to \"auto\" or \"never\""
+    )]
+    NotReattestable,
     /// There is no identity to sync with.
     #[error("this node has no identity")]
     NoIdentity,
+}
+
+fn anew(attestor: &str) -> &'static str {
+    if attestor == "join_token" {
+        "make a new join token with `countersign-server token generate` and start again with -joinToken"
+    } else {
+        "start again, to attest anew"
+    }
 }
 
 const fn reason_text(reason: Reason) -> &'static str {

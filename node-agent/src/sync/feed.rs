@@ -3,7 +3,7 @@
 //! Readers never wait: the current picture is behind one atomic pointer. A subscriber holds no queue; woken, it takes
 //! the newest picture, so a slow reader misses intermediate ones and costs nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ use arc_swap::ArcSwapOption;
 use countersign_identity::{SelectorSet, UnixTime};
 use tokio::sync::Notify;
 
+use super::cache::Subscribed;
 use super::snapshot::{Answer, Snapshot};
 
 /// The one place where snapshots go from their owner to their readers. Clones share it.
@@ -30,7 +31,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Subscribers {
     next: u64,
-    all: HashMap<u64, (SelectorSet, Arc<Notify>)>,
+    all: HashMap<u64, (Arc<SelectorSet>, Arc<Notify>)>,
 }
 
 impl Feed {
@@ -51,8 +52,8 @@ impl Feed {
         self.0.synced_at.store(at.as_secs(), Ordering::Relaxed);
     }
 
-    /// Publishes a picture and wakes those whom it concerns. One caller at a time.
-    pub fn publish(&self, snapshot: Snapshot) {
+    /// Publishes a picture and wakes those whom it concerns. One caller at a time. Says whether anything is different.
+    pub fn publish(&self, snapshot: Snapshot) -> bool {
         let snapshot = Arc::new(snapshot);
         let earlier = self.0.current.swap(Some(Arc::clone(&snapshot)));
         let changes = earlier.map(|earlier| (snapshot.changes_since(&earlier), earlier));
@@ -60,7 +61,7 @@ impl Feed {
             .as_ref()
             .is_some_and(|(changes, _)| changes.is_empty())
         {
-            return;
+            return false;
         }
         for (selectors, notify) in self.lock().all.values() {
             if changes.as_ref().is_none_or(|(changes, before)| {
@@ -69,19 +70,20 @@ impl Feed {
                 notify.notify_one();
             }
         }
+        true
     }
 
     /// Asks to be woken by changes that concern a caller with these selectors, or by all changes if there are none.
     /// Changes since before this call count.
     #[must_use]
     pub fn subscribe(&self, selectors: SelectorSet) -> Subscription {
-        let notify = Arc::new(Notify::new());
+        let (selectors, notify) = (Arc::new(selectors), Arc::new(Notify::new()));
         let mut subscribers = self.lock();
         let number = subscribers.next;
         subscribers.next = number.wrapping_add(1);
         subscribers
             .all
-            .insert(number, (selectors.clone(), Arc::clone(&notify)));
+            .insert(number, (Arc::clone(&selectors), Arc::clone(&notify)));
         drop(subscribers);
         if self
             .current()
@@ -97,14 +99,30 @@ impl Feed {
         }
     }
 
-    /// The selectors of all subscribers.
+    /// The entries for which there are subscribers.
     #[must_use]
-    pub fn subscribed(&self) -> Vec<SelectorSet> {
-        self.lock()
+    pub fn subscribed(&self) -> Subscribed {
+        let Some(snapshot) = self.current() else {
+            return Subscribed::new();
+        };
+        // Not looked up under the lock, and many subscribers look alike.
+        let selectors: HashSet<Arc<SelectorSet>> = self
+            .lock()
             .all
             .values()
-            .map(|(selectors, _)| selectors.clone())
+            .map(|(selectors, _)| Arc::clone(selectors))
+            .collect();
+        selectors
+            .iter()
+            .flat_map(|selectors| snapshot.matching(selectors))
+            .map(|served| served.entry.id.clone())
             .collect()
+    }
+
+    /// How many subscribers there are.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        self.lock().all.len()
     }
 
     /// Waits for a new subscriber whose SVIDs are not signed.
@@ -125,14 +143,14 @@ impl Feed {
 pub struct Subscription {
     feed: Feed,
     number: u64,
-    selectors: SelectorSet,
+    selectors: Arc<SelectorSet>,
     notify: Arc<Notify>,
 }
 
 impl Subscription {
     /// Whom it is for.
     #[must_use]
-    pub const fn selectors(&self) -> &SelectorSet {
+    pub fn selectors(&self) -> &SelectorSet {
         &self.selectors
     }
 
@@ -158,7 +176,7 @@ impl Drop for Subscription {
 mod tests {
     use std::collections::BTreeMap;
 
-    use countersign_identity::{Bundle, Selector};
+    use countersign_identity::{Bundle, EntryId, Selector};
     use futures::FutureExt as _;
 
     use super::super::entry::tests::entry;
@@ -224,9 +242,10 @@ mod tests {
     #[test]
     fn a_subscription_ends_with_its_reader() {
         let feed = Feed::default();
+        feed.publish(snapshot(&[("a", "unix:uid:1"), ("b", "unix:uid:2")]));
         let one = feed.subscribe(caller("unix:uid:1"));
-        assert_eq!(feed.subscribed(), [caller("unix:uid:1")]);
+        assert_eq!(feed.subscribed(), [EntryId::new("a").unwrap()].into());
         drop(one);
-        assert!(feed.subscribed().is_empty());
+        assert!(feed.subscribed().is_empty() && feed.subscribers() == 0);
     }
 }

@@ -1,102 +1,140 @@
-//! The one task that owns everything: it syncs, has SVIDs signed, renews the node's own, and publishes.
+//! The one task that owns everything: it syncs, has SVIDs signed, keeps the node's own, and publishes.
+//!
+//! What the server's refusals mean stands in [`super::standing`], the signing in [`super::signing`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_identity::{KeyType, PrivateKey, SelectorSet, UnixTime, X509Svid};
-use countersign_proto::spire::api::types::permission_denied_details::Reason;
+use countersign_identity::KeyType;
 use countersign_runtime::SharedClock;
 use countersign_runtime::backoff::Backoff;
-use countersign_runtime::dial::Cause;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::BatchSize;
-use super::cache::Cache;
+use super::cache::{Cache, Keeping, Subscribed};
 use super::fatal::Fatal;
 use super::feed::Feed;
+use super::keep::Keeper;
+use super::remote;
+use super::report::Reports;
 use super::retry::Retry;
-use super::{remote, rotation};
+use super::rotation::Moment;
+use crate::attest::{NodeAttestor, Trust};
 use crate::client::{CallError, ServerClient, TrustedBundles};
 use crate::node::Node;
-use crate::skew::Skew;
-use crate::storage::StorageError;
 
 /// What the task is told by the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How often entries and bundles are asked for.
     pub interval: Duration,
     /// The keys of workloads.
     pub key_type: KeyType,
+    /// What is held, and for how long.
+    pub keeping: Keeping,
+    /// What proves this node, should it have to attest again.
+    pub attestor: Arc<dyn NodeAttestor>,
+    /// Where trust in the server comes from, should it be lost.
+    pub trust: Trust,
 }
 
 /// A failure that another try may mend, or one that ends the node agent.
-enum Failure {
+pub(super) enum Failure {
     Passing(CallError),
     Fatal(Fatal),
 }
 
-impl From<StorageError> for Failure {
-    fn from(error: StorageError) -> Self {
-        Self::Fatal(error.into())
-    }
+/// The parts that an owner is made of.
+pub struct Parts {
+    /// The connection to the server.
+    pub client: ServerClient,
+    /// What `client` verifies by.
+    pub bundles: TrustedBundles,
+    /// The node's own identity.
+    pub node: Node,
+    /// What is held for workloads, perhaps by an earlier process.
+    pub cache: Cache,
+    /// Where snapshots go.
+    pub feed: Feed,
+    /// Where SVIDs outlive the process.
+    pub keeper: Keeper,
+    /// Where it is told how things stand.
+    pub reports: Reports,
+    /// The clock.
+    pub clock: SharedClock,
 }
 
 /// The owner of cache, node identity and connection.
 pub struct Syncer {
-    client: ServerClient,
-    bundles: TrustedBundles,
-    node: Node,
-    cache: Cache,
-    feed: Feed,
-    clock: SharedClock,
-    settings: Settings,
-    batch: BatchSize,
-    signing: Retry,
-    renewal: Retry,
-    started: Started,
+    pub(super) client: ServerClient,
+    pub(super) bundles: TrustedBundles,
+    pub(super) node: Node,
+    pub(super) cache: Cache,
+    pub(super) feed: Feed,
+    pub(super) keeper: Keeper,
+    pub(super) reports: Reports,
+    pub(super) clock: SharedClock,
+    pub(super) settings: Settings,
+    pub(super) batch: BatchSize,
+    pub(super) signing: Retry,
+    pub(super) withdrawn: Retry,
+    pub(super) renewal: Retry,
+    pub(super) started: Started,
+    /// Since when the server shows a certificate of an unknown authority.
+    pub(super) unknown_since: Option<Instant>,
+    /// How many SVIDs were valid when they were published last.
+    published: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Started {
+pub(super) enum Started {
     No,
     Yes,
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+/// The longest wait without a look at the clock, which somebody may set.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 impl Syncer {
-    /// The owner of an attested node. `bundles` is what `client` verifies by.
+    /// The owner of an attested node.
     ///
     /// # Errors
     /// The node has no identity, or no bundle.
-    pub fn new(
-        mut client: ServerClient,
-        bundles: TrustedBundles,
-        node: Node,
-        feed: Feed,
-        clock: SharedClock,
-        settings: Settings,
-    ) -> Result<Self, Fatal> {
+    pub fn new(parts: Parts, settings: Settings) -> Result<Self, Fatal> {
+        let Parts {
+            mut client,
+            bundles,
+            node,
+            cache,
+            feed,
+            keeper,
+            reports,
+            clock,
+        } = parts;
         let (Some(identity), Some(bundle)) = (node.identity(), node.bundle()) else {
             return Err(Fatal::NoIdentity);
         };
-        let bundle = Arc::new(bundle.clone());
-        bundles.replace(Arc::clone(&bundle));
+        bundles.replace(Arc::new(bundle.clone()));
         client.identify(identity.svid.clone());
         Ok(Self {
             client,
             bundles,
             node,
-            cache: Cache::new(bundle),
+            cache,
             feed,
+            keeper,
+            reports,
             clock,
             settings,
             batch: BatchSize::default(),
             signing: Retry::new(Duration::from_millis(500), 4 * MINUTE),
+            withdrawn: Retry::new(Duration::from_secs(5), Duration::from_secs(5)),
             renewal: Retry::new(Duration::from_secs(5), 2 * MINUTE),
             started: Started::No,
+            unknown_since: None,
+            published: 0,
         })
     }
 
@@ -113,7 +151,8 @@ impl Syncer {
                 Err(Failure::Fatal(fatal)) => return Err(fatal),
                 Err(Failure::Passing(error)) => {
                     let wait = self.passing(&error, &mut backoff)?;
-                    tokio::time::sleep(wait).await;
+                    self.wait(Instant::now() + wait).await;
+                    self.look().await;
                 }
             }
         }
@@ -126,6 +165,7 @@ impl Syncer {
         }
         self.sign_due().await?;
         self.started = Started::Yes;
+        self.look().await;
         Ok(())
     }
 
@@ -134,10 +174,12 @@ impl Syncer {
     /// # Errors
     /// Why the node agent can't go on.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Fatal> {
-        stop.clone()
-            .run_until_cancelled_owned(self.run_for_ever())
-            .await
-            .unwrap_or(Ok(()))
+        let ended = stop.run_until_cancelled(self.run_for_ever()).await;
+        if ended.is_none() {
+            // In order: what was signed since the last write is not lost.
+            self.keeper.finish(&self.cache).await;
+        }
+        ended.unwrap_or(Ok(()))
     }
 
     async fn run_for_ever(&mut self) -> Result<(), Fatal> {
@@ -158,19 +200,26 @@ impl Syncer {
                 next_sync = Instant::now() + wait;
             }
             self.sign_due().await?;
-            if self.cache.has_expired(self.clock.now()) {
-                self.publish();
-            }
+            self.look().await;
         }
     }
 
     /// Waits for whatever is next: a sync, an SVID that is due, a caller whose SVIDs are signed on demand.
     async fn wait(&self, next_sync: Instant) {
-        let now = (self.clock.now(), Instant::now());
-        let instant_of = |at: UnixTime| now.1 + at.since(now.0);
-        let mut next = next_sync.min(self.renewal.open_from(instant_of(self.node.renew_at())));
-        if let Some(due) = self.cache.next_due(&self.callers_waiting()) {
-            next = next.min(self.signing.open_from(instant_of(due)));
+        let now = Moment::now(&*self.clock);
+        let mut next = next_sync.min(now.steady + LOOK_AGAIN);
+        if self.started == Started::Yes {
+            next = next.min(self.renewal.open_from(self.node.renew().instant(now)));
+            let callers = self.callers();
+            if let Some(due) = self.cache.next_due(now, &callers, false) {
+                next = next.min(self.signing.open_from(due));
+            }
+            if let Some(due) = self.cache.next_due(now, &callers, true) {
+                next = next.min(self.withdrawn.open_from(self.signing.open_from(due)));
+            }
+        }
+        if let Some(save) = self.keeper.due() {
+            next = next.min(save);
         }
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
@@ -178,11 +227,26 @@ impl Syncer {
         }
     }
 
+    /// What the passing of time alone changes: SVIDs expire, callers leave, what is new goes to the disk.
+    async fn look(&mut self) {
+        let now = Moment::now(&*self.clock);
+        let shed = self.cache.depends_on_callers() && self.cache.shed(&self.callers(), now);
+        if shed || self.cache.valid(now.wall) != self.published {
+            self.publish();
+        }
+        self.node.save_again().await;
+        self.keeper.save_if_due(&self.cache).await;
+        let stored = self.node.fault().or_else(|| self.keeper.fault());
+        self.reports.storage(stored);
+        self.reports.held(&self.cache, &self.feed, now.wall);
+    }
+
     async fn sync(&mut self) -> Result<(), Failure> {
         let known = self.cache.entries().clone();
         let known = &known;
         let trust_domain = self.client.trust_domain().clone();
         let trust_domain = &trust_domain;
+        let began = Instant::now();
         let synced = loop {
             let result = self
                 .client
@@ -192,13 +256,18 @@ impl Syncer {
                 .await;
             match result {
                 Ok(synced) => break synced,
-                Err(error) => self.judge(error).await?,
+                Err(error) => {
+                    self.reports.sync_failed(&error);
+                    self.judge(error).await?;
+                }
             }
         };
-        self.node.used().await?;
-        let now = self.clock.now();
+        self.unknown_since = None;
+        self.reports.synced(began.elapsed());
+        self.node.used().await;
+        let now = Moment::now(&*self.clock);
         let bundle = Arc::new(synced.bundle);
-        if self.node.saw_bundle(&bundle, now).await? {
+        if self.node.saw_bundle(&bundle, now).await {
             tracing::info!(
                 sequence_number = bundle.sequence_number,
                 "Trust bundle updated"
@@ -207,42 +276,9 @@ impl Syncer {
         self.bundles.replace(Arc::clone(&bundle));
         self.cache.replace_entries(synced.entries);
         self.cache.replace_bundles(bundle, synced.federated, now);
-        self.feed.synced(now);
+        self.feed.synced(now.wall);
         self.publish();
         Ok(())
-    }
-
-    /// What a failed call means (wire contract, C.6). `Ok` means: there was an older identity, try again with that.
-    async fn judge(&mut self, error: CallError) -> Result<(), Failure> {
-        match (error.denied(), error.cause()) {
-            (Some(Reason::AgentBanned), _) => {
-                self.node.forget().await?;
-                Err(Failure::Fatal(Fatal::Banned))
-            }
-            (Some(Reason::Unknown), _) => Err(Failure::Passing(error)),
-            (Some(reason), _) => {
-                if self.started == Started::No && self.node.fall_back() {
-                    tracing::info!(
-                        "The server does not know the renewed SVID: using the one before it"
-                    );
-                    self.identify();
-                    return Ok(());
-                }
-                self.node.forget().await?;
-                Err(Failure::Fatal(Fatal::NotAccepted(reason)))
-            }
-            (None, Some(Cause::UnknownAuthority)) => Err(Failure::Fatal(Fatal::UnknownAuthority {
-                address: self.client.address().to_owned(),
-                source: error,
-            })),
-            (None, _) => Err(Failure::Passing(error)),
-        }
-    }
-
-    fn identify(&mut self) {
-        if let Some(identity) = self.node.identity() {
-            self.client.identify(identity.svid.clone());
-        }
     }
 
     /// How long to wait after a failed sync; says so in the log. An SVID that has run out ends the waiting.
@@ -258,194 +294,25 @@ impl Syncer {
         Ok(wait)
     }
 
-    /// An SVID that has run out can't be renewed any more.
-    fn check_expiry(&self, error: &CallError) -> Result<(), Fatal> {
-        let expired = self
-            .node
-            .identity()
-            .map(|identity| identity.svid.not_after());
-        match expired.filter(|at| *at < self.clock.now()) {
-            None => Ok(()),
-            Some(expired) => Err(Fatal::Expired {
-                expired,
-                reason: error.to_string(),
-            }),
-        }
-    }
-
-    async fn renew_if_due(&mut self) -> Result<(), Fatal> {
-        if self.clock.now() < self.node.renew_at() || !self.renewal.is_open() {
-            return Ok(());
-        }
-        match self.renew().await {
-            Ok(()) => {
-                self.renewal.succeeded();
-                let (now, end) = (self.clock.now(), self.node.identity());
-                let end = end.map_or(now, |identity| identity.svid.not_after());
-                self.renewal.pause(rotation::earliest(end, now).since(now));
-                Ok(())
-            }
-            Err(Failure::Fatal(fatal)) => Err(fatal),
-            Err(Failure::Passing(source)) => {
-                self.check_expiry(&source)?;
-                let wait = self.renewal.failed();
-                tracing::warn!(
-                    error = %source,
-                    advice = source.advice(),
-                    retry_in_seconds = wait.as_secs(),
-                    "Could not renew this node's SVID yet"
-                );
-                Ok(())
-            }
-        }
-    }
-
-    async fn renew(&mut self) -> Result<(), Failure> {
-        let unusable = |reason: String| {
-            Failure::Passing(CallError::Answer {
-                method: remote::RENEW,
-                reason,
-            })
-        };
-        let key = PrivateKey::generate(KeyType::EcP256).map_err(|e| unusable(e.to_string()))?;
-        let result = self
-            .client
-            .call(remote::RENEW, |channel| remote::renew(channel, key.clone()))
-            .await;
-        let svid = match result {
-            Ok(svid) => svid,
-            Err(error) => return self.judge(error).await,
-        };
-        let expires_at = svid.not_after();
-        if self
-            .node
-            .identity()
-            .is_some_and(|identity| identity.svid.id() != svid.id())
-        {
-            return Err(unusable(format!(
-                "renewed as {}, which is another node",
-                svid.id()
-            )));
-        }
-        // On disk before its first use: from then on the server refuses the old one.
-        self.node.renewed(svid).await?;
-        self.identify();
-        tracing::info!(%expires_at, "Renewed this node's SVID");
-        Ok(())
-    }
-
-    /// Has all due SVIDs signed, batch by batch, and publishes after each.
-    async fn sign_due(&mut self) -> Result<(), Fatal> {
-        if !self.signing.is_open() {
-            return Ok(());
-        }
-        let mut due = self.cache.due(self.clock.now(), &self.callers_waiting());
-        while !due.is_empty() {
-            let rest = due.split_off(self.batch.get().min(due.len()));
-            let batch = std::mem::replace(&mut due, rest);
-            match self.sign(batch).await {
-                Ok(Signed::All) => self.batch.succeeded(),
-                Ok(Signed::NotAll) => {
-                    self.batch.succeeded();
-                    self.signing.failed();
-                }
-                Err(Failure::Fatal(fatal)) => return Err(fatal),
-                Err(Failure::Passing(error)) => {
-                    self.batch.failed();
-                    let wait = self.signing.failed();
-                    tracing::warn!(
-                        %error,
-                        advice = error.advice(),
-                        retry_in_milliseconds = wait.as_millis(),
-                        "Could not have SVIDs signed yet"
-                    );
-                    return Ok(());
-                }
-            }
-        }
-        if self.signing.is_open() {
-            self.signing.succeeded();
-        }
-        Ok(())
-    }
-
-    async fn sign(&mut self, batch: Vec<Arc<super::AuthorizedEntry>>) -> Result<Signed, Failure> {
-        let unusable = |reason: String| {
-            Failure::Passing(CallError::Answer {
-                method: remote::SIGN,
-                reason,
-            })
-        };
-        let key_type = self.settings.key_type;
-        let requests =
-            tokio::task::spawn_blocking(move || remote::signing_requests(batch, key_type))
-                .await
-                .map_err(|e| unusable(e.to_string()))?
-                .map_err(|e| unusable(e.to_string()))?;
-        let answer = self
-            .client
-            .call(remote::SIGN, |channel| remote::sign(channel, &requests))
-            .await;
-        let results = match answer {
-            Ok(results) => results,
-            Err(error) => return self.judge(error).await.map(|()| Signed::NotAll),
-        };
-        let mut signed = Signed::All;
-        for (request, result) in requests.iter().zip(results) {
-            match result {
-                Ok(svid) => {
-                    self.check_clock(&svid)?;
-                    tracing::debug!(
-                        spiffe_id = %svid.id(), entry = %request.entry.id, expires_at = %svid.not_after(), "SVID signed"
-                    );
-                    let now = self.clock.now();
-                    self.cache
-                        .hold(&request.entry, svid, rotation::random_jitter(), now);
-                }
-                Err(error) => {
-                    signed = Signed::NotAll;
-                    tracing::warn!(
-                        spiffe_id = %request.entry.spiffe_id, entry = %request.entry.id, error, "SVID not signed"
-                    );
-                }
-            }
-        }
-        self.publish();
-        Ok(signed)
-    }
-
-    /// At the start a wrong clock ends the node agent, with a message; later a service that works is not stopped for it.
-    fn check_clock(&self, svid: &X509Svid) -> Result<(), Failure> {
-        match (Skew::of_new(svid, self.clock.now()), self.started) {
-            (None, _) => Ok(()),
-            (Some(skew), Started::No) => Err(Failure::Fatal(Fatal::Clock(skew))),
-            (Some(skew), Started::Yes) => {
-                tracing::warn!("{skew}");
-                Ok(())
-            }
-        }
-    }
-
-    /// The callers for whom SVIDs are signed on demand.
-    fn callers_waiting(&self) -> Vec<SelectorSet> {
-        if self.cache.signs_on_demand() {
+    /// The entries for which there are streams, if that matters.
+    pub(super) fn callers(&self) -> Subscribed {
+        if self.cache.depends_on_callers() {
             self.feed.subscribed()
         } else {
-            Vec::new()
+            Subscribed::new()
         }
     }
 
-    fn publish(&self) {
-        self.feed.publish(self.cache.snapshot(self.clock.now()));
+    pub(super) fn publish(&mut self) {
+        let now = self.clock.now();
+        self.published = self.cache.valid(now);
+        if self.feed.publish(self.cache.snapshot(now)) {
+            self.keeper.changed();
+        }
     }
 
     fn sync_backoff(&self) -> Backoff {
         let interval = self.settings.interval;
         Backoff::new(interval, (8 * MINUTE).min(interval * 48)).factor(1.5)
     }
-}
-
-enum Signed {
-    All,
-    NotAll,
 }

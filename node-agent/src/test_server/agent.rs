@@ -36,6 +36,59 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn attested(
+        &self,
+        id: countersign_identity::SpiffeId,
+        csr: &[u8],
+        reattestable: bool,
+    ) -> v1::AttestAgentResponse {
+        let (svid, serial) = self.sign_agent(&id, csr);
+        self.state().node = Some(NodeRecord {
+            id,
+            current: serial,
+            pending: None,
+            reattestable,
+        });
+        let result = attest_agent_response::Result {
+            svid: Some(svid),
+            reattestable,
+        };
+        v1::AttestAgentResponse {
+            step: Some(attest_agent_response::Step::Result(result)),
+        }
+    }
+
+    /// The form of x509pop, without its cryptography, which has tests of its own.
+    fn attest_with_a_challenge(
+        &self,
+        mut requests: Streaming<v1::AttestAgentRequest>,
+        csr: Vec<u8>,
+    ) -> Result<Response<Answers<v1::AttestAgentResponse>>, Status> {
+        let shared = self.clone();
+        let challenge = v1::AttestAgentResponse {
+            step: Some(attest_agent_response::Step::Challenge(
+                b"challenge".as_slice().into(),
+            )),
+        };
+        let answered = async move {
+            match requests.message().await?.and_then(|r| r.step) {
+                Some(attest_agent_request::Step::ChallengeResponse(answer)) => {
+                    assert_eq!(answer.as_ref(), b"answer");
+                }
+                other => panic!("{other:?}"),
+            }
+            let id = trust_domain()
+                .id_with_path("/spire/agent/x509pop/node")
+                .unwrap();
+            Ok(shared.attested(id, &csr, true))
+        };
+        use futures::StreamExt as _;
+        let answers = futures::stream::iter([Ok(challenge)]).chain(futures::stream::once(answered));
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
 #[tonic::async_trait]
 impl agent_server::Agent for Shared {
     type AttestAgentStream = Answers<v1::AttestAgentResponse>;
@@ -52,6 +105,9 @@ impl agent_server::Agent for Shared {
             return Err(Status::invalid_argument("malformed param: missing params"));
         };
         let data = params.data.unwrap();
+        if data.r#type == "x509pop" {
+            return self.attest_with_a_challenge(requests, params.params.unwrap().csr.to_vec());
+        }
         assert_eq!(data.r#type, "join_token");
         let token = String::from_utf8(data.payload.to_vec()).unwrap();
         if token == "expired" {
@@ -65,19 +121,7 @@ impl agent_server::Agent for Shared {
         let id = trust_domain()
             .id_with_path(&format!("/spire/agent/join_token/{token}"))
             .unwrap();
-        let (svid, serial) = self.sign_agent(&id, &params.params.unwrap().csr);
-        self.state().node = Some(NodeRecord {
-            id,
-            current: serial,
-            pending: None,
-        });
-        let result = attest_agent_response::Result {
-            svid: Some(svid),
-            reattestable: false,
-        };
-        let answer = v1::AttestAgentResponse {
-            step: Some(attest_agent_response::Step::Result(result)),
-        };
+        let answer = self.attested(id, &params.params.unwrap().csr, false);
         Ok(Response::new(Box::pin(futures::stream::iter([Ok(answer)]))))
     }
 
@@ -88,6 +132,16 @@ impl agent_server::Agent for Shared {
         self.authorize(&request)?;
         self.called("RenewAgent")?;
         let csr = request.into_inner().params.unwrap().csr;
+        if self
+            .state()
+            .node
+            .as_ref()
+            .is_some_and(|node| node.reattestable)
+        {
+            return Err(denied(
+                types::permission_denied_details::Reason::AgentMustReattest,
+            ));
+        }
         let id = self.state().node.as_ref().map(|node| node.id.clone());
         let id =
             id.ok_or_else(|| denied(types::permission_denied_details::Reason::AgentNotAttested))?;

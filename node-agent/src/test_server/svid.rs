@@ -56,6 +56,8 @@ impl svid_server::Svid for Shared {
     ) -> Result<Response<v1::BatchNewX509svidResponse>, Status> {
         self.authorize(&request)?;
         self.called("BatchNewX509SVID")?;
+        let count = request.get_ref().params.len();
+        self.state().signed.push(count);
         let results = request
             .get_ref()
             .params

@@ -10,6 +10,7 @@ use countersign_runtime::SharedClock;
 use countersign_runtime::error::BoxError;
 use countersign_runtime::file;
 use countersign_runtime::logs::Levels;
+use countersign_runtime::operate::OperateError;
 use countersign_runtime::unix::{Access, BindError, Socket};
 use tokio::net::TcpListener;
 
@@ -90,6 +91,9 @@ pub enum StartError {
     /// The admin socket could not be opened.
     #[error("could not open the admin socket")]
     Socket(#[from] BindError),
+    /// Health or metrics can't be told.
+    #[error("could not answer operators")]
+    Operate(#[from] OperateError),
     /// A step on a blocking thread panicked, or the process is shutting down.
     #[error("a step of the start did not finish")]
     Step(#[source] BoxError),
@@ -132,6 +136,7 @@ pub async fn build(
     let keys = open_keys(config.key_manager.clone(), keys_owner).await?;
     let tcp = bind(&config.bind_address, config.bind_port).await?;
     let socket = Socket::bind(&config.socket_path, Access::ADMIN).await?;
+    let operators = config.operators.bind().await?;
 
     let settings = config.authority.clone();
     let trust_domain = settings.trust_domain.clone();
@@ -163,6 +168,7 @@ pub async fn build(
         clock: Arc::clone(&clock),
     });
     Ok(Bound {
+        operators,
         tcp_address: tcp.local_addr().map_err(|e| StartError::Step(e.into()))?,
         tcp,
         socket,

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Service, ServiceExt};
 
-use crate::stage::{HOUR, Server};
+use crate::stage::{Domain, HOUR, Server};
 
 async fn who(channel: &mut Channel) -> String {
     let request = Request::get("http://localhost/who")
@@ -52,6 +52,42 @@ async fn a_tonic_channel_goes_through_the_tls_connector_and_its_errors_keep_thei
         dial.to_string(),
         format!("cannot connect to {}", server.address)
     );
+}
+
+#[tokio::test]
+async fn several_servers_of_one_name_stand_in_for_each_other() {
+    let server = Server::start(|options| options).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    // It takes connections and says nothing sensible.
+    let broken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nonsense = broken.local_addr().unwrap();
+    let answering = tokio::spawn(async move {
+        while let Ok((caller, _)) = broken.accept().await {
+            drop(caller);
+        }
+    });
+    let connector = server.connector(server.domain.client(None));
+    let io = connector
+        .dial_first_of(&[closed, nonsense, server.address])
+        .await
+        .unwrap();
+    assert_eq!(io.peer().id.as_str(), "spiffe://td/server");
+
+    // A stranger among them is told of only if all are strangers.
+    let elsewhere = Domain::new("td", server.clock.shared());
+    let stranger = server.connector(elsewhere.client(None));
+    let error = stranger.dial_first_of(&[server.address]).await.unwrap_err();
+    assert_eq!(Cause::of(&error), Some(Cause::UnknownAuthority));
+    let error = stranger
+        .dial_first_of(&[server.address, closed])
+        .await
+        .unwrap_err();
+    assert_eq!(Cause::of(&error), Some(Cause::Refused));
+    assert!(connector.dial_first_of(&[]).await.is_err());
+    answering.abort();
 }
 
 #[tokio::test]

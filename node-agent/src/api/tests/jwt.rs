@@ -61,6 +61,7 @@ impl World {
             id,
             current: Leaf::parse(&svid.chain()[0]).unwrap().serial,
             pending: None,
+            reattestable: false,
         });
         self.identity.send_replace(Some(svid));
     }

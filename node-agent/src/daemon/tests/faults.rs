@@ -81,7 +81,9 @@ async fn tokens_that_are_used_expired_or_missing_end_the_start_with_what_to_do()
         );
     }
     let file = AgentConfig {
-        join_token: Some(JoinTokenSource::File(rig.path("no-token"))),
+        node_attestor: Arc::new(ByJoinToken {
+            source: Some(JoinTokenSource::File(rig.path("no-token"))),
+        }),
         ..rig.config(None)
     };
     assert!(rig.refused(file).await.contains("no-token"));

@@ -26,7 +26,10 @@ async fn a_node_attests_and_serves_a_workload_and_needs_no_token_the_next_time()
 async fn insecure_bootstrap_believes_once_and_verifies_from_then_on() {
     let rig = Rig::new().await;
     let insecure = AgentConfig {
-        trust: TrustSource::Insecure,
+        trust: Trust {
+            source: TrustSource::Insecure,
+            ..rig.trust(Rebootstrap::Never)
+        },
         ..rig.config(Some("token"))
     };
     let agent = rig.start(insecure);

@@ -1,0 +1,247 @@
+//! How a daemon is, in words: parts report, and an HTTP listener answers `/live` and `/ready` with their reasons.
+//!
+//! Live means that to start the daemon again would not help; ready means that callers are served. A part that works with
+//! less than everything, such as a node agent whose server is away, is ready and says so.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State as Extract;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SharedClock;
+use crate::drain::Drained;
+use crate::serve::{Http, ServeOptions, serve_plain};
+
+/// The end of this listener takes no longer.
+const DRAIN: Duration = Duration::from_secs(1);
+/// Callers at once: probes, not traffic.
+const CONNECTIONS: usize = 64;
+
+/// How one part is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// As it should be.
+    Well,
+    /// It works, with less than everything, for this reason.
+    Degraded(String),
+    /// Callers can't be served, for this reason.
+    NotReady(String),
+    /// It will not get well by itself, for this reason.
+    Dead(String),
+}
+
+impl State {
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Well => "ok",
+            Self::Degraded(_) => "degraded",
+            Self::NotReady(_) => "not ready",
+            Self::Dead(_) => "dead",
+        }
+    }
+
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Well => None,
+            Self::Degraded(reason) | Self::NotReady(reason) | Self::Dead(reason) => Some(reason),
+        }
+    }
+}
+
+/// All parts of one daemon; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<BTreeMap<&'static str, State>>>);
+
+/// One part's place to report.
+#[derive(Clone, Debug)]
+pub struct Check {
+    health: Health,
+    name: &'static str,
+}
+
+impl Health {
+    /// A place for a part, which is in this state for now.
+    #[must_use]
+    pub fn check(&self, name: &'static str, state: State) -> Check {
+        let check = Check {
+            health: self.clone(),
+            name,
+        };
+        check.set(state);
+        check
+    }
+
+    /// Whether no part is dead.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !self.any(|state| matches!(state, State::Dead(_)))
+    }
+
+    /// Whether all parts serve.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.any(|state| matches!(state, State::Dead(_) | State::NotReady(_)))
+    }
+
+    /// How a part is, if there is one of this name.
+    #[must_use]
+    pub fn state(&self, name: &str) -> Option<State> {
+        self.lock().get(name).cloned()
+    }
+
+    fn any(&self, is: impl Fn(&State) -> bool) -> bool {
+        self.lock().values().any(is)
+    }
+
+    fn report(&self, well: bool, words: [&'static str; 2]) -> Response {
+        let [yes, no] = words;
+        let parts = self.lock();
+        let parts = parts
+            .iter()
+            .map(|(name, state)| {
+                let part = Part {
+                    state: state.word(),
+                    reason: state.reason(),
+                };
+                (*name, part)
+            })
+            .collect();
+        let report = Report {
+            status: if well { yes } else { no },
+            parts,
+        };
+        // Strings alone: there is nothing that could fail to be JSON.
+        let body = serde_json::to_string(&report).unwrap_or_default() + "\n";
+        let code = if well {
+            StatusCode::OK
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        };
+        let kind = [(header::CONTENT_TYPE, "application/json")];
+        (code, kind, body).into_response()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, State>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    status: &'static str,
+    parts: BTreeMap<&'static str, Part<'a>>,
+}
+
+#[derive(Serialize)]
+struct Part<'a> {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl Check {
+    /// How the part is.
+    #[must_use]
+    pub fn state(&self) -> Option<State> {
+        self.health.state(self.name)
+    }
+
+    /// The part is in this state from now on.
+    pub fn set(&self, state: State) {
+        self.health.lock().insert(self.name, state);
+    }
+}
+
+/// Where health is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthPaths {
+    /// Whether to start the daemon again would help.
+    pub live: String,
+    /// Whether callers are served.
+    pub ready: String,
+}
+
+/// Answers on these paths.
+pub fn router(health: Health, paths: &HealthPaths) -> Router {
+    let live =
+        async |Extract(health): Extract<Health>| health.report(health.is_live(), ["live", "dead"]);
+    let ready = async |Extract(health): Extract<Health>| {
+        health.report(health.is_ready(), ["ready", "not ready"])
+    };
+    let router = Router::new().route(&paths.live, get(live));
+    let router = if paths.live == paths.ready {
+        router
+    } else {
+        router.route(&paths.ready, get(ready))
+    };
+    router.with_state(health)
+}
+
+/// Serves a router for operators, in plain HTTP, until `stop` is cancelled.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    clock: SharedClock,
+    stop: CancellationToken,
+) -> Drained {
+    let mut options = ServeOptions::new(Http::Auto, clock).drain(DRAIN);
+    options.connections = CONNECTIONS;
+    serve_plain(listener, router, options, stop).await
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ask(health: &Health, path: &str) -> (u16, serde_json::Value) {
+        let paths = HealthPaths {
+            live: "/live".into(),
+            ready: "/ready".into(),
+        };
+        let request = http::Request::get(path)
+            .body(axum::body::Body::empty())
+            .unwrap();
+        let answer = router(health.clone(), &paths)
+            .oneshot(request)
+            .await
+            .unwrap();
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn health_is_told_with_the_reasons_of_each_part() {
+        let health = Health::default();
+        assert_eq!(ask(&health, "/ready").await.0, 200);
+        let sync = health.check("sync", State::NotReady("no sync yet".into()));
+        let _socket = health.check("socket", State::Well);
+        let (code, body) = ask(&health, "/ready").await;
+        assert_eq!((code, &body["status"]), (500, &"not ready".into()));
+        assert_eq!(body["parts"]["sync"]["reason"], "no sync yet");
+        assert_eq!(body["parts"]["socket"], serde_json::json!({"state": "ok"}));
+        assert_eq!(ask(&health, "/live").await.0, 200);
+
+        sync.set(State::Degraded("the server is away".into()));
+        let (code, body) = ask(&health, "/ready").await;
+        assert_eq!(
+            (code, &body["parts"]["sync"]["state"]),
+            (200, &"degraded".into())
+        );
+        sync.set(State::Dead("it is over".into()));
+        assert_eq!(ask(&health, "/live").await.0, 500);
+        assert_eq!(ask(&health, "/ready").await.0, 500);
+        assert_eq!(ask(&health, "/other").await.0, 404);
+    }
+}

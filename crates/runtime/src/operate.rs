@@ -1,0 +1,119 @@
+//! What operators see of a daemon, each where the configuration says: health and metrics over HTTP, systemd's watchdog.
+
+use std::io;
+
+use axum::Router;
+use tokio::net::TcpListener;
+
+use crate::clock::SharedClock;
+use crate::health::{self, Health, HealthPaths};
+use crate::metrics::{MetricsError, Prometheus};
+use crate::systemd;
+use crate::task::Tasks;
+
+/// Where operators are answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operators {
+    /// Health, at an address and a port, on these paths.
+    pub health: Option<(String, u16, HealthPaths)>,
+    /// Prometheus, at an address and a port, on `/metrics`.
+    pub prometheus: Option<(String, u16)>,
+}
+
+/// Why operators can't be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    /// A listener could not be opened.
+    #[error(
+        "cannot listen on {address} port {port} for {what}: check bind_address, host and port, and who else listens there"
+    )]
+    Listen {
+        /// For what.
+        what: &'static str,
+        /// An IP address or a name.
+        address: String,
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There are no metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+/// Listeners that are open and answer nobody yet.
+pub struct Bound {
+    health: Option<(TcpListener, HealthPaths)>,
+    metrics: Option<(TcpListener, Prometheus)>,
+}
+
+impl Operators {
+    /// Opens the listeners, and begins to record if there is somebody to read it.
+    ///
+    /// # Errors
+    /// [`OperateError`].
+    pub async fn bind(&self) -> Result<Bound, OperateError> {
+        let health = match &self.health {
+            None => None,
+            Some((address, port, paths)) => {
+                Some((listen("health", address, *port).await?, paths.clone()))
+            }
+        };
+        let metrics = match &self.prometheus {
+            None => None,
+            Some((address, port)) => Some((
+                listen("metrics", address, *port).await?,
+                Prometheus::install()?,
+            )),
+        };
+        Ok(Bound { health, metrics })
+    }
+}
+
+impl Bound {
+    /// Answers until the tasks are stopped.
+    pub fn serve(self, tasks: &Tasks, health: &Health, clock: &SharedClock) {
+        if let Some((listener, paths)) = self.health {
+            let router = health::router(health.clone(), &paths);
+            answer(tasks, "health", listener, router, clock);
+        }
+        if let Some((listener, metrics)) = self.metrics {
+            answer(tasks, "metrics", listener, metrics.router(), clock);
+            tasks.spawn("metrics upkeep", metrics.keep_up(tasks.token().clone()));
+        }
+        let (health, stop) = (health.clone(), tasks.token().clone());
+        tasks.spawn("watchdog", async move {
+            let watchdog = systemd::watchdog(|| health.is_live());
+            stop.run_until_cancelled(watchdog).await;
+        });
+    }
+}
+
+async fn listen(what: &'static str, address: &str, port: u16) -> Result<TcpListener, OperateError> {
+    TcpListener::bind((address, port))
+        .await
+        .map_err(|source| OperateError::Listen {
+            what,
+            address: address.to_owned(),
+            port,
+            source,
+        })
+}
+
+fn answer(
+    tasks: &Tasks,
+    what: &'static str,
+    listener: TcpListener,
+    router: Router,
+    clock: &SharedClock,
+) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, what, "Answering operators");
+    }
+    let (clock, stop) = (clock.clone(), tasks.token().clone());
+    tasks.spawn(what, async move {
+        health::serve(listener, router, clock, stop).await;
+    });
+}

@@ -1,0 +1,41 @@
+//! Serving plain HTTP over TCP: what operators ask on an address of their own, such as health and metrics.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::accept::{self, Places};
+use super::{Line, ServeOptions};
+use crate::connection::{Address, Connection};
+use crate::drain::{Drain, Drained};
+
+/// Serves plain HTTP over TCP until `stop` is cancelled, then drains. Nobody is told apart here: only for what anyone who
+/// reaches the address may know.
+pub async fn serve_plain(
+    listener: TcpListener,
+    router: Router,
+    options: ServeOptions,
+    stop: CancellationToken,
+) -> Drained {
+    let drain = Drain::new(&stop);
+    let _cut = drain.cut().clone().drop_guard();
+    let line = Line::new(router, &options, &drain);
+    let take = |(stream, address): (TcpStream, SocketAddr), places: Places| {
+        let (guard, line) = (drain.guard(), line.clone());
+        let connection = Arc::new(Connection {
+            address: Address::Tcp(address),
+            peer: None,
+            presented: None,
+            cut: drain.cut().child_token(),
+        });
+        tokio::spawn(async move {
+            let _held = (guard, places);
+            line.serve(stream, connection, None).await;
+        });
+    };
+    accept::run(listener, options.bounds(), &stop, take).await;
+    drain.finish(options.drain).await
+}

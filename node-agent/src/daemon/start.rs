@@ -1,0 +1,229 @@
+//! From a configuration to an owner that has synced: storage, what an earlier process kept, attestation, the first sync.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_identity::Bundle;
+use countersign_runtime::SharedClock;
+
+use super::AgentError;
+use crate::attest::{AttestError, NoProof, Patience, attest};
+use crate::client::{Companion, ServerClient, TrustedBundles};
+use crate::config::{AgentConfig, KeyStore, WorkloadSvids};
+use crate::jwt::JwtSvids;
+use crate::node::{Keep, Node};
+use crate::skew::{MAX_SKEW, Skew};
+use crate::storage::svids::SvidStore;
+use crate::storage::{State, Storage};
+use crate::sync::{Cache, Feed, Keeper, Moment, Parts, Reports, Settings, Syncer};
+
+/// How often what an earlier process kept is looked at anew while this node is not attested yet.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What a start takes.
+pub(super) struct Start<'a> {
+    pub(super) config: &'a AgentConfig,
+    pub(super) feed: Feed,
+    pub(super) jwt_svids: &'a JwtSvids,
+    pub(super) clock: SharedClock,
+    pub(super) reports: Reports,
+}
+
+impl Start<'_> {
+    /// Everything up to the first sync. `announce` is called as soon as callers are answered, which may be long before.
+    pub(super) async fn start(
+        mut self,
+        announce: &impl Fn() -> Result<(), AgentError>,
+    ) -> Result<Syncer, AgentError> {
+        let config = self.config;
+        let (keep, state) = self.open_storage()?;
+        let mut node = Node::new(keep, state, config.keeping.rotation, self.now());
+        let (keeper, cache) = self.restore(&node);
+        let kept = cache
+            .as_ref()
+            .map_or(0, |cache| cache.valid(self.clock.now()));
+        let early = cache.as_ref().filter(|_| kept > 0);
+        if let Some(cache) = early {
+            self.feed.publish(cache.snapshot(self.clock.now()));
+            self.reports.serving_early(kept);
+            tracing::info!(
+                svids = kept,
+                "Serving what was kept on disk until the server answers"
+            );
+            announce()?;
+        }
+        let bundles = TrustedBundles::default();
+        let mut client = ServerClient::new(
+            config.server.clone(),
+            config.trust_domain.clone(),
+            &bundles,
+            Arc::clone(&self.clock),
+        );
+        if node.identity().is_some() {
+            self.check_found(&node)?;
+        } else {
+            let patience = match (early, config.trust.rebootstrap.delay()) {
+                (Some(_), _) => Patience::Endless,
+                (None, Some(_)) => Patience::Rebootstrapping,
+                (None, None) => Patience::Limited,
+            };
+            let attesting = self.attest(&mut node, &mut client, &bundles, patience);
+            tokio::select! {
+                attested = attesting => attested?,
+                () = self.look_again(early) => {}
+            }
+        }
+        let another = ServerClient::new(
+            config.server.clone(),
+            config.trust_domain.clone(),
+            &bundles,
+            Arc::clone(&self.clock),
+        );
+        self.jwt_svids
+            .connect(Companion::new(another, client.shown()));
+        let bundle = Arc::new(self.bundle_of(&node));
+        let settings = Settings {
+            interval: config.sync_interval,
+            key_type: config.workload_key_type,
+            keeping: config.keeping,
+            attestor: Arc::clone(&config.node_attestor),
+            trust: config.trust.clone(),
+        };
+        let parts = Parts {
+            client,
+            bundles,
+            node,
+            cache: cache.unwrap_or_else(|| Cache::new(bundle, config.keeping)),
+            feed: self.feed,
+            keeper,
+            reports: self.reports,
+            clock: self.clock,
+        };
+        let mut syncer = Syncer::new(parts, settings)?;
+        syncer.start().await?;
+        Ok(syncer)
+    }
+
+    fn now(&self) -> Moment {
+        Moment::now(&*self.clock)
+    }
+
+    fn bundle_of(&self, node: &Node) -> Bundle {
+        let empty = || Bundle::empty(self.config.trust_domain.clone());
+        node.bundle().cloned().unwrap_or_else(empty)
+    }
+
+    fn open_storage(&self) -> Result<(Keep, State), AgentError> {
+        let trust_domain = &self.config.trust_domain;
+        let KeyStore::Disk(directory) = &self.config.key_store else {
+            return Ok((Keep::Memory, State::empty(trust_domain.clone())));
+        };
+        // A few small files, before anything else runs: not worth a thread.
+        let (storage, state) = Storage::open(directory, trust_domain)?;
+        Ok((Keep::Disk(Arc::new(storage)), state))
+    }
+
+    /// What an earlier process kept for workloads. That it can't be used costs no more than this.
+    fn restore(&self, node: &Node) -> (Keeper, Option<Cache>) {
+        let (KeyStore::Disk(directory), WorkloadSvids::OnDisk) =
+            (&self.config.key_store, self.config.workload_svids)
+        else {
+            return (Keeper::off(), None);
+        };
+        let store = match SvidStore::open(directory, &self.config.trust_domain) {
+            Ok(store) => Arc::new(store),
+            Err(error) => {
+                tracing::warn!(%error, "Workloads' SVIDs are not kept on disk");
+                return (Keeper::off(), None);
+            }
+        };
+        let kept = store.load().unwrap_or_else(|error| {
+            tracing::warn!(%error, "What an earlier process kept for workloads is not used");
+            None
+        });
+        let cache = kept.map(|kept| {
+            let bundle = Arc::new(self.bundle_of(node));
+            let mut cache = Cache::new(bundle, self.config.keeping);
+            cache.restore(kept.svids, kept.federated, self.now());
+            cache
+        });
+        (Keeper::new(store), cache)
+    }
+
+    /// Whether the identity that was found on disk can be used now.
+    fn check_found(&self, node: &Node) -> Result<(), AgentError> {
+        let Some(identity) = node.identity() else {
+            return Ok(());
+        };
+        let (not_before, now) = (identity.svid.not_before(), self.clock.now());
+        if not_before > now.after(MAX_SKEW) {
+            return Err(AgentError::NotYetValid(not_before, now));
+        }
+        tracing::info!(spiffe_id = %identity.svid.id(), expires_at = %identity.svid.not_after(), "SVID found on disk");
+        Ok(())
+    }
+
+    async fn attest(
+        &self,
+        node: &mut Node,
+        client: &mut ServerClient,
+        bundles: &TrustedBundles,
+        patience: Patience,
+    ) -> Result<(), AgentError> {
+        let attestor = &*self.config.node_attestor;
+        let trusted = match node.bundle() {
+            // What was seen before goes first.
+            Some(bundle) => Some(bundle.clone()),
+            None => {
+                // Said before anything is fetched, if there is nothing to attest with at all.
+                drop(
+                    attestor
+                        .prove()
+                        .map_err(|error| self.no_proof(node, error))?,
+                );
+                self.config.trust.bundle(&self.config.trust_domain).await?
+            }
+        };
+        match trusted {
+            Some(bundle) => bundles.replace(Arc::new(bundle)),
+            None => {
+                tracing::warn!(
+                    "insecure_bootstrap: whoever answers on this first contact is believed to be the server"
+                );
+                client.trust_anyone();
+            }
+        }
+        tracing::info!(
+            server = client.address(),
+            attestor = attestor.kind(),
+            "Attesting this node"
+        );
+        let attested = match attest(client, attestor, patience).await {
+            Err(AttestError::NoProof(error)) => return Err(self.no_proof(node, error)),
+            attested => attested?,
+        };
+        let svid = attested.identity.svid.clone();
+        node.attested(attested, self.now()).await;
+        tracing::info!(spiffe_id = %svid.id(), expires_at = %svid.not_after(), "This node is attested");
+        // Only now: the token is spent, and the SVID is worth something once the clock is right.
+        Skew::of_new(&svid, self.clock.now()).map_or(Ok(()), |skew| Err(AgentError::Clock(skew)))
+    }
+
+    fn no_proof(&self, node: &Node, error: NoProof) -> AgentError {
+        match (error, node.expired()) {
+            (NoProof::NoToken, Some(at)) => AgentError::Expired(at, self.clock.now()),
+            (NoProof::NoToken, None) => AgentError::NoToken,
+            (error, _) => AttestError::NoProof(error).into(),
+        }
+    }
+
+    /// SVIDs expire while a server is waited for. Never ends.
+    async fn look_again(&self, early: Option<&Cache>) {
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            if let Some(cache) = early {
+                self.feed.publish(cache.snapshot(self.clock.now()));
+            }
+        }
+    }
+}

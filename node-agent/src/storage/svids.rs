@@ -1,0 +1,243 @@
+//! Workloads' SVIDs on disk, encrypted: what the next process serves while the server is away.
+//!
+//! One file, replaced whole, under AES-256-GCM. The key lies in a file of its own that only this account reads, or comes
+//! from systemd (`LoadCredentialEncrypted`), and then a stolen disk is worth nothing. A file that is damaged, foreign or
+//! under another key counts as none: nothing here is needed to start.
+
+mod format;
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use countersign_identity::TrustDomain;
+use countersign_runtime::file::{PRIVATE, WriteError, write_atomically};
+use rand::RngCore as _;
+use zeroize::Zeroizing;
+
+pub use format::{Kept, read as read_plain, write as write_plain};
+
+use super::OTHERS;
+use crate::limits;
+
+const FILE: &str = "agent-svids.bin";
+const KEY_FILE: &str = "agent-svids.key";
+/// The credential's name in the unit file.
+const CREDENTIAL: &str = "countersign-agent-svids.key";
+/// systemd hands credentials out as root's, readable for the unit's user by an ACL, which shows as the group's.
+const GROUP_READS: u32 = 0o040;
+const KEY: usize = 32;
+/// What the file begins with; the last byte is the version.
+const MAGIC: &[u8; 8] = b"CSASVID\x01";
+
+/// Why what is on disk is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It belongs to another user, or others may read it.
+    #[error("{} belongs to user {owner} and has mode {mode:04o}: it must be this user's alone", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It makes no sense.
+    #[error("{} is not usable: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// The file with workloads' SVIDs, and its key.
+#[derive(Debug)]
+pub struct SvidStore {
+    path: PathBuf,
+    key: Zeroizing<[u8; KEY]>,
+    trust_domain: TrustDomain,
+}
+
+impl SvidStore {
+    /// Takes the store in this directory, which the caller holds the lock of, and makes its key if there is none.
+    ///
+    /// # Errors
+    /// [`Unusable`]: there is no key, and none could be made.
+    pub fn open(directory: &Path, trust_domain: &TrustDomain) -> Result<Self, Unusable> {
+        // systemd says by the environment where its credentials are.
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+        Self::open_with(
+            directory,
+            credentials.map(PathBuf::from).as_deref(),
+            trust_domain,
+        )
+    }
+
+    fn open_with(
+        directory: &Path,
+        credentials: Option<&Path>,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, Unusable> {
+        let credential = credentials.map(|folder| folder.join(CREDENTIAL));
+        let key = match credential.filter(|path| path.exists()) {
+            Some(path) => read_key(&path, OTHERS & !GROUP_READS)?,
+            None => own_key(&directory.join(KEY_FILE))?,
+        };
+        Ok(Self {
+            path: directory.join(FILE),
+            key,
+            trust_domain: trust_domain.clone(),
+        })
+    }
+
+    /// What an earlier process kept; nothing if there is no file.
+    ///
+    /// # Errors
+    /// [`Unusable`].
+    pub fn load(&self) -> Result<Option<Kept>, Unusable> {
+        let Some(mut sealed) = read_private(&self.path, limits::SVIDS_FILE_BYTES, OTHERS)? else {
+            return Ok(None);
+        };
+        let fail = |reason: &str| Unusable::Damaged {
+            path: self.path.clone(),
+            reason: reason.to_owned(),
+        };
+        let nonce = sealed
+            .strip_prefix(MAGIC)
+            .and_then(|rest| rest.first_chunk::<NONCE_LEN>())
+            .ok_or_else(|| fail("it does not begin as a file of this version"))?;
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let body = sealed
+            .get_mut(MAGIC.len() + NONCE_LEN..)
+            .unwrap_or_default();
+        let plain = self
+            .cipher()
+            .and_then(|cipher| cipher.open_in_place(nonce, self.associated(), body).ok())
+            .ok_or_else(|| fail("it was written under another key, or changed since"))?;
+        format::read(plain, &self.trust_domain)
+            .map(Some)
+            .map_err(|reason| fail(&reason))
+    }
+
+    /// Replaces what is kept. Blocks on the disk.
+    ///
+    /// # Errors
+    /// It could not be written; what was there before still is.
+    pub fn save(&self, plain: &mut Zeroizing<Vec<u8>>) -> Result<(), WriteError> {
+        let mut nonce = [0; NONCE_LEN];
+        rand::rng().fill_bytes(&mut nonce);
+        let tag = self.cipher().and_then(|cipher| {
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            cipher
+                .seal_in_place_separate_tag(nonce, self.associated(), plain)
+                .ok()
+        });
+        let tag = tag.ok_or_else(|| WriteError {
+            path: self.path.clone(),
+            step: "encrypting",
+            source: io::ErrorKind::Other.into(),
+        })?;
+        let sealed = [&MAGIC[..], &nonce, plain, tag.as_ref()].concat();
+        write_atomically(&self.path, &sealed, PRIVATE)
+    }
+
+    /// Removes what is kept: this node must not serve it any more.
+    ///
+    /// # Errors
+    /// The file could not be removed.
+    pub fn remove(&self) -> io::Result<()> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn cipher(&self) -> Option<LessSafeKey> {
+        UnboundKey::new(&AES_256_GCM, &self.key[..])
+            .ok()
+            .map(LessSafeKey::new)
+    }
+
+    /// A file of another trust domain or version does not open.
+    fn associated(&self) -> Aad<Vec<u8>> {
+        Aad::from([MAGIC, self.trust_domain.as_str().as_bytes()].concat())
+    }
+}
+
+/// The key of this node's own file, made if there is none.
+fn own_key(path: &Path) -> Result<Zeroizing<[u8; KEY]>, Unusable> {
+    match read_key(path, OTHERS) {
+        Err(Unusable::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(error @ (Unusable::Read { .. } | Unusable::Write(_))) => return Err(error),
+        Err(error) => tracing::warn!(%error, "Making a new key for workloads' SVIDs on disk"),
+        Ok(key) => return Ok(key),
+    }
+    let mut key = Zeroizing::new([0; KEY]);
+    rand::rng().fill_bytes(&mut key[..]);
+    write_atomically(path, &key[..], PRIVATE)?;
+    Ok(key)
+}
+
+fn read_key(path: &Path, nobody: u32) -> Result<Zeroizing<[u8; KEY]>, Unusable> {
+    let most = u64::try_from(KEY + 1).unwrap_or(u64::MAX);
+    let bytes = read_private(path, most, nobody)?.ok_or_else(|| Unusable::Read {
+        path: path.to_owned(),
+        source: io::ErrorKind::NotFound.into(),
+    })?;
+    let key = <[u8; KEY]>::try_from(&bytes[..]).map_err(|_| Unusable::Damaged {
+        path: path.to_owned(),
+        reason: format!("a key has {KEY} bytes"),
+    })?;
+    Ok(Zeroizing::new(key))
+}
+
+/// A file that is this user's, with none of the permissions of `nobody`; `None` if there is none.
+fn read_private(
+    path: &Path,
+    most: u64,
+    nobody: u32,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Unusable> {
+    let fail = |source| Unusable::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error)),
+    };
+    let metadata = file.metadata().map_err(fail)?;
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    let me = nix::unistd::geteuid().as_raw();
+    if super::foreign(owner, me).is_some() || mode & nobody != 0 {
+        return Err(Unusable::Exposed {
+            path: path.to_owned(),
+            owner,
+            mode,
+        });
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(
+        usize::try_from(metadata.len().min(most)).unwrap_or_default(),
+    ));
+    file.take(most).read_to_end(&mut bytes).map_err(fail)?;
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! What is held, what is due, and what has to go.
+
+use std::time::Duration;
+
+use countersign_identity::{Selector, SelectorSet};
+
+use super::super::entry::tests::entry;
+use super::super::snapshot::Answer;
+use super::*;
+use crate::test_ca::{TestCa, trust_domain};
+
+const START: UnixTime = UnixTime::from_secs(1_800_000_000);
+const TTL: Duration = Duration::from_secs(3600);
+
+/// So many seconds after the start, by both clocks.
+fn at(secs: u64) -> Moment {
+    thread_local!(static STEADY: Instant = Instant::now());
+    let span = Duration::from_secs(secs);
+    Moment {
+        wall: START.after(span),
+        steady: STEADY.with(|start| *start) + span,
+    }
+}
+
+fn entries(all: &[AuthorizedEntry]) -> Entries {
+    all.iter()
+        .map(|e| (e.id.clone(), Arc::new(e.clone())))
+        .collect()
+}
+
+fn ids(due: &[DueEntry]) -> Vec<&str> {
+    due.iter().map(|due| due.entry.id.as_str()).collect()
+}
+
+fn nobody() -> Subscribed {
+    Subscribed::new()
+}
+
+fn subscribed(ids: &[&str]) -> Subscribed {
+    ids.iter().map(|id| EntryId::new(id).unwrap()).collect()
+}
+
+fn caller() -> SelectorSet {
+    std::iter::once(Selector::parse("unix:uid:1").unwrap()).collect()
+}
+
+fn setup(all: &[AuthorizedEntry]) -> (TestCa, Cache) {
+    setup_with(1000, all)
+}
+
+fn setup_with(most: usize, all: &[AuthorizedEntry]) -> (TestCa, Cache) {
+    let ca = TestCa::new(START);
+    let keeping = Keeping {
+        most,
+        rotation: Rotation::default(),
+    };
+    let mut cache = Cache::new(Arc::new(ca.bundle()), keeping);
+    cache.replace_entries(entries(all));
+    (ca, cache)
+}
+
+#[test]
+fn a_new_entry_is_due_at_once_and_then_at_half_life() {
+    let a = entry("a", &["unix:uid:1"]);
+    let (ca, mut cache) = setup(std::slice::from_ref(&a));
+    assert_eq!(ids(&cache.due(at(0), &nobody())), ["a"]);
+    assert!(cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0)));
+    assert!(cache.due(at(0), &nobody()).is_empty());
+    // 3,610 s of life with the back-date; half of it is left 1,795 s from now.
+    assert_eq!(
+        cache.next_due(at(0), &nobody(), false),
+        Some(at(1795).steady)
+    );
+    assert!(cache.due(at(1794), &nobody()).is_empty());
+    assert_eq!(ids(&cache.due(at(1795), &nobody())), ["a"]);
+}
+
+#[test]
+fn a_changed_revision_is_due_at_once_and_the_old_svid_is_served_meanwhile() {
+    let a = entry("a", &["unix:uid:1"]);
+    let (ca, mut cache) = setup(std::slice::from_ref(&a));
+    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    let updated = AuthorizedEntry {
+        revision: 1,
+        ..a.clone()
+    };
+    cache.replace_entries(entries(std::slice::from_ref(&updated)));
+    assert_eq!(ids(&cache.due(at(0), &nobody())), ["a"]);
+    assert!(matches!(
+        cache.snapshot(START).answer(&caller()),
+        Answer::Identities(_)
+    ));
+
+    // An answer to the request from before the update does not settle it.
+    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    assert_eq!(ids(&cache.due(at(0), &nobody())), ["a"]);
+    cache.hold(&updated, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    assert!(cache.due(at(0), &nobody()).is_empty());
+}
+
+#[test]
+fn an_entry_that_means_somebody_else_now_does_not_keep_its_old_svid() {
+    let a = entry("a", &["unix:uid:1"]);
+    let (ca, mut cache) = setup(std::slice::from_ref(&a));
+    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    let other = AuthorizedEntry {
+        spiffe_id: trust_domain().id_with_path("/b").unwrap(),
+        revision: 1,
+        ..a.clone()
+    };
+    cache.replace_entries(entries(&[other]));
+    assert!(matches!(
+        cache.snapshot(START).answer(&caller()),
+        Answer::NotSigned
+    ));
+    assert!(
+        !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0)),
+        "signed for who it was"
+    );
+    cache.replace_entries(Entries::new());
+    assert!(
+        !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0)),
+        "the entry is gone"
+    );
+}
+
+#[test]
+fn an_expired_svid_is_not_served() {
+    let a = entry("a", &["unix:uid:1"]);
+    let (ca, mut cache) = setup(std::slice::from_ref(&a));
+    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    assert!(matches!(
+        cache.snapshot(at(3600).wall).answer(&caller()),
+        Answer::Identities(_)
+    ));
+    assert!(matches!(
+        cache.snapshot(at(3601).wall).answer(&caller()),
+        Answer::NotSigned
+    ));
+}
+
+#[test]
+fn what_is_signed_on_demand_is_due_for_waiting_callers_only_and_what_is_stored_never() {
+    let demand = AuthorizedEntry {
+        delivery: Delivery::OnDemand,
+        ..entry("d", &["unix:uid:1"])
+    };
+    let stored = AuthorizedEntry {
+        delivery: Delivery::Stored,
+        ..entry("s", &["unix:uid:1"])
+    };
+    let (_, cache) = setup(&[demand, stored]);
+    assert!(cache.due(at(0), &nobody()).is_empty());
+    assert_eq!(cache.next_due(at(0), &nobody(), false), None);
+    assert_eq!(ids(&cache.due(at(0), &subscribed(&["d"]))), ["d"]);
+}
+
+#[test]
+fn what_chains_to_a_tainted_or_removed_authority_is_due_at_once() {
+    let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
+    let (old, mut cache) = setup(&[a.clone(), b.clone()]);
+    let new = TestCa::new(START);
+    cache.hold(&a, old.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.hold(&b, new.issue(&b.spiffe_id, TTL, START), 0.0, at(0));
+
+    let mut bundle = old.bundle();
+    bundle.x509_authorities.push(new.authority().clone());
+    assert!(cache.replace_bundles(Arc::new(bundle.clone()), BTreeMap::new(), at(0)));
+    assert!(
+        !cache.replace_bundles(Arc::new(bundle.clone()), BTreeMap::new(), at(0)),
+        "the same again"
+    );
+    assert!(cache.due(at(0), &nobody()).is_empty());
+
+    bundle.x509_authorities[0] = bundle.x509_authorities[0].with_tainted(true);
+    cache.replace_bundles(Arc::new(bundle.clone()), BTreeMap::new(), at(0));
+    assert_eq!(ids(&cache.due(at(0), &nobody())), ["a"]);
+
+    bundle.x509_authorities.pop();
+    cache.replace_bundles(Arc::new(bundle), BTreeMap::new(), at(0));
+    assert_eq!(ids(&cache.due(at(0), &nobody())), ["a", "b"]);
+}
+
+#[test]
+fn what_is_missing_comes_before_what_is_only_old() {
+    let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
+    let (ca, mut cache) = setup(&[a.clone(), b]);
+    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    assert_eq!(ids(&cache.due(at(2000), &nobody())), ["b", "a"]);
+}
+
+#[test]
+fn what_is_withdrawn_is_told_apart_so_that_it_can_be_signed_slowly() {
+    let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
+    let (ca, mut cache) = setup(&[a.clone(), b]);
+    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    let mut bundle = ca.bundle();
+    bundle.x509_authorities[0] = bundle.x509_authorities[0].with_tainted(true);
+    cache.replace_bundles(Arc::new(bundle), BTreeMap::new(), at(0));
+    let why: Vec<_> = cache
+        .due(at(0), &nobody())
+        .iter()
+        .map(|due| due.why)
+        .collect();
+    assert_eq!(why, [Why::Missing, Why::Withdrawn]);
+    assert_eq!(cache.next_due(at(0), &nobody(), true), Some(at(0).steady));
+}
+
+fn three() -> Vec<AuthorizedEntry> {
+    ["a", "b", "c"].map(|id| entry(id, &["unix:uid:1"])).into()
+}
+
+fn hold_all(cache: &mut Cache, ca: &TestCa, due: &[DueEntry]) {
+    for due in due {
+        let svid = ca.issue(&due.entry.spiffe_id, TTL, START);
+        assert!(cache.hold(&due.entry, svid, 0.0, at(0)));
+    }
+}
+
+fn held(cache: &Cache) -> Vec<&str> {
+    cache.held().map(|(entry, _)| entry.id.as_str()).collect()
+}
+
+#[test]
+fn no_more_svids_are_signed_ahead_than_there_is_room_for_and_callers_get_theirs_all_the_same() {
+    let (ca, mut cache) = setup_with(2, &three());
+    let due = cache.due(at(0), &nobody());
+    assert_eq!(ids(&due), ["a", "b"]);
+    hold_all(&mut cache, &ca, &due);
+    assert!(cache.due(at(0), &nobody()).is_empty());
+
+    let due = cache.due(at(0), &subscribed(&["c"]));
+    assert_eq!(ids(&due), ["c"], "who has a stream is served");
+    hold_all(&mut cache, &ca, &due);
+    assert!(cache.shed(&subscribed(&["c"]), at(0)));
+    assert_eq!(held(&cache).len(), 2);
+    assert!(held(&cache).contains(&"c"));
+    assert!(!cache.shed(&subscribed(&["c"]), at(0)), "enough are gone");
+}
+
+#[test]
+fn svids_with_streams_stay_beyond_the_limit_and_those_asked_for_longest_ago_go_first() {
+    let (ca, mut cache) = setup_with(2, &three());
+    let all = subscribed(&["a", "b", "c"]);
+    let due = cache.due(at(0), &all);
+    hold_all(&mut cache, &ca, &due);
+    assert!(!cache.shed(&all, at(0)), "the limit is soft");
+    assert_eq!(held(&cache), ["a", "b", "c"]);
+    cache.shed(&subscribed(&["b", "c"]), at(0));
+    cache.shed(&subscribed(&["c"]), at(0));
+    assert_eq!(held(&cache), ["b", "c"], "a was asked for longest ago");
+    assert!(cache.due(at(0), &subscribed(&["c"])).is_empty());
+}
+
+#[test]
+fn an_expired_svid_that_is_signed_on_demand_goes_with_its_caller() {
+    let demand = AuthorizedEntry {
+        delivery: Delivery::OnDemand,
+        ..entry("d", &["unix:uid:1"])
+    };
+    let (ca, mut cache) = setup(std::slice::from_ref(&demand));
+    let with = subscribed(&["d"]);
+    let due = cache.due(at(0), &with);
+    hold_all(&mut cache, &ca, &due);
+    assert!(
+        !cache.shed(&nobody(), at(3600)),
+        "still valid: kept for the next caller"
+    );
+    assert!(!cache.shed(&with, at(3601)));
+    assert!(cache.shed(&nobody(), at(3601)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_put_renewals_off_nor_revive_what_has_expired() {
+    let a = entry("a", &["unix:uid:1"]);
+    let (ca, mut cache) = setup(std::slice::from_ref(&a));
+    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    let set_back = Moment {
+        wall: START.before(Duration::from_secs(7200)),
+        ..at(1795)
+    };
+    assert_eq!(ids(&cache.due(set_back, &nobody())), ["a"]);
+    let set_forward = Moment {
+        wall: START.after(Duration::from_secs(7200)),
+        ..at(1)
+    };
+    assert_eq!(ids(&cache.due(set_forward, &nobody())), ["a"]);
+    assert_eq!(cache.valid(set_forward.wall), 0);
+    assert_eq!(cache.valid(START), 1, "and back: it is as good as before");
+}
+
+#[test]
+fn what_an_earlier_process_kept_is_served_as_far_as_the_bundle_vouches_for_it() {
+    let (a, b, c) = (
+        entry("a", &["unix:uid:1"]),
+        entry("b", &["unix:uid:1"]),
+        entry("c", &["unix:uid:1"]),
+    );
+    let (ca, mut cache) = setup(&[]);
+    let stranger = TestCa::new(START);
+    let kept = [
+        (a.clone(), ca.issue(&a.spiffe_id, TTL, START)),
+        (b.clone(), stranger.issue(&b.spiffe_id, TTL, START)),
+        (
+            c.clone(),
+            ca.issue(&c.spiffe_id, Duration::from_secs(5), START),
+        ),
+    ];
+    cache.restore(kept, BTreeMap::new(), at(60));
+    assert_eq!(held(&cache), ["a"]);
+    assert!(matches!(
+        cache.snapshot(at(60).wall).answer(&caller()),
+        Answer::Identities(_)
+    ));
+}

@@ -1,0 +1,137 @@
+//! Having SVIDs signed, batch by batch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_identity::X509Svid;
+
+use super::cache::Why;
+use super::entry::AuthorizedEntry;
+use super::fatal::Fatal;
+use super::remote;
+use super::rotation::{self, Moment};
+use super::task::{Failure, Started, Syncer};
+use crate::client::CallError;
+use crate::limits;
+use crate::skew::Skew;
+
+/// Between two batches of SVIDs whose authority is being withdrawn: every node of the trust domain has them at once.
+const WITHDRAWN_PAUSE: Duration = Duration::from_secs(5);
+
+enum Signed {
+    All,
+    NotAll,
+}
+
+impl Syncer {
+    /// Has all due SVIDs signed, batch by batch, and publishes after each. Of those whose authority is being withdrawn one
+    /// batch at a time.
+    pub(super) async fn sign_due(&mut self) -> Result<(), Fatal> {
+        if !self.signing.is_open() {
+            return Ok(());
+        }
+        let due = self.cache.due(Moment::now(&*self.clock), &self.callers());
+        let (withdrawn, others): (Vec<_>, Vec<_>) =
+            due.into_iter().partition(|due| due.why == Why::Withdrawn);
+        let mut due: Vec<_> = others.into_iter().map(|due| due.entry).collect();
+        if !withdrawn.is_empty() && self.withdrawn.is_open() {
+            let batch = withdrawn.into_iter().take(limits::WITHDRAWN_PER_BATCH);
+            due.extend(batch.map(|due| due.entry));
+            self.withdrawn.pause(WITHDRAWN_PAUSE);
+        }
+        while !due.is_empty() {
+            let rest = due.split_off(self.batch.get().min(due.len()));
+            let batch = std::mem::replace(&mut due, rest);
+            match self.sign(batch).await {
+                Ok(Signed::All) => self.batch.succeeded(),
+                Ok(Signed::NotAll) => {
+                    self.batch.succeeded();
+                    self.signing.failed();
+                }
+                Err(Failure::Fatal(fatal)) => return Err(fatal),
+                Err(Failure::Passing(error)) => {
+                    self.batch.failed();
+                    let wait = self.signing.failed();
+                    tracing::warn!(
+                        %error,
+                        advice = error.advice(),
+                        retry_in_milliseconds = wait.as_millis(),
+                        "Could not have SVIDs signed yet"
+                    );
+                    return Ok(());
+                }
+            }
+        }
+        if self.signing.is_open() {
+            self.signing.succeeded();
+        }
+        Ok(())
+    }
+
+    async fn sign(&mut self, batch: Vec<Arc<AuthorizedEntry>>) -> Result<Signed, Failure> {
+        let unusable = |reason: String| {
+            Failure::Passing(CallError::Answer {
+                method: remote::SIGN,
+                reason,
+            })
+        };
+        let key_type = self.settings.key_type;
+        let requests =
+            tokio::task::spawn_blocking(move || remote::signing_requests(batch, key_type))
+                .await
+                .map_err(|e| unusable(e.to_string()))?
+                .map_err(|e| unusable(e.to_string()))?;
+        let answer = self
+            .client
+            .call(remote::SIGN, |channel| remote::sign(channel, &requests))
+            .await;
+        let results = match answer {
+            Ok(results) => results,
+            Err(error) => {
+                self.reports.not_signed(requests.len());
+                return self.judge(error).await.map(|()| Signed::NotAll);
+            }
+        };
+        let (mut signed, mut refused) = (0, 0);
+        for (request, result) in requests.iter().zip(results) {
+            match result {
+                Ok(svid) => {
+                    self.check_clock(&svid)?;
+                    tracing::debug!(
+                        spiffe_id = %svid.id(), entry = %request.entry.id, expires_at = %svid.not_after(), "SVID signed"
+                    );
+                    signed += 1;
+                    let now = Moment::now(&*self.clock);
+                    self.cache
+                        .hold(&request.entry, svid, rotation::random_jitter(), now);
+                }
+                Err(error) => {
+                    refused += 1;
+                    tracing::warn!(
+                        spiffe_id = %request.entry.spiffe_id, entry = %request.entry.id, error, "SVID not signed"
+                    );
+                }
+            }
+        }
+        self.reports.signed(signed);
+        self.reports.not_signed(refused);
+        self.publish();
+        Ok(if refused == 0 {
+            Signed::All
+        } else {
+            Signed::NotAll
+        })
+    }
+
+    /// At the start a wrong clock ends the node agent, with a message; later a service that works is not stopped for it.
+    fn check_clock(&self, svid: &X509Svid) -> Result<(), Failure> {
+        match (Skew::of_new(svid, self.clock.now()), self.started) {
+            (None, _) => Ok(()),
+            (Some(skew), Started::No) => Err(Failure::Fatal(Fatal::Clock(skew))),
+            (Some(skew), Started::Yes) => {
+                tracing::warn!("{skew}");
+                Ok(())
+            }
+        }
+    }
+}
