@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::{Overrides, ServerConfig};
 
+mod callers;
+
 fn config(folder: &TempDir, overrides: &Overrides) -> ServerConfig {
     let text = format!(
         r#"
