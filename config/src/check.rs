@@ -82,6 +82,7 @@ impl Verdict {
                 None => drop(self.section_of(item, &name)),
             },
             Rule::Elements(keys) => self.elements(item, keys, &name),
+            Rule::Named(keys) => self.named(item, keys, &name),
             Rule::Plugins(kinds) => self.plugins(item, kinds),
             Rule::Ignored(reason) => self.warnings.push(Finding {
                 at: item.at,
@@ -90,6 +91,30 @@ impl Verdict {
             Rule::NotYet { unless } if asks_for(&item.value, unless) => {}
             Rule::NotYet { unless } => self.not_yet(item, &name, unless),
             Rule::Refused(reason) => self.wrong(item.at, format!("{name}: {reason}")),
+        }
+    }
+
+    /// Sections under names of the user's, which match with regard to case.
+    fn named(&mut self, item: &Item, keys: &'static [Key], name: &str) {
+        let Some(objects) = item.value.objects() else {
+            self.section_of(item, name);
+            return;
+        };
+        let mut seen: HashMap<&str, Position> = HashMap::new();
+        for inner in objects.iter().flat_map(|object| &object.items) {
+            let path = format!("{name} {}", shown(&inner.key));
+            if let Some(first) = seen.insert(&inner.key, inner.at) {
+                self.wrong(
+                    inner.at,
+                    format!(
+                        "{path} stands here a second time, first on line {}",
+                        first.line
+                    ),
+                );
+            }
+            if let Some(object) = self.section_of(inner, &path) {
+                self.object(object, keys, &path);
+            }
         }
     }
 

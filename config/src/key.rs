@@ -20,6 +20,8 @@ pub enum Rule {
     Sections(&'static [Key]),
     /// Supported; a list of texts, or of sections with keys of their own.
     Elements(&'static [Key]),
+    /// Supported; a section of sections with these keys, each under a name of the user's: `federates_with "td" { }`.
+    Named(&'static [Key]),
     /// Supported; the `plugins` section: kinds, in them names, in them the keys of `plugin_data`.
     Plugins(&'static [Key]),
     /// Taken and without effect, which does no harm: a warning with this reason.
@@ -40,6 +42,11 @@ pub(crate) const fn value(name: &'static str) -> Key {
 
 pub(crate) const fn section(name: &'static str, keys: &'static [Key]) -> Key {
     let rule = Rule::Section(keys);
+    Key { name, rule }
+}
+
+pub(crate) const fn named(name: &'static str, keys: &'static [Key]) -> Key {
+    let rule = Rule::Named(keys);
     Key { name, rule }
 }
 

@@ -94,6 +94,33 @@ impl<'a> Section<'a> {
         )
     }
 
+    /// The sections that stand in this one under names of the user's, in the order of the file.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Vec<(&'a str, Self)> {
+        let Some(Rule::Named(keys)) = find(self.keys, name).map(|key| key.rule) else {
+            self.unregistered(name);
+            return Vec::new();
+        };
+        let path = join(&self.path, name);
+        let items = self.object.into_iter().flat_map(|object| &object.items);
+        items
+            .filter(|item| item.key.eq_ignore_ascii_case(name))
+            .flat_map(|item| item.value.objects().unwrap_or_default())
+            .flat_map(|object| &object.items)
+            .map(|item| {
+                let path = format!("{path} {}", shown(&item.key));
+                let section = Self::new(self.document, item.value.object(), keys, path, item.at);
+                (item.key.as_str(), section)
+            })
+            .collect()
+    }
+
+    /// Notes that something about this section is wrong.
+    pub fn wrong_here(&self, reason: impl Display) {
+        self.document
+            .wrong(self.at, format!("{}: {reason}", self.path));
+    }
+
     /// Notes each of these keys that is absent or empty.
     pub fn require(&self, keys: &[&str]) {
         for key in keys {

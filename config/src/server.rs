@@ -1,7 +1,7 @@
 //! The server's keys: SPIRE 1.15's `server.conf`, and the few that are ours.
 
 use crate::key::{
-    HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, not_yet, not_yet_unless, section, value,
+    HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, named, not_yet, not_yet_unless, section, value,
 };
 
 const CHANGES: &str =
@@ -41,7 +41,7 @@ const SERVER: &[Key] = &[
     value("admin_ids"),
     value("audit_log_enabled"),
     section("experimental", EXPERIMENTAL),
-    not_yet("federation"),
+    section("federation", FEDERATION),
     ignored(
         "log_source_location",
         "log lines name the module they come from",
@@ -64,6 +64,45 @@ const CA_SUBJECT: &[Key] = &[
 ];
 
 const RATELIMIT: &[Key] = &[value("attestation"), value("signing")];
+
+const FEDERATION: &[Key] = &[
+    section("bundle_endpoint", BUNDLE_ENDPOINT),
+    named("federates_with", FEDERATES_WITH),
+];
+
+const BUNDLE_ENDPOINT: &[Key] = &[
+    value("address"),
+    value("port"),
+    value("refresh_hint"),
+    section("profile", ENDPOINT_PROFILES),
+    not_yet("acme"),
+];
+
+const ENDPOINT_PROFILES: &[Key] = &[
+    section("https_spiffe", &[]),
+    section("https_web", HTTPS_WEB),
+];
+
+const HTTPS_WEB: &[Key] = &[
+    section("serving_cert_file", SERVING_CERT_FILE),
+    not_yet("acme"),
+];
+
+const SERVING_CERT_FILE: &[Key] = &[
+    value("cert_file_path"),
+    value("key_file_path"),
+    value("file_sync_interval"),
+];
+
+const FEDERATES_WITH: &[Key] = &[
+    value("bundle_endpoint_url"),
+    section("bundle_endpoint_profile", FOREIGN_PROFILES),
+];
+
+const FOREIGN_PROFILES: &[Key] = &[
+    section("https_spiffe", &[value("endpoint_spiffe_id")]),
+    section("https_web", &[]),
+];
 
 const EXPERIMENTAL: &[Key] = &[
     value("agent_spiffe_id_as_selector"),

@@ -75,7 +75,7 @@ fn everything_that_is_wrong_is_reported_together_in_order() {
 fn a_key_that_is_not_supported_yet_is_refused_unless_it_asks_for_what_is_done_anyway() {
     for refused in [
         "experimental { require_pq_kem = true }",
-        "federation { bundle_endpoint { address = \"0.0.0.0\" } }",
+        "federation { bundle_endpoint { profile \"https_web\" { acme { email = \"x\" } } } }",
         "proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
     ] {
         let error = server(&format!("server {{ {refused} }}")).unwrap_err();
@@ -92,6 +92,21 @@ fn a_key_that_is_not_supported_yet_is_refused_unless_it_asks_for_what_is_done_an
             "{taken}"
         );
     }
+}
+
+#[test]
+fn sections_under_names_of_the_users_are_checked_like_any_other() {
+    let block = |inner: &str| format!("federates_with \"a.org\" {{ {inner} }}");
+    let error =
+        |inner: &str| server(&format!("server {{ federation {{ {inner} }} }}")).unwrap_err();
+    let unknown = error(&block("bundle_endpoint_uri = \"x\""));
+    let hint =
+        "in server.federation.federates_with \"a.org\"; did you mean \"bundle_endpoint_url\"?";
+    assert!(unknown.contains(hint), "{unknown}");
+    let twice = error(&format!("{}\n{}", block(""), block("")));
+    assert!(twice.contains("a second time, first on line 1"), "{twice}");
+    let value = error("federates_with = \"a.org\"");
+    assert!(value.contains("is a section"), "{value}");
 }
 
 #[test]

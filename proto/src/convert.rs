@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod bundle;
 pub mod entry;
+pub mod federation;
 pub mod id;
 pub mod selector;
 pub mod svid;

@@ -29,7 +29,8 @@ use tonic::service::Routes;
 
 use crate::attestor::Attestors;
 use crate::authority::Authority;
-use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
+use crate::federation::Refresher;
+use crate::limits::{self, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
 use crate::registry::Registry;
 use crate::store::Store;
 use caller::Caller;
@@ -82,6 +83,8 @@ pub struct Parts {
     pub authority: Authority,
     /// Prove nodes.
     pub attestors: Attestors,
+    /// Looks at foreign bundles now.
+    pub refresher: Refresher,
     /// IDs that are admins without an entry.
     pub admin_ids: HashSet<SpiffeId>,
     /// Whether each node agent's ID is also one of its selectors.
@@ -236,6 +239,16 @@ fn client_address<T>(request: &Request<T>) -> Option<IpAddr> {
         .extensions()
         .get::<Arc<countersign_runtime::Connection>>()?;
     Some(connection.tcp_address()?.ip().to_canonical())
+}
+
+/// A batch of no more items than it may have.
+fn check_batch(items: usize) -> Result<(), Failure> {
+    if items > limits::MAX_BATCH_ITEMS {
+        let limit = limits::MAX_BATCH_ITEMS;
+        let message = format!("the batch has {items} items, and may have {limit} at most");
+        return Err(Failure::invalid(message));
+    }
+    Ok(())
 }
 
 /// As many as fit into the answer.

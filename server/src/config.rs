@@ -3,6 +3,7 @@
 //! Pure but for reading the file: nothing is opened, bound or resolved here. Everything that is wrong is reported
 //! together, with file, line and key, before anything starts.
 
+mod federation;
 mod plugin;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, x509pop};
 use crate::api::RateLimits;
 use crate::attestor::PruneNodes;
 use crate::authority;
+use crate::federation::Settings as Federation;
 
 /// Where SPIRE looks for the file when it is not told.
 pub const DEFAULT_FILE: &str = "conf/server/server.conf";
@@ -80,6 +82,8 @@ pub struct ServerConfig {
     pub agent_id_selector: bool,
     /// Which calls are rate-limited, per address.
     pub rate_limits: RateLimits,
+    /// Where others read the bundle, and whose bundles are followed.
+    pub federation: Federation,
     /// What is logged, in what form and where to.
     pub logs: LogOptions,
     /// Where health and metrics are told.
@@ -146,6 +150,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
     let experimental = server.section("experimental");
     let agent_id_selector = experimental.bool("agent_spiffe_id_as_selector");
     let rate_limits = rate_limits(&server);
+    let federation = federation::settings(&server);
     let logs = logs(&server, overrides);
     let operators = Operators {
         health: document.health_checks().map(|checks| {
@@ -186,6 +191,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
         prune_nodes,
         agent_id_selector: agent_id_selector.unwrap_or(false),
         rate_limits,
+        federation,
         logs,
         operators,
     })

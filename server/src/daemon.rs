@@ -18,6 +18,7 @@ use countersign_runtime::health::{Health, State};
 use countersign_runtime::operate;
 use countersign_runtime::serve::Http;
 use countersign_runtime::task::TaskFault;
+use countersign_runtime::tls::Identities;
 use countersign_runtime::unix::Socket;
 use countersign_runtime::{ServeOptions, SharedClock, Tasks, serve_tls, serve_unix, systemd};
 use tokio::net::TcpListener;
@@ -26,6 +27,8 @@ use tracing::info;
 
 use crate::attestor::Pruner;
 use crate::authority::{Rotation, ServerSvid};
+use crate::federation::{CertificateFile, Follower};
+use crate::limits;
 use crate::registry::{Registry, sweep};
 use crate::store::Store;
 
@@ -48,10 +51,22 @@ pub struct Bound {
     pruner: Option<Pruner>,
     rotation: Rotation,
     svid: ServerSvid,
+    follower: Follower,
+    bundle_endpoint: Option<BundleEndpoint>,
     agents: Router,
     admins: Router,
     operators: operate::Bound,
     clock: SharedClock,
+}
+
+/// Where foreign trust domains read the bundle.
+struct BundleEndpoint {
+    address: SocketAddr,
+    listener: TcpListener,
+    identity: Identities,
+    /// Whose files are to be read again and again, if there are any.
+    certificate: Option<CertificateFile>,
+    router: Router,
 }
 
 /// Why a server that had started ended.
@@ -67,13 +82,16 @@ pub enum ServeError {
 }
 
 impl Bound {
-    /// Where node agents and admins reach it.
+    /// Where node agents, admins and, last, foreign trust domains reach it.
     #[must_use]
     pub fn listening(&self) -> Vec<Listening> {
-        vec![
+        let bundle_endpoint = self.bundle_endpoint.as_ref();
+        let mut places = vec![
             Listening::Tcp(self.tcp_address),
             Listening::Unix(self.socket.path().to_owned()),
-        ]
+        ];
+        places.extend(bundle_endpoint.map(|endpoint| Listening::Tcp(endpoint.address)));
+        places
     }
 
     /// The API as the admin socket serves it, for callers in this process. Each request must carry its `Arc<Connection>`.
@@ -125,6 +143,8 @@ impl Bound {
             pruner,
             rotation,
             svid,
+            follower,
+            bundle_endpoint,
             agents,
             admins,
             operators,
@@ -157,6 +177,11 @@ impl Bound {
         tasks.essential("authority", rotation.run(stop.clone()));
         tasks.essential("server-svid", svid.run(stop.clone()));
 
+        tasks.essential("federation", follower.run(stop.clone()));
+        if let Some(endpoint) = bundle_endpoint {
+            endpoint.start(tasks, &clock);
+        }
+
         let options = ServeOptions::new(Http::Http2Only, clock).drain(DRAIN);
         let for_agents = options.clone().max_age(MAX_CONNECTION_AGE);
         let agents = serve_tls(tcp, identity, agents, for_agents, stop.clone());
@@ -167,6 +192,33 @@ impl Bound {
         let admins = serve_unix(socket, admins, options, stop);
         tasks.essential("socket", async move {
             admins.await;
+            Ok::<_, BoxError>(())
+        });
+    }
+}
+
+impl BundleEndpoint {
+    fn start(self, tasks: &Tasks, clock: &SharedClock) {
+        let Self {
+            address: _,
+            listener,
+            identity,
+            certificate,
+            router,
+        } = self;
+        let stop = tasks.token().clone();
+        if let Some(certificate) = certificate {
+            tasks.essential("bundle-certificate", certificate.run(stop.clone()));
+        }
+        let options = ServeOptions {
+            connections: limits::BUNDLE_ENDPOINT_CONNECTIONS,
+            ..ServeOptions::new(Http::Auto, Arc::clone(clock))
+                .drain(DRAIN)
+                .max_age(MAX_CONNECTION_AGE)
+        };
+        let served = serve_tls(listener, Arc::new(identity), router, options, stop);
+        tasks.essential("bundle-endpoint", async move {
+            served.await;
             Ok::<_, BoxError>(())
         });
     }

@@ -6,6 +6,7 @@ pub mod authority;
 mod cli;
 pub mod config;
 pub mod daemon;
+pub mod federation;
 pub mod keymanager;
 pub mod limits;
 pub mod registry;

@@ -34,6 +34,22 @@ pub const MAX_AGENT_VERSION_BYTES: usize = 255;
 pub const MAX_FILTER_ITEMS: usize = 1_024;
 /// The most authorities of each kind in one request.
 pub const MAX_BUNDLE_AUTHORITIES: usize = 1_024;
+/// The most entries that one commit changes when a bundle is removed; more are changed in commits before it.
+pub const MAX_COMMIT_ENTRIES: usize = 1_000;
+/// How many foreign bundles are fetched at once.
+pub const MAX_BUNDLE_FETCHES: usize = 16;
+/// How many callers may wait for one foreign bundle to be refreshed, and how many such requests may be on their way.
+pub const MAX_BUNDLE_REFRESHES: usize = 64;
+/// How long fetching a foreign bundle may take, redirects included.
+pub const BUNDLE_FETCH: Duration = Duration::from_secs(30);
+/// How often a bundle endpoint may send the fetch elsewhere.
+pub const MAX_REDIRECTS: usize = 10;
+/// The longest time between two looks at a foreign bundle.
+pub const MAX_BUNDLE_POLL: Duration = Duration::from_secs(24 * 60 * 60);
+/// Connections of foreign trust domains at once; further callers wait in the kernel's queue.
+pub const BUNDLE_ENDPOINT_CONNECTIONS: usize = 512;
+/// The largest certificate or key file, in bytes.
+pub const MAX_CERTIFICATE_FILE_BYTES: u64 = 1 << 20;
 /// The most client addresses that each rate limit remembers; beyond it those that are idle longest are forgotten.
 pub const MAX_LIMITED_CLIENTS: usize = 65_536;
 

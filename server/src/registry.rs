@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use countersign_identity::bundle::{BundleSet, Bundles};
+use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain, UnixTime};
 use countersign_runtime::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ pub type EntryRecord = Arc<Record<Entry>>;
 pub type NodeRecord = Arc<Record<Node>>;
 /// A bundle with its place in lists.
 pub type BundleRecord = Arc<Record<Bundle>>;
+/// A relationship with its place in lists.
+pub type RelationshipRecord = Arc<Record<Relationship>>;
 
 /// Which part of a list is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +80,7 @@ struct Shared {
     /// What verification of peers reads, on every handshake.
     bundles: ArcSwap<BundleSet>,
     reached: tokio::sync::watch::Sender<Seq>,
+    federation: tokio::sync::watch::Sender<()>,
     watches: Watches,
     stopped: CancellationToken,
 }
@@ -94,6 +98,7 @@ impl Registry {
             index: RwLock::new(index),
             bundles,
             reached: tokio::sync::watch::Sender::new(seq),
+            federation: tokio::sync::watch::Sender::new(()),
             watches: Watches::default(),
             stopped: CancellationToken::new(),
         })))
@@ -254,6 +259,26 @@ impl Registry {
         self.read(|index| index.bundles.len())
     }
 
+    /// One relationship with a foreign trust domain.
+    #[must_use]
+    pub fn relationship(&self, td: &TrustDomain) -> Option<RelationshipRecord> {
+        self.read(|index| index.relationships.by_id(td).cloned())
+    }
+
+    /// All relationships, in the order in which they were made.
+    #[must_use]
+    pub fn relationships(&self, page: Page) -> Vec<RelationshipRecord> {
+        self.list(page, |index, after, candidates| {
+            index.relationships.after(after, candidates)
+        })
+    }
+
+    /// Moves whenever relationships or bundles have changed.
+    #[must_use]
+    pub fn federation_changes(&self) -> tokio::sync::watch::Receiver<()> {
+        self.0.federation.subscribe()
+    }
+
     /// Brings the index up to at least this commit.
     async fn catch_up(&self, target: Seq) -> Result<(), StoreError> {
         let mut at = *self.0.reached.borrow();
@@ -265,6 +290,7 @@ impl Registry {
                     let (index, seq) = load(&self.0.store).await?;
                     self.0.bundles.store(Arc::new(index.bundle_set()));
                     *self.0.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+                    self.0.federation.send_replace(());
                     (seq, Affected::all())
                 }
             };
@@ -279,6 +305,10 @@ impl Registry {
         let bundles = objects
             .iter()
             .any(|object| matches!(object, Changed::Bundle(..)));
+        let federation = bundles
+            || objects
+                .iter()
+                .any(|object| matches!(object, Changed::Relationship(..)));
         let mut index = self.0.index.write().unwrap_or_else(PoisonError::into_inner);
         let mut trace = Trace::default();
         for object in objects {
@@ -286,6 +316,10 @@ impl Registry {
         }
         if bundles {
             self.0.bundles.store(Arc::new(index.bundle_set()));
+        }
+        drop(index);
+        if federation {
+            self.0.federation.send_replace(());
         }
         trace.into_affected()
     }
@@ -356,6 +390,15 @@ async fn load(store: &Store) -> Result<(Index, Seq), StoreError> {
             last = Some(record.value.trust_domain.clone());
             for record in page {
                 index.bundles.put(record);
+            }
+        }
+        let mut last = None;
+        loop {
+            let page = store.relationships_page(last.as_ref()).await?;
+            let Some(record) = page.last() else { break };
+            last = Some(record.value.trust_domain.clone());
+            for record in page {
+                index.relationships.put(record);
             }
         }
         // What changed while the pages were read.

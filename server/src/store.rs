@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -16,12 +17,14 @@ use record::Stored;
 pub mod backend;
 mod bundle;
 mod entry;
+mod federation;
 mod node;
 mod record;
 mod token;
 
 pub use bundle::Edit;
 pub use entry::{EntryExists, EntryMissing, UpdateError};
+pub use federation::{BundleKept, Federating, RelationshipError};
 pub use node::NodeError;
 pub use token::{TokenExists, TokenRefused};
 
@@ -93,6 +96,8 @@ pub enum Changed {
     Node(SpiffeId, Option<Record<Node>>),
     /// A bundle.
     Bundle(TrustDomain, Option<Record<Bundle>>),
+    /// A relationship with a foreign trust domain.
+    Relationship(TrustDomain, Option<Record<Relationship>>),
 }
 
 /// What changed since a given commit.
@@ -181,6 +186,18 @@ impl Store {
             .await
     }
 
+    /// One page of all relationships, by trust domain, after the one given; empty at the end.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn relationships_page(
+        &self,
+        after: Option<&TrustDomain>,
+    ) -> Result<Vec<Record<Relationship>>, StoreError> {
+        self.page(Table::Relationship, after.map(|td| td.as_str().to_owned()))
+            .await
+    }
+
     /// What changed after a commit, as much of it as one read takes.
     ///
     /// # Errors
@@ -192,7 +209,12 @@ impl Store {
             return Ok(Feed::TooOld);
         };
         let mut keys: Vec<Key> = changes.into_iter().map(|Change { key, .. }| key).collect();
-        keys.retain(|key| matches!(key.table(), Table::Entry | Table::Node | Table::Bundle));
+        keys.retain(|key| {
+            matches!(
+                key.table(),
+                Table::Entry | Table::Node | Table::Bundle | Table::Relationship
+            )
+        });
         keys.sort_unstable();
         keys.dedup();
         let rows = self.backend.get(keys.clone()).await?;
@@ -202,6 +224,10 @@ impl Store {
             .map(|(key, row)| match key.table() {
                 Table::Node => Ok(Changed::Node(key_id(key)?, record(row.as_ref())?)),
                 Table::Bundle => Ok(Changed::Bundle(
+                    key_trust_domain(key)?,
+                    record(row.as_ref())?,
+                )),
+                Table::Relationship => Ok(Changed::Relationship(
                     key_trust_domain(key)?,
                     record(row.as_ref())?,
                 )),

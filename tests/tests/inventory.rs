@@ -112,6 +112,7 @@ fn walk(keys: &'static [Key], prefix: &str, code: &mut Code) {
             Rule::Section(inner)
             | Rule::Sections(inner)
             | Rule::Elements(inner)
+            | Rule::Named(inner)
             | Rule::Plugins(inner) => {
                 walk(inner, &format!("{name}."), code);
                 (State::Supported, None, None)

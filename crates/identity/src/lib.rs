@@ -11,6 +11,7 @@ pub mod bundle;
 pub mod certificate;
 pub mod csr;
 pub mod entry;
+pub mod federation;
 pub mod issue;
 pub mod jwt;
 pub mod key;

@@ -67,6 +67,8 @@ pub enum ClientAuth {
     Required,
     /// A client may come without one.
     Optional,
+    /// No client is asked for one.
+    Never,
 }
 
 /// Which TLS versions are spoken.
@@ -121,12 +123,16 @@ impl TlsContext {
         versions: TlsVersions,
         alpn: &[&[u8]],
     ) -> Result<ServerConfig, rustls::Error> {
-        let verifier = Arc::new(self.verifier(expect, client_auth));
-        let mut config =
+        let builder =
             ServerConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
-                .with_protocol_versions(versions.list())?
-                .with_client_cert_verifier(verifier)
-                .with_single_cert(svid.chain().to_vec(), private_key(svid))?;
+                .with_protocol_versions(versions.list())?;
+        let builder = match client_auth {
+            ClientAuth::Never => builder.with_no_client_auth(),
+            ClientAuth::Required | ClientAuth::Optional => {
+                builder.with_client_cert_verifier(Arc::new(self.verifier(expect, client_auth)))
+            }
+        };
+        let mut config = builder.with_single_cert(svid.chain().to_vec(), private_key(svid))?;
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

@@ -41,10 +41,10 @@ pub enum InvalidBundle {
     #[error("invalid trust domain: {0}")]
     TrustDomain(#[from] InvalidId),
     /// An X.509 authority.
-    #[error("invalid X.509 authority: {0}")]
+    #[error("unable to parse X.509 authority: {0}")]
     X509Authority(#[from] InvalidAuthority),
     /// A JWT authority.
-    #[error("invalid JWT authority: {0}")]
+    #[error("unable to parse JWT authority: {0}")]
     JwtAuthority(#[from] InvalidJwtAuthority),
     /// More than [`MAX_AUTHORITIES`] of one kind.
     #[error("more than {MAX_AUTHORITIES} authorities of one kind")]

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
-use countersign_identity::TrustDomain;
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
+use countersign_identity::{Bundle, TrustDomain};
 use countersign_proto::convert::bundle::masked;
 use countersign_proto::spire::api::server::bundle::v1 as wire;
 use countersign_proto::spire::api::types;
 use tonic::{Code, Request, Response, Status};
 
-use super::status::{Failure, not_yet};
-use super::{Context, count, paging};
+use super::status::{self, Failure, not_yet};
+use super::{Context, check_batch, count, paging};
 use crate::limits;
+use crate::store::Federating;
+
+mod federated;
 
 /// The service.
 pub(super) struct Bundles(pub(super) Arc<Context>);
@@ -163,29 +166,105 @@ impl wire::bundle_server::Bundle for Bundles {
 
     async fn batch_create_federated_bundle(
         &self,
-        _request: Request<wire::BatchCreateFederatedBundleRequest>,
+        request: Request<wire::BatchCreateFederatedBundleRequest>,
     ) -> Result<Response<wire::BatchCreateFederatedBundleResponse>, Status> {
-        Err(not_yet("federate"))
+        let wire::BatchCreateFederatedBundleRequest {
+            bundle,
+            output_mask,
+        } = request.into_inner();
+        check_batch(bundle.len())?;
+        let mut results = Vec::with_capacity(bundle.len());
+        for bundle in bundle {
+            let (status, bundle) = item(self.create(bundle).await, output_mask.as_ref());
+            results.push(wire::batch_create_federated_bundle_response::Result { status, bundle });
+        }
+        Ok(Response::new(wire::BatchCreateFederatedBundleResponse {
+            results,
+        }))
     }
 
     async fn batch_update_federated_bundle(
         &self,
-        _request: Request<wire::BatchUpdateFederatedBundleRequest>,
+        request: Request<wire::BatchUpdateFederatedBundleRequest>,
     ) -> Result<Response<wire::BatchUpdateFederatedBundleResponse>, Status> {
-        Err(not_yet("federate"))
+        let wire::BatchUpdateFederatedBundleRequest {
+            bundle,
+            input_mask,
+            output_mask,
+        } = request.into_inner();
+        check_batch(bundle.len())?;
+        let mut results = Vec::with_capacity(bundle.len());
+        for bundle in bundle {
+            let updated = self.update(bundle, input_mask.as_ref()).await;
+            let (status, bundle) = item(updated, output_mask.as_ref());
+            results.push(wire::batch_update_federated_bundle_response::Result { status, bundle });
+        }
+        Ok(Response::new(wire::BatchUpdateFederatedBundleResponse {
+            results,
+        }))
     }
 
     async fn batch_set_federated_bundle(
         &self,
-        _request: Request<wire::BatchSetFederatedBundleRequest>,
+        request: Request<wire::BatchSetFederatedBundleRequest>,
     ) -> Result<Response<wire::BatchSetFederatedBundleResponse>, Status> {
-        Err(not_yet("federate"))
+        let wire::BatchSetFederatedBundleRequest {
+            bundle,
+            output_mask,
+        } = request.into_inner();
+        check_batch(bundle.len())?;
+        let mut results = Vec::with_capacity(bundle.len());
+        for bundle in bundle {
+            let (status, bundle) = item(self.set(bundle).await, output_mask.as_ref());
+            results.push(wire::batch_set_federated_bundle_response::Result { status, bundle });
+        }
+        Ok(Response::new(wire::BatchSetFederatedBundleResponse {
+            results,
+        }))
     }
 
     async fn batch_delete_federated_bundle(
         &self,
-        _request: Request<wire::BatchDeleteFederatedBundleRequest>,
+        request: Request<wire::BatchDeleteFederatedBundleRequest>,
     ) -> Result<Response<wire::BatchDeleteFederatedBundleResponse>, Status> {
-        Err(not_yet("federate"))
+        use wire::batch_delete_federated_bundle_request::Mode;
+
+        let wire::BatchDeleteFederatedBundleRequest {
+            trust_domains,
+            mode,
+        } = request.into_inner();
+        let mode = match Mode::try_from(mode) {
+            Ok(Mode::Restrict) => Federating::Keep,
+            Ok(Mode::Delete) => Federating::Delete,
+            Ok(Mode::Dissociate) => Federating::Dissociate,
+            Err(_) => {
+                let message =
+                    format!("failed to parse deletion mode: unhandled delete mode \"{mode}\"");
+                return Err(Failure::invalid(message).into());
+            }
+        };
+        check_batch(trust_domains.len())?;
+        let mut results = Vec::with_capacity(trust_domains.len());
+        for trust_domain in trust_domains {
+            let deleted = self.delete(&trust_domain, mode).await;
+            results.push(wire::batch_delete_federated_bundle_response::Result {
+                status: Some(deleted.map_or_else(Failure::item, |()| status::ok())),
+                trust_domain,
+            });
+        }
+        Ok(Response::new(wire::BatchDeleteFederatedBundleResponse {
+            results,
+        }))
+    }
+}
+
+/// The status and bundle of a batch's item.
+fn item(
+    result: Result<Bundle, Failure>,
+    mask: Option<&types::BundleMask>,
+) -> (Option<types::Status>, Option<types::Bundle>) {
+    match result {
+        Ok(bundle) => (Some(status::ok()), Some(masked((&bundle).into(), mask))),
+        Err(failure) => (Some(failure.item()), None),
     }
 }

@@ -12,8 +12,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::audit::Note;
 use super::status::{self, Failure};
-use super::{Context, count, filter, paging};
-use crate::limits;
+use super::{Context, check_batch, count, filter, paging};
 use crate::store::backend::Seq;
 use crate::store::{EntryExists, UpdateError};
 use check::{NOT_CREATED, NOT_UPDATED, Refused};
@@ -383,15 +382,6 @@ fn told(
 /// The store answers every item; this is for the case that it does not.
 fn lost() -> Item {
     Err(Failure::plain(Code::Internal, "the store did not answer for this item").into())
-}
-
-fn check_batch(items: usize) -> Result<(), Failure> {
-    if items > limits::MAX_BATCH_ITEMS {
-        let limit = limits::MAX_BATCH_ITEMS;
-        let message = format!("the batch has {items} items, and may have {limit} at most");
-        return Err(Failure::invalid(message));
-    }
-    Ok(())
 }
 
 /// Whether a selector or a DNS name comes twice.

@@ -30,6 +30,7 @@ use tower::{Service, ServiceExt as _};
 use super::*;
 use crate::attestor::{JoinToken, NodeAttestor};
 use crate::authority::{JwtSettings, Rotation, ServerSvid, Settings};
+use crate::federation::Follower;
 use crate::keymanager::MemoryKeyManager;
 
 mod access;
@@ -38,6 +39,7 @@ mod attest;
 mod audit;
 mod bundle;
 mod entry;
+mod federation;
 mod hostile;
 mod jwt;
 mod local;
@@ -136,7 +138,16 @@ impl House {
         tokio::spawn(registry.follow());
         let tokens: Arc<dyn NodeAttestor> =
             Arc::new(JoinToken::new(td(), store.clone(), clock.shared()));
+        let (follower, refresher) = Follower::new(
+            td(),
+            Vec::new(),
+            store.clone(),
+            registry.clone(),
+            clock.shared(),
+        );
+        tokio::spawn(follower.run(CancellationToken::new()));
         let api = Api::new(Parts {
+            refresher,
             trust_domain: td(),
             store: store.clone(),
             registry: registry.clone(),

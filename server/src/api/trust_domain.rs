@@ -2,59 +2,295 @@
 
 use std::sync::Arc;
 
+use countersign_identity::TrustDomain;
+use countersign_identity::bundle::Bundles as _;
+use countersign_identity::federation::{EndpointProfile, Relationship};
+use countersign_proto::convert::federation::{masked, relationship};
 use countersign_proto::spire::api::server::trustdomain::v1 as wire;
 use countersign_proto::spire::api::types;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
-use super::Context;
-use super::status::not_yet;
+use super::status::{self, Failure};
+use super::{Context, check_batch, paging};
+use crate::federation::RefreshError;
+use crate::store::RelationshipError;
 
 /// The service.
-pub(super) struct TrustDomains(
-    #[expect(dead_code, reason = "its methods come with the next change")] pub(super) Arc<Context>,
-);
+pub(super) struct TrustDomains(pub(super) Arc<Context>);
+
+type Mask = types::FederationRelationshipMask;
+
+impl TrustDomains {
+    async fn create(
+        &self,
+        message: types::FederationRelationship,
+    ) -> Result<Relationship, Failure> {
+        let (relationship, bundle) = self.sound(message, "create")?;
+        let summary = "failed to create federation relationship";
+        let parts = &self.0.parts;
+        let created = parts
+            .store
+            .relationship_create(&relationship, bundle.as_ref());
+        let seq = created
+            .await
+            .map_err(|e| Failure::store(summary, &e))?
+            .map_err(|e| Failure::new(Code::Internal, summary, e))?;
+        parts.registry.reached(seq).await?;
+        self.warn_of(&relationship);
+        Ok(relationship)
+    }
+
+    /// The whole message must be sound, whatever the mask says.
+    async fn update(
+        &self,
+        message: types::FederationRelationship,
+        mask: Option<&Mask>,
+    ) -> Result<Relationship, Failure> {
+        let (wanted, bundle) = self.sound(message, "update")?;
+        let bundle = bundle.filter(|_| mask.is_none_or(|mask| mask.trust_domain_bundle));
+        let summary = "failed to update federation relationship";
+        let parts = &self.0.parts;
+        let change = |old: &Relationship| {
+            let mut new = old.clone();
+            if mask.is_none_or(|mask| mask.bundle_endpoint_url) {
+                new.url.clone_from(&wanted.url);
+            }
+            if mask.is_none_or(|mask| mask.bundle_endpoint_profile) {
+                new.profile.clone_from(&wanted.profile);
+            }
+            new
+        };
+        let updated =
+            parts
+                .store
+                .relationship_update(&wanted.trust_domain, change, bundle.as_ref());
+        let written = updated
+            .await
+            .map_err(|e| Failure::store(summary, &e))?
+            .map_err(|e| Failure::new(Code::Internal, summary, e))?;
+        parts.registry.reached(written.seq).await?;
+        self.warn_of(&written.value);
+        Ok(written.value)
+    }
+
+    async fn delete(&self, td: &str) -> Result<(), Failure> {
+        if td.is_empty() {
+            return Err(Failure::invalid("missing trust domain"));
+        }
+        let td = parsed(td)?;
+        let summary = "failed to delete federation relationship";
+        let parts = &self.0.parts;
+        let seq = parts
+            .store
+            .relationship_delete(&td)
+            .await
+            .map_err(|e| Failure::store(summary, &e))?
+            .map_err(|e| match e {
+                RelationshipError::Missing => {
+                    Failure::not_found("federation relationship not found")
+                }
+                error @ RelationshipError::Exists => Failure::new(Code::Internal, summary, error),
+            })?;
+        Ok(parts.registry.reached(seq).await?)
+    }
+
+    /// A relationship that makes sense, with a trust domain that is not this server's own.
+    fn sound(
+        &self,
+        message: types::FederationRelationship,
+        verb: &str,
+    ) -> Result<(Relationship, Option<countersign_identity::Bundle>), Failure> {
+        let summary = "failed to convert federation relationship";
+        let (relationship, bundle) =
+            relationship(message).map_err(|e| Failure::new(Code::InvalidArgument, summary, e))?;
+        if relationship.trust_domain == self.0.parts.trust_domain {
+            return Err(Failure::invalid(format!(
+                "unable to {verb} federation relationship for server trust domain"
+            )));
+        }
+        Ok((relationship, bundle))
+    }
+
+    /// An endpoint that can't be verified yet is no fault: the bundle may come later.
+    fn warn_of(&self, relationship: &Relationship) {
+        if let EndpointProfile::Spiffe(id) = &relationship.profile
+            && self.0.parts.registry.bundle_of(id).is_none()
+        {
+            tracing::warn!(
+                endpoint_spiffe_id = %id,
+                trust_domain = %relationship.trust_domain,
+                "No bundle is stored for the trust domain of the bundle endpoint's SPIFFE ID: set it, so that the \
+                 endpoint can be verified"
+            );
+        }
+    }
+
+    fn told(
+        &self,
+        relationship: &Relationship,
+        mask: Option<&Mask>,
+    ) -> types::FederationRelationship {
+        let bundle = self
+            .0
+            .parts
+            .registry
+            .bundle(relationship.trust_domain.as_str());
+        masked(relationship, bundle.as_deref(), mask)
+    }
+
+    /// The status and relationship of a batch's item.
+    fn item(
+        &self,
+        result: Result<Relationship, Failure>,
+        mask: Option<&Mask>,
+    ) -> (Option<types::Status>, Option<types::FederationRelationship>) {
+        match result {
+            Ok(relationship) => (Some(status::ok()), Some(self.told(&relationship, mask))),
+            Err(failure) => (Some(failure.item()), None),
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl wire::trust_domain_server::TrustDomain for TrustDomains {
     async fn list_federation_relationships(
         &self,
-        _request: Request<wire::ListFederationRelationshipsRequest>,
+        request: Request<wire::ListFederationRelationshipsRequest>,
     ) -> Result<Response<wire::ListFederationRelationshipsResponse>, Status> {
-        Err(not_yet("federate"))
+        let wire::ListFederationRelationshipsRequest {
+            output_mask,
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let summary = "failed to list federation relationships";
+        let page = paging::requested(page_size, &page_token, summary)?;
+        let records = self.0.parts.registry.relationships(page);
+        let federation_relationships = records
+            .iter()
+            .map(|record| self.told(&record.value, output_mask.as_ref()))
+            .collect();
+        let next_page_token = paging::next(page, records.last().map(|record| record.created));
+        Ok(Response::new(wire::ListFederationRelationshipsResponse {
+            federation_relationships,
+            next_page_token,
+        }))
     }
 
     async fn get_federation_relationship(
         &self,
-        _request: Request<wire::GetFederationRelationshipRequest>,
+        request: Request<wire::GetFederationRelationshipRequest>,
     ) -> Result<Response<types::FederationRelationship>, Status> {
-        Err(not_yet("federate"))
+        let wire::GetFederationRelationshipRequest {
+            trust_domain,
+            output_mask,
+        } = request.into_inner();
+        let td = parsed(&trust_domain)?;
+        let record = self.0.parts.registry.relationship(&td);
+        let record =
+            record.ok_or_else(|| Failure::not_found("federation relationship does not exist"))?;
+        Ok(Response::new(
+            self.told(&record.value, output_mask.as_ref()),
+        ))
     }
 
     async fn batch_create_federation_relationship(
         &self,
-        _request: Request<wire::BatchCreateFederationRelationshipRequest>,
+        request: Request<wire::BatchCreateFederationRelationshipRequest>,
     ) -> Result<Response<wire::BatchCreateFederationRelationshipResponse>, Status> {
-        Err(not_yet("federate"))
+        let wire::BatchCreateFederationRelationshipRequest {
+            federation_relationships,
+            output_mask,
+        } = request.into_inner();
+        check_batch(federation_relationships.len())?;
+        let mut results = Vec::with_capacity(federation_relationships.len());
+        for message in federation_relationships {
+            let created = self.create(message).await;
+            let (status, federation_relationship) = self.item(created, output_mask.as_ref());
+            results.push(
+                wire::batch_create_federation_relationship_response::Result {
+                    status,
+                    federation_relationship,
+                },
+            );
+        }
+        Ok(Response::new(
+            wire::BatchCreateFederationRelationshipResponse { results },
+        ))
     }
 
     async fn batch_update_federation_relationship(
         &self,
-        _request: Request<wire::BatchUpdateFederationRelationshipRequest>,
+        request: Request<wire::BatchUpdateFederationRelationshipRequest>,
     ) -> Result<Response<wire::BatchUpdateFederationRelationshipResponse>, Status> {
-        Err(not_yet("federate"))
+        let wire::BatchUpdateFederationRelationshipRequest {
+            federation_relationships,
+            input_mask,
+            output_mask,
+        } = request.into_inner();
+        check_batch(federation_relationships.len())?;
+        let mut results = Vec::with_capacity(federation_relationships.len());
+        for message in federation_relationships {
+            let updated = self.update(message, input_mask.as_ref()).await;
+            let (status, federation_relationship) = self.item(updated, output_mask.as_ref());
+            results.push(
+                wire::batch_update_federation_relationship_response::Result {
+                    status,
+                    federation_relationship,
+                },
+            );
+        }
+        Ok(Response::new(
+            wire::BatchUpdateFederationRelationshipResponse { results },
+        ))
     }
 
     async fn batch_delete_federation_relationship(
         &self,
-        _request: Request<wire::BatchDeleteFederationRelationshipRequest>,
+        request: Request<wire::BatchDeleteFederationRelationshipRequest>,
     ) -> Result<Response<wire::BatchDeleteFederationRelationshipResponse>, Status> {
-        Err(not_yet("federate"))
+        let wire::BatchDeleteFederationRelationshipRequest { trust_domains } = request.into_inner();
+        check_batch(trust_domains.len())?;
+        let mut results = Vec::with_capacity(trust_domains.len());
+        for trust_domain in trust_domains {
+            let deleted = self.delete(&trust_domain).await;
+            // A trust domain that was understood is told by its bare name.
+            let trust_domain = match TrustDomain::from_name_or_id(&trust_domain) {
+                Ok(td) => td.to_string(),
+                Err(_) => trust_domain,
+            };
+            results.push(
+                wire::batch_delete_federation_relationship_response::Result {
+                    status: Some(deleted.map_or_else(Failure::item, |()| status::ok())),
+                    trust_domain,
+                },
+            );
+        }
+        Ok(Response::new(
+            wire::BatchDeleteFederationRelationshipResponse { results },
+        ))
     }
 
     async fn refresh_bundle(
         &self,
-        _request: Request<wire::RefreshBundleRequest>,
+        request: Request<wire::RefreshBundleRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(not_yet("federate"))
+        let wire::RefreshBundleRequest { trust_domain } = request.into_inner();
+        let td = parsed(&trust_domain)?;
+        let refreshed = self.0.parts.refresher.refresh(td).await;
+        refreshed.map_err(|error| match error {
+            RefreshError::Unknown(_) => Failure::not_found(error.to_string()),
+            RefreshError::Failed(_) => {
+                Failure::new(Code::Internal, "failed to refresh bundle", error)
+            }
+            RefreshError::Stopped => {
+                Failure::new(Code::Unavailable, "failed to refresh bundle", error)
+            }
+        })?;
+        Ok(Response::new(()))
     }
+}
+
+fn parsed(td: &str) -> Result<TrustDomain, Failure> {
+    TrustDomain::from_name_or_id(td)
+        .map_err(|e| Failure::new(Code::InvalidArgument, "failed to parse trust domain", e))
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::bundle::Bundles;
-use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{
+    ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, TlsContext, TlsVersions,
+};
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime, X509Svid};
 use countersign_runtime::clock::{self, RustlsTime};
 use countersign_runtime::error::BoxError;
@@ -49,6 +51,7 @@ pub struct ServerSvid {
     current: watch::Sender<Option<Arc<Presented>>>,
     chain: watch::Sender<Arc<[CertificateDer<'static>]>>,
     root_id: String,
+    anonymous: watch::Sender<Option<Arc<Presented>>>,
     not_after: UnixTime,
     renew_at: UnixTime,
 }
@@ -75,6 +78,7 @@ impl ServerSvid {
             current: watch::Sender::new(None),
             chain: watch::Sender::new(Arc::from([])),
             root_id: String::new(),
+            anonymous: watch::Sender::new(None),
             not_after: clock.now(),
             renew_at: clock.now(),
             clock,
@@ -93,6 +97,12 @@ impl ServerSvid {
     #[must_use]
     pub fn chain(&self) -> watch::Receiver<Arc<[CertificateDer<'static>]>> {
         self.chain.subscribe()
+    }
+
+    /// What a listener presents that asks nobody for a certificate and speaks HTTP/1.1 too: the bundle endpoint.
+    #[must_use]
+    pub fn anonymous_identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
+        self.anonymous.subscribe()
     }
 
     /// Renews the SVID whenever half of its lifetime is over and a new one would last longer, and whenever its root was
@@ -146,8 +156,10 @@ impl ServerSvid {
 
     async fn renew(&mut self) -> Result<(), ServerSvidError> {
         let (svid, root_id) = self.authority.sign_server().await?;
-        self.current
-            .send_replace(Some(Arc::new(self.present(&svid)?)));
+        let agents = self.present(&svid, ClientAuth::Optional, &[ALPN_H2])?;
+        let anybody = self.present(&svid, ClientAuth::Never, &[ALPN_H2, ALPN_HTTP11])?;
+        self.current.send_replace(Some(Arc::new(agents)));
+        self.anonymous.send_replace(Some(Arc::new(anybody)));
         self.chain.send_replace(Arc::from(svid.chain()));
         let validity = Validity {
             not_before: svid.not_before(),
@@ -162,13 +174,18 @@ impl ServerSvid {
         Ok(())
     }
 
-    fn present(&self, svid: &X509Svid) -> Result<Presented, rustls::Error> {
+    fn present(
+        &self,
+        svid: &X509Svid,
+        callers: ClientAuth,
+        alpn: &[&[u8]],
+    ) -> Result<Presented, rustls::Error> {
         let config = self.tls.server(
             svid,
-            ClientAuth::Optional,
+            callers,
             self.callers.clone(),
             TlsVersions::From12,
-            &[ALPN_H2],
+            alpn,
         )?;
         Ok(Presented {
             config: Arc::new(config),

@@ -14,12 +14,15 @@ use countersign_runtime::operate::OperateError;
 use countersign_runtime::unix::{Access, BindError, Socket};
 use tokio::net::TcpListener;
 
-use super::Bound;
+use super::{Bound, BundleEndpoint};
 use crate::api::{Api, Parts};
 use crate::attestor::x509pop::{self, InvalidRoots, Roots};
 use crate::attestor::{Attestors, JoinToken, NodeAttestor, Pruner, X509Pop};
 use crate::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
 use crate::config::{self, KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice};
+use crate::federation::{
+    self, CertificateFile, EndpointCertificate, EndpointSettings, Follower, InvalidCertificate,
+};
 use crate::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
 use crate::registry::Registry;
 use crate::store::backend::sled::{OpenError, Sled};
@@ -88,6 +91,20 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The port of the bundle endpoint could not be bound.
+    #[error(
+        "could not listen on {address} for the bundle endpoint: check address and port of federation.bundle_endpoint, \
+         and that no other process uses the port"
+    )]
+    BindBundleEndpoint {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The bundle endpoint has no certificate.
+    #[error("the bundle endpoint has no certificate")]
+    Certificate(#[from] InvalidCertificate),
     /// The admin socket could not be opened.
     #[error("could not open the admin socket")]
     Socket(#[from] BindError),
@@ -146,6 +163,19 @@ pub async fn build(
     let bundles = Arc::new(registry.clone());
     let admins = Arc::new(config.admin_ids.clone());
     let svid = ServerSvid::open(rotation.authority(), bundles, admins, Arc::clone(&clock)).await?;
+    let bundle_endpoint = match &config.federation.endpoint {
+        Some(settings) => {
+            Some(bundle_endpoint(settings, &svid, &registry, &trust_domain, &clock).await?)
+        }
+        None => None,
+    };
+    let (follower, refresher) = Follower::new(
+        trust_domain.clone(),
+        config.federation.relationships.clone(),
+        store.clone(),
+        registry.clone(),
+        Arc::clone(&clock),
+    );
     let attestors = attestors(
         &config.node_attestors,
         &trust_domain,
@@ -159,6 +189,7 @@ pub async fn build(
         registry: registry.clone(),
         authority: rotation.authority(),
         attestors,
+        refresher,
         admin_ids: config.admin_ids.clone(),
         agent_id_selector: config.agent_id_selector,
         audit_log: config.audit_log,
@@ -179,9 +210,43 @@ pub async fn build(
         registry,
         rotation,
         svid,
+        follower,
+        bundle_endpoint,
         agents: api.network(),
         admins: api.local(),
         clock,
+    })
+}
+
+/// The bundle endpoint, bound and with its certificate.
+async fn bundle_endpoint(
+    settings: &EndpointSettings,
+    svid: &ServerSvid,
+    registry: &Registry,
+    trust_domain: &TrustDomain,
+    clock: &SharedClock,
+) -> Result<BundleEndpoint, StartError> {
+    let address = SocketAddr::new(settings.address, settings.port);
+    let bound = |source| StartError::BindBundleEndpoint { address, source };
+    let listener = TcpListener::bind(address).await.map_err(bound)?;
+    let (identity, certificate) = match &settings.certificate {
+        EndpointCertificate::Svid => (svid.anonymous_identity(), None),
+        EndpointCertificate::File(files) => {
+            let id = trust_domain.server_id();
+            let file = CertificateFile::open(files.clone(), id, Arc::clone(clock)).await?;
+            (file.identity(), Some(file))
+        }
+    };
+    Ok(BundleEndpoint {
+        address: listener.local_addr().map_err(bound)?,
+        listener,
+        identity,
+        certificate,
+        router: federation::router(
+            registry.clone(),
+            trust_domain.clone(),
+            settings.refresh_hint,
+        ),
     })
 }
 

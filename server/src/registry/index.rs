@@ -1,6 +1,7 @@
 //! The objects in memory, by all that they are looked up by.
 
 use countersign_identity::bundle::BundleSet;
+use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, TrustDomain};
 
 use super::EntryRecord;
@@ -22,6 +23,7 @@ pub(super) struct Index {
     pub(super) entries: Entries,
     pub(super) nodes: Nodes,
     pub(super) bundles: Table<TrustDomain, Bundle>,
+    pub(super) relationships: Table<TrustDomain, Relationship>,
 }
 
 /// Part of a list, and from where to go on.
@@ -87,6 +89,9 @@ impl Index {
                 }
                 trace.bundle(self, &td);
             }
+            // It concerns no node agent.
+            Changed::Relationship(_, Some(record)) => drop(self.relationships.put(record)),
+            Changed::Relationship(td, None) => drop(self.relationships.remove(&td)),
         }
     }
 

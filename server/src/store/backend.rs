@@ -64,17 +64,20 @@ pub enum Table {
     Similar = 5,
     /// Authorities' journals, by server ID.
     Ca = 6,
+    /// Relationships with foreign trust domains, by trust domain.
+    Relationship = 7,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Entry,
         Self::Node,
         Self::Bundle,
         Self::Token,
         Self::Similar,
         Self::Ca,
+        Self::Relationship,
     ];
 
     /// The number on the disk.
@@ -87,6 +90,7 @@ impl Table {
             Self::Token => 4,
             Self::Similar => 5,
             Self::Ca => 6,
+            Self::Relationship => 7,
         }
     }
 
@@ -98,6 +102,7 @@ impl Table {
             Self::Token => "token",
             Self::Similar => "similar",
             Self::Ca => "ca",
+            Self::Relationship => "relationship",
         }
     }
 }

@@ -256,7 +256,7 @@ impl Store {
         Ok(again)
     }
 
-    async fn entries_found(
+    pub(super) async fn entries_found(
         &self,
         items: &[(usize, EntryId)],
     ) -> Result<Vec<Option<(Record<Entry>, Seq)>>, StoreError> {
@@ -308,7 +308,12 @@ pub(super) struct Similar(HashMap<Key, (Expect, Vec<String>)>);
 impl Similar {
     /// Adds to a commit that this row's entries change. Of the commits of one batch only the first that touches a row
     /// can succeed; the others are planned again.
-    fn change(&self, commit: &mut Commit, key: Key, change: impl FnOnce(&mut Vec<String>)) {
+    pub(super) fn change(
+        &self,
+        commit: &mut Commit,
+        key: Key,
+        change: impl FnOnce(&mut Vec<String>),
+    ) {
         let (expect, mut ids) = match self.0.get(&key) {
             Some((expect, ids)) => (*expect, ids.clone()),
             None => (Expect::Absent, Vec::new()),
@@ -387,7 +392,7 @@ fn federation(entry: &Entry) -> impl Iterator<Item = (Key, Expect)> {
 }
 
 /// What a change makes of an entry.
-fn successor(old: &Entry, new: Entry) -> Entry {
+pub(super) fn successor(old: &Entry, new: Entry) -> Entry {
     Entry {
         id: old.id.clone(),
         created_at: old.created_at,
@@ -419,7 +424,7 @@ fn set<T>(results: &mut [T], i: usize, result: T) {
 
 /// Where it stands which entries are like this one. The hash is of the parts with their lengths, so that no two
 /// different entries share it.
-fn similar_key(entry: &Entry) -> Key {
+pub(super) fn similar_key(entry: &Entry) -> Key {
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut part = |text: &str| {
         hash.update(&text.len().to_be_bytes());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::entry::{AdditionalAttributes, DnsName};
+use countersign_identity::federation::{EndpointProfile, EndpointUrl, Relationship};
 use countersign_identity::node::Credential;
 use countersign_identity::{
     Bundle, Entry, EntryId, Node, Selector, SelectorSet, SpiffeId, TrustDomain, UnixTime,
@@ -272,6 +273,45 @@ impl Stored for Bundle {
             sequence_number,
         };
         Ok((bundle, created_seq))
+    }
+}
+
+impl Stored for Relationship {
+    type Message = v1::Relationship;
+
+    fn key(&self) -> Key {
+        Key::new(Table::Relationship, self.trust_domain.as_str())
+    }
+
+    fn message(&self, created: Seq) -> v1::Relationship {
+        v1::Relationship {
+            trust_domain: self.trust_domain.to_string(),
+            url: self.url.to_string(),
+            endpoint_spiffe_id: match &self.profile {
+                EndpointProfile::Web => String::new(),
+                EndpointProfile::Spiffe(id) => id.to_string(),
+            },
+            created_seq: created.get(),
+        }
+    }
+
+    fn parse(message: v1::Relationship) -> Result<(Self, u64), String> {
+        let v1::Relationship {
+            trust_domain,
+            url,
+            endpoint_spiffe_id,
+            created_seq,
+        } = message;
+        let profile = match endpoint_spiffe_id.as_str() {
+            "" => EndpointProfile::Web,
+            id => EndpointProfile::Spiffe(SpiffeId::parse(id).map_err(text)?),
+        };
+        let relationship = Self {
+            trust_domain: TrustDomain::new(&trust_domain).map_err(text)?,
+            url: EndpointUrl::parse(&url).map_err(text)?,
+            profile,
+        };
+        Ok((relationship, created_seq))
     }
 }
 

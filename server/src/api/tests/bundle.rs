@@ -141,20 +141,6 @@ async fn bundles_of_other_trust_domains_are_read() {
 }
 
 #[tokio::test]
-async fn what_belongs_to_later_work_says_so() {
-    let house = House::new().await;
-    let request = wire::BatchSetFederatedBundleRequest::default();
-    let status = house
-        .local()
-        .bundles()
-        .batch_set_federated_bundle(request)
-        .await
-        .unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert_eq!(status.message(), "this server does not federate yet");
-}
-
-#[tokio::test]
 async fn a_server_with_a_bundle_is_healthy() {
     let house = House::new().await;
     let mut client = house.local().health();

@@ -6,10 +6,11 @@ use std::hash::Hash;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain};
 
 use super::{Limit, Portion};
-use crate::registry::BundleRecord;
+use crate::registry::{BundleRecord, RelationshipRecord};
 use crate::store::Record;
 use crate::store::backend::Seq;
 
@@ -38,6 +39,12 @@ impl Identified<SpiffeId> for Node {
 }
 
 impl Identified<TrustDomain> for Bundle {
+    fn id(&self) -> TrustDomain {
+        self.trust_domain.clone()
+    }
+}
+
+impl Identified<TrustDomain> for Relationship {
     fn id(&self) -> TrustDomain {
         self.trust_domain.clone()
     }
@@ -102,6 +109,16 @@ impl<K: Eq + Hash, V: Identified<K>> Table<K, V> {
             .by_creation
             .range((Bound::Excluded(after), Bound::Unbounded));
         portion(next.map(|(_, record)| record), limit, wants)
+    }
+}
+
+impl Table<TrustDomain, Relationship> {
+    pub(in crate::registry) fn after(
+        &self,
+        after: Seq,
+        limit: Limit,
+    ) -> Portion<RelationshipRecord> {
+        self.portion(after, limit, |_| true)
     }
 }
 

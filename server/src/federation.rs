@@ -1,0 +1,63 @@
+//! Federation with foreign trust domains: the endpoint where they read this one's bundle (`endpoint`), and the client
+//! that follows theirs (`follow`).
+//!
+//! What is followed are the relationships of the configuration and those of the store; of two with one trust domain the
+//! configuration's counts. What is fetched is written to the store and reaches everybody from there.
+
+mod certificate;
+mod endpoint;
+mod fetch;
+mod follow;
+mod schedule;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use countersign_identity::federation::Relationship;
+
+pub use certificate::{CertificateFile, InvalidCertificate};
+pub use endpoint::router;
+pub use follow::{Follower, RefreshError, Refresher};
+
+/// What the configuration says about federation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The bundle endpoint; none unless it is configured.
+    pub endpoint: Option<EndpointSettings>,
+    /// The relationships that the configuration names.
+    pub relationships: Vec<Relationship>,
+}
+
+/// The bundle endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSettings {
+    /// Where it listens.
+    pub address: IpAddr,
+    /// The port; 0 takes a free one.
+    pub port: u16,
+    /// How often others are told to look for a new version.
+    pub refresh_hint: Duration,
+    /// What it proves itself by.
+    pub certificate: EndpointCertificate,
+}
+
+/// What a bundle endpoint proves itself by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointCertificate {
+    /// `https_spiffe`: the server's own X.509-SVID.
+    Svid,
+    /// `https_web`: a certificate of the web's PKI, from files.
+    File(CertificateFiles),
+}
+
+/// A certificate with its key in files that somebody else keeps fresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain in PEM, the leaf first.
+    pub chain: PathBuf,
+    /// The key in PEM.
+    pub key: PathBuf,
+    /// How often the files are read again.
+    pub sync_interval: Duration,
+}

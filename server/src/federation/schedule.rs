@@ -1,0 +1,80 @@
+//! When a foreign bundle is looked at again.
+
+use std::time::Duration;
+
+use countersign_identity::Bundle;
+
+use crate::limits;
+
+/// No bundle is looked at as often as a hint below this would ask for.
+const LEAST_HINT: Duration = Duration::from_secs(60);
+/// Of the life of an authority this part passes between looks if there is no hint.
+const PARTS_OF_A_LIFE: u32 = 10;
+/// So many looks in the time of a hint, so that a few may fail.
+const LOOKS_PER_HINT: u32 = 4;
+
+/// How long after a look the next one comes, given the bundle as it is now. A hint can't put the next look off for
+/// longer than [`limits::MAX_BUNDLE_POLL`]: what an authority's theft makes its owner do shall not wait for years.
+pub(super) fn interval(bundle: Option<&Bundle>) -> Duration {
+    let Some(bundle) = bundle else {
+        return LEAST_HINT;
+    };
+    let shortest = bundle
+        .x509_authorities
+        .iter()
+        .map(|authority| authority.not_after().since(authority.not_before()))
+        .min();
+    let hint = bundle
+        .refresh_hint
+        .or_else(|| Some(shortest? / PARTS_OF_A_LIFE))
+        .unwrap_or(LEAST_HINT);
+    (hint.max(LEAST_HINT) / LOOKS_PER_HINT).min(limits::MAX_BUNDLE_POLL)
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_identity::bundle::X509Authority;
+    use countersign_identity::issue::{Subject, self_signed_authority};
+    use countersign_identity::{KeyType, PrivateKey, TrustDomain, UnixTime};
+
+    use super::*;
+
+    fn bundle(hint: Option<u64>, lives: &[u64]) -> Bundle {
+        let td = TrustDomain::new("td").unwrap();
+        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+        let now = UnixTime::from_secs(1_800_000_000);
+        let root = |life: &u64| {
+            let life = Duration::from_secs(*life);
+            let der = self_signed_authority(&td, &Subject::authority(), &key, life, now).unwrap();
+            X509Authority::new(der).unwrap()
+        };
+        Bundle {
+            x509_authorities: lives.iter().map(root).collect(),
+            refresh_hint: hint.map(Duration::from_secs),
+            ..Bundle::empty(td.clone())
+        }
+    }
+
+    #[test]
+    fn four_looks_fit_into_the_hint_which_is_a_minute_at_least() {
+        for (hint, seconds) in [(1, 15), (60, 15), (300, 75), (3_600, 900)] {
+            let found = interval(Some(&bundle(Some(hint), &[60])));
+            assert_eq!(found, Duration::from_secs(seconds), "{hint}");
+        }
+    }
+
+    #[test]
+    fn without_a_hint_the_shortest_life_of_an_authority_says_it() {
+        let found = interval(Some(&bundle(None, &[86_400, 40_000])));
+        // Authorities are back-dated a little, which is part of their life.
+        assert!(found >= Duration::from_secs(1_000) && found < Duration::from_secs(1_010));
+        assert_eq!(interval(Some(&bundle(None, &[]))), Duration::from_secs(15));
+    }
+
+    #[test]
+    fn no_bundle_yet_is_a_minute_and_no_hint_is_longer_than_a_day() {
+        assert_eq!(interval(None), Duration::from_secs(60));
+        let years = interval(Some(&bundle(Some(1 << 40), &[])));
+        assert_eq!(years, limits::MAX_BUNDLE_POLL);
+    }
+}
