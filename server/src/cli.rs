@@ -10,8 +10,10 @@ mod client;
 mod debug;
 mod entry;
 mod error;
+mod federation;
 mod flag;
 mod health;
+mod input;
 mod json;
 mod logger;
 mod mint;
@@ -81,6 +83,9 @@ enum Verb {
     /// What the server knows of itself
     #[command(subcommand)]
     Debug(debug::DebugVerb),
+    /// Relationships with foreign trust domains
+    #[command(subcommand)]
+    Federation(federation::FederationVerb),
 }
 
 /// The verbs and flags, for whoever lists them.
@@ -143,6 +148,7 @@ async fn ask_server(verb: Verb, printer: &mut Printer) -> Result<(), CommandErro
         Verb::LocalAuthority(verb) => verb.run(printer).await,
         Verb::UpstreamAuthority(verb) => verb.run(printer).await,
         Verb::Debug(verb) => verb.run(printer).await,
+        Verb::Federation(verb) => verb.run(printer).await,
     }
 }
 

@@ -268,8 +268,8 @@ impl Registry {
     /// All relationships, in the order in which they were made.
     #[must_use]
     pub fn relationships(&self, page: Page) -> Vec<RelationshipRecord> {
-        self.list(page, |index, after, candidates| {
-            index.relationships.after(after, candidates)
+        self.list(page, |index, after, limit| {
+            index.relationships.after(after, limit)
         })
     }
 

@@ -11,6 +11,7 @@ use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use countersign_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use countersign_proto::spire::api::server::logger::v1::logger_client::LoggerClient;
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
+use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_client::TrustDomainClient;
 use countersign_runtime::dial::{Cause, UnixConnector};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
@@ -100,6 +101,10 @@ impl Client {
 
     pub(super) fn entry(&self) -> EntryClient<Channel> {
         EntryClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub(super) fn trust_domain(&self) -> TrustDomainClient<Channel> {
+        TrustDomainClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub(super) fn health(&self) -> HealthClient<Channel> {

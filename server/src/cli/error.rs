@@ -30,6 +30,9 @@ pub(super) enum CommandError {
         /// What the server said.
         source: Box<CommandError>,
     },
+    /// The server refused the one thing that was asked.
+    #[error("{0}")]
+    Refused(String),
     /// Some items of a batch failed; each was told before.
     #[error("{0}")]
     Items(&'static str),

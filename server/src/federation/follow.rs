@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::fetch::{FetchError, Fetcher};
 use super::schedule::interval;
 use crate::limits;
-use crate::registry::{Page, Registry, Stopped};
+use crate::registry::{Behind, Page, Registry};
 use crate::store::{Store, StoreError};
 
 /// The share by which looks are spread, so that many servers don't come at once.
@@ -69,7 +69,7 @@ enum FollowError {
     #[error("the bundle was fetched and could not be stored")]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Stopped(#[from] Stopped),
+    Behind(#[from] Behind),
 }
 
 /// Follows foreign bundles while it runs.

@@ -1,18 +1,11 @@
 //! Files of entries and of entry IDs, as SPIRE's `-data` and `-file` take them.
 
-use std::fs::File;
-use std::io::{self, Read};
-
 use countersign_proto::spire::api::types;
 use serde::Deserialize;
 
 use crate::cli::error::CommandError;
 use crate::cli::flag;
-
-/// The longest file, in bytes: what one request can carry.
-const MAX_FILE: u64 = 4 * 1024 * 1024;
-/// Stands for standard input.
-const STDIN: &str = "-";
+use crate::cli::input::{self, refused, shown};
 
 #[derive(Deserialize)]
 struct Entries {
@@ -102,40 +95,8 @@ fn to_entry(entry: FileEntry) -> Result<types::Entry, CommandError> {
 }
 
 fn read<T: for<'de> Deserialize<'de>>(path: &str) -> Result<T, CommandError> {
-    let text = if path == STDIN {
-        read_bounded(io::stdin())
-    } else {
-        File::open(path).and_then(read_bounded)
-    };
-    let text = text.map_err(|e| refused(path, &e.to_string()))?;
+    let text = input::bytes(path)?;
     serde_json::from_slice(&text).map_err(|e| refused(path, &e.to_string()))
-}
-
-fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    source.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_FILE) {
-        return Err(io::Error::other(format!(
-            "it is longer than {MAX_FILE} bytes"
-        )));
-    }
-    Ok(bytes)
-}
-
-/// The file as people know it.
-fn shown(path: &str) -> &str {
-    if path == STDIN {
-        "standard input"
-    } else {
-        path
-    }
-}
-
-fn refused(path: &str, why: &str) -> CommandError {
-    CommandError::File {
-        path: shown(path).into(),
-        why: why.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -190,11 +151,6 @@ mod tests {
                 .to_string()
                 .contains("/nonexistent.json")
         );
-    }
-
-    #[test]
-    fn a_file_without_end_is_refused() {
-        assert!(read_bounded(io::repeat(b' ')).is_err());
     }
 
     #[test]
