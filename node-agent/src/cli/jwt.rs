@@ -39,6 +39,9 @@ pub(super) struct FetchJwt {
         value_name = "ID"
     )]
     spiffe_id: String,
+    /// Deprecated: use -output
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Output>,
     #[command(flatten)]
     output: OutputFlag,
 }
@@ -50,7 +53,7 @@ impl FetchJwt {
         }
         let asked = tokio::time::timeout(self.timeout, self.ask()).await;
         let (svids, bundles) = asked.map_err(|_| CommandError::TimedOut(self.timeout))??;
-        if self.output.output == Output::Json {
+        if self.format.unwrap_or(self.output.output) == Output::Json {
             printer.json(&json!([svids_json(&svids), bundles_json(&bundles)]));
             return Ok(());
         }

@@ -55,6 +55,9 @@ struct ConfigFlags {
     /// Port number of the server
     #[arg(long = "serverPort", value_name = "PORT")]
     server_port: Option<u16>,
+    /// Taken for SPIRE's sake: log lines name the module they come from
+    #[arg(long = "logSourceLocation", hide = true)]
+    log_source_location: bool,
     /// Path to bind the Workload API socket to
     #[arg(long = "socketPath", value_name = "PATH")]
     socket_path: Option<PathBuf>,
