@@ -127,7 +127,7 @@ const PLUGINS: &[Key] = &[
     not_yet("BundlePublisher"),
     not_yet("CredentialComposer"),
     not_yet("Notifier"),
-    not_yet("UpstreamAuthority"),
+    section("UpstreamAuthority", UPSTREAM_AUTHORITIES),
 ];
 
 const DATA_STORES: &[Key] = &[
@@ -185,4 +185,36 @@ const X509POP: &[Key] = &[
     value("max_intermediates"),
     value("max_rsa_key_size"),
     value("verify_client_ip"),
+];
+
+const UPSTREAM_AUTHORITIES: &[Key] = &[
+    section(
+        "disk",
+        &[
+            value("cert_file_path"),
+            value("key_file_path"),
+            value("bundle_file_path"),
+        ],
+    ),
+    section(
+        "spire",
+        &[
+            value("server_address"),
+            value("server_port"),
+            value("workload_api_socket"),
+            section(
+                "experimental",
+                &[
+                    ignored("workload_api_named_pipe_name", "it concerns Windows only"),
+                    not_yet_unless("require_pq_kem", &["false"]),
+                ],
+            ),
+        ],
+    ),
+    not_yet("awssecret"),
+    not_yet("aws_pca"),
+    not_yet("cert-manager"),
+    not_yet("ejbca"),
+    not_yet("gcp_cas"),
+    not_yet("vault"),
 ];

@@ -144,8 +144,8 @@ fn plugins_that_are_not_supported_or_unknown_are_refused_and_those_turned_off_ar
             "f:1:24: NodeAttestor \"aws_iid\" is not supported yet",
         ),
         (
-            "UpstreamAuthority \"disk\" { }",
-            "f:1:29: UpstreamAuthority \"disk\" is not supported yet",
+            "UpstreamAuthority \"vault\" { }",
+            "f:1:29: UpstreamAuthority \"vault\" is not supported yet",
         ),
         (
             "KeyManger \"disk\" { }",

@@ -33,6 +33,7 @@ use crate::federation::Refresher;
 use crate::limits::{self, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
 use crate::registry::Registry;
 use crate::store::Store;
+use crate::upstream::UpstreamAuthority;
 use caller::Caller;
 use rate_limit::RateLimit;
 use status::Failure;
@@ -58,6 +59,8 @@ mod trust_domain;
 const ATTESTATIONS: u32 = 1;
 /// Signatures per second and client, those of certificates and those of tokens each.
 const SIGNATURES: u32 = 500;
+/// Keys of servers below that are published, per second and client.
+const KEY_PUBLICATIONS: u32 = 500;
 /// PostStatus calls per second and client.
 const STATUS_POSTS: u32 = 10;
 
@@ -81,6 +84,8 @@ pub struct Parts {
     pub registry: Registry,
     /// Signs.
     pub authority: Authority,
+    /// Signs this server's authority and takes JWT keys, if this server is no root.
+    pub upstream: Option<Arc<dyn UpstreamAuthority>>,
     /// Prove nodes.
     pub attestors: Attestors,
     /// Looks at foreign bundles now.
@@ -112,6 +117,7 @@ struct Context {
     attestations: RateLimit,
     signatures: RateLimit,
     jwt_signatures: RateLimit,
+    key_publications: RateLimit,
     status_posts: RateLimit,
     audit: Arc<audit::Audit>,
     syncs: entry::Syncs,
@@ -126,6 +132,7 @@ impl Api {
             attestations: RateLimit::new(ATTESTATIONS),
             signatures: RateLimit::new(SIGNATURES),
             jwt_signatures: RateLimit::new(SIGNATURES),
+            key_publications: RateLimit::new(KEY_PUBLICATIONS),
             status_posts: RateLimit::new(STATUS_POSTS),
             audit: Arc::new(audit::Audit::new()),
             syncs: entry::Syncs::default(),

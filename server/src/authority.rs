@@ -5,6 +5,7 @@
 //! of blocking threads; the async threads only wait. Handlers of the API call [`Authority`]'s
 //! methods to sign, and [`Authority::order`] to rotate by hand; the daemon runs [`Rotation`] and [`ServerSvid`].
 
+mod downstream;
 pub mod journal;
 mod jwt;
 mod mint;

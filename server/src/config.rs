@@ -20,7 +20,7 @@ use countersign_runtime::health::HealthPaths;
 use countersign_runtime::logs::{Format, Level, LogOptions};
 use countersign_runtime::operate::Operators;
 
-pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, x509pop};
+pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, UpstreamChoice, x509pop};
 
 use crate::api::RateLimits;
 use crate::attestor::PruneNodes;
@@ -80,6 +80,8 @@ pub struct ServerConfig {
     pub prune_nodes: Option<PruneNodes>,
     /// Whether each node agent's ID is also one of its selectors.
     pub agent_id_selector: bool,
+    /// Who signs this server's authorities; itself if nobody is named.
+    pub upstream: Option<UpstreamChoice>,
     /// Which calls are rate-limited, per address.
     pub rate_limits: RateLimits,
     /// Where others read the bundle, and whose bundles are followed.
@@ -164,9 +166,10 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
             .prometheus()
             .map(|listener| (listener.address, listener.port)),
     };
-    let (places, node_attestors) = (
+    let (places, node_attestors, upstream) = (
         plugin::places(document, &server, data_dir),
         plugin::node_attestors(document),
+        plugin::upstream(document),
     );
     let places = places?;
     Some(ServerConfig {
@@ -190,6 +193,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
         audit_log,
         prune_nodes,
         agent_id_selector: agent_id_selector.unwrap_or(false),
+        upstream,
         rate_limits,
         federation,
         logs,

@@ -31,6 +31,7 @@ use crate::federation::{CertificateFile, Follower};
 use crate::limits;
 use crate::registry::{Registry, sweep};
 use crate::store::Store;
+use crate::upstream::UpstreamAuthority;
 
 pub use start::{StartError, build};
 
@@ -50,6 +51,7 @@ pub struct Bound {
     registry: Registry,
     pruner: Option<Pruner>,
     rotation: Rotation,
+    upstream: Option<Arc<dyn UpstreamAuthority>>,
     svid: ServerSvid,
     follower: Follower,
     bundle_endpoint: Option<BundleEndpoint>,
@@ -142,6 +144,7 @@ impl Bound {
             registry,
             pruner,
             rotation,
+            upstream,
             svid,
             follower,
             bundle_endpoint,
@@ -175,6 +178,13 @@ impl Bound {
 
         let identity = Arc::new(svid.identity());
         tasks.essential("authority", rotation.run(stop.clone()));
+        if let Some(upstream) = upstream {
+            let stop = stop.clone();
+            tasks.essential("upstream", async move {
+                upstream.follow(stop).await;
+                Ok::<_, BoxError>(())
+            });
+        }
         tasks.essential("server-svid", svid.run(stop.clone()));
 
         tasks.essential("federation", follower.run(stop.clone()));

@@ -11,5 +11,6 @@ pub mod keymanager;
 pub mod limits;
 pub mod registry;
 pub mod store;
+pub mod upstream;
 
 pub use cli::{command, main};

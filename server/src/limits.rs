@@ -50,8 +50,25 @@ pub const MAX_BUNDLE_POLL: Duration = Duration::from_secs(24 * 60 * 60);
 pub const BUNDLE_ENDPOINT_CONNECTIONS: usize = 512;
 /// The largest certificate or key file, in bytes.
 pub const MAX_CERTIFICATE_FILE_BYTES: u64 = 1 << 20;
+/// The most JWT keys of the bundle beside which servers below may publish another one. The rest of the room is for this
+/// server's own.
+pub const MAX_PUBLISHED_JWT_KEYS: usize = 512;
 /// The most client addresses that each rate limit remembers; beyond it those that are idle longest are forgotten.
 pub const MAX_LIMITED_CLIENTS: usize = 65_536;
+
+/// The largest file with certificates or a key of an upstream authority, in bytes.
+pub const MAX_PEM_FILE_BYTES: u64 = 1 << 20;
+/// The largest message that is taken from a Workload API or from the server above, in bytes.
+pub const MAX_UPSTREAM_MESSAGE_BYTES: usize = 16 << 20;
+/// How long the node agent beside this server may take to say who this server is.
+pub const WORKLOAD_API_CALL: Duration = Duration::from_secs(10);
+/// How long connecting to the server above may take.
+pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(10);
+/// How long the server above may take to answer.
+pub const UPSTREAM_CALL: Duration = Duration::from_secs(30);
+
+/// How long a server that has no authority of its own yet waits for the one above it before it gives up its start.
+pub const UPSTREAM_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The longest that a rate limit makes a call wait. Many agents behind one address queue for their turn; beyond this they
 /// are told to come again.

@@ -25,6 +25,7 @@ pub struct Deployment {
     program: PathBuf,
     folder: TempDir,
     settings: Settings,
+    server_plugins: String,
     /// The server, while it runs.
     pub server: Option<Process>,
     /// The node agent, while it runs.
@@ -62,6 +63,7 @@ impl Deployment {
             program: program.into(),
             folder,
             settings,
+            server_plugins: String::new(),
             server: None,
             agent: None,
             server_address: None,
@@ -74,10 +76,25 @@ impl Deployment {
     /// One of them does not start.
     pub async fn start(program: &str, settings: Settings) -> anyhow::Result<Self> {
         let mut deployment = Self::new(program, settings)?;
-        deployment.start_server().await?;
-        let token = deployment.token(None).await?;
-        deployment.start_agent(Some(&token)).await?;
+        deployment.start_both().await?;
         Ok(deployment)
+    }
+
+    /// With lines for the server's `plugins` section.
+    #[must_use]
+    pub fn with_server_plugins(mut self, lines: String) -> Self {
+        self.server_plugins = lines;
+        self
+    }
+
+    /// Starts the server, and a node agent with a token from it.
+    ///
+    /// # Errors
+    /// One of them does not start.
+    pub async fn start_both(&mut self) -> anyhow::Result<()> {
+        self.start_server().await?;
+        let token = self.token(None).await?;
+        self.start_agent(Some(&token)).await
     }
 
     /// The folder that holds everything.
@@ -158,11 +175,13 @@ plugins {{
   NodeAttestor "join_token" {{
     plugin_data {{}}
   }}
+{plugins}
 }}
 "#,
             folder = self.folder().display(),
             socket = self.server_socket().display(),
             extra = self.settings.server,
+            plugins = self.server_plugins,
         )
     }
 

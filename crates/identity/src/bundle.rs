@@ -15,6 +15,9 @@ pub mod document;
 /// The largest certificate that is accepted as an authority, in bytes of DER.
 pub const MAX_AUTHORITY_LEN: usize = 16 * 1024;
 
+/// The most authorities that are read from one bundle.
+pub const MAX_AUTHORITIES: usize = 1_024;
+
 /// Why a certificate cannot be an X.509 authority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -28,6 +31,9 @@ pub enum InvalidAuthority {
     /// A certificate that is not allowed to sign others.
     #[error("certificate is not a certificate authority")]
     NotCa,
+    /// More than [`MAX_AUTHORITIES`] where a bundle is read.
+    #[error("more than {MAX_AUTHORITIES} certificates")]
+    TooMany,
 }
 
 /// An X.509 authority: a root certificate of a trust domain. Cheap to clone.
@@ -99,6 +105,24 @@ impl X509Authority {
             der,
         };
         Ok(Self(Arc::new(parsed), Tainted::No))
+    }
+
+    /// Reads the form of the Workload API: certificates in DER, one after the other.
+    ///
+    /// # Errors
+    /// Bytes that are not authorities, or too many of them.
+    pub fn split_der(mut bytes: &[u8]) -> Result<Vec<Self>, InvalidAuthority> {
+        let mut authorities = Vec::new();
+        while !bytes.is_empty() {
+            if authorities.len() == MAX_AUTHORITIES {
+                return Err(InvalidAuthority::TooMany);
+            }
+            let (rest, cert) = x509_parser::certificate::X509Certificate::from_der(bytes)
+                .map_err(|e| InvalidAuthority::Malformed(e.to_string()))?;
+            authorities.push(Self::new(CertificateDer::from(cert.as_raw().to_vec()))?);
+            bytes = rest;
+        }
+        Ok(authorities)
     }
 
     /// The same authority, marked as tainted or not.

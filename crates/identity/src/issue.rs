@@ -14,13 +14,15 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::FromDer as _;
 
 use crate::bundle::{InvalidAuthority, X509Authority};
-use crate::csr::PublicKey;
+use crate::csr::{InvalidCsr, PublicKey};
 use crate::entry::DnsName;
 use crate::key::{KeyError, SigningKey};
 use crate::{SpiffeId, TrustDomain, UnixTime};
 
+mod authority;
 mod subject;
 
+pub use authority::{ParentCa, authority_request};
 pub use subject::Subject;
 
 /// How far before now a certificate's validity begins, so that peers whose clocks are behind accept it.
@@ -33,9 +35,18 @@ pub enum IssueError {
     /// The authority's own certificate cannot be used.
     #[error("authority's certificate: {0}")]
     Authority(#[from] InvalidAuthority),
+    /// The key of an authority from elsewhere can't be read.
+    #[error("not a private key of type EC (P-256, P-384, P-521) or RSA")]
+    ParentKey,
     /// The authority's certificate and key do not belong together.
     #[error("authority's certificate is not for its key")]
     KeyMismatch,
+    /// A name that certificates can't repeat exactly, so that a chain would break there.
+    #[error("a subject with several attributes of one type is not supported")]
+    Subject,
+    /// The request for an authority can't be used.
+    #[error("request for an authority: {0}")]
+    Request(#[from] InvalidCsr),
     /// The key did not sign.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -84,12 +95,7 @@ pub fn self_signed_authority(
 ) -> Result<CertificateDer<'static>, IssueError> {
     let public = public_of(key)?;
     let serial = Serial::random()?;
-    let mut subject = subject.clone();
-    // Peers may pick an issuer by its subject alone, so each authority has its own.
-    if subject.serial_number.is_empty() {
-        subject.serial_number = serial.decimal();
-    }
-    let name = subject.to_rcgen();
+    let name = authority_name(subject, &serial);
     let mut params = template(
         &trust_domain.id(),
         &serial,
@@ -97,15 +103,29 @@ pub fn self_signed_authority(
         now.after(ttl),
     )?;
     params.distinguished_name = name;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(&public));
+    may_sign(&mut params, &public);
     let signer = Signer {
         key,
         public: &public,
     };
     let cert = params.self_signed(&signer).map_err(encode)?;
     Ok(cert.der().clone())
+}
+
+/// Peers may pick an issuer by its subject alone, so each authority has its own.
+fn authority_name(subject: &Subject, serial: &Serial) -> DistinguishedName {
+    let mut subject = subject.clone();
+    if subject.serial_number.is_empty() {
+        subject.serial_number = serial.decimal();
+    }
+    subject.to_rcgen()
+}
+
+/// What the certificates of all authorities have in common.
+fn may_sign(params: &mut CertificateParams, public: &PublicKey) {
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(public));
 }
 
 /// An authority that signs X.509-SVIDs: its certificate, the chain above it, and its key.
@@ -283,17 +303,7 @@ fn issuer_params(
     use x509_parser::extensions::ParsedExtension;
 
     let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    for attribute in cert.subject().iter_attributes() {
-        let oid: Vec<u64> = attribute
-            .attr_type()
-            .iter()
-            .map(Iterator::collect)
-            .unwrap_or_default();
-        params
-            .distinguished_name
-            .push(DnType::from_oid(&oid), dn_value(attribute)?);
-    }
+    params.distinguished_name = distinguished_name(cert.subject())?;
     let ski = cert
         .iter_extensions()
         .find_map(|ext| match ext.parsed_extension() {
@@ -304,6 +314,26 @@ fn issuer_params(
         KeyIdMethod::PreSpecified(ski.unwrap_or_else(|| key_identifier(public)));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
+}
+
+/// A name as rcgen writes it, which has each attribute at most once.
+fn distinguished_name(
+    name: &x509_parser::x509::X509Name<'_>,
+) -> Result<DistinguishedName, IssueError> {
+    let mut copy = DistinguishedName::new();
+    for rdn in name.iter() {
+        let mut attributes = rdn.iter();
+        let (Some(attribute), None) = (attributes.next(), attributes.next()) else {
+            return Err(IssueError::Subject);
+        };
+        let oid = attribute.attr_type().iter().map(Iterator::collect);
+        let attribute_type = DnType::from_oid(&oid.unwrap_or_else(Vec::new));
+        if copy.get(&attribute_type).is_some() {
+            return Err(IssueError::Subject);
+        }
+        copy.push(attribute_type, dn_value(attribute)?);
+    }
+    Ok(copy)
 }
 
 fn dn_value(

@@ -15,6 +15,7 @@ pub mod federation;
 pub mod issue;
 pub mod jwt;
 pub mod key;
+pub mod minted;
 pub mod node;
 pub mod selector;
 pub mod spiffe_id;

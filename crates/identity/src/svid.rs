@@ -7,7 +7,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use crate::key::{KeyError, PrivateKey, SigningKey as _};
-use crate::verify::{InvalidSvid, Leaf, MAX_CHAIN_LEN};
+use crate::verify::{InvalidSvid, Leaf, MAX_CERTIFICATE_LEN, MAX_CHAIN_LEN};
 use crate::{KeyId, SpiffeId, UnixTime};
 
 /// Why a chain and a key are not an X.509-SVID.
@@ -148,7 +148,10 @@ pub fn split_der(mut bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, SvidE
     Ok(certificates)
 }
 
-fn is_signing_ca(der: &CertificateDer<'_>) -> bool {
+pub(crate) fn is_signing_ca(der: &CertificateDer<'_>) -> bool {
+    if der.len() > MAX_CERTIFICATE_LEN {
+        return false;
+    }
     let Ok((rest, cert)) = X509Certificate::from_der(der) else {
         return false;
     };

@@ -13,6 +13,7 @@ use super::status::{self, Failure, not_yet};
 use super::{Context, check_batch, count, paging};
 use crate::limits;
 use crate::store::Federating;
+use crate::upstream::{Published, UpstreamError};
 
 mod federated;
 
@@ -74,6 +75,64 @@ impl Bundles {
             .map_err(|e| Failure::store("failed to append bundle", &e))?;
         parts.registry.reached(written.seq).await?;
         Ok(masked((&written.value).into(), output_mask.as_ref()))
+    }
+
+    /// Takes the JWT key of a server below this one, passes it on to the server above if there is one, and answers with all
+    /// keys of the trust domain.
+    async fn publish(
+        &self,
+        request: wire::PublishJwtAuthorityRequest,
+    ) -> Result<Vec<types::JwtKey>, Failure> {
+        let key = request
+            .jwt_authority
+            .ok_or_else(|| Failure::invalid("missing JWT authority"))?;
+        let key = JwtAuthority::try_from(key)
+            .map_err(|e| Failure::new(Code::InvalidArgument, "invalid JWT authority", e))?;
+        self.check_place_for(&key)?;
+        let parts = &self.0.parts;
+        let published = match &parts.upstream {
+            Some(upstream) => upstream
+                .publish_jwt_key(&key)
+                .await
+                .map_err(|error| not_published(&key, &error))?,
+            None => Published::Unsupported,
+        };
+        let keys = match published {
+            Published::Upstream(keys) => keys,
+            Published::Unsupported => vec![key],
+        };
+        let written = parts
+            .store
+            .bundle_append(&parts.trust_domain, &[], &keys)
+            .await
+            .map_err(|e| Failure::store("failed to publish JWT key", &e))?;
+        parts.registry.reached(written.seq).await?;
+        let keys = written.value.jwt_authorities.iter();
+        Ok(keys.map(Into::into).collect())
+    }
+
+    /// Whether the bundle has room for this key, and no other one under its ID.
+    fn check_place_for(&self, key: &JwtAuthority) -> Result<(), Failure> {
+        let parts = &self.0.parts;
+        let Some(bundle) = parts.registry.bundle_record(&parts.trust_domain) else {
+            return Ok(());
+        };
+        let keys = &bundle.value.jwt_authorities;
+        match keys.iter().find(|present| present.key_id == key.key_id) {
+            Some(present) if present.public_key == key.public_key => Ok(()),
+            Some(_) => Err(Failure::new(
+                Code::InvalidArgument,
+                "invalid JWT authority",
+                "another key has this key ID",
+            )),
+            None if keys.len() >= limits::MAX_PUBLISHED_JWT_KEYS => {
+                let limit = limits::MAX_PUBLISHED_JWT_KEYS;
+                let message =
+                    format!("the bundle has {limit} JWT authorities and no place for more");
+                Err(Failure::plain(Code::ResourceExhausted, message))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -152,9 +211,13 @@ impl wire::bundle_server::Bundle for Bundles {
 
     async fn publish_jwt_authority(
         &self,
-        _request: Request<wire::PublishJwtAuthorityRequest>,
+        request: Request<wire::PublishJwtAuthorityRequest>,
     ) -> Result<Response<wire::PublishJwtAuthorityResponse>, Status> {
-        Err(not_yet("take JWT authorities of servers below it"))
+        Context::limit(&self.0.key_publications, &request, 1).await?;
+        let jwt_authorities = self.publish(request.into_inner()).await?;
+        Ok(Response::new(wire::PublishJwtAuthorityResponse {
+            jwt_authorities,
+        }))
     }
 
     async fn publish_wit_authority(
@@ -267,4 +330,16 @@ fn item(
         Ok(bundle) => (Some(status::ok()), Some(masked((&bundle).into(), mask))),
         Err(failure) => (Some(failure.item()), None),
     }
+}
+
+/// Why stands in the log, not in the answer.
+fn not_published(key: &JwtAuthority, error: &UpstreamError) -> Failure {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(
+        error,
+        key_id = key.key_id,
+        "A server below could not publish its JWT key"
+    );
+    let cause = "the upstream authority did not take it";
+    Failure::new(Code::Internal, "failed to publish JWT key", cause)
 }

@@ -14,7 +14,7 @@ use super::Context;
 use super::audit::Note;
 use super::filter::workload;
 use super::local_authority::jwt_disabled;
-use super::status::{self, Failure, not_yet};
+use super::status::{self, Failure};
 use crate::authority::{Issued, JwtRequest, MintError, SignError, WorkloadRequest};
 use crate::limits;
 
@@ -40,6 +40,30 @@ impl Svids {
         Ok(WorkloadRequest {
             entry: Arc::new(Entry::clone(&entry.value)),
             csr_der: csr,
+        })
+    }
+
+    /// The authority of a server below this one, and the roots to which it leads.
+    async fn downstream(
+        &self,
+        request: wire::NewDownstreamX509caRequest,
+    ) -> Result<wire::NewDownstreamX509caResponse, Failure> {
+        let wire::NewDownstreamX509caRequest { csr, preferred_ttl } = request;
+        check_csr(&csr)?;
+        let parts = &self.0.parts;
+        let issued = parts
+            .authority
+            .sign_downstream(csr, seconds(preferred_ttl))
+            .await
+            .map_err(|e| sign_failure("failed to sign downstream X.509 CA", &e))?;
+        let bundle = parts
+            .registry
+            .bundle_record(&parts.trust_domain)
+            .ok_or_else(|| Failure::not_found("bundle not found"))?;
+        let roots = bundle.value.x509_authorities.iter();
+        Ok(wire::NewDownstreamX509caResponse {
+            ca_cert_chain: issued.chain.iter().map(|der| der.to_vec().into()).collect(),
+            x509_authorities: roots.map(|root| root.der().to_vec().into()).collect(),
         })
     }
 
@@ -214,9 +238,13 @@ impl wire::svid_server::Svid for Svids {
 
     async fn new_downstream_x509ca(
         &self,
-        _request: Request<wire::NewDownstreamX509caRequest>,
+        request: Request<wire::NewDownstreamX509caRequest>,
     ) -> Result<Response<wire::NewDownstreamX509caResponse>, Status> {
-        Err(not_yet("sign the CAs of servers below it"))
+        if self.0.parts.rate_limits.signing {
+            Context::limit(&self.0.signatures, &request, 1).await?;
+        }
+        let answer = self.downstream(request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 }
 

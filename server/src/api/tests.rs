@@ -38,6 +38,7 @@ mod agent;
 mod attest;
 mod audit;
 mod bundle;
+mod downstream;
 mod entry;
 mod federation;
 mod hostile;
@@ -98,23 +99,25 @@ impl House {
 
     /// With this store.
     async fn over(store: Store, attestors: &[Arc<dyn NodeAttestor>]) -> Self {
-        let jwt = JwtSettings {
-            key_type: KeyType::EcP256,
-            svid_ttl: Duration::from_secs(300),
-            issuer: None,
-        };
-        Self::whole(store, Some(jwt), attestors).await
+        Self::whole(store, Some(jwt_settings()), attestors, None).await
     }
 
     /// A server that signs no JWT-SVIDs.
     async fn without_jwt() -> Self {
-        Self::whole(Store::in_memory(), None, &[]).await
+        Self::whole(Store::in_memory(), None, &[], None).await
+    }
+
+    /// With an upstream authority that its API knows of.
+    async fn below(upstream: Arc<dyn UpstreamAuthority>) -> Self {
+        let store = Store::in_memory();
+        Self::whole(store, Some(jwt_settings()), &[], Some(upstream)).await
     }
 
     async fn whole(
         store: Store,
         jwt: Option<JwtSettings>,
         attestors: &[Arc<dyn NodeAttestor>],
+        upstream: Option<Arc<dyn UpstreamAuthority>>,
     ) -> Self {
         let clock = TestClock::fixed(UnixTime::from_secs(START));
         let settings = Settings {
@@ -152,6 +155,7 @@ impl House {
             store: store.clone(),
             registry: registry.clone(),
             authority,
+            upstream,
             attestors: attestors.iter().cloned().chain([tokens]).collect(),
             admin_ids: HashSet::from([id("/configured-admin")]),
             agent_id_selector: false,
@@ -243,6 +247,14 @@ impl House {
             .map(|der| der.to_vec().into())
             .collect();
         verify_peer(&chain, &self.registry, self.clock.now()).unwrap()
+    }
+}
+
+fn jwt_settings() -> JwtSettings {
+    JwtSettings {
+        key_type: KeyType::EcP256,
+        svid_ttl: Duration::from_secs(300),
+        issuer: None,
     }
 }
 

@@ -11,6 +11,7 @@ mod order;
 mod prepare;
 mod publication;
 mod reconcile;
+mod upstream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use countersign_identity::bundle::InvalidAuthority;
 use countersign_identity::issue::IssueError;
 use countersign_identity::jwt::JwtIssueError;
+use countersign_identity::minted::InvalidMinted;
 use countersign_identity::{Bundle, UnixTime};
 use countersign_runtime::SharedClock;
 use countersign_runtime::error::BoxError;
@@ -32,10 +34,15 @@ use super::{Authority, Settings};
 use crate::keymanager::{KeyManager, KeyManagerError, KeyName, ManagedKey};
 use crate::store::backend::Seq;
 use crate::store::{Edit, Store, StoreError};
+use crate::upstream::{UpstreamAuthority, UpstreamError};
 use publication::Publication;
+use upstream::Upstream;
 
 /// How often the authorities are looked at; sooner if something is due sooner.
 const CHECK: Duration = Duration::from_secs(10);
+/// The most steps of one kind at one look; a first start takes two. An authority above may sign for so short a time that
+/// there would be no end.
+const MAX_STEPS: usize = 4;
 /// How often expired authorities are looked for in the bundle, at most; sooner for short-lived ones.
 const PRUNE_AT_MOST: Duration = Duration::from_secs(6 * 60 * 60);
 
@@ -58,6 +65,12 @@ pub enum RotationError {
     /// There is no ID for a JWT key.
     #[error("the JWT authority could not be made")]
     Jwt(#[from] JwtIssueError),
+    /// The authority above did not do its part.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// What the authority above signed can't be used.
+    #[error("the authority above signed what can't be used: it is not taken")]
+    Minted(#[from] InvalidMinted),
     /// The clock is before the time at which the active authority was made.
     #[error(
         "the clock says {now}, but the active authority is valid only from {not_before}: set the clock, then start again"
@@ -89,6 +102,7 @@ pub struct Rotation {
     letters: Letters,
     /// The last commit of the journal.
     written: Seq,
+    upstream: Option<Upstream>,
 }
 
 impl Rotation {
@@ -105,6 +119,22 @@ impl Rotation {
         store: Store,
         server_id: String,
         clock: SharedClock,
+    ) -> Result<Self, RotationError> {
+        Self::open_below(settings, keys, store, server_id, clock, None).await
+    }
+
+    /// As [`Rotation::open`], with X.509 authorities that another authority signs, if there is one. One that is away is waited
+    /// for a little, and only if nothing can be signed without it.
+    ///
+    /// # Errors
+    /// As [`Rotation::open`]; or the authority above is away, or signed what can't be used.
+    pub async fn open_below(
+        settings: Settings,
+        keys: Arc<dyn KeyManager>,
+        store: Store,
+        server_id: String,
+        clock: SharedClock,
+        upstream: Option<Arc<dyn UpstreamAuthority>>,
     ) -> Result<Self, RotationError> {
         let stored = store.journal_get(&server_id).await?;
         let journal = stored
@@ -128,9 +158,10 @@ impl Rotation {
             held,
             letters,
             written: Seq::ZERO,
+            upstream: upstream.map(Upstream::new),
         };
         this.reconcile().await?;
-        this.advance().await?;
+        this.begin().await?;
         Ok(this)
     }
 
@@ -158,6 +189,7 @@ impl Rotation {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(letter) = self.letters.recv() => self.answer(letter).await,
+                () = upstream::changed(self.upstream.as_mut()) => {}
                 () = tokio::time::sleep(wait) => {}
             }
             next = self.clock.now().after(CHECK);
@@ -184,17 +216,19 @@ impl Rotation {
     /// # Errors
     /// The key manager or the store failed; what was done before that holds, and calling again goes on from there.
     pub async fn advance(&mut self) -> Result<UnixTime, RotationError> {
+        let followed = self.follow().await;
         let x509 = self.advance_kind(Kind::X509).await;
         let jwt = match self.settings().jwt {
             Some(_) => self.advance_kind(Kind::Jwt).await,
             None => Ok(UnixTime::from_secs(u64::MAX)),
         };
         self.prune().await?;
+        followed?;
         Ok(x509?.min(jwt?))
     }
 
     async fn advance_kind(&mut self, kind: Kind) -> Result<UnixTime, RotationError> {
-        loop {
+        for _ in 0..MAX_STEPS {
             let (active, prepared) = match kind {
                 Kind::X509 => self.journal.x509.validities(),
                 Kind::Jwt => self.journal.jwt.validities(),
@@ -205,6 +239,7 @@ impl Rotation {
                 Step::WaitUntil(due) => return Ok(due),
             }
         }
+        Ok(self.clock.now().after(CHECK))
     }
 
     /// Makes the prepared authority the one that signs.

@@ -14,6 +14,7 @@ use super::*;
 use crate::keymanager::{DiskKeyManager, KeyManager, MemoryKeyManager};
 use crate::store::Store;
 
+mod below;
 mod by_hand;
 
 const START: u64 = 1_800_000_000;

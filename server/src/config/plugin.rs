@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use countersign_config::{Document, Plugin, Section};
 
+use crate::upstream::{DiskFiles, SpireSettings};
+
 pub mod x509pop;
 
 /// Where entries, nodes and bundles are kept.
@@ -31,6 +33,15 @@ pub enum NodeAttestorChoice {
     JoinToken,
     /// A certificate whose key the node has.
     X509Pop(x509pop::Choice),
+}
+
+/// Who signs this server's authorities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamChoice {
+    /// A certificate and its key in files.
+    Disk(DiskFiles),
+    /// A server above this one.
+    Spire(SpireSettings),
 }
 
 /// What the plugins and `data_dir` together say about places on the disk.
@@ -176,6 +187,49 @@ pub(super) fn node_attestors(document: &Document) -> Vec<NodeAttestorChoice> {
             other => unknown(plugin, other),
         })
         .collect()
+}
+
+pub(super) fn upstream(document: &Document) -> Option<UpstreamChoice> {
+    let plugin = document.single_plugin("UpstreamAuthority")?;
+    match plugin.name {
+        "disk" => disk(&plugin.data).map(UpstreamChoice::Disk),
+        "spire" => spire(&plugin.data).map(UpstreamChoice::Spire),
+        other => unknown(&plugin, other),
+    }
+}
+
+fn disk(data: &Section<'_>) -> Option<DiskFiles> {
+    data.require(&["cert_file_path", "key_file_path"]);
+    let (certificate, key) = (data.path("cert_file_path"), data.path("key_file_path"));
+    Some(DiskFiles {
+        certificate: certificate?,
+        key: key?,
+        bundle: data.path("bundle_file_path"),
+    })
+}
+
+fn spire(data: &Section<'_>) -> Option<SpireSettings> {
+    data.require(&["server_address", "server_port", "workload_api_socket"]);
+    let (address, port, workload_api) = (
+        data.string("server_address"),
+        data.port("server_port"),
+        data.path("workload_api_socket"),
+    );
+    if port == Some(0) {
+        data.wrong("server_port", "no server listens on port 0");
+    }
+    let (address, port) = (address?, port?);
+    // An IPv6 address may stand in brackets or not.
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    let target = if bare.contains(':') {
+        format!("[{bare}]:{port}")
+    } else {
+        format!("{bare}:{port}")
+    };
+    Some(SpireSettings {
+        target,
+        workload_api: workload_api?,
+    })
 }
 
 /// The registry of keys lists a plugin that nothing here answers to: never silent, so that the first test finds it.

@@ -7,6 +7,7 @@ use countersign_identity::issue::Subject;
 use countersign_identity::key::KeyType;
 
 use super::*;
+use crate::upstream::{DiskFiles, SpireSettings};
 
 const MINIMAL: &str = r#"
 server {
@@ -390,5 +391,61 @@ fn the_attestor_x509pop_is_configured_as_in_spire() {
     ] {
         let refused = refusals(&with_x509pop(data));
         assert!(refused.contains(told), "{refused} does not say {told}");
+    }
+}
+
+fn with_upstream(name: &str, data: &str) -> String {
+    let plugin = format!(
+        "plugins {{\n  UpstreamAuthority \"{name}\" {{\n    plugin_data {{\n{data}\n    }}\n  }}\n"
+    );
+    MINIMAL.replacen("plugins {\n", &plugin, 1)
+}
+
+#[test]
+fn the_upstream_authority_disk_is_configured_as_in_spire() {
+    assert_eq!(parse(MINIMAL).upstream, None);
+    let files = "cert_file_path = \"ca.crt\"\nkey_file_path = \"ca.key\"";
+    let mut wanted = DiskFiles {
+        certificate: "ca.crt".into(),
+        key: "ca.key".into(),
+        bundle: None,
+    };
+    let upstream = parse(&with_upstream("disk", files)).upstream;
+    assert_eq!(upstream, Some(UpstreamChoice::Disk(wanted.clone())));
+    let files = format!("{files}\nbundle_file_path = \"roots.crt\"");
+    wanted.bundle = Some("roots.crt".into());
+    let upstream = parse(&with_upstream("disk", &files)).upstream;
+    assert_eq!(upstream, Some(UpstreamChoice::Disk(wanted)));
+    let told = refusals(&with_upstream("disk", "bundle_file_path = \"roots.crt\""));
+    for key in ["cert_file_path is required", "key_file_path is required"] {
+        assert!(told.contains(key), "{told}");
+    }
+}
+
+#[test]
+fn the_upstream_authority_spire_is_configured_as_in_spire() {
+    let data = |address: &str, port: &str| {
+        format!(
+            "server_address = \"{address}\"\nserver_port = {port}\nworkload_api_socket = \"/run/a.sock\""
+        )
+    };
+    for (address, port, target) in [
+        ("up.example.org", "\"8081\"", "up.example.org:8081"),
+        ("10.0.0.1", "8081", "10.0.0.1:8081"),
+        ("::1", "8081", "[::1]:8081"),
+        ("[::1]", "8081", "[::1]:8081"),
+    ] {
+        let wanted = SpireSettings {
+            target: target.into(),
+            workload_api: "/run/a.sock".into(),
+        };
+        let upstream = parse(&with_upstream("spire", &data(address, port))).upstream;
+        assert_eq!(upstream, Some(UpstreamChoice::Spire(wanted)));
+    }
+    let told = refusals(&with_upstream("spire", &data("up", "0")));
+    assert!(told.contains("no server listens on port 0"), "{told}");
+    let told = refusals(&with_upstream("spire", ""));
+    for key in ["server_address", "server_port", "workload_api_socket"] {
+        assert!(told.contains(&format!("{key} is required")), "{told}");
     }
 }

@@ -19,7 +19,9 @@ use crate::api::{Api, Parts};
 use crate::attestor::x509pop::{self, InvalidRoots, Roots};
 use crate::attestor::{Attestors, JoinToken, NodeAttestor, Pruner, X509Pop};
 use crate::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
-use crate::config::{self, KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice};
+use crate::config::{
+    self, KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice, UpstreamChoice,
+};
 use crate::federation::{
     self, CertificateFile, EndpointCertificate, EndpointSettings, Follower, InvalidCertificate,
 };
@@ -27,6 +29,7 @@ use crate::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyMa
 use crate::registry::Registry;
 use crate::store::backend::sled::{OpenError, Sled};
 use crate::store::{Store, StoreError};
+use crate::upstream::{Disk, DiskError, Spire, UpstreamAuthority};
 
 /// A clock that shows less was never set: this program is younger (2026-01-01).
 const CLOCK_FLOOR: UnixTime = UnixTime::from_secs(1_767_225_600);
@@ -64,6 +67,9 @@ pub enum StartError {
     /// The key manager could not be opened.
     #[error(transparent)]
     KeyManager(#[from] KeyManagerError),
+    /// The files of the upstream authority can't be used.
+    #[error("could not use the upstream authority \"disk\"")]
+    UpstreamDisk(#[from] DiskError),
     /// The authorities could not be opened.
     #[error("could not open the certificate authority")]
     Authority(#[from] RotationError),
@@ -157,8 +163,16 @@ pub async fn build(
 
     let settings = config.authority.clone();
     let trust_domain = settings.trust_domain.clone();
-    let rotation =
-        Rotation::open(settings, keys, store.clone(), server_id, Arc::clone(&clock)).await?;
+    let upstream = open_upstream(config.upstream.clone(), &trust_domain, &clock).await?;
+    let rotation = Rotation::open_below(
+        settings,
+        keys,
+        store.clone(),
+        server_id,
+        Arc::clone(&clock),
+        upstream.clone(),
+    )
+    .await?;
     let registry = Registry::load(store.clone()).await?;
     let bundles = Arc::new(registry.clone());
     let admins = Arc::new(config.admin_ids.clone());
@@ -188,6 +202,7 @@ pub async fn build(
         store: store.clone(),
         registry: registry.clone(),
         authority: rotation.authority(),
+        upstream: upstream.clone(),
         attestors,
         refresher,
         admin_ids: config.admin_ids.clone(),
@@ -209,6 +224,7 @@ pub async fn build(
         store,
         registry,
         rotation,
+        upstream,
         svid,
         follower,
         bundle_endpoint,
@@ -323,6 +339,23 @@ async fn open_keys(
         })
     })
     .await
+}
+
+async fn open_upstream(
+    choice: Option<UpstreamChoice>,
+    trust_domain: &TrustDomain,
+    clock: &SharedClock,
+) -> Result<Option<Arc<dyn UpstreamAuthority>>, StartError> {
+    let (trust_domain, clock) = (trust_domain.clone(), Arc::clone(clock));
+    match choice {
+        None => Ok(None),
+        Some(UpstreamChoice::Spire(settings)) => {
+            Ok(Some(Arc::new(Spire::new(settings, trust_domain, clock))))
+        }
+        Some(UpstreamChoice::Disk(files)) => {
+            blocking(move || Ok(Some(Arc::new(Disk::open(files, trust_domain, clock)?) as _))).await
+        }
+    }
 }
 
 async fn blocking<T: Send + 'static>(

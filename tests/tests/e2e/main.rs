@@ -7,6 +7,7 @@ mod fault;
 mod guide;
 mod join_token;
 mod mesh;
+mod nested;
 mod restart;
 mod rotation;
 

@@ -126,9 +126,8 @@ impl Rotation {
     }
 
     /// Whether this server's X.509 authorities are signed by one above it.
-    #[expect(clippy::unused_self, reason = "a server below another one knows")]
     const fn has_upstream(&self) -> bool {
-        false
+        self.upstream.is_some()
     }
 
     /// Whether an upstream authority may be tainted or revoked: it is above the old authority, and not above the active

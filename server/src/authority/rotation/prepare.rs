@@ -19,11 +19,11 @@ use crate::authority::schedule::Validity;
 use crate::keymanager::{KeyManager, KeyManagerError, KeyName, ManagedKey};
 
 /// What makes a key an X.509 authority.
-struct Certified {
+pub(super) struct Certified {
     /// Its certificate and those above it.
-    authority: X509,
+    pub(super) authority: X509,
     /// The roots that lead to it; the certificate itself if it is self-signed.
-    roots: Vec<X509Authority>,
+    pub(super) roots: Vec<X509Authority>,
 }
 
 impl Rotation {
@@ -77,7 +77,10 @@ impl Rotation {
         ))
     }
 
-    async fn jwt_slot(&self, key: &ManagedKey) -> Result<(Slot<Jwt>, Publication), RotationError> {
+    async fn jwt_slot(
+        &mut self,
+        key: &ManagedKey,
+    ) -> Result<(Slot<Jwt>, Publication), RotationError> {
         let authority = Jwt {
             key_id: random_key_id()?,
             public_key: key.spki().to_vec(),
@@ -91,8 +94,11 @@ impl Rotation {
         Ok((slot, publication))
     }
 
-    /// A certificate for the key: self-signed.
+    /// A certificate for the key: from the authority above if there is one, else self-signed.
     async fn certify(&self, key: &ManagedKey) -> Result<Certified, RotationError> {
+        if let Some(upstream) = &self.upstream {
+            return self.certify_above(&upstream.authority, key).await;
+        }
         let Settings {
             trust_domain,
             ca_subject,
@@ -115,13 +121,16 @@ impl Rotation {
         })
     }
 
-    /// The JWT keys that the own bundle is to have once this one is published: this one.
-    #[expect(clippy::unused_async, reason = "a server below another one asks there")]
+    /// The JWT keys that the own bundle is to have once this one is published: this one, or all that the authority above
+    /// has then.
     async fn jwt_keys_after(
-        &self,
+        &mut self,
         published: JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, RotationError> {
-        Ok(vec![published])
+        match &mut self.upstream {
+            Some(upstream) => upstream.publish(published).await,
+            None => Ok(vec![published]),
+        }
     }
 
     /// Removes a key that nothing needs. That it stays is no harm: the next start removes it.
@@ -160,7 +169,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     Ok(blocking_job(move || call(&*keys)).await??)
 }
 
-async fn blocking_job<T: Send + 'static>(
+pub(super) async fn blocking_job<T: Send + 'static>(
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, RotationError> {
     tokio::task::spawn_blocking(job)

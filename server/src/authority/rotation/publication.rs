@@ -8,6 +8,7 @@ use countersign_identity::{Bundle, UnixTime};
 use crate::authority::journal::Kind;
 use crate::authority::schedule::{Validity, prune_at};
 use crate::store::Edit;
+use crate::upstream::UpstreamBundle;
 
 /// Authorities to publish.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,58 @@ impl Publication {
         }
         edit
     }
+}
+
+/// Makes the bundle what the server above says it is, with what this server itself still needs beside it. An authority that
+/// was tainted here stays so.
+pub(super) fn mirror(bundle: &mut Bundle, above: &UpstreamBundle, own: &Publication) -> Edit {
+    let x509 = mirrored(
+        &bundle.x509_authorities,
+        above.x509.iter().chain(&own.x509),
+        |one, other| one.der() == other.der(),
+        |wanted, present| wanted.with_tainted(wanted.is_tainted() || present.is_tainted()),
+    );
+    let jwt = mirrored(
+        &bundle.jwt_authorities,
+        above.jwt.iter().chain(&own.jwt),
+        |one, other| one.key_id == other.key_id,
+        |wanted, present| JwtAuthority {
+            tainted: wanted.tainted || present.tainted,
+            ..wanted.clone()
+        },
+    );
+    if x509 == bundle.x509_authorities && jwt == bundle.jwt_authorities {
+        return Edit::Unchanged;
+    }
+    bundle.x509_authorities = x509;
+    bundle.jwt_authorities = jwt;
+    Edit::Changed
+}
+
+/// What is wanted, each once: what is present in the order that it has, then what is new.
+fn mirrored<'a, T: Clone + 'a>(
+    present: &[T],
+    wanted: impl Iterator<Item = &'a T>,
+    same: impl Fn(&T, &T) -> bool,
+    merge: impl Fn(&T, &T) -> T,
+) -> Vec<T> {
+    let mut once: Vec<&T> = Vec::new();
+    for one in wanted {
+        if !once.iter().any(|other| same(one, other)) {
+            once.push(one);
+        }
+    }
+    let kept = present.iter().filter_map(|there| {
+        let wanted = once.iter().find(|one| same(one, there))?;
+        Some(merge(wanted, there))
+    });
+    let mut all: Vec<T> = kept.collect();
+    for one in once {
+        if !present.iter().any(|there| same(one, there)) {
+            all.push(one.clone());
+        }
+    }
+    all
 }
 
 /// Drops what expired long ago, but never the last of a kind: peers take an empty bundle for a withdrawn one.

@@ -47,19 +47,25 @@ impl Rotation {
 
     /// Puts this server's authorities into the bundle again, should they not be there (another bundle was restored).
     async fn republish(&mut self) -> Result<(), RotationError> {
-        let now = self.clock.now();
-        let x509 = self.journal.x509.current(now);
-        let x509 = x509.filter(|slot| slot.authority.certificate.is_root());
-        let publication = Publication {
-            x509: x509
-                .map(|slot| slot.authority.certificate.with_tainted(slot.tainted))
-                .collect(),
-            jwt: self.journal.jwt.current(now).map(Slot::published).collect(),
-        };
+        let publication = self.own_authorities();
         if publication.x509.is_empty() && publication.jwt.is_empty() {
             return Ok(());
         }
         self.write(&self.journal.clone(), publication).await
+    }
+
+    /// What the bundle must have for what this server itself signed to be accepted. Who certified an authority that is not
+    /// self-signed sees to its roots.
+    pub(super) fn own_authorities(&self) -> Publication {
+        let now = self.clock.now();
+        let x509 = self.journal.x509.current(now);
+        let x509 = x509.filter(|slot| slot.authority.certificate.is_root());
+        Publication {
+            x509: x509
+                .map(|slot| slot.authority.certificate.with_tainted(slot.tainted))
+                .collect(),
+            jwt: self.journal.jwt.current(now).map(Slot::published).collect(),
+        }
     }
 
     pub(super) fn usable_x509(&self, slot: &Slot<X509>) -> bool {

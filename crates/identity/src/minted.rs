@@ -1,0 +1,181 @@
+//! What a server checks of an authority that another signed for it, before it signs anything with it.
+//!
+//! A chain that peers would refuse is found here, not by every workload at once.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer as _;
+
+use crate::bundle::X509Authority;
+use crate::csr::PublicKey;
+use crate::issue::{IssueError, IssuingCa, SvidTemplate};
+use crate::key::SigningKey;
+use crate::svid::is_signing_ca;
+use crate::verify::{MAX_CHAIN_LEN, PeerError, verify_svid};
+use crate::{Bundle, SpiffeId, TrustDomain, UnixTime};
+
+/// The path of the SVID that is signed to see whether it verifies, and then thrown away.
+const THROWAWAY_PATH: &str = "/spire/throwaway";
+const THROWAWAY_TTL: Duration = Duration::from_secs(60);
+
+/// Why an authority that was signed for this server can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidMinted {
+    /// There is no certificate.
+    #[error("there is no certificate in the answer")]
+    Empty,
+    /// With a leaf it would be longer than peers accept.
+    #[error("the chain is longer than {} certificates", MAX_CHAIN_LEN - 1)]
+    TooLong,
+    /// The certificate can't be read.
+    #[error("malformed certificate: {0}")]
+    Malformed(String),
+    /// It may not sign certificates.
+    #[error("the certificate's key usage lacks keyCertSign")]
+    CannotSign,
+    /// It may do more than an authority should.
+    #[error("the certificate has key usages beside keyCertSign, cRLSign and digitalSignature")]
+    Usage,
+    /// One of the chain is no authority, or larger than peers accept.
+    #[error("the chain has a certificate that is none of a certificate authority with keyCertSign")]
+    Above,
+    /// It names something else than the trust domain.
+    #[error("the certificate's URI SAN is {actual:?}, not {expected}")]
+    Id {
+        /// What should be there, if anything is.
+        expected: SpiffeId,
+        /// What is there.
+        actual: Vec<String>,
+    },
+    /// It is not valid yet.
+    #[error("the certificate is valid from {not_before} and it is {now} here: is the clock right?")]
+    NotYetValid {
+        /// From when it is valid.
+        not_before: UnixTime,
+        /// What the clock says.
+        now: UnixTime,
+    },
+    /// It can't be used with the key that it was asked for.
+    #[error("the certificate can't be signed with")]
+    Issue(#[from] IssueError),
+    /// What is signed with it does not verify to the roots. Tainted roots don't count: all below them is to be replaced.
+    #[error("what it signs does not lead to an untainted root of the trust domain")]
+    Unanchored(#[from] PeerError),
+}
+
+/// Checks a chain that was asked for with this key, and makes it ready to sign.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn authority(
+    trust_domain: &TrustDomain,
+    chain: &[CertificateDer<'static>],
+    roots: &[X509Authority],
+    key: Arc<dyn SigningKey>,
+    now: UnixTime,
+) -> Result<IssuingCa, InvalidMinted> {
+    let own = chain.first().ok_or(InvalidMinted::Empty)?;
+    if chain.len() >= MAX_CHAIN_LEN {
+        return Err(InvalidMinted::TooLong);
+    }
+    check_form(trust_domain, own, now)?;
+    // Peers look at every certificate of a chain, also at those that lead nowhere.
+    if !chain.iter().all(is_signing_ca) {
+        return Err(InvalidMinted::Above);
+    }
+    let ca = IssuingCa::new(own.clone(), chain.to_vec(), key)?;
+    anchored(trust_domain, &ca, roots, now)?;
+    Ok(ca)
+}
+
+/// Whether what this authority signs is accepted by whoever has these roots. Tainted ones don't count.
+///
+/// # Errors
+/// Why not.
+pub fn anchored(
+    trust_domain: &TrustDomain,
+    ca: &IssuingCa,
+    roots: &[X509Authority],
+    now: UnixTime,
+) -> Result<(), InvalidMinted> {
+    let id = trust_domain
+        .id_with_path(THROWAWAY_PATH)
+        .map_err(malformed)?;
+    let template = SvidTemplate {
+        id: &id,
+        dns_names: &[],
+        ttl: THROWAWAY_TTL,
+    };
+    // Nobody gets this certificate, so that its key may be the authority's own.
+    let key = public_key(ca.authority().der())?;
+    let issued = ca.issue(&template, &key, now)?;
+    let mut bundle = Bundle::empty(trust_domain.clone());
+    bundle.x509_authorities = roots.iter().filter(|r| !r.is_tainted()).cloned().collect();
+    let (leaf, above) = issued.chain.split_first().ok_or(InvalidMinted::Empty)?;
+    verify_svid(leaf, above, &bundle, now)?;
+    Ok(())
+}
+
+fn public_key(der: &CertificateDer<'_>) -> Result<PublicKey, InvalidMinted> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
+    PublicKey::from_spki(certificate.public_key().raw).map_err(malformed)
+}
+
+/// What the certificate says of itself; that it is one of an authority is checked where it is made ready to sign.
+fn check_form(
+    trust_domain: &TrustDomain,
+    der: &CertificateDer<'_>,
+    now: UnixTime,
+) -> Result<(), InvalidMinted> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
+    let usage = certificate
+        .key_usage()
+        .map_err(malformed)?
+        .ok_or(InvalidMinted::CannotSign)?
+        .value;
+    if !usage.key_cert_sign() {
+        return Err(InvalidMinted::CannotSign);
+    }
+    if usage.non_repudiation()
+        || usage.key_encipherment()
+        || usage.data_encipherment()
+        || usage.key_agreement()
+        || usage.encipher_only()
+        || usage.decipher_only()
+    {
+        return Err(InvalidMinted::Usage);
+    }
+    let names = certificate.subject_alternative_name().map_err(malformed)?;
+    let names = names.map_or(&[][..], |san| &san.value.general_names);
+    let uris: Vec<&str> = names.iter().filter_map(uri).collect();
+    let expected = trust_domain.id();
+    if !uris.is_empty() && uris != [expected.as_str()] {
+        let actual = uris.into_iter().map(str::to_owned).collect();
+        return Err(InvalidMinted::Id { expected, actual });
+    }
+    let not_before = UnixTime::from_i64(certificate.validity().not_before.timestamp());
+    if now < not_before {
+        return Err(InvalidMinted::NotYetValid { not_before, now });
+    }
+    Ok(())
+}
+
+fn malformed(error: impl fmt::Display) -> InvalidMinted {
+    InvalidMinted::Malformed(error.to_string())
+}
+
+fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
+    match name {
+        GeneralName::URI(uri) => Some(uri),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Where an authority above this server takes part: it signs this server's own, takes its JWT keys, and says which
+//! authorities the trust domain has.
+//!
+//! A server above that is away stops nothing: what there is signs on, and what could not be done is tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_identity::Bundle;
+use countersign_identity::bundle::{JwtAuthority, X509Authority};
+use countersign_identity::issue::authority_request;
+use countersign_identity::minted::{self, InvalidMinted};
+use countersign_runtime::backoff::Backoff;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::prepare::{Certified, blocking_job};
+use super::{Rotation, RotationError, publication};
+use crate::authority::Settings;
+use crate::authority::journal::{Kind, X509};
+use crate::keymanager::ManagedKey;
+use crate::limits;
+use crate::upstream::{BundleUpdates, Minted, Published, UpstreamAuthority, UpstreamBundle};
+
+/// The first wait for an authority above that is away at the start.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// The longest wait between two tries at the start.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// The authority above this server, and how far its bundle was followed.
+pub(super) struct Upstream {
+    pub(super) authority: Arc<dyn UpstreamAuthority>,
+    updates: Option<BundleUpdates>,
+    followed: Option<Arc<UpstreamBundle>>,
+    told_unsupported: bool,
+}
+
+impl Upstream {
+    pub(super) fn new(authority: Arc<dyn UpstreamAuthority>) -> Self {
+        Self {
+            updates: authority.bundle(),
+            authority,
+            followed: None,
+            told_unsupported: false,
+        }
+    }
+
+    /// The bundle above, as far as it is known and was not followed yet.
+    fn news(&self) -> Option<Arc<UpstreamBundle>> {
+        let present = self.updates.as_ref()?.borrow().clone()?;
+        (self.followed.as_ref() != Some(&present)).then_some(present)
+    }
+
+    /// Publishes a JWT key above, and returns all keys that the own bundle is to have then.
+    pub(super) async fn publish(
+        &mut self,
+        key: JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, RotationError> {
+        match self.authority.publish_jwt_key(&key).await? {
+            Published::Upstream(mut keys) => {
+                if !keys.iter().any(|known| known.key_id == key.key_id) {
+                    keys.push(key);
+                }
+                Ok(keys)
+            }
+            Published::Unsupported => {
+                if !std::mem::replace(&mut self.told_unsupported, true) {
+                    warn!(
+                        upstream = self.authority.name(),
+                        "This upstream authority takes no JWT keys: JWT-SVIDs of this server are known to those alone who \
+                         have its own bundle"
+                    );
+                }
+                Ok(vec![key])
+            }
+        }
+    }
+}
+
+/// Waits until the bundle above may have changed; for ever if nobody says so.
+pub(super) async fn changed(upstream: Option<&mut Upstream>) {
+    let told = match upstream.and_then(|upstream| upstream.updates.as_mut()) {
+        Some(updates) => updates.changed().await.is_ok(),
+        None => false,
+    };
+    if !told {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Rotation {
+    /// The first look after the start. What an authority above that is away would have to do for it can wait while there is
+    /// an authority that signs.
+    pub(super) async fn begin(&mut self) -> Result<(), RotationError> {
+        let patience = Instant::now() + limits::UPSTREAM_PATIENCE;
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        loop {
+            let error = match self.advance().await {
+                Ok(_) => return Ok(()),
+                Err(error @ (RotationError::Upstream(_) | RotationError::Minted(_))) => error,
+                Err(error) => return Err(error),
+            };
+            if self.signs() {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, "Starting with the authorities that there are");
+                return Ok(());
+            }
+            if Instant::now() >= patience {
+                return Err(error);
+            }
+            let wait = backoff.next_wait();
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "Waiting for the upstream authority");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Whether there is an authority of each kind that is wanted, and it is not over.
+    fn signs(&self) -> bool {
+        let now = self.clock.now();
+        let valid = |validity: Option<crate::authority::schedule::Validity>| {
+            validity.is_some_and(|validity| !validity.is_over(now))
+        };
+        valid(self.journal.x509.validities().0)
+            && (self.settings().jwt.is_none() || valid(self.journal.jwt.validities().0))
+    }
+
+    /// Has the authority above certify a key, and checks what comes back.
+    pub(super) async fn certify_above(
+        &self,
+        upstream: &Arc<dyn UpstreamAuthority>,
+        key: &ManagedKey,
+    ) -> Result<Certified, RotationError> {
+        let Settings {
+            trust_domain,
+            ca_subject,
+            ca_ttl,
+            ..
+        } = self.settings().clone();
+        let (signer, domain) = (key.clone(), trust_domain.clone());
+        let request =
+            blocking_job(move || authority_request(&domain, &ca_subject, &signer)).await??;
+        let Minted { mut chain, roots } = upstream.mint_x509_ca(request, ca_ttl).await?;
+        // The root is never sent along.
+        chain.retain(|der| !roots.iter().any(|root| root.der() == der));
+        let (now, signer) = (self.clock.now(), key.signer());
+        let (whole, known) = (chain.clone(), roots.clone());
+        let check = move || minted::authority(&trust_domain, &whole, &known, signer, now);
+        let certificate = blocking_job(check).await??.authority().clone();
+        Ok(Certified {
+            authority: X509 {
+                certificate,
+                issuers: chain.into_iter().skip(1).collect(),
+            },
+            roots,
+        })
+    }
+
+    /// Makes the own bundle that of the server above, if that has changed. An authority that is about to be withdrawn there
+    /// is left first: when peers learn of it, what is signed here no longer depends on it.
+    pub(super) async fn follow(&mut self) -> Result<(), RotationError> {
+        if self.was_root() {
+            // Prepared now, it takes over at its time: peers have to learn of the roots above first.
+            self.prepare(Kind::X509).await?;
+        }
+        let Some(news) = self.upstream.as_ref().and_then(Upstream::news) else {
+            return Ok(());
+        };
+        if !self.is_root()
+            && let Err(reason) = self.leads_to(&news.x509).await?
+        {
+            info!(%reason, "The active X.509 authority does not lead to a good root: replacing it at once");
+            self.prepare(Kind::X509).await?;
+            self.activate(Kind::X509).await?;
+        }
+        self.mirror(&news).await?;
+        if let Some(upstream) = &mut self.upstream {
+            upstream.followed = Some(news);
+        }
+        Ok(())
+    }
+
+    /// Whether the active authority is a root of its own.
+    fn is_root(&self) -> bool {
+        let active = self.journal.x509.active();
+        active.is_some_and(|slot| slot.authority.certificate.is_root())
+    }
+
+    /// Whether an authority above was configured since, and nothing has been prepared with it yet.
+    fn was_root(&self) -> bool {
+        let prepared = self.journal.x509.prepared();
+        self.upstream.is_some()
+            && self.is_root()
+            && prepared.is_none_or(|slot| slot.authority.certificate.is_root())
+    }
+
+    /// Whether what the active authority signs is accepted by whoever has these roots. That there is none is no fault.
+    async fn leads_to(
+        &self,
+        roots: &[X509Authority],
+    ) -> Result<Result<(), InvalidMinted>, RotationError> {
+        let Some((slot, key)) = self.with_key(self.journal.x509.active()) else {
+            return Ok(Ok(()));
+        };
+        let ca = slot.issuing_ca(key)?;
+        let (domain, roots) = (self.settings().trust_domain.clone(), roots.to_vec());
+        let now = self.clock.now();
+        blocking_job(move || minted::anchored(&domain, &ca, &roots, now)).await
+    }
+
+    async fn mirror(&mut self, above: &UpstreamBundle) -> Result<(), RotationError> {
+        let own = self.own_authorities();
+        let journal = self.journal.clone();
+        let edit = |bundle: &mut Bundle| publication::mirror(bundle, above, &own);
+        self.commit(&journal, edit).await?;
+        info!(
+            x509_authorities = above.x509.len(),
+            jwt_authorities = above.jwt.len(),
+            "The bundle of the server above is this server's"
+        );
+        Ok(())
+    }
+}
