@@ -3,12 +3,15 @@
 
 #![no_main]
 
-use countersign_config::{AGENT_KEYS, Document, Key, Position, SERVER_KEYS};
+use countersign_config::{
+    AGENT_KEYS, Document, ENTRY_FILE_KEYS, InvalidConfig, Key, Position, SERVER_KEYS, Warning,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     judge(text, SERVER_KEYS);
     judge(text, AGENT_KEYS);
+    judge_entries(text);
     let variable = |name: &str| (name.len() % 2 == 0).then(|| text.to_owned());
     let _ = Document::parse_expanded("fuzz", text, variable, SERVER_KEYS);
 });
@@ -24,6 +27,23 @@ fn judge(text: &str, keys: &'static [Key]) {
             Some(())
         })
     });
+    judge_outcome(text, read);
+}
+
+/// A file for `entry apply`.
+fn judge_entries(text: &str) {
+    let read = Document::parse("fuzz", text, ENTRY_FILE_KEYS).and_then(|document| {
+        document.read(|document| {
+            for section in ["entry", "entries"].into_iter().flat_map(|name| document.sections(name)) {
+                let _ = (section.elements("selectors"), section.list("dns_names"));
+            }
+            Some(())
+        })
+    });
+    judge_outcome(text, read);
+}
+
+fn judge_outcome(text: &str, read: Result<((), Vec<Warning>), InvalidConfig>) {
     match read {
         Ok(((), warnings)) => warnings.iter().for_each(|warning| assert_inside(text, warning.at)),
         Err(error) => {

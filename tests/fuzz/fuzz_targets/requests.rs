@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::Body;
+use countersign_runtime::logs::{Level, Levels};
 use countersign_runtime::{Connection, SystemClock, UnixCaller};
 use countersign_server::config::{Overrides, ServerConfig};
 use http_body_util::BodyExt as _;
@@ -61,7 +62,11 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
     };
     let (config, _) = ServerConfig::parse("fuzz", CONFIG, &overrides).expect("a configuration");
     let bound = runtime
-        .block_on(countersign_server::daemon::build(&config, SystemClock::shared()))
+        .block_on(countersign_server::daemon::build(
+            &config,
+            Levels::detached(Level::Error),
+            SystemClock::shared(),
+        ))
         .expect("a server");
     let (local, network) = (bound.local_api(), bound.network_api());
     runtime.spawn(bound.serve(CancellationToken::new(), None));
