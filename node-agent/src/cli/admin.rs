@@ -96,6 +96,10 @@ pub(super) struct Set {
 
 impl LoggerVerb {
     pub(super) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
+        self.execute(printer).await.map_err(admin)
+    }
+
+    async fn execute(self, printer: &mut Printer) -> Result<(), CommandError> {
         let (logger, output) = match self {
             Self::Get(Plain { output, socket }) => {
                 let mut client = LoggerClient::new(socket.connect().await?);
@@ -124,7 +128,7 @@ impl LoggerVerb {
             }
         };
         match output.output {
-            Output::Json => printer.json(&json!({
+            Output::Json => printer.line(json!({
                 "current_level": logger.current_level().as_str_name(),
                 "launch_level": logger.launch_level().as_str_name(),
             })),
@@ -136,11 +140,15 @@ impl LoggerVerb {
 
 impl DebugVerb {
     pub(super) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
+        self.execute(printer).await.map_err(admin)
+    }
+
+    async fn execute(self, printer: &mut Printer) -> Result<(), CommandError> {
         let Self::Getinfo(Plain { output, socket }) = self;
         let mut client = DebugClient::new(socket.connect().await?);
         let info = within(client.get_info(GetInfoRequest {})).await?;
         match output.output {
-            Output::Json => printer.json(&info_json(&info)),
+            Output::Json => printer.line(info_json(&info)),
             Output::Pretty => print_info(printer, &info),
         }
         Ok(())
@@ -153,6 +161,10 @@ async fn within<T>(
     let answer = tokio::time::timeout(PATIENCE, call).await;
     let answer = answer.map_err(|_| CommandError::TimedOut(PATIENCE))?;
     Ok(answer?.into_inner())
+}
+
+fn admin(error: CommandError) -> CommandError {
+    CommandError::Admin(Box::new(error))
 }
 
 fn during(what: &str, error: &CommandError) -> CommandError {

@@ -35,6 +35,9 @@ pub(super) enum CommandError {
     /// The answer is not what it should be.
     #[error("{0}")]
     Answer(String),
+    /// A verb of the admin socket failed: SPIRE says so in this way there, and only there.
+    #[error("Error: {0}")]
+    Admin(Box<CommandError>),
     /// A file could not be written.
     #[error("{}", Chain(.0))]
     Write(#[from] WriteError),

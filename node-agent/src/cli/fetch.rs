@@ -76,7 +76,7 @@ impl FetchX509 {
         match (self.silent, pretty) {
             (true, _) => {}
             (false, true) => answer.print(printer, after),
-            (false, false) => printer.json(&json(&response)),
+            (false, false) => printer.line(json(&response)),
         }
         if let Some(directory) = &self.write {
             let mut told = |what: String| {

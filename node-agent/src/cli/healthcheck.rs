@@ -48,7 +48,7 @@ impl Healthcheck {
             }
         };
         if !pretty {
-            printer.json(&serde_json::json!({ "status": status.as_str_name() }));
+            printer.line(serde_json::json!({ "status": status.as_str_name() }));
         }
         match status {
             ServingStatus::Serving => {

@@ -54,7 +54,7 @@ impl FetchJwt {
         let asked = tokio::time::timeout(self.timeout, self.ask()).await;
         let (svids, bundles) = asked.map_err(|_| CommandError::TimedOut(self.timeout))??;
         if self.format.unwrap_or(self.output.output) == Output::Json {
-            printer.json(&json!([svids_json(&svids), bundles_json(&bundles)]));
+            printer.line(json!([svids_json(&svids), bundles_json(&bundles)]));
             return Ok(());
         }
         for svid in &svids.svids {
@@ -160,7 +160,7 @@ impl ValidateJwt {
             .map_err(|_| CommandError::TimedOut(self.timeout))??;
         let claims = object(answer.claims.unwrap_or_default());
         if self.output.output == Output::Json {
-            printer.json(&json!({"spiffe_id": answer.spiffe_id, "claims": claims}));
+            printer.line(json!({"spiffe_id": answer.spiffe_id, "claims": claims}));
             return Ok(());
         }
         printer.line("SVID is valid.");

@@ -167,7 +167,7 @@ impl Validate {
         match self.flags.load() {
             Ok((_, warnings)) if json => {
                 let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-                printer.json(&serde_json::json!({ "valid": true, "warnings": warnings }));
+                printer.line(serde_json::json!({ "valid": true, "warnings": warnings }));
                 printer.exit(Exit::Success)
             }
             Ok((_, warnings)) => {
@@ -179,7 +179,7 @@ impl Validate {
             }
             Err(error) if json => {
                 let errors: Vec<_> = error.to_string().lines().map(str::to_owned).collect();
-                printer.json(&serde_json::json!({ "valid": false, "errors": errors }));
+                printer.line(serde_json::json!({ "valid": false, "errors": errors }));
                 printer.exit(Exit::Failure)
             }
             Err(error) => {

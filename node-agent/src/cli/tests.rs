@@ -108,10 +108,10 @@ fn what_is_missing_is_told_before_anybody_is_asked() {
             &["api", "validate", "jwt", "-audience", "a"],
             "svid must be specified\n",
         ),
-        (&["logger", "set"], "a value (-level) must be set\n"),
+        (&["logger", "set"], "Error: a value (-level) must be set\n"),
         (
             &["logger", "set", "-level", "loud"],
-            "the value \"loud\" is not a valid setting\n",
+            "Error: the value \"loud\" is not a valid setting\n",
         ),
     ] {
         let (code, out, err) = run(&[verb, &["-socketPath", "/nowhere/s"]].concat());

@@ -80,7 +80,7 @@ impl Watch {
             };
             backoff.reset();
             match Answer::new(&response, SystemClock.now()) {
-                Ok(_) if self.output.output == Output::Json => printer.json(&json(&response)),
+                Ok(_) if self.output.output == Output::Json => printer.line(json(&response)),
                 Ok(answer) => answer.print(printer, since.elapsed()),
                 Err(error) => printer.error_text(&format!("{error}\n")),
             }
