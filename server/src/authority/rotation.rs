@@ -103,6 +103,8 @@ pub struct Rotation {
     /// The last commit of the journal.
     written: Seq,
     upstream: Option<Upstream>,
+    /// Whether a commit failed in such a way that it may have gone through all the same.
+    in_doubt: bool,
 }
 
 impl Rotation {
@@ -159,6 +161,7 @@ impl Rotation {
             letters,
             written: Seq::ZERO,
             upstream: upstream.map(Upstream::new),
+            in_doubt: false,
         };
         this.reconcile().await?;
         this.begin().await?;
@@ -206,7 +209,10 @@ impl Rotation {
 
     async fn answer(&mut self, letter: Letter) {
         let Letter { order, answer } = letter;
-        let done = self.carry_out(order).await;
+        let done = match self.settle().await {
+            Ok(()) => self.carry_out(order).await,
+            Err(error) => Err(error.into()),
+        };
         // Whoever asked may be gone; what was done holds all the same.
         let _ = answer.send(done);
     }
@@ -216,18 +222,22 @@ impl Rotation {
     /// # Errors
     /// The key manager or the store failed; what was done before that holds, and calling again goes on from there.
     pub async fn advance(&mut self) -> Result<UnixTime, RotationError> {
+        self.settle().await?;
         let followed = self.follow().await;
         let x509 = self.advance_kind(Kind::X509).await;
         let jwt = match self.settings().jwt {
             Some(_) => self.advance_kind(Kind::Jwt).await,
             None => Ok(UnixTime::from_secs(u64::MAX)),
         };
+        self.settle().await?;
         self.prune().await?;
         followed?;
         Ok(x509?.min(jwt?))
     }
 
     async fn advance_kind(&mut self, kind: Kind) -> Result<UnixTime, RotationError> {
+        // Each commit writes the whole journal: one whose fate is not known must not be written over.
+        self.settle().await?;
         for _ in 0..MAX_STEPS {
             let (active, prepared) = match kind {
                 Kind::X509 => self.journal.x509.validities(),
@@ -332,8 +342,9 @@ impl Rotation {
         let written = self
             .store
             .journal_put(&self.server_id, &journal, trust_domain, edit)
-            .await?;
-        self.written = written.seq;
+            .await;
+        self.in_doubt = written.is_err();
+        self.written = written?.seq;
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::store::Store;
 
 mod below;
 mod by_hand;
+mod crash;
 
 const START: u64 = 1_800_000_000;
 const SERVER: &str = "server-1";

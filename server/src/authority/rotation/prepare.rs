@@ -53,10 +53,9 @@ impl Rotation {
                 return Err(error);
             }
         };
-        // Should this fail, the key stays: the commit may have gone through all the same, and a key that no slot names is
-        // removed at the next start.
-        self.write(&journal, publication).await?;
+        // Should this fail, the key stays: the commit may have gone through all the same. What the store has decides.
         self.held.insert(key.name().clone(), key);
+        self.write(&journal, publication).await?;
         self.take(journal).await;
         info!("{kind} authority published");
         Ok(())

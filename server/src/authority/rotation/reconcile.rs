@@ -6,20 +6,15 @@ use tracing::warn;
 
 use super::publication::Publication;
 use super::{Rotation, RotationError};
-use crate::authority::journal::{Jwt, Kind, Slot, X509};
+use crate::authority::journal::{Journal, Jwt, Kind, Slot, X509};
 use crate::authority::schedule::Validity;
 use crate::keymanager::{KeyName, ManagedKey};
 
 impl Rotation {
     /// A slot needs its key, a key its slot; what signs must be in the bundle, and valid by this clock.
     pub(super) async fn reconcile(&mut self) -> Result<(), RotationError> {
-        let held = &self.held;
-        self.journal
-            .x509
-            .retain(|slot| told(slot, x509_fits(slot, held)));
-        self.journal
-            .jwt
-            .retain(|slot| told(slot, jwt_fits(slot, held)));
+        let journal = std::mem::take(&mut self.journal);
+        self.journal = self.with_keys(journal);
         let stray: Vec<_> = self
             .held
             .keys()
@@ -43,6 +38,37 @@ impl Rotation {
             self.start_signing(Kind::Jwt)?;
         }
         Ok(())
+    }
+
+    /// After a commit that may have gone through or not: the store's journal is the right one, and a key that it does not
+    /// name is removed.
+    pub(super) async fn settle(&mut self) -> Result<(), RotationError> {
+        if !self.in_doubt {
+            return Ok(());
+        }
+        let stored = self.store.journal_get(&self.server_id).await?;
+        let journal = stored
+            .as_ref()
+            .map(Journal::from_stored)
+            .unwrap_or_default();
+        let journal = self.with_keys(journal);
+        self.take(journal).await;
+        self.in_doubt = false;
+        self.start_signing(Kind::X509)?;
+        if self.settings().jwt.is_some() {
+            self.start_signing(Kind::Jwt)?;
+        }
+        Ok(())
+    }
+
+    /// Without the slots that can't be used.
+    fn with_keys(&self, mut journal: Journal) -> Journal {
+        let held = &self.held;
+        journal
+            .x509
+            .retain(|slot| told(slot, x509_fits(slot, held)));
+        journal.jwt.retain(|slot| told(slot, jwt_fits(slot, held)));
+        journal
     }
 
     /// Puts this server's authorities into the bundle again, should they not be there (another bundle was restored).
