@@ -1,7 +1,11 @@
 //! The state file: JSON with PEM in it, so that `openssl x509` can be pointed at its parts.
 
-use countersign_identity::bundle::X509Authority;
-use countersign_identity::{Bundle, PrivateKey, TrustDomain, X509Svid};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_identity::bundle::{JwtAuthority, X509Authority};
+use countersign_identity::{Bundle, PrivateKey, TrustDomain, UnixTime, X509Svid};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -27,7 +31,22 @@ struct StateFile {
 #[serde(deny_unknown_fields)]
 struct BundlePart {
     sequence_number: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_hint_seconds: Option<u64>,
     x509_authorities: Vec<AuthorityPart>,
+    /// Earlier files have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    jwt_authorities: Vec<JwtAuthorityPart>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JwtAuthorityPart {
+    key_id: String,
+    public_key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u64>,
+    tainted: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,15 +127,33 @@ fn bundle_part(bundle: &Bundle) -> BundlePart {
         tainted: a.is_tainted(),
         certificate: pem::certificates([a.der()]),
     };
+    let jwt = |a: &JwtAuthority| JwtAuthorityPart {
+        key_id: a.key_id.clone(),
+        public_key: STANDARD.encode(&a.public_key),
+        expires_at: a.expires_at.map(UnixTime::as_secs),
+        tainted: a.tainted,
+    };
     BundlePart {
         sequence_number: bundle.sequence_number,
+        refresh_hint_seconds: bundle.refresh_hint.map(|hint| hint.as_secs()),
         x509_authorities: bundle.x509_authorities.iter().map(authority).collect(),
+        jwt_authorities: bundle.jwt_authorities.iter().map(jwt).collect(),
     }
 }
 
 fn bundle(part: BundlePart, trust_domain: &TrustDomain) -> Result<Bundle, String> {
     let mut bundle = Bundle::empty(trust_domain.clone());
     bundle.sequence_number = part.sequence_number;
+    bundle.refresh_hint = part.refresh_hint_seconds.map(Duration::from_secs);
+    for part in part.jwt_authorities {
+        let public_key = STANDARD.decode(&part.public_key);
+        bundle.jwt_authorities.push(JwtAuthority {
+            key_id: part.key_id,
+            public_key: public_key.map_err(|e| format!("JWT authority: {e}"))?,
+            expires_at: part.expires_at.map(UnixTime::from_secs),
+            tainted: part.tainted,
+        });
+    }
     for AuthorityPart {
         tainted,
         certificate,

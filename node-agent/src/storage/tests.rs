@@ -48,7 +48,7 @@ fn state_is_read_back_as_it_was_and_only_this_user_may_read_it() {
     {
         let (storage, mut state) = open(&path);
         assert_eq!(state.identities().count(), 0);
-        state.bundle = Some(ca.bundle());
+        state.bundle = Some(ca.whole_bundle());
         state.attested(old.clone());
         state.renewed(new.clone());
         storage.save(&state).unwrap();
@@ -59,7 +59,7 @@ fn state_is_read_back_as_it_was_and_only_this_user_may_read_it() {
         [serial(&new), serial(&old)],
         "newest first"
     );
-    assert_eq!(state.bundle, Some(ca.bundle()));
+    assert_eq!(state.bundle, Some(ca.whole_bundle()), "with its JWT keys");
     let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path.join(STATE_FILE)), 0o600);
     assert_eq!(mode(&path), 0o700);
