@@ -1,6 +1,5 @@
 //! A whole installation in a folder: a server, a node agent, and workloads with entries.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use crate::process::{self, PATIENCE, Process, Ran};
 use crate::puppet::Puppet;
 use crate::rogue::Rogue;
 
-/// The trust domain of every deployment.
+/// The trust domain of deployments that don't say otherwise.
 pub const TRUST_DOMAIN: &str = "ai-agents.org";
 
 /// Lines for [`Settings::agent`]: ask the server for changes every second.
@@ -32,11 +31,17 @@ pub struct Deployment {
     pub agent: Option<Process>,
     /// Where the server listens for node agents.
     pub server_address: Option<SocketAddr>,
+    /// Where the server's bundle endpoint is, if it has one.
+    pub bundle_endpoint: Option<SocketAddr>,
 }
 
 /// What a deployment does differently from the defaults; lines of configuration go in as they are.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// The trust domain; [`TRUST_DOMAIN`] if it is empty.
+    pub trust_domain: String,
+    /// The server's environment, besides what it inherits.
+    pub server_env: Vec<(String, String)>,
     /// Lines for the `server` section.
     pub server: String,
     /// Lines for the `agent` section.
@@ -67,6 +72,7 @@ impl Deployment {
             server: None,
             agent: None,
             server_address: None,
+            bundle_endpoint: None,
         })
     }
 
@@ -138,11 +144,27 @@ impl Deployment {
             "-addressFile",
             text(&addresses)?,
         ];
-        let mut server = Process::start("server", &self.program, &args, &[])?;
+        let env: Vec<_> = self
+            .settings
+            .server_env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let mut server = Process::start("server", &self.program, &args, &env)?;
         let written = server.wrote(&addresses).await?;
         self.server_address = Some(tcp_address(&written)?);
+        self.bundle_endpoint = tcp_addresses(&written)?.get(1).copied();
         self.server = Some(server);
         Ok(())
+    }
+
+    /// The trust domain's name.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        match self.settings.trust_domain.as_str() {
+            "" => TRUST_DOMAIN,
+            name => name,
+        }
     }
 
     fn server_config(&self) -> String {
@@ -151,7 +173,7 @@ impl Deployment {
             r#"server {{
   bind_address = "127.0.0.1"
   bind_port = "{port}"
-  trust_domain = "{TRUST_DOMAIN}"
+  trust_domain = "{trust_domain}"
   data_dir = "{folder}/server"
   socket_path = "{socket}"
   log_level = "DEBUG"
@@ -178,6 +200,7 @@ plugins {{
 {plugins}
 }}
 "#,
+            trust_domain = self.trust_domain(),
             folder = self.folder().display(),
             socket = self.server_socket().display(),
             extra = self.settings.server,
@@ -235,7 +258,7 @@ plugins {{
   server_port = "{port}"
   socket_path = "{socket}"
   trust_bundle_path = "{folder}/bundle.pem"
-  trust_domain = "{TRUST_DOMAIN}"
+  trust_domain = "{trust_domain}"
 {extra}
 }}
 plugins {{
@@ -254,6 +277,7 @@ plugins {{
   }}
 }}
 "#,
+            trust_domain = self.trust_domain(),
             folder = self.folder().display(),
             socket = self.agent_socket().display(),
             extra = self.settings.agent,
@@ -331,7 +355,7 @@ plugins {{
     /// # Errors
     /// The link cannot be made, or the server refuses.
     pub async fn register(&self, path: &str, extra: &[&str]) -> anyhow::Result<Workload> {
-        let id = format!("spiffe://{TRUST_DOMAIN}{path}");
+        let id = format!("spiffe://{}{path}", self.trust_domain());
         let program = self.folder().join(format!("w{}", path.replace('/', "-")));
         link_or_copy(&self.program, &program)?;
         self.entry(&id, &program, extra).await?;
@@ -387,7 +411,7 @@ plugins {{
     /// # Errors
     /// The server or the node agent refuse.
     pub async fn rogue(&self, path: &str) -> anyhow::Result<Rogue> {
-        let id = format!("spiffe://{TRUST_DOMAIN}{path}");
+        let id = format!("spiffe://{}{path}", self.trust_domain());
         let this = std::env::current_exe()?;
         self.entry(&id, &this, &[]).await?;
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -466,19 +490,22 @@ pub fn succeeded(what: &str, ran: Ran) -> anyhow::Result<String> {
     Ok(stdout)
 }
 
-/// The lines of an address file, by name.
+/// The first TCP address of an address file.
 ///
 /// # Errors
-/// There is no `tcp` line, or it is not an address.
+/// There is none.
 pub fn tcp_address(written: &str) -> anyhow::Result<SocketAddr> {
-    let lines: HashMap<_, _> = written
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .collect();
-    Ok(lines
-        .get("tcp")
-        .context("no tcp line in the address file")?
-        .parse()?)
+    let addresses = tcp_addresses(written)?;
+    addresses
+        .first()
+        .copied()
+        .context("no tcp line in the address file")
+}
+
+/// The TCP addresses of an address file, in its order.
+fn tcp_addresses(written: &str) -> anyhow::Result<Vec<SocketAddr>> {
+    let addresses = written.lines().filter_map(|line| line.strip_prefix("tcp="));
+    addresses.map(|text| Ok(text.parse()?)).collect()
 }
 
 /// A hard link, or a copy where the file systems differ: another path for the unix attestor, the same program.

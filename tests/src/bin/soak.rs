@@ -134,6 +134,7 @@ async fn soak(plan: &Plan) -> anyhow::Result<Sums> {
     let settings = Settings {
         server: format!("  ca_ttl = \"{CA_TTL}\"\n  agent_ttl = \"30s\""),
         agent: String::new(),
+        ..Settings::default()
     };
     let mut deployment = Deployment::start(&node, settings).await?;
     deployment.write_policy(&policy())?;

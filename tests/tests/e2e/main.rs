@@ -4,6 +4,7 @@
 
 mod crash;
 mod fault;
+mod federation;
 mod guide;
 mod join_token;
 mod mesh;

@@ -29,6 +29,7 @@ async fn nor_does_one_that_was_killed_while_renewing_its_svid() -> anyhow::Resul
     let settings = Settings {
         server: "  agent_ttl = \"12s\"".into(),
         agent: FAST_SYNC.into(),
+        ..Settings::default()
     };
     let mut deployment = Deployment::start(NODE, settings).await?;
     let workload = deployment.register("/workload", &[]).await?;

@@ -45,6 +45,7 @@ async fn serves(api_type: &str) -> anyhow::Result<()> {
     let settings = Settings {
         server: r#"  default_x509_svid_ttl = "20s""#.into(),
         agent: FAST_SYNC.into(),
+        ..Settings::default()
     };
     let deployment = Deployment::start(NODE, settings).await?;
     let Some(go) = tool::go_peer(deployment.folder()).await? else {

@@ -17,6 +17,7 @@ async fn deployment() -> anyhow::Result<Deployment> {
     let settings = Settings {
         server: SHORT.into(),
         agent: FAST_SYNC.into(),
+        ..Settings::default()
     };
     Deployment::start(NODE, settings).await
 }
