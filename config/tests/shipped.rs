@@ -33,12 +33,17 @@ fn with_all_settings(text: &str) -> String {
     let setting = |line: &str| {
         let code = line.trim().strip_prefix("# ")?.trim();
         let word = code.split([' ', '=']).next()?;
-        let is_key = !word.is_empty()
-            && word
-                .chars()
-                .all(|next| next.is_ascii_lowercase() || next.is_ascii_digit() || next == '_');
-        let is_setting = is_key && (code.contains(" = ") || code.ends_with(" {"));
-        (is_setting || code.ends_with("\" {") || code == "}").then(|| code.to_owned())
+        let is_word = |upper: fn(char) -> bool| {
+            !word.is_empty()
+                && word.chars().all(|next| {
+                    next.is_ascii_lowercase() || next.is_ascii_digit() || next == '_' || upper(next)
+                })
+        };
+        let is_setting = code.contains(" = ") && is_word(|_| false);
+        // A section may be named in capitals, such as that of an exporter of metrics.
+        let is_section = code.ends_with("\" {")
+            || code.ends_with(" {") && is_word(|next| next.is_ascii_uppercase());
+        (is_setting || is_section || code == "}").then(|| code.to_owned())
     };
     text.lines()
         .map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n")
