@@ -20,6 +20,7 @@ use countersign_proto::spire::api::server::logger::v1::logger_server::LoggerServ
 use countersign_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 use countersign_runtime::SharedClock;
+use countersign_runtime::connection::network;
 use countersign_runtime::logs::Levels;
 use countersign_runtime::metrics::CallMetrics;
 use rustls_pki_types::CertificateDer;
@@ -115,6 +116,7 @@ pub struct Api(Arc<Context>);
 struct Context {
     parts: Parts,
     attestations: RateLimit,
+    attesting: agent::Attesting,
     signatures: RateLimit,
     jwt_signatures: RateLimit,
     key_publications: RateLimit,
@@ -130,6 +132,7 @@ impl Api {
         Self(Arc::new(Context {
             parts,
             attestations: RateLimit::new(ATTESTATIONS),
+            attesting: agent::Attesting::default(),
             signatures: RateLimit::new(SIGNATURES),
             jwt_signatures: RateLimit::new(SIGNATURES),
             key_publications: RateLimit::new(KEY_PUBLICATIONS),
@@ -224,7 +227,7 @@ impl Context {
         }
     }
 
-    /// Takes tokens of a limit for the address that calls; callers on the local socket are not limited.
+    /// Takes tokens of a limit for the address that calls, or for its half of an IPv6 network; callers on the local socket are not limited.
     async fn limit<T>(
         limit: &RateLimit,
         request: &Request<T>,
@@ -233,7 +236,11 @@ impl Context {
         match client_address(request) {
             Some(client) => {
                 limit
-                    .take(client, tokens, rate_limit::deadline(request.metadata()))
+                    .take(
+                        network(client),
+                        tokens,
+                        rate_limit::deadline(request.metadata()),
+                    )
                     .await
             }
             None => Ok(()),

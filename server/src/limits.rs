@@ -22,6 +22,10 @@ pub const MAX_CSR_BYTES: usize = 16 << 10;
 pub const MAX_ATTESTATION_TYPE_BYTES: usize = 64;
 /// The largest attestation payload or challenge response, in bytes.
 pub const MAX_ATTESTATION_PAYLOAD_BYTES: usize = 256 << 10;
+/// The most attestations at once, and of one address or one half of an IPv6 network; further ones wait for their turn.
+pub const MAX_ATTESTATIONS: usize = 1_024;
+/// See [`MAX_ATTESTATIONS`].
+pub const MAX_ATTESTATIONS_PER_NETWORK: usize = 64;
 /// How long an agent has for its whole attestation: a stream that says nothing is ended.
 pub const ATTESTATION_TIME: Duration = Duration::from_secs(60);
 /// How long a sync stream waits for the agent's next message.

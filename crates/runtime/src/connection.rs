@@ -4,7 +4,7 @@
 //! `Arc<Connection>`. Nobody learns who calls from a header.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -127,6 +127,15 @@ impl Connection {
             Address::Tcp(address) => Some(address),
             Address::Unix(_) => None,
         }
+    }
+}
+
+/// What one caller can be taken to have to itself: an IPv4 address, or the first half of an IPv6 address.
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        address @ IpAddr::V4(_) => address,
     }
 }
 

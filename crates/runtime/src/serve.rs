@@ -6,7 +6,7 @@
 //!
 //! Each request carries `Arc<Connection>` in its extensions.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
-use crate::connection::Connection;
+use crate::connection::{Connection, network};
 use crate::drain::{Drain, Drained};
 use crate::error::Chain;
 use crate::limits;
@@ -256,14 +256,6 @@ impl Line {
             identity,
         };
         exchange::serve(io, connection, router, &http, leave, clock).await;
-    }
-}
-
-/// What one caller can be taken to have to itself: an IPv4 address, or the first half of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        address @ IpAddr::V4(_) => address,
     }
 }
 

@@ -21,6 +21,8 @@ use crate::store::{NodeError, TokenExists};
 
 mod attest;
 
+pub(super) use attest::Attesting;
+
 /// The service.
 pub(super) struct Agents(pub(super) Arc<Context>);
 

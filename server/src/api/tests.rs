@@ -214,9 +214,18 @@ impl House {
         }))
     }
 
+    /// Over the network, without a certificate, from this address.
+    fn from(&self, address: SocketAddr) -> Door {
+        self.network_from(address, None)
+    }
+
     fn network(&self, peer: Option<Peer>) -> Door {
+        self.network_from(address(), peer)
+    }
+
+    fn network_from(&self, address: SocketAddr, peer: Option<Peer>) -> Door {
         let connection = Connection {
-            address: countersign_runtime::Address::Tcp(address()),
+            address: countersign_runtime::Address::Tcp(address),
             peer: peer.map(Arc::new),
             presented: None,
             cut: CancellationToken::new(),

@@ -1,5 +1,6 @@
 //! One attestation: the agent's proof, the attestor's questions, and the agent's SVID at the end.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,9 +11,11 @@ use countersign_proto::spire::api::server::agent::v1 as wire;
 use countersign_proto::spire::api::server::agent::v1::attest_agent_request::{Params, Step};
 use countersign_proto::spire::api::server::agent::v1::attest_agent_response as answer;
 use countersign_proto::spire::api::types;
+use countersign_runtime::connection::network;
+use countersign_runtime::turns::Turns;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
@@ -41,6 +44,39 @@ pub(super) struct Caller {
     pub(super) note: Note,
 }
 
+/// The attestations that run: so many at once, and of one caller so many, because each may hold a large message and be
+/// silent.
+pub(in crate::api) struct Attesting {
+    all: Semaphore,
+    each: Turns<IpAddr>,
+}
+
+impl Default for Attesting {
+    fn default() -> Self {
+        Self {
+            all: Semaphore::new(limits::MAX_ATTESTATIONS),
+            each: Turns::new(limits::MAX_ATTESTATIONS_PER_NETWORK),
+        }
+    }
+}
+
+impl fmt::Debug for Attesting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attesting").finish_non_exhaustive()
+    }
+}
+
+impl Attesting {
+    /// Waits for a place; nothing is read from the agent before it has one.
+    async fn enter(&self, address: Option<IpAddr>) -> impl Sized + use<'_> {
+        let own = match address {
+            Some(address) => Some(self.each.wait(network(address)).await),
+            None => None,
+        };
+        (own, self.all.acquire().await)
+    }
+}
+
 /// Attests the agent at the other end, in a task that ends with the stream, with success or after a while.
 pub(super) fn start(
     context: Arc<Context>,
@@ -55,9 +91,11 @@ pub(super) fn start(
     };
     tokio::spawn(async move {
         let attested = async {
-            match tokio::time::timeout(limits::ATTESTATION_TIME, attest(&context, &mut stream))
-                .await
-            {
+            let in_turn = async {
+                let _place = context.attesting.enter(stream.caller.address).await;
+                attest(&context, &mut stream).await
+            };
+            match tokio::time::timeout(limits::ATTESTATION_TIME, in_turn).await {
                 Ok(result) => result,
                 Err(_) => Err(Status::deadline_exceeded(format!(
                     "the attestation took longer than {} seconds",

@@ -320,3 +320,37 @@ async fn a_bad_csr_spends_the_token_all_the_same() {
         .unwrap_err();
     assert!(status.message().contains("already been used"), "{status}");
 }
+
+#[tokio::test]
+async fn silent_attestations_of_one_address_keep_nobody_else_out() {
+    let house = House::new().await;
+    let mut local = house.local().agents();
+    for token in ["t1", "t2"] {
+        let make = agents::CreateJoinTokenRequest {
+            ttl: 60,
+            token: token.into(),
+            agent_id: None,
+        };
+        local.create_join_token(make).await.unwrap();
+    }
+    let rogue = house.from("10.0.0.1:1".parse().unwrap());
+    let mut silent = Vec::new();
+    for _ in 0..crate::limits::MAX_ATTESTATIONS_PER_NETWORK {
+        let nothing = tokio_stream::pending();
+        let stream = rogue.agents().attest_agent(nothing).await.unwrap();
+        silent.push(stream.into_inner());
+    }
+    // They have their places once those were given out, in the order in which they came.
+    let neighbour = house.from("10.0.0.1:2".parse().unwrap());
+    let waiting = tokio::spawn(async move {
+        let result = attest(&neighbour, vec![step("join_token", "t1")]).await;
+        result.map(drop)
+    });
+    let other = house.from("10.0.0.2:1".parse().unwrap());
+    attest(&other, vec![step("join_token", "t2")])
+        .await
+        .unwrap();
+    assert!(!waiting.is_finished());
+    drop(silent);
+    waiting.await.unwrap().unwrap();
+}
