@@ -53,8 +53,11 @@ pub(crate) fn here<T>(what: &str, found: anyhow::Result<T>) -> anyhow::Result<Op
             Err(error.context(format!("{what} is required here")))
         }
         Err(error) => {
-            // Past the capture of test output: a person who runs the tests shall see what was left out.
-            writeln!(std::io::stderr(), "interop: {what} is left out: {error:#}")?;
+            // Past the capture of test output: a person who runs the tests shall see what was left out. The last line of
+            // what a tool said is the one that says why.
+            let told = format!("{error:#}");
+            let why = told.lines().last().unwrap_or_default();
+            writeln!(std::io::stderr(), "interop: {what} is left out: {why}")?;
             Ok(None)
         }
     }
