@@ -123,7 +123,7 @@ pub fn earliest(not_after: UnixTime, now: UnixTime) -> UnixTime {
     now.after(half.min(PAUSE).max(Duration::from_secs(1)))
 }
 
-/// A jitter for [`renew_at`].
+/// A jitter for the time of renewal.
 #[must_use]
 pub fn random_jitter() -> f64 {
     use rand::Rng as _;

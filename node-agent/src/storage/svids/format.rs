@@ -121,7 +121,7 @@ impl SvidPart {
     }
 }
 
-/// Reads what [`write`] wrote; anything else is refused whole.
+/// Reads what [`write()`] wrote; anything else is refused whole.
 ///
 /// # Errors
 /// What is wrong with it. No secret stands in that.
