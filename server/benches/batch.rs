@@ -4,9 +4,9 @@
 //! Two ratios are printed. That of the rates is what counts on a machine that does nothing else; that of the processors'
 //! time per SVID, client included, says nearly the same, and holds also where other programs take their share.
 //!
-//! A real server runs in a process of its own. One node agent has CSRs signed by `BatchNewX509SVID` over mutual TLS, in
-//! batches as large as they may be, several at once; what that client costs is part of what is measured. Both sides take
-//! turns, so that whatever else the machine does meanwhile hits them alike.
+//! A real server runs in a process of its own. Some node agents, each on a connection of its own, have CSRs signed by
+//! `BatchNewX509SVID` over mutual TLS, in batches as large as they may be; what these clients cost is part of what is
+//! measured. Both sides take turns, so that whatever else the machine does meanwhile hits them alike.
 
 #![expect(
     clippy::expect_used,
@@ -40,8 +40,10 @@ mod server;
 
 /// The most CSRs of one batch.
 const BATCH: usize = 500;
-/// How many batches are on their way at once.
-const AT_ONCE: usize = 4;
+/// How many node agents ask.
+const AGENTS: usize = 4;
+/// How many batches each of them has on their way at once.
+const AT_ONCE: usize = 2;
 /// How long one turn of one side is, and how many there are.
 const TURN: Duration = Duration::from_secs(1);
 const TURNS: usize = 8;
@@ -55,17 +57,18 @@ async fn main() {
     let turns = if quick { 1 } else { TURNS };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let server = Server::start().await;
-    let (agent, path) = server.agent().await;
-    let request = request(server.admin().await, &path).await;
+    let mut agents = Vec::with_capacity(AGENTS);
+    for _ in 0..AGENTS {
+        let (agent, path) = server.agent().await;
+        agents.push((agent, request(server.admin().await, &path).await));
+    }
     let mut issued = Rate::default();
     let mut bare = Rate::default();
     let processes = [PathBuf::from("/proc/self"), server.process()];
     for _ in 0..turns {
         bare.add(&processes, || std::future::ready(bare_turn(cores)))
             .await;
-        issued
-            .add(&processes, || server_turn(&agent, &request))
-            .await;
+        issued.add(&processes, || server_turn(&agents)).await;
     }
     println!(
         "BatchNewX509SVID over mTLS: {:.0}/s; bare cryptography on {cores} cores: {:.0}/s; ratio {:.2} (goal {GOAL})",
@@ -146,25 +149,26 @@ fn bare_turn(cores: usize) -> (usize, Duration) {
     (done.load(Ordering::Relaxed), start.elapsed())
 }
 
-async fn server_turn(
-    agent: &Channel,
-    request: &svid::BatchNewX509svidRequest,
-) -> (usize, Duration) {
+async fn server_turn(agents: &[(Channel, svid::BatchNewX509svidRequest)]) -> (usize, Duration) {
     let start = Instant::now();
-    let streams = (0..AT_ONCE).map(|_| {
-        let mut client = SvidClient::new(agent.clone());
-        let request = request.clone();
-        tokio::spawn(async move {
-            let mut done = 0;
-            while start.elapsed() < TURN {
-                let answer = client.batch_new_x509svid(request.clone()).await;
-                let results = answer.expect("an answer").into_inner().results;
-                assert!(results.iter().all(|result| result.svid.is_some()));
-                done += results.len();
-            }
-            done
-        })
-    });
+    let streams = agents
+        .iter()
+        .cycle()
+        .take(AGENTS * AT_ONCE)
+        .map(|(agent, request)| {
+            let mut client = SvidClient::new(agent.clone());
+            let request = request.clone();
+            tokio::spawn(async move {
+                let mut done = 0;
+                while start.elapsed() < TURN {
+                    let answer = client.batch_new_x509svid(request.clone()).await;
+                    let results = answer.expect("an answer").into_inner().results;
+                    assert!(results.iter().all(|result| result.svid.is_some()));
+                    done += results.len();
+                }
+                done
+            })
+        });
     let mut done = 0;
     for stream in streams.collect::<Vec<_>>() {
         done += stream.await.expect("a client");

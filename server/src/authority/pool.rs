@@ -1,4 +1,5 @@
-//! Where signing happens: blocking threads, as many at once as there are cores.
+//! Where signing happens: blocking threads, two at once for each core: one that works and one that is ready when it ends,
+//! so that no core waits while the next job is handed over.
 //!
 //! Signatures take tens of microseconds to milliseconds of pure computation, or a round trip to a device. Neither may
 //! hold up the threads that serve connections, nor may a flood of requests pile up threads: the rest waits in order.
@@ -11,6 +12,9 @@ use tokio::sync::Semaphore;
 /// Signing requests that one job takes at most, so that a large batch leaves room for others between its jobs.
 pub(super) const JOB_SIZE: usize = 16;
 
+/// Jobs at once for each core.
+const JOBS_PER_CORE: usize = 2;
+
 /// Runs signing jobs. Cheap to clone; clones share the threads.
 #[derive(Clone, Debug)]
 pub(super) struct SigningPool {
@@ -18,12 +22,12 @@ pub(super) struct SigningPool {
 }
 
 impl SigningPool {
-    /// A pool with a thread per core.
+    /// A pool for this machine's cores.
     #[must_use]
     pub(super) fn per_core() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
-            threads: Arc::new(Semaphore::new(cores)),
+            threads: Arc::new(Semaphore::new(cores * JOBS_PER_CORE)),
         }
     }
 
