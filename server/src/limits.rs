@@ -87,6 +87,8 @@ pub const STORE_QUEUE: usize = 1_024;
 /// sled's cache, in bytes; what it takes is a multiple of that. The registry's index answers the reads, so that little is
 /// needed.
 pub const STORE_CACHE_BYTES: u64 = 8 << 20;
+/// How long a store that closes waits for sled's own threads to let go of its file. They take milliseconds.
+pub const STORE_CLOSE: Duration = Duration::from_secs(5);
 /// How many changes the feed of the memory and sled backends remembers.
 pub const MAX_REMEMBERED_CHANGES: usize = 65_536;
 /// How many rows one read of the store loads at most.

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use countersign_runtime::file;
 use futures::FutureExt as _;
@@ -109,11 +110,13 @@ impl Sled {
         let (failed, broken) = watch::channel(None);
         let feed = Arc::new(Feed::new(rows.head(), limits::MAX_REMEMBERED_CHANGES));
         let owner = Owner::new(rows, incoming, Arc::clone(&feed), failed);
+        let database = path.join("db");
         let thread = thread::Builder::new()
             .name("store".into())
             .spawn(move || {
                 owner.run();
                 // Another server may have the directory once sled has let go of it, not before.
+                wait_until_free(&database);
                 drop(lock);
             })
             .map_err(directory("start a thread for", &path))?;
@@ -225,6 +228,17 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
             path: data_dir.to_owned(),
         }),
         Err(TryLockError::Error(e)) => Err(directory("lock", &path)(e)),
+    }
+}
+
+/// Waits until sled has unlocked its file: its own threads keep the file for a moment after the database was dropped.
+fn wait_until_free(database: &Path) {
+    let Ok(file) = File::open(database) else {
+        return;
+    };
+    let deadline = Instant::now() + limits::STORE_CLOSE;
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
