@@ -50,8 +50,6 @@ const MAX_JWT_ISSUER: usize = 2_048;
 /// How many expired node agents are forgotten at once, unless told, and at most.
 const DEFAULT_PRUNED: usize = 1_000;
 const MOST_PRUNED: i64 = 100_000;
-/// The most countries or organizations in a subject.
-const MAX_NAMES: usize = 8;
 
 /// Everything that the server is told.
 #[derive(Clone, Debug)]
@@ -292,33 +290,24 @@ fn key_type(server: &Section<'_>, key: &str) -> Option<KeyType> {
 fn subject(server: &Section<'_>) -> Subject {
     let section = server.section("ca_subject");
     let subject = Subject {
-        country: section.list("country").unwrap_or_default(),
-        organization: section.list("organization").unwrap_or_default(),
+        country: only_name(&section, "country"),
+        organization: only_name(&section, "organization"),
         common_name: section.string("common_name").unwrap_or_default(),
         ..Subject::default()
     };
-    if !subject
-        .country
-        .iter()
-        .all(|c| c.len() == 2 && c.bytes().all(|b| b.is_ascii_alphabetic()))
-    {
+    let country = subject.country.as_bytes();
+    if !(country.is_empty() || country.len() == 2 && country.iter().all(u8::is_ascii_alphabetic)) {
         section.wrong(
             "country",
-            "each country is a code of two letters, such as \"US\"",
+            "a country is a code of two letters, such as \"US\"",
         );
     }
-    for (key, names) in [
-        ("country", subject.country.as_slice()),
-        ("organization", subject.organization.as_slice()),
-        ("common_name", std::slice::from_ref(&subject.common_name)),
+    for (key, name) in [
+        ("organization", &subject.organization),
+        ("common_name", &subject.common_name),
     ] {
-        if names.len() > MAX_NAMES || names.iter().any(|name| name.chars().count() > MAX_NAME) {
-            section.wrong(
-                key,
-                format!(
-                    "at most {MAX_NAMES} names of at most {MAX_NAME} characters can stand here"
-                ),
-            );
+        if name.chars().count() > MAX_NAME {
+            section.wrong(key, format!("at most {MAX_NAME} characters can stand here"));
         }
     }
     if subject == Subject::default() {
@@ -326,6 +315,15 @@ fn subject(server: &Section<'_>) -> Subject {
     } else {
         subject
     }
+}
+
+/// The one name of a list: certificates are written with one attribute of each type.
+fn only_name(section: &Section<'_>, key: &str) -> String {
+    let mut names = section.list(key).unwrap_or_default();
+    if names.len() > 1 {
+        section.wrong(key, "only one can stand in a subject here");
+    }
+    names.pop().unwrap_or_default()
 }
 
 fn admin_ids(server: &Section<'_>) -> HashSet<SpiffeId> {

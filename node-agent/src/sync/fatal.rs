@@ -23,9 +23,13 @@ pub enum Fatal {
     /// The server banned this node.
     #[error(
         "the server has banned this node: its SVID was removed from disk; after `countersign-server agent evict` it may \
-         attest again, with a new join token"
+         attest again: {}",
+        anew(attestor)
     )]
-    Banned,
+    Banned {
+        /// How the node attests.
+        attestor: &'static str,
+    },
     /// The server shows a certificate of an authority that is not in the bundle.
     #[error(
         "the server at {address} can't be verified by the trust bundle on disk ({source}): if the server was set up anew, \

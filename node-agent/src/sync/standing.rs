@@ -21,7 +21,8 @@ impl Syncer {
         match (error.denied(), error.cause()) {
             (Some(Reason::AgentBanned), _) => {
                 self.forget().await;
-                Err(Failure::Fatal(Fatal::Banned))
+                let attestor = self.settings.attestor.kind();
+                Err(Failure::Fatal(Fatal::Banned { attestor }))
             }
             (Some(Reason::Unknown), _) => Err(Failure::Passing(error)),
             (Some(reason), _) => self.not_accepted(reason).await,

@@ -239,6 +239,11 @@ fn each_fault_is_told_with_its_line_and_its_key() {
             "server.conf:5:26",
             "two letters",
         ),
+        (
+            "  ca_subject { organization = [\"Acme\", \"Apex\"] }",
+            "server.conf:5:31",
+            "only one",
+        ),
         ("  trust_domian = \"x\"", "server.conf:5:3", "trust_domain"),
         (
             "  admin_ids = [\"spiffe://example.org/admin\", \"admin\"]",

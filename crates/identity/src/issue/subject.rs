@@ -3,13 +3,13 @@
 use rcgen::{DistinguishedName, DnType, DnValue};
 use x509_parser::x509::X509Name;
 
-/// A subject name with the attributes that SPIRE's certificates can have. Empty ones are left out.
+/// A subject name with the attributes that SPIRE's certificates can have, each once. Empty ones are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
-    /// C, each of two letters.
-    pub country: Vec<String>,
+    /// C, of two letters.
+    pub country: String,
     /// O.
-    pub organization: Vec<String>,
+    pub organization: String,
     /// OU.
     pub organizational_unit: String,
     /// L.
@@ -31,8 +31,8 @@ impl Subject {
     #[must_use]
     pub fn svid() -> Self {
         Self {
-            country: vec!["US".into()],
-            organization: vec!["SPIRE".into()],
+            country: "US".into(),
+            organization: "SPIRE".into(),
             ..Self::default()
         }
     }
@@ -41,7 +41,7 @@ impl Subject {
     #[must_use]
     pub fn authority() -> Self {
         Self {
-            organization: vec!["SPIFFE".into()],
+            organization: "SPIFFE".into(),
             ..Self::svid()
         }
     }
@@ -55,8 +55,8 @@ impl Subject {
             };
             let value = value.to_owned();
             match attribute.attr_type().to_id_string().as_str() {
-                "2.5.4.6" => subject.country = vec![value],
-                "2.5.4.10" => subject.organization = vec![value],
+                "2.5.4.6" => subject.country = value,
+                "2.5.4.10" => subject.organization = value,
                 "2.5.4.11" => subject.organizational_unit = value,
                 "2.5.4.7" => subject.locality = value,
                 "2.5.4.8" => subject.province = value,
@@ -73,13 +73,9 @@ impl Subject {
     /// In the order in which Go writes names.
     pub(crate) fn to_rcgen(&self) -> DistinguishedName {
         let mut name = DistinguishedName::new();
-        for country in &self.country {
-            name.push(DnType::CountryName, text(country));
-        }
-        for organization in &self.organization {
-            name.push(DnType::OrganizationName, text(organization));
-        }
-        let single = [
+        let attributes = [
+            (DnType::CountryName, &self.country),
+            (DnType::OrganizationName, &self.organization),
             (DnType::OrganizationalUnitName, &self.organizational_unit),
             (DnType::LocalityName, &self.locality),
             (DnType::StateOrProvinceName, &self.province),
@@ -88,7 +84,10 @@ impl Subject {
             (DnType::CommonName, &self.common_name),
             (DnType::from_oid(&[2, 5, 4, 5]), &self.serial_number),
         ];
-        for (attribute, value) in single.into_iter().filter(|(_, value)| !value.is_empty()) {
+        for (attribute, value) in attributes
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+        {
             name.push(attribute, text(value));
         }
         name
