@@ -39,7 +39,7 @@ const AGENT: &[Key] = &[
     value("allowed_foreign_jwt_claims"),
     value("authorized_delegates"),
     value("disable_sds_api"),
-    not_yet_unless("disable_workload_api", &["false"]),
+    value("disable_workload_api"),
     section("experimental", EXPERIMENTAL),
     value("jwt_svid_cache_max_size"),
     ignored("log_selectors", "selectors do not stand in the log"),
@@ -54,7 +54,7 @@ const AGENT: &[Key] = &[
     value("rebootstrap_delay"),
     value("rebootstrap_mode"),
     section("sds", SDS),
-    not_yet("trust_bundle_spiffe_workload_api"),
+    value("trust_bundle_spiffe_workload_api"),
     value("trust_bundle_unix_socket"),
     value("trust_bundle_url"),
     value("x509_svid_cache_max_size"),
@@ -77,12 +77,21 @@ const EXPERIMENTAL: &[Key] = &[
         "a server that can't be reached is noticed at once, and what is kept is used",
     ),
     ignored("named_pipe_name", "it concerns Windows only"),
-    not_yet("ratelimit"),
+    section("ratelimit", RATES),
     not_yet_unless("require_pq_kem", &["false"]),
     ignored(
         "use_sync_authorized_entries",
         "the node agent chooses how it asks for its entries",
     ),
+];
+
+const RATES: &[Key] = &[
+    value("fetch_x509_svid"),
+    value("fetch_jwt_svid"),
+    value("fetch_x509_bundles"),
+    value("fetch_jwt_bundles"),
+    value("stream_secrets"),
+    value("fetch_secrets"),
 ];
 
 const PLUGINS: &[Key] = &[

@@ -6,6 +6,7 @@
 mod admin;
 mod caller;
 mod health;
+mod rates;
 pub mod sds;
 mod stream;
 mod workload;
@@ -29,17 +30,43 @@ use caller::Callers;
 pub use admin::Delegates;
 pub(crate) use caller::SECURITY_HEADER;
 pub use health::Health;
+pub use rates::Rates;
 pub use workload::{Unauthenticated, Verifiers, WorkloadApi};
+
+/// Whether something is there for callers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offered {
+    /// It is.
+    #[default]
+    Yes,
+    /// It is not; its methods are unknown.
+    No,
+}
 
 /// What the configuration says about callers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
+    /// Whether the Workload API is served.
+    pub workload_api: Offered,
     /// What verifiers get.
     pub verifiers: Verifiers,
     /// What Envoy is told; nothing, if it is not served.
     pub sds: Option<sds::Settings>,
     /// Who may act for others.
     pub delegates: Delegates,
+    /// How often they may call.
+    pub rates: Rates,
+}
+
+impl Rules {
+    /// Whether there is a public socket: nothing is served there otherwise.
+    #[must_use]
+    pub fn public_socket(&self) -> Offered {
+        match (self.workload_api, &self.sds) {
+            (Offered::No, None) => Offered::No,
+            _ => Offered::Yes,
+        }
+    }
 }
 
 /// What all services draw on.
@@ -66,17 +93,22 @@ pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
         clock,
         stop,
     } = sources.clone();
-    let callers = Callers::new(feed, attestors);
-    let workload = WorkloadApi::new(
-        callers.clone(),
-        jwt_svids,
-        rules.verifiers.clone(),
-        clock,
-        stop.clone(),
-    );
-    let workload = SpiffeWorkloadApiServer::new(workload)
-        .max_decoding_message_size(limits::WORKLOAD_REQUEST_BYTES);
-    let mut routes = Routes::new(workload).add_service(HealthServer::new(Health::new(socket)));
+    let callers = Callers::new(feed, attestors).limited(rules.rates);
+    let asks_itself = (rules.workload_api == Offered::Yes).then_some(socket);
+    let mut routes = Routes::new(HealthServer::new(Health::new(asks_itself)));
+    if rules.workload_api == Offered::Yes {
+        let workload = WorkloadApi::new(
+            callers.clone(),
+            jwt_svids,
+            rules.verifiers.clone(),
+            clock,
+            stop.clone(),
+        );
+        routes = routes.add_service(
+            SpiffeWorkloadApiServer::new(workload)
+                .max_decoding_message_size(limits::WORKLOAD_REQUEST_BYTES),
+        );
+    }
     if let Some(settings) = rules.sds.clone() {
         let sds = sds::SecretDiscovery::new(callers, settings, stop);
         routes = routes.add_service(

@@ -6,6 +6,7 @@
 mod callers;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,14 +19,12 @@ use countersign_runtime::logs::{Format, Level, LogOptions};
 use countersign_runtime::operate::Operators;
 
 use crate::api::Rules;
-use crate::attest::{
-    BundleFormat, BundleUrl, ByJoinToken, JoinToken, NodeAttestor, Rebootstrap, Trust, TrustSource,
-    X509Pop,
-};
+use crate::attest::{BundleFormat, ByJoinToken, JoinToken, NodeAttestor, Trust, X509Pop};
 use crate::selectors::{Digest, Discover};
 use crate::sync::{Keeping, Rotation};
 
 pub use crate::attest::JoinTokenSource;
+pub use trust::{MOST_REBOOTSTRAP_DELAY, RebootstrapMode, TrustOverride};
 
 /// Where SPIRE looks for the file when it is not told.
 pub const DEFAULT_FILE: &str = "conf/agent/agent.conf";
@@ -37,9 +36,6 @@ const DEFAULT_DATA_DIR: &str = ".";
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// Asking more often than that would be a load on the server and change nothing.
 const LEAST_SYNC_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the server is unknown before trust is taken from its source again, if it may be.
-const DEFAULT_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(10 * 60);
-const MOST_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// SPIRE's bound: less is what renewing at half-life gives anyway.
 const LEAST_AVAILABILITY_TARGET: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_AVAILABILITY_TARGET: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -65,7 +61,7 @@ pub struct AgentConfig {
     pub workload_svids: WorkloadSvids,
     /// What is held for workloads, and when it is renewed.
     pub keeping: Keeping,
-    /// The Workload API socket.
+    /// The public socket, of the Workload API and Envoy's secret discovery; it is not opened if neither is served.
     pub socket_path: PathBuf,
     /// The admin socket, if there is to be one.
     pub admin_socket_path: Option<PathBuf>,
@@ -112,8 +108,14 @@ pub struct Overrides {
     pub server_port: Option<u16>,
     /// `-trustDomain`.
     pub trust_domain: Option<TrustDomain>,
-    /// `-trustBundle` or `-insecureBootstrap`.
-    pub trust: Option<TrustSource>,
+    /// `-trustBundle`, `-trustBundleUrl` or `-insecureBootstrap`.
+    pub trust: Option<TrustOverride>,
+    /// `-trustBundleFormat`.
+    pub trust_format: Option<BundleFormat>,
+    /// `-rebootstrapMode`.
+    pub rebootstrap_mode: Option<RebootstrapMode>,
+    /// `-rebootstrapDelay`.
+    pub rebootstrap_delay: Option<Duration>,
     /// `-joinToken` or `-joinTokenFile`.
     pub join_token: Option<JoinTokenSource>,
     /// `-dataDir`.
@@ -122,6 +124,8 @@ pub struct Overrides {
     pub socket_path: Option<PathBuf>,
     /// `-allowUnauthenticatedVerifiers`.
     pub allow_unauthenticated_verifiers: bool,
+    /// `-disableWorkloadAPI`.
+    pub disable_workload_api: bool,
     /// `-disableSDSAPI`.
     pub disable_sds_api: bool,
     /// `-logLevel`.
@@ -169,7 +173,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
             agent.parsed("trust_domain", TrustDomain::from_name_or_id)
         }
     };
-    let trust = trust(document, &agent, overrides);
+    let trust = trust::trust(document, &agent, overrides);
     let node_attestor = node_attestor(document, &agent, overrides);
     let key_store = key_store(document, &agent, overrides);
     let workload_svids = match agent.bool("keep_svids_on_disk") {
@@ -241,93 +245,6 @@ fn server(agent: &Section<'_>, overrides: &Overrides) -> Option<String> {
     } else {
         format!("{address}:{port}")
     })
-}
-
-fn trust(document: &Document, agent: &Section<'_>, overrides: &Overrides) -> Option<Trust> {
-    let format = agent
-        .choice(
-            "trust_bundle_format",
-            &[("pem", BundleFormat::Pem), ("spiffe", BundleFormat::Spiffe)],
-        )
-        .unwrap_or_default();
-    let source = match &overrides.trust {
-        Some(source) => source.clone(),
-        None => trust_source(document, agent)?,
-    };
-    let rebootstrap = rebootstrap(agent);
-    if source == TrustSource::Insecure && rebootstrap != Rebootstrap::Never {
-        agent.wrong(
-            "rebootstrap_mode",
-            "without a source of trust, whoever takes the server's place would be believed: use trust_bundle_path or \
-             trust_bundle_url, or leave it at \"never\"",
-        );
-    }
-    Some(Trust {
-        source,
-        format,
-        rebootstrap,
-    })
-}
-
-/// Exactly one of the sources; what is wrong is noted unless a flag goes before all of it.
-fn trust_source(document: &Document, agent: &Section<'_>) -> Option<TrustSource> {
-    let socket = agent.path("trust_bundle_unix_socket");
-    let url = agent.parsed("trust_bundle_url", |url| {
-        BundleUrl::new(url, socket.as_deref())
-    });
-    let path = agent.path("trust_bundle_path");
-    let insecure = agent.bool("insecure_bootstrap") == Some(true);
-    if socket.is_some() && agent.string("trust_bundle_url").is_none() {
-        agent.wrong(
-            "trust_bundle_unix_socket",
-            "it needs trust_bundle_url, which says what to ask for there",
-        );
-    }
-    match (path, url, insecure) {
-        (Some(path), None, false) => Some(TrustSource::File(path)),
-        (None, Some(url), false) => Some(TrustSource::Url(url)),
-        (None, None, true) => {
-            agent.warn(
-                "insecure_bootstrap",
-                "whoever answers on the first contact is believed to be the server: use trust_bundle_path outside of trials",
-            );
-            Some(TrustSource::Insecure)
-        }
-        (None, None, false) => {
-            if agent.string("trust_bundle_url").is_none() {
-                let what = "agent.trust_bundle_path is required: the file into which `countersign-server bundle show` was \
-                            written (or trust_bundle_url, or insecure_bootstrap = true, for trials)";
-                document.wrong(agent.at("trust_bundle_path"), what);
-            }
-            None
-        }
-        (Some(_), _, true) => {
-            agent.wrong(
-                "insecure_bootstrap",
-                "it can't go together with trust_bundle_path: remove one of the two",
-            );
-            None
-        }
-        _ => {
-            agent.wrong(
-                "trust_bundle_url",
-                "it can't go together with trust_bundle_path or insecure_bootstrap: leave one of them",
-            );
-            None
-        }
-    }
-}
-
-fn rebootstrap(agent: &Section<'_>) -> Rebootstrap {
-    let delay = agent
-        .duration("rebootstrap_delay", Duration::ZERO..=MOST_REBOOTSTRAP_DELAY)
-        .unwrap_or(DEFAULT_REBOOTSTRAP_DELAY);
-    let modes = [
-        ("never", Rebootstrap::Never),
-        ("auto", Rebootstrap::Auto(delay)),
-        ("always", Rebootstrap::Always(delay)),
-    ];
-    agent.choice("rebootstrap_mode", &modes).unwrap_or_default()
 }
 
 fn keeping(agent: &Section<'_>) -> Keeping {

@@ -21,7 +21,7 @@ use countersign_runtime::unix::{Access, BindError, Socket};
 use countersign_runtime::{ServeOptions, SharedClock, Tasks, serve_unix, systemd};
 use tokio_util::sync::CancellationToken;
 
-use crate::api;
+use crate::api::{self, Offered};
 use crate::attest::{AttestError, TrustError};
 use crate::config::AgentConfig;
 use crate::jwt::JwtSvids;
@@ -109,7 +109,11 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     // The socket first: whoever can't have it should not spend a join token before finding out.
-    let socket = Socket::bind(&config.socket_path, Access::PUBLIC).await?;
+    let public = config.rules.public_socket() == Offered::Yes;
+    let socket = match public {
+        true => Some(Socket::bind(&config.socket_path, Access::PUBLIC).await?),
+        false => None,
+    };
     let admin = match &config.admin_socket_path {
         Some(path) => Some(Socket::bind(path, Access::ADMIN).await?),
         None => None,
@@ -135,9 +139,12 @@ pub async fn run(
     let announce = || {
         if announced.set(()).is_ok() {
             if let Some(path) = &address_file {
-                address_file::write(path, &[Listening::Unix(config.socket_path.clone())])?;
+                let public = public.then(|| Listening::Unix(config.socket_path.clone()));
+                address_file::write(path, public.as_slice())?;
             }
-            tracing::info!(socket = %config.socket_path.display(), "Workload API is served");
+            if public {
+                tracing::info!(socket = %config.socket_path.display(), "Callers are served");
+            }
             systemd::ready();
         }
         Ok(())
@@ -173,12 +180,11 @@ pub async fn run(
 /// Callers are answered from the beginning, with UNAVAILABLE until the first sync.
 fn serve(
     tasks: &Tasks,
-    socket: Socket,
+    socket: Option<Socket>,
     admin: Option<(Socket, axum::Router)>,
     config: &AgentConfig,
     sources: &api::Sources,
 ) {
-    let public = api::public(sources, &config.rules, config.socket_path.clone());
     let clock = Arc::clone(&sources.clock);
     let options = ServeOptions::new(Http::Http2Only, clock).drain(DRAIN);
     let on = |socket: Socket, router: axum::Router| {
@@ -188,7 +194,10 @@ fn serve(
             Ok::<_, BoxError>(())
         }
     };
-    tasks.essential("workload API", on(socket, public));
+    if let Some(socket) = socket {
+        let public = api::public(sources, &config.rules, config.socket_path.clone());
+        tasks.essential("workload API", on(socket, public));
+    }
     if let Some((socket, router)) = admin {
         tasks.essential("admin API", on(socket, router));
     }

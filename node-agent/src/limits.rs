@@ -10,6 +10,8 @@ pub const STREAMS_IN_ALL: usize = 16_384;
 pub const STREAMS_PER_USER: usize = STREAMS_IN_ALL / 2;
 /// Attestations of one user's processes at once; further ones wait. Tokio has 512 blocking threads.
 pub const ATTESTATIONS_PER_USER: usize = 16;
+/// Sets of selectors whose calls are counted at once, where the configuration limits their rate.
+pub const RATE_BUCKETS: usize = 4096;
 /// How long the attestation of one caller may take, all attestors together.
 pub const WORKLOAD_ATTESTATION: Duration = Duration::from_secs(30);
 /// Bytes of a file below `/proc` that are read.

@@ -9,6 +9,7 @@ use countersign_runtime::{Connection, UnixCaller};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
+use super::rates::{Method, RateLimits, Rates};
 use crate::limits;
 use crate::selectors::{AttestationFailed, Attestors, Caller, ProcessError};
 use crate::sync::{Feed, Known, Snapshot, Subscription};
@@ -45,6 +46,7 @@ pub(super) struct Callers {
     feed: Feed,
     attestors: Attestors,
     streams: Streams,
+    rates: RateLimits,
 }
 
 /// A caller that was attested, in its place.
@@ -63,11 +65,24 @@ impl Callers {
             feed,
             attestors,
             streams: Streams::default(),
+            rates: RateLimits::default(),
         }
     }
 
-    /// What all requests have in common before their first answer.
-    pub(super) async fn admit<T>(&self, request: &Request<T>) -> Result<Admitted, Status> {
+    /// They may call so often.
+    pub(super) fn limited(self, rates: Rates) -> Self {
+        Self {
+            rates: RateLimits::new(rates),
+            ..self
+        }
+    }
+
+    /// What all requests have in common before their first answer. A method with a rate is counted.
+    pub(super) async fn admit<T>(
+        &self,
+        request: &Request<T>,
+        method: impl Into<Option<Method>>,
+    ) -> Result<Admitted, Status> {
         if self.feed.current().is_none() {
             return Err(not_synced());
         }
@@ -76,6 +91,9 @@ impl Callers {
             .streams
             .enter(caller.pid.unwrap_or_default(), caller.uid)?;
         let selectors = self.attest(Caller::of(&caller), &caller).await?;
+        if let Some(method) = method.into().filter(|_| !is_own(&caller)) {
+            self.rates.take(method, &selectors)?;
+        }
         tracing::debug!(
             pid = caller.pid,
             selectors = selectors.len(),
@@ -151,6 +169,11 @@ fn unix_caller<T>(request: &Request<T>) -> Result<UnixCaller, Status> {
         .get::<Arc<Connection>>()
         .and_then(|connection| connection.unix_caller().cloned())
         .ok_or_else(|| Status::internal("the caller's process is not known"))
+}
+
+/// The node agent asks itself how it is, and that is nobody's flood.
+fn is_own(caller: &UnixCaller) -> bool {
+    caller.pid == i32::try_from(std::process::id()).ok()
 }
 
 /// Counts open streams by process and by user.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::caller::{Admitted, Callers};
+use super::rates::Method;
 use crate::sync::Snapshot;
 
 pub use secret::{Names, Validation};
@@ -185,7 +186,7 @@ impl SecretDiscoveryService for SecretDiscovery {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        let admitted = self.callers.admit(&request).await?;
+        let admitted = self.callers.admit(&request, Method::StreamSecrets).await?;
         let conversation = world::World::new(Arc::clone(&self.settings));
         Ok(Response::new(talk(
             request.into_inner(),
@@ -199,7 +200,7 @@ impl SecretDiscoveryService for SecretDiscovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        let admitted = self.callers.admit(&request).await?;
+        let admitted = self.callers.admit(&request, Method::StreamSecrets).await?;
         let conversation = delta::Delta::new(Arc::clone(&self.settings));
         Ok(Response::new(talk(
             request.into_inner(),
@@ -213,7 +214,7 @@ impl SecretDiscoveryService for SecretDiscovery {
         &self,
         request: Request<DiscoveryRequest>,
     ) -> Result<Response<DiscoveryResponse>, Status> {
-        let admitted = self.callers.admit(&request).await?;
+        let admitted = self.callers.admit(&request, Method::FetchSecrets).await?;
         let request = request.into_inner();
         let snapshot = admitted.snapshot()?;
         let selectors = admitted.subscription.selectors();

@@ -442,3 +442,43 @@ async fn health_is_what_a_workload_would_find() {
             .is_err()
     );
 }
+
+#[tokio::test]
+async fn a_workload_api_that_is_not_offered_is_unknown_and_no_fault() {
+    use countersign_proto::grpc::health::v1::health_check_response::ServingStatus;
+
+    let served = Served::with(Rules {
+        workload_api: Offered::No,
+        sds: Some(super::sds::Settings::default()),
+        ..Rules::default()
+    })
+    .await;
+    served.publish(&[served.signed(served.entry("a", &own()))], &[]);
+    let mut client = served.client().await;
+    let status = client.x509_svids().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert_eq!(client.health().await.unwrap(), ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn another_node_agent_takes_its_first_trust_from_here() {
+    use crate::attest::{BundleFormat, Rebootstrap, Trust, TrustError, TrustSource};
+
+    let served = Served::start().await;
+    let trust = Trust {
+        source: TrustSource::WorkloadApi(served.socket()),
+        format: BundleFormat::Pem,
+        rebootstrap: Rebootstrap::Never,
+    };
+    served.publish(&[], &[]);
+    let error = trust.bundle(&trust_domain()).await.unwrap_err();
+    assert!(matches!(error, TrustError::WorkloadApi { .. }));
+    assert!(error.to_string().contains("no identity issued"), "{error}");
+
+    served.publish(&[served.signed(served.entry("a", &own()))], &[]);
+    let bundle = trust.bundle(&trust_domain()).await.unwrap().unwrap();
+    assert_eq!(bundle.x509_authorities, served.ca.bundle().x509_authorities);
+    let other = TrustDomain::new("other.org").unwrap();
+    let error = trust.bundle(&other).await.unwrap_err().to_string();
+    assert!(error.contains("there is none of other.org"), "{error}");
+}

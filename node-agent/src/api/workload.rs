@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::caller::{Callers, check_security_header, no_identity};
+use super::rates::Method;
 use super::stream::{Answers, Next, Repeats, answers};
 use crate::jwt::JwtSvids;
 use crate::sync::{Answer, Snapshot, Subscription};
@@ -141,7 +142,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         check_security_header(request.metadata())?;
-        let admitted = self.callers.admit(&request).await?;
+        let admitted = self.callers.admit(&request, Method::X509Svid).await?;
         Ok(Response::new(answers(
             admitted,
             self.stop.clone(),
@@ -155,7 +156,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         check_security_header(request.metadata())?;
-        let admitted = self.callers.admit(&request).await?;
+        let admitted = self.callers.admit(&request, Method::X509Bundles).await?;
         let unauthenticated = self.verifiers.unauthenticated;
         Ok(Response::new(answers(
             admitted,
@@ -177,7 +178,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         check_security_header(request.metadata())?;
-        let admitted = self.callers.admit(&request).await?;
+        let admitted = self.callers.admit(&request, Method::JwtBundles).await?;
         let unauthenticated = self.verifiers.unauthenticated;
         Ok(Response::new(answers(
             admitted,

@@ -8,8 +8,15 @@ use std::time::Duration;
 use countersign_identity::bundle::{InvalidAuthority, X509Authority, document};
 use countersign_identity::{Bundle, TrustDomain};
 
+use countersign_runtime::error::Chain;
+use tonic::Status;
+
 use super::download::BundleUrl;
+use crate::workload_client::WorkloadClient;
 use crate::{limits, pem};
+
+/// How long another node agent may take to give a bundle, as in SPIRE.
+const WORKLOAD_API: Duration = Duration::from_secs(60);
 
 /// How the server is verified on first contact, when there is no bundle on disk yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +25,8 @@ pub enum TrustSource {
     File(PathBuf),
     /// By the bundle that is got from there.
     Url(BundleUrl),
+    /// By the one that another node agent gives on this socket, of its Workload API: nodes that lie inside of others.
+    WorkloadApi(PathBuf),
     /// Not at all, because an operator asked for it.
     Insecure,
 }
@@ -30,6 +39,11 @@ pub enum BundleFormat {
     Pem,
     /// SPIFFE's bundle document: JSON.
     Spiffe,
+}
+
+impl BundleFormat {
+    /// The formats by their names.
+    pub const NAMES: [(&'static str, Self); 2] = [("pem", Self::Pem), ("spiffe", Self::Spiffe)];
 }
 
 /// Whether trust is taken from its source again, once the server can't be verified by what was kept.
@@ -74,6 +88,9 @@ impl Trust {
     pub async fn bundle(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>, TrustError> {
         let (text, place) = match &self.source {
             TrustSource::Insecure => return Ok(None),
+            TrustSource::WorkloadApi(socket) => {
+                return from_workload_api(socket, trust_domain).await.map(Some);
+            }
             TrustSource::File(path) => (read(path)?, path.display().to_string()),
             TrustSource::Url(url) => {
                 let place = url.place();
@@ -103,6 +120,17 @@ pub enum TrustError {
     Download {
         /// Where it is.
         place: String,
+        /// Why.
+        reason: String,
+    },
+    /// Another node agent did not give it.
+    #[error(
+        "cannot get the trust bundle from the Workload API at {}: {reason}: check trust_bundle_spiffe_workload_api, and \
+         that this process has an identity there", socket.display()
+    )]
+    WorkloadApi {
+        /// The socket.
+        socket: PathBuf,
         /// Why.
         reason: String,
     },
@@ -147,6 +175,51 @@ fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
             source,
         }),
     }
+}
+
+/// The bundle of this trust domain from another node agent.
+async fn from_workload_api(
+    socket: &Path,
+    trust_domain: &TrustDomain,
+) -> Result<Bundle, TrustError> {
+    let fail = |reason: String| TrustError::WorkloadApi {
+        socket: socket.to_owned(),
+        reason,
+    };
+    let told = |status: Status| format!("{:?}: {}", status.code(), status.message());
+    let ask = async {
+        let mut client = WorkloadClient::connect(socket)
+            .await
+            .map_err(|error| Chain(&error).to_string())?;
+        let mut answers = client.x509_bundles().await.map_err(&told)?;
+        answers
+            .message()
+            .await
+            .map_err(&told)?
+            .ok_or_else(|| "it ended without an answer".to_owned())
+    };
+    let answer = tokio::time::timeout(WORKLOAD_API, ask)
+        .await
+        .map_err(|_| fail(format!("no answer within {} s", WORKLOAD_API.as_secs())))?
+        .map_err(fail)?;
+    let bundles = &answer.bundles;
+    let der = bundles
+        .get(trust_domain.id().as_str())
+        .or_else(|| bundles.get(trust_domain.as_str()))
+        .ok_or_else(|| {
+            fail(format!(
+                "there is none of {trust_domain} among those that it gave"
+            ))
+        })?;
+    let mut bundle = Bundle::empty(trust_domain.clone());
+    bundle.x509_authorities =
+        X509Authority::split_der(der).map_err(|error| fail(format!("the bundle: {error}")))?;
+    if bundle.x509_authorities.is_empty() {
+        return Err(TrustError::Empty {
+            place: format!("of the Workload API at {}", socket.display()),
+        });
+    }
+    Ok(bundle)
 }
 
 impl BundleFormat {

@@ -1,6 +1,7 @@
 //! What the file says about callers: what they may ask for on the public socket, and the admin socket.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use countersign_config::Section;
@@ -8,7 +9,7 @@ use countersign_identity::{SpiffeId, TrustDomain};
 
 use super::Overrides;
 use crate::api::sds::{Names, Settings, Validation};
-use crate::api::{Delegates, Rules, Unauthenticated, Verifiers};
+use crate::api::{Delegates, Offered, Rates, Rules, Unauthenticated, Verifiers};
 use crate::limits;
 
 /// Beyond this, tokens would take more memory than a small machine has.
@@ -26,13 +27,37 @@ pub(super) fn rules(
         Unauthenticated::Refused
     };
     let foreign_claims = agent.list("allowed_foreign_jwt_claims").unwrap_or_default();
+    let no_workload_api = agent.bool("disable_workload_api") == Some(true);
+    let workload_api = if no_workload_api || overrides.disable_workload_api {
+        Offered::No
+    } else {
+        Offered::Yes
+    };
     Rules {
+        workload_api,
         verifiers: Verifiers {
             unauthenticated,
             foreign_claims: foreign_claims.into_iter().collect(),
         },
         sds: sds(agent).filter(|_| !overrides.disable_sds_api),
         delegates: delegates(agent, trust_domain),
+        rates: rates(&agent.section("experimental").section("ratelimit")),
+    }
+}
+
+fn rates(section: &Section<'_>) -> Rates {
+    let rate = |key: &str| {
+        let calls = section.integer(key, 0..=u32::MAX.into())?;
+        // Zero is no limit.
+        u32::try_from(calls).ok().and_then(NonZeroU32::new)
+    };
+    Rates {
+        fetch_x509_svid: rate("fetch_x509_svid"),
+        fetch_x509_bundles: rate("fetch_x509_bundles"),
+        fetch_jwt_svid: rate("fetch_jwt_svid"),
+        fetch_jwt_bundles: rate("fetch_jwt_bundles"),
+        stream_secrets: rate("stream_secrets"),
+        fetch_secrets: rate("fetch_secrets"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What files and flags become.
 
 use super::*;
+use crate::attest::{BundleUrl, Rebootstrap, TrustSource};
 
 const PLUGINS: &str = r#"
 plugins {
@@ -63,7 +64,7 @@ fn flags_go_before_the_file() {
     let overrides = Overrides {
         server_address: Some("::1".into()),
         server_port: Some(9),
-        trust: Some(TrustSource::Insecure),
+        trust: Some(TrustOverride::Insecure),
         data_dir: Some("/flag".into()),
         socket_path: Some("/flag.sock".into()),
         ..Overrides::default()
@@ -81,7 +82,7 @@ fn flags_can_stand_in_for_what_the_file_must_have() {
     let overrides = Overrides {
         server_address: Some("server".into()),
         trust_domain: Some(TrustDomain::new("example.org").unwrap()),
-        trust: Some(TrustSource::Insecure),
+        trust: Some(TrustOverride::Insecure),
         ..Overrides::default()
     };
     assert!(AgentConfig::parse("agent.conf", PLUGINS, &overrides).is_ok());
@@ -126,6 +127,104 @@ fn contradictions_and_what_is_not_supported_are_refused() {
         "{bad_token}"
     );
     assert!(refused(&file(LEAST).replace("KeyManager", "KeyManagr")).contains("KeyManager"));
+}
+
+#[test]
+fn trust_comes_from_one_source_which_a_flag_may_name() {
+    let trust_of = |source: &str| {
+        let file = file(LEAST).replace("trust_bundle_path = \"bundle.pem\"", source);
+        AgentConfig::parse("agent.conf", &file, &Overrides::default())
+            .map(|(config, _)| config.trust.source)
+            .map_err(|error| error.to_string())
+    };
+    let workload_api = |path: &str| TrustSource::WorkloadApi(path.into());
+    for (address, path) in [
+        ("unix:///run/agent.sock", "/run/agent.sock"),
+        ("unix:/run/agent.sock", "/run/agent.sock"),
+    ] {
+        let source = format!("trust_bundle_spiffe_workload_api = {address:?}");
+        assert_eq!(trust_of(&source), Ok(workload_api(path)));
+    }
+    for address in [
+        "tcp://127.0.0.1:8000",
+        "unix://agent.sock",
+        "/run/agent.sock",
+    ] {
+        let told = trust_of(&format!("trust_bundle_spiffe_workload_api = {address:?}"));
+        assert!(told.unwrap_err().contains("only a Unix socket is believed"));
+    }
+    let both = "trust_bundle_url = \"https://example.org/b\"\ninsecure_bootstrap = true\n\
+                trust_bundle_spiffe_workload_api = \"unix:///s\"";
+    let told = trust_of(both).unwrap_err();
+    for key in ["trust_bundle_spiffe_workload_api", "insecure_bootstrap"] {
+        let wrong = format!("{key}: it can't go together with trust_bundle_url");
+        assert!(told.contains(&wrong), "{told}");
+    }
+}
+
+#[test]
+fn flags_about_trust_go_before_the_file_and_take_from_it_what_they_leave_out() {
+    let overrides = Overrides {
+        trust: Some(TrustOverride::Url("http://helper/bundle".into())),
+        trust_format: Some(BundleFormat::Spiffe),
+        rebootstrap_mode: Some(RebootstrapMode::Always),
+        ..Overrides::default()
+    };
+    let text = file(&format!(
+        "{LEAST}\ntrust_bundle_unix_socket = \"/run/helper.sock\"\nrebootstrap_delay = \"3m\""
+    ));
+    let (config, _) = AgentConfig::parse("agent.conf", &text, &overrides).unwrap();
+    let url = BundleUrl::new("http://helper/bundle", Some(Path::new("/run/helper.sock"))).unwrap();
+    assert_eq!(
+        config.trust,
+        Trust {
+            source: TrustSource::Url(url),
+            format: BundleFormat::Spiffe,
+            rebootstrap: Rebootstrap::Always(Duration::from_secs(180)),
+        }
+    );
+    let told = AgentConfig::parse("agent.conf", &file(LEAST), &overrides).unwrap_err();
+    assert!(
+        told.to_string().contains("-trustBundleUrl: only https"),
+        "{told}"
+    );
+}
+
+#[test]
+fn rates_are_those_of_the_file_and_zero_is_none() {
+    let config = parsed(&file(&format!(
+        "{LEAST}\nexperimental {{ ratelimit {{\n fetch_x509_svid = 100\n fetch_secrets = 0\n }} }}"
+    )));
+    let rates = config.rules.rates;
+    assert_eq!(rates.fetch_x509_svid.map(u32::from), Some(100));
+    assert_eq!((rates.fetch_secrets, rates.fetch_jwt_svid), (None, None));
+    let negative = format!("{LEAST}\nexperimental {{ ratelimit {{ stream_secrets = -1 }} }}");
+    assert!(refused(&file(&negative)).contains("experimental.ratelimit.stream_secrets"));
+}
+
+#[test]
+fn what_is_not_offered_to_callers_is_said_by_the_file_or_a_flag() {
+    use crate::api::Offered;
+
+    let public = |text: &str, overrides: &Overrides| {
+        let text = file(&format!("{LEAST}\n{text}"));
+        let (config, _) = AgentConfig::parse("agent.conf", &text, overrides).unwrap();
+        (config.rules.workload_api, config.rules.public_socket())
+    };
+    let flag = Overrides {
+        disable_workload_api: true,
+        ..Overrides::default()
+    };
+    assert_eq!(
+        public("", &Overrides::default()),
+        (Offered::Yes, Offered::Yes)
+    );
+    assert_eq!(public("", &flag), (Offered::No, Offered::Yes));
+    let disabled = "disable_workload_api = true\ndisable_sds_api = true";
+    assert_eq!(
+        public(disabled, &Overrides::default()),
+        (Offered::No, Offered::No)
+    );
 }
 
 #[test]

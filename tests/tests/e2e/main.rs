@@ -9,6 +9,7 @@ mod guide;
 mod join_token;
 mod mesh;
 mod nested;
+mod operate;
 mod restart;
 mod rotation;
 

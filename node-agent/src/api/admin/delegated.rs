@@ -61,7 +61,7 @@ impl Delegate {
 
 impl Delegated {
     async fn delegate<T>(&self, request: &Request<T>) -> Result<(Admitted, Delegate), Status> {
-        let admitted = self.callers.admit(request).await?;
+        let admitted = self.callers.admit(request, None).await?;
         let delegate = Delegate {
             selectors: Arc::new(admitted.subscription.selectors().clone()),
             delegates: Arc::clone(&self.delegates),

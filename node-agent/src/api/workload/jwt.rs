@@ -14,6 +14,7 @@ use countersign_proto::spiffe::workload::{
 use tonic::{Request, Status};
 
 use super::super::caller::{check_security_header, no_identity};
+use super::super::rates::Method;
 use super::super::stream::Next;
 use super::{Unauthenticated, WorkloadApi, may_not_verify};
 use crate::limits;
@@ -83,7 +84,7 @@ impl WorkloadApi {
         check_security_header(request.metadata())?;
         check_audience(&request.get_ref().audience)?;
         let wanted = wanted_id(&request.get_ref().spiffe_id)?;
-        let admitted = self.callers.admit(&request).await?;
+        let admitted = self.callers.admit(&request, Method::JwtSvid).await?;
         let audience = request.into_inner().audience;
         let snapshot = admitted.snapshot()?;
         let entries: Vec<Arc<AuthorizedEntry>> = snapshot
@@ -128,7 +129,7 @@ impl WorkloadApi {
         if svid.is_empty() {
             return Err(Status::invalid_argument("svid must be specified"));
         }
-        let admitted = self.callers.admit(&request).await?;
+        let admitted = self.callers.admit(&request, None).await?;
         let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
         let snapshot = admitted.snapshot()?;
         let mut bundles = BundleSet::default();

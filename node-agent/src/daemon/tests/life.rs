@@ -326,3 +326,19 @@ async fn with_keys_in_memory_nothing_is_written() {
     agent.end().await.unwrap();
     assert!(!Path::new(&rig.path("data")).exists());
 }
+
+#[tokio::test]
+async fn with_nothing_to_serve_there_there_is_no_public_socket() {
+    let rig = Rig::new().await;
+    let config = AgentConfig {
+        rules: crate::api::Rules {
+            workload_api: crate::api::Offered::No,
+            ..crate::api::Rules::default()
+        },
+        ..rig.config(Some("token"))
+    };
+    let agent = rig.running_with(config).await;
+    assert!(!rig.path("s").exists());
+    assert_eq!(std::fs::read_to_string(rig.path("address")).unwrap(), "");
+    agent.end().await.unwrap();
+}

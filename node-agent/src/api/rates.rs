@@ -1,0 +1,196 @@
+//! How often callers may open a stream or make a call, if the configuration says so: per method, for all callers with the
+//! same selectors together (wire contract, F.2).
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use countersign_identity::SelectorSet;
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::limits;
+
+/// What can be limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Method {
+    X509Svid,
+    X509Bundles,
+    JwtSvid,
+    JwtBundles,
+    /// Incremental or not.
+    StreamSecrets,
+    FetchSecrets,
+}
+
+impl Method {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::X509Svid => "/SpiffeWorkloadAPI/FetchX509SVID",
+            Self::X509Bundles => "/SpiffeWorkloadAPI/FetchX509Bundles",
+            Self::JwtSvid => "/SpiffeWorkloadAPI/FetchJWTSVID",
+            Self::JwtBundles => "/SpiffeWorkloadAPI/FetchJWTBundles",
+            Self::StreamSecrets => "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+            Self::FetchSecrets => "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets",
+        }
+    }
+}
+
+/// Calls per second, and at once, of callers with the same selectors. None is any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Streams of X.509-SVIDs.
+    pub fetch_x509_svid: Option<NonZeroU32>,
+    /// Streams of X.509 bundles.
+    pub fetch_x509_bundles: Option<NonZeroU32>,
+    /// Calls for JWT-SVIDs.
+    pub fetch_jwt_svid: Option<NonZeroU32>,
+    /// Streams of JWT bundles.
+    pub fetch_jwt_bundles: Option<NonZeroU32>,
+    /// Streams of Envoy's secrets.
+    pub stream_secrets: Option<NonZeroU32>,
+    /// Calls for Envoy's secrets.
+    pub fetch_secrets: Option<NonZeroU32>,
+}
+
+impl Rates {
+    const fn of(&self, method: Method) -> Option<NonZeroU32> {
+        match method {
+            Method::X509Svid => self.fetch_x509_svid,
+            Method::X509Bundles => self.fetch_x509_bundles,
+            Method::JwtSvid => self.fetch_jwt_svid,
+            Method::JwtBundles => self.fetch_jwt_bundles,
+            Method::StreamSecrets => self.stream_secrets,
+            Method::FetchSecrets => self.fetch_secrets,
+        }
+    }
+}
+
+/// Buckets of tokens, one per method and set of selectors.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RateLimits {
+    rates: Rates,
+    /// When each bucket is full again; one that is not here is full.
+    full_at: Arc<Mutex<HashMap<(Method, Key), Instant>>>,
+}
+
+/// A digest of selectors: of the same size however many there are.
+type Key = [u8; digest::SHA256_OUTPUT_LEN];
+
+impl RateLimits {
+    pub(super) fn new(rates: Rates) -> Self {
+        Self {
+            rates,
+            full_at: Arc::default(),
+        }
+    }
+
+    /// Takes one token.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if there is none: SPIFFE clients come back after that one.
+    pub(super) fn take(&self, method: Method, selectors: &SelectorSet) -> Result<(), Status> {
+        let Some(rate) = self.rates.of(method) else {
+            return Ok(());
+        };
+        let (key, now) = ((method, key(selectors)), Instant::now());
+        let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = buckets.get(&key).copied().unwrap_or(now).max(now);
+        let full = full + Duration::from_secs(1) / rate.get();
+        if full > now + Duration::from_secs(1) {
+            return Err(Status::unavailable(format!(
+                "rate limit exceeded for {}",
+                method.path()
+            )));
+        }
+        make_room(&mut buckets, now);
+        buckets.insert(key, full);
+        Ok(())
+    }
+}
+
+fn key(selectors: &SelectorSet) -> Key {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    for selector in selectors {
+        digest.update(selector.kind().as_bytes());
+        digest.update(&[0]);
+        digest.update(selector.value().as_bytes());
+        digest.update(&[0]);
+    }
+    let mut key = [0; digest::SHA256_OUTPUT_LEN];
+    key.copy_from_slice(digest.finish().as_ref());
+    key
+}
+
+/// Forgets full buckets, which costs nothing. Whoever fills all of them with sets of selectors of its own has that many
+/// buckets anyway: then all are forgotten.
+fn make_room(buckets: &mut HashMap<(Method, Key), Instant>, now: Instant) {
+    if buckets.len() < limits::RATE_BUCKETS {
+        return;
+    }
+    buckets.retain(|_, full| *full > now);
+    if buckets.len() >= limits::RATE_BUCKETS {
+        buckets.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_identity::Selector;
+
+    use super::*;
+
+    fn selectors(uid: usize) -> SelectorSet {
+        let selector = Selector::new("unix", &format!("uid:{uid}")).unwrap();
+        std::iter::once(selector).collect()
+    }
+
+    fn limits_of(rate: u32) -> RateLimits {
+        RateLimits::new(Rates {
+            fetch_x509_svid: NonZeroU32::new(rate),
+            ..Rates::default()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_passes_and_tokens_come_back_with_time() {
+        let limits = limits_of(3);
+        let take = || limits.take(Method::X509Svid, &selectors(1));
+        for _ in 0..3 {
+            take().unwrap();
+        }
+        let refused = take().unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
+        assert_eq!(
+            refused.message(),
+            "rate limit exceeded for /SpiffeWorkloadAPI/FetchX509SVID"
+        );
+        tokio::time::advance(Duration::from_millis(334)).await;
+        assert!(take().is_ok());
+        assert!(take().is_err());
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!((0..9).filter(|_| take().is_ok()).count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_selectors_and_other_methods_have_tokens_of_their_own() {
+        let limits = limits_of(1);
+        limits.take(Method::X509Svid, &selectors(1)).unwrap();
+        assert!(limits.take(Method::X509Svid, &selectors(1)).is_err());
+        assert!(limits.take(Method::X509Svid, &selectors(2)).is_ok());
+        for _ in 0..100 {
+            limits.take(Method::FetchSecrets, &selectors(1)).unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_bounded() {
+        let limits = limits_of(1);
+        for uid in 0..limits::RATE_BUCKETS + 10 {
+            limits.take(Method::X509Svid, &selectors(uid)).unwrap();
+        }
+        assert!(limits.full_at.lock().unwrap().len() <= limits::RATE_BUCKETS);
+    }
+}
