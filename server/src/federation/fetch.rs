@@ -339,3 +339,6 @@ fn redirects(status: StatusCode) -> bool {
             | StatusCode::PERMANENT_REDIRECT
     )
 }
+
+#[cfg(test)]
+mod tests;
