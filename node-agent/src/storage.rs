@@ -17,6 +17,8 @@ use countersign_identity::{Bundle, TrustDomain, UnixTime, X509Svid};
 use countersign_runtime::file::{PRIVATE, WriteError, write_atomically};
 use zeroize::Zeroizing;
 
+pub use format::{read as read_state, write as write_state};
+
 use crate::limits;
 
 const STATE_FILE: &str = "agent-state.json";

@@ -223,7 +223,11 @@ async fn from_workload_api(
 }
 
 impl BundleFormat {
-    fn read(
+    /// The bundle of this trust domain in a text from `place`, which is only for messages.
+    ///
+    /// # Errors
+    /// The text is of another format, has no certificates, or one that is no authority's.
+    pub fn read(
         self,
         text: &[u8],
         place: &str,

@@ -79,7 +79,9 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-pub(super) fn write(state: &State) -> Zeroizing<Vec<u8>> {
+/// The state as it stands in the file.
+#[must_use]
+pub fn write(state: &State) -> Zeroizing<Vec<u8>> {
     let file = StateFile {
         version: VERSION,
         trust_domain: state.trust_domain.to_string(),
@@ -91,7 +93,11 @@ pub(super) fn write(state: &State) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(serde_json::to_vec_pretty(&file).unwrap_or_default())
 }
 
-pub(super) fn read(text: &[u8]) -> Result<State, String> {
+/// Reads what [`write()`] wrote; anything else is refused whole.
+///
+/// # Errors
+/// What is wrong with it. No secret stands in that.
+pub fn read(text: &[u8]) -> Result<State, String> {
     // The error of serde_json names line and column and, with strings of ours only, no secret.
     let file: StateFile = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     if file.version != VERSION {

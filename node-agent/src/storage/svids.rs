@@ -111,9 +111,16 @@ impl SvidStore {
     /// # Errors
     /// [`Unusable`].
     pub fn load(&self) -> Result<Option<Kept>, Unusable> {
-        let Some(mut sealed) = read_private(&self.path, limits::SVIDS_FILE_BYTES, OTHERS)? else {
-            return Ok(None);
-        };
+        read_private(&self.path, limits::SVIDS_FILE_BYTES, OTHERS)?
+            .map(|sealed| self.unseal(sealed))
+            .transpose()
+    }
+
+    /// What stands in a file with this content.
+    ///
+    /// # Errors
+    /// [`Unusable::Damaged`]: the content is not what [`SvidStore::save`] wrote with the same key.
+    pub fn unseal(&self, mut sealed: Zeroizing<Vec<u8>>) -> Result<Kept, Unusable> {
         let fail = |reason: &str| Unusable::Damaged {
             path: self.path.clone(),
             reason: reason.to_owned(),
@@ -130,9 +137,7 @@ impl SvidStore {
             .cipher()
             .and_then(|cipher| cipher.open_in_place(nonce, self.associated(), body).ok())
             .ok_or_else(|| fail("it was written under another key, or changed since"))?;
-        format::read(plain, &self.trust_domain)
-            .map(Some)
-            .map_err(|reason| fail(&reason))
+        format::read(plain, &self.trust_domain).map_err(|reason| fail(&reason))
     }
 
     /// Replaces what is kept. Blocks on the disk.

@@ -1,6 +1,6 @@
 //! Messages of any type from bytes, as a fuzzer or a property test makes them up: nearly right, and wrong in some places.
 //!
-//! Shared by the fuzz target `requests` and by the server's own test of the same name.
+//! Shared by the fuzz targets `requests` and `workload_requests` and by the server's own test of the same name.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
@@ -10,7 +10,7 @@ const MAX_DEPTH: usize = 6;
 const MAX_ITEMS: u8 = 4;
 
 /// What texts are made of: what handlers look for, and what they should refuse.
-const TEXTS: [&str; 32] = [
+const TEXTS: [&str; 40] = [
     "",
     "example.org",
     "spiffe://example.org",
@@ -42,6 +42,14 @@ const TEXTS: [&str; 32] = [
     "-1",
     "18446744073709551616",
     "2026-01-01 00:00:00 +0000 +00",
+    "*",
+    "default",
+    "ROOTCA",
+    "ALL",
+    "disable_spiffe_cert_validation",
+    "spiffe://EXAMPLE.org/a",
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+    "pid:1",
     "\u{0}\u{7f}\u{1b}[2J\u{202e}ü",
 ];
 
