@@ -12,7 +12,7 @@ use countersign_runtime::address_file::{self, Listening};
 use countersign_runtime::cli::Exit;
 use countersign_runtime::error::{BoxError, Chain};
 use countersign_runtime::file::WriteError;
-use countersign_runtime::health::Health;
+use countersign_runtime::health::{Health, State};
 use countersign_runtime::logs::Levels;
 use countersign_runtime::operate::OperateError;
 use countersign_runtime::serve::Http;
@@ -133,7 +133,7 @@ pub async fn run(
         stop: tasks.token().clone(),
     };
     let admin = admin.map(|socket| (socket, api::admin(&sources, &config.rules, levels)));
-    serve(&tasks, socket, admin, &config, &sources);
+    serve(&tasks, socket, admin, &config, &sources, &health);
 
     let announced = OnceLock::new();
     let announce = || {
@@ -184,22 +184,24 @@ fn serve(
     admin: Option<(Socket, axum::Router)>,
     config: &AgentConfig,
     sources: &api::Sources,
+    health: &Health,
 ) {
     let clock = Arc::clone(&sources.clock);
     let options = ServeOptions::new(Http::Http2Only, clock).drain(DRAIN);
-    let on = |socket: Socket, router: axum::Router| {
+    let on = |name: &'static str, socket: Socket, router: axum::Router| {
         let (options, stop) = (options.clone(), sources.stop.clone());
+        let reached = health.check(name, State::Well).follow(socket.standing());
         async move {
-            serve_unix(socket, router, options, stop).await;
+            tokio::join!(serve_unix(socket, router, options, stop), reached);
             Ok::<_, BoxError>(())
         }
     };
     if let Some(socket) = socket {
         let public = api::public(sources, &config.rules, config.socket_path.clone());
-        tasks.essential("workload API", on(socket, public));
+        tasks.essential("workload API", on("workload_api", socket, public));
     }
     if let Some((socket, router)) = admin {
-        tasks.essential("admin API", on(socket, router));
+        tasks.essential("admin API", on("admin_api", socket, router));
     }
 }
 

@@ -199,9 +199,12 @@ impl Bound {
             agents.await;
             Ok::<_, BoxError>(())
         });
+        let reached = health
+            .check("admin_api", State::Well)
+            .follow(socket.standing());
         let admins = serve_unix(socket, admins, options, stop);
         tasks.essential("socket", async move {
-            admins.await;
+            tokio::join!(admins, reached);
             Ok::<_, BoxError>(())
         });
     }

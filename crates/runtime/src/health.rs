@@ -14,11 +14,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::drain::Drained;
 use crate::serve::{Http, ServeOptions, serve_plain};
+use crate::unix::Standing;
 
 /// The end of this listener takes no longer.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -158,6 +160,20 @@ impl Check {
     pub fn set(&self, state: State) {
         self.health.lock().insert(self.name, state);
     }
+
+    /// The part is well for as long as callers reach this socket. Ends with the socket.
+    pub async fn follow(self, mut standing: watch::Receiver<Standing>) {
+        loop {
+            let state = match &*standing.borrow_and_update() {
+                Standing::Reachable => State::Well,
+                Standing::Unreachable(reason) => State::NotReady(reason.clone()),
+            };
+            self.set(state);
+            if standing.changed().await.is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// Where health is answered.
@@ -243,5 +259,19 @@ mod tests {
         assert_eq!(ask(&health, "/live").await.0, 500);
         assert_eq!(ask(&health, "/ready").await.0, 500);
         assert_eq!(ask(&health, "/other").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_whose_socket_is_anothers_is_not_ready() {
+        let health = Health::default();
+        let socket = watch::Sender::new(Standing::Reachable);
+        let check = health.check("workload_api", State::Well);
+        let following = tokio::spawn(check.follow(socket.subscribe()));
+        socket.send_replace(Standing::Unreachable("another process".into()));
+        drop(socket);
+        following.await.unwrap();
+        let (code, body) = ask(&health, "/ready").await;
+        assert_eq!(code, 500);
+        assert_eq!(body["parts"]["workload_api"]["reason"], "another process");
     }
 }

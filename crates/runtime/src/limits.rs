@@ -33,6 +33,9 @@ pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// Callers that the kernel keeps waiting for a Unix socket.
 pub const BACKLOG: u32 = 1_024;
 
+/// Between two looks at whether the file of a Unix socket is still there.
+pub const SOCKET_LOOK: Duration = Duration::from_secs(1);
+
 /// The longest path of a Unix socket, in bytes, without the NUL that ends it (`sun_path` has 108 on Linux, 104 on BSD).
 pub const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 

@@ -214,7 +214,12 @@ pub async fn serve_unix(
                 .await;
         });
     };
-    accept::run(socket, bounds, &stop, take).await;
+    tokio::select! {
+        () = accept::run(&socket, bounds, &stop, take) => {}
+        () = socket.tend() => {}
+    }
+    // Nobody is to find it while what runs comes to its end.
+    drop(socket);
     drain.finish(options.drain).await
 }
 

@@ -5,13 +5,16 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use crate::connection::UnixCaller;
+use crate::error::Chain;
 use crate::limits;
 
 /// Who may connect, by the modes of the socket and of its folder.
@@ -91,26 +94,59 @@ pub enum BindError {
     },
 }
 
-/// A listening Unix socket; dropped, it takes its file away.
+/// A listening Unix socket; dropped, it takes its file away. [`crate::serve_unix`] looks after the file.
 #[derive(Debug)]
 pub struct Socket {
-    listener: UnixListener,
-    place: Place,
+    path: PathBuf,
+    access: Access,
+    // Before the listener, which keeps the file's number from being given to another file: it tells whose the file is.
+    place: Mutex<Place>,
+    listener: watch::Sender<Arc<UnixListener>>,
+    standing: watch::Sender<Standing>,
+}
+
+/// Whether callers reach a socket by its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// They do.
+    Reachable,
+    /// Its file is gone or is another's, and could not be made again, for this reason.
+    Unreachable(String),
 }
 
 /// The socket's file, and the lock beside it. The lock file stays: to delete a lock file is a race.
 #[derive(Debug)]
 struct Place {
     path: PathBuf,
-    device_and_inode: (u64, u64),
-    _lock: Flock<File>,
+    file: Inode,
+    lock: Flock<File>,
+}
+
+/// What tells a file from all others, as long as it is open.
+type Inode = (u64, u64);
+
+impl Place {
+    fn is_ours(&self) -> bool {
+        inode(&self.path).is_ok_and(|found| found == self.file)
+    }
+
+    /// Whether the lock file is still where other daemons look for it.
+    fn is_locked(&self) -> bool {
+        let held = self.lock.metadata().map(|m| (m.dev(), m.ino()));
+        let found = inode(&lock_path(&self.path));
+        matches!((held, found), (Ok(held), Ok(found)) if held == found)
+    }
+}
+
+fn inode(path: &Path) -> io::Result<Inode> {
+    std::fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()))
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|m| (m.dev(), m.ino()) == self.device_and_inode);
-        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+        if self.is_ours()
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
             tracing::debug!(path = %self.path.display(), %error, "Socket not removed");
         }
     }
@@ -131,24 +167,30 @@ impl Socket {
         make_folder(path, access.folder).map_err(io_error(path, "making its folder"))?;
         check_way(path)?;
         let lock = take_lock(path)?;
-        clear(path).await?;
-        let listener = listen(path, access.socket).map_err(io_error(path, "binding"))?;
-        let metadata = std::fs::symlink_metadata(path).map_err(io_error(path, "looking at it"))?;
-        let device_and_inode = (metadata.dev(), metadata.ino());
+        let (listener, file) = open(path, access).await?;
         Ok(Self {
-            listener,
-            place: Place {
+            path: path.to_owned(),
+            access,
+            place: Mutex::new(Place {
                 path: path.to_owned(),
-                device_and_inode,
-                _lock: lock,
-            },
+                file,
+                lock,
+            }),
+            listener: watch::Sender::new(Arc::new(listener)),
+            standing: watch::Sender::new(Standing::Reachable),
         })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.place.path
+        &self.path
+    }
+
+    /// Whether callers reach it, as it changes. Ends with the socket.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 
     /// The next caller.
@@ -156,8 +198,86 @@ impl Socket {
     /// # Errors
     /// What `accept(2)` says.
     pub async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+        let mut listeners = self.listener.subscribe();
+        loop {
+            let listener = Arc::clone(&listeners.borrow_and_update());
+            tokio::select! {
+                accepted = listener.accept() => return accepted.map(|(stream, _)| stream),
+                _ = listeners.changed() => {}
+            }
+        }
     }
+
+    /// Looks after the file, for ever: one that is gone is made again, and one that another process put in its place is
+    /// replaced once nobody answers there. What somebody else serves is left alone, and told.
+    pub(crate) async fn tend(&self) {
+        let mut looks = tokio::time::interval(limits::SOCKET_LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            if self.lock().is_ours() {
+                self.stand(Standing::Reachable);
+                continue;
+            }
+            match self.open_again().await {
+                Ok(()) => {
+                    tracing::warn!(
+                        path = %self.path.display(),
+                        "The socket's file was removed or replaced, and has been made again"
+                    );
+                    self.stand(Standing::Reachable);
+                }
+                Err(error) => self.stand(Standing::Unreachable(Chain(&error).to_string())),
+            }
+        }
+    }
+
+    async fn open_again(&self) -> Result<(), BindError> {
+        let path = self.path.as_path();
+        make_folder(path, self.access.folder).map_err(io_error(path, "making its folder"))?;
+        check_way(path)?;
+        // It may have gone with the folder: then another daemon could hold a new one.
+        let lock = if self.lock().is_locked() {
+            None
+        } else {
+            Some(take_lock(path)?)
+        };
+        let (listener, file) = open(path, self.access).await?;
+        let mut place = self.lock();
+        place.file = file;
+        if let Some(lock) = lock {
+            place.lock = lock;
+        }
+        drop(place);
+        // Callers who wait at the old one found it by a path that was not its own any more: they connect again.
+        self.listener.send_replace(Arc::new(listener));
+        Ok(())
+    }
+
+    fn stand(&self, now: Standing) {
+        self.standing.send_if_modified(|standing| {
+            if *standing == now {
+                return false;
+            }
+            if let Standing::Unreachable(reason) = &now {
+                tracing::error!(path = %self.path.display(), reason, "Callers can't reach the socket");
+            }
+            *standing = now;
+            true
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A listener at `path`, where nobody else serves, and its file.
+async fn open(path: &Path, access: Access) -> Result<(UnixListener, Inode), BindError> {
+    clear(path).await?;
+    let listener = listen(path, access.socket).map_err(io_error(path, "binding"))?;
+    let file = inode(path).map_err(io_error(path, "looking at it"))?;
+    Ok((listener, file))
 }
 
 fn io_error(path: &Path, step: &'static str) -> impl FnOnce(io::Error) -> BindError {
@@ -217,16 +337,20 @@ fn squatter(steps: &[(u32, u32)], me: u32) -> Option<(usize, u32)> {
         .find(|(_, owner)| *owner != 0 && *owner != me)
 }
 
-fn take_lock(path: &Path) -> Result<Flock<File>, BindError> {
+fn lock_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".lock");
+    name.into()
+}
+
+fn take_lock(path: &Path) -> Result<Flock<File>, BindError> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
-        .open(&name)
+        .open(lock_path(path))
         .map_err(io_error(path, "opening the lock file beside it"))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::errno::Errno::EWOULDBLOCK => BindError::InUse {

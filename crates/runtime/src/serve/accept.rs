@@ -29,7 +29,7 @@ impl Listener for TcpListener {
     }
 }
 
-impl Listener for Socket {
+impl Listener for &Socket {
     type Caller = UnixStream;
 
     async fn next(&self) -> io::Result<Self::Caller> {

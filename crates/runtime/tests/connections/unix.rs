@@ -9,13 +9,13 @@ use axum::routing::get;
 use countersign_runtime::dial::UnixConnector;
 use countersign_runtime::drain::Drained;
 use countersign_runtime::serve::Http;
-use countersign_runtime::unix::{Access, BindError, Socket};
+use countersign_runtime::unix::{Access, BindError, Socket, Standing};
 use countersign_runtime::{Address, Connection, ServeOptions, SystemClock, limits, serve_unix};
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -136,6 +136,7 @@ struct Served {
     _folder: TempDir,
     path: PathBuf,
     stop: CancellationToken,
+    standing: watch::Receiver<Standing>,
     end: JoinHandle<Drained>,
     connections: mpsc::UnboundedReceiver<Arc<Connection>>,
 }
@@ -163,11 +164,13 @@ async fn serve_http(http: Http) -> Served {
     let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
     let options = ServeOptions::new(http, SystemClock::shared());
     let stop = CancellationToken::new();
+    let standing = socket.standing();
     let end = tokio::spawn(serve_unix(socket, router, options, stop.clone()));
     Served {
         _folder: folder,
         path,
         stop,
+        standing,
         end,
         connections,
     }
@@ -243,6 +246,65 @@ async fn a_caller_that_never_says_anything_loses_its_place() {
     let mut mute = UnixConnector::new(&served.path).dial().await.unwrap();
     mute.read_to_end(&mut Vec::new()).await.unwrap();
     drop(served);
+}
+
+/// Waits until somebody answers at the path. The clock of the test goes on by itself.
+async fn found(path: &Path) {
+    while UnixStream::connect(path).await.is_err() {
+        tokio::time::sleep(limits::SOCKET_LOOK).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_whose_file_is_removed_is_made_again_with_its_folder_and_its_lock() {
+    let served = serve_http(Http::Http2Only).await;
+    let folder = served.path.parent().unwrap();
+    for removed in [&*served.path, folder, folder.parent().unwrap()] {
+        if removed.is_dir() {
+            std::fs::remove_dir_all(removed).unwrap();
+        } else {
+            std::fs::remove_file(removed).unwrap();
+        }
+        found(&served.path).await;
+        assert_eq!((mode(&served.path), mode(folder)), (0o777, 0o755));
+        assert_eq!(answer_to_authority(&served.path, "localhost").await, 1);
+        let second = Socket::bind(&served.path, Access::PUBLIC).await;
+        assert!(matches!(second, Err(BindError::InUse { .. })), "{second:?}");
+    }
+    served.stop.cancel();
+    served.end.await.unwrap();
+    assert!(!served.path.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_another_process_took_over_is_told_and_left_alone_until_nobody_serves_it() {
+    let mut served = serve_http(Http::Http2Only).await;
+    let aside = served.path.with_file_name("other");
+    let foreign = std::os::unix::net::UnixListener::bind(&aside).unwrap();
+    std::fs::rename(&aside, &served.path).unwrap();
+    served.standing.changed().await.unwrap();
+    let Standing::Unreachable(reason) = served.standing.borrow_and_update().clone() else {
+        panic!("it is not noticed");
+    };
+    assert!(
+        reason.contains("another process already serves"),
+        "{reason}"
+    );
+    UnixStream::connect(&served.path).await.unwrap();
+    foreign.accept().unwrap();
+
+    // Its owner is gone, and left the file.
+    drop(foreign);
+    served.standing.changed().await.unwrap();
+    assert_eq!(*served.standing.borrow(), Standing::Reachable);
+    assert_eq!(answer_to_authority(&served.path, "localhost").await, 1);
+
+    let foreign = std::os::unix::net::UnixListener::bind(&aside).unwrap();
+    std::fs::rename(&aside, &served.path).unwrap();
+    served.stop.cancel();
+    served.end.await.unwrap();
+    UnixStream::connect(&served.path).await.unwrap();
+    drop(foreign);
 }
 
 /// What an HTTP/2 server says to a GET request with this `:authority`: the type of the first frame on stream 1
