@@ -80,6 +80,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         verifiers: Verifiers { unauthenticated: Unauthenticated::Allowed, ..Verifiers::default() },
         sds: Some(sds::Settings::default()),
         delegates: Arc::new(entries.iter().map(|served| served.entry.spiffe_id.clone()).collect()),
+        ..Rules::default()
     };
     let federated = BTreeMap::from([(foreign.trust_domain.clone(), Arc::new(foreign.bundle()))]);
     feed.publish(Snapshot::new(Arc::new(authority.bundle()), entries, federated, Known::FromServer));
