@@ -12,8 +12,12 @@ pub const STREAMS_PER_USER: usize = STREAMS_IN_ALL / 2;
 pub const ATTESTATIONS_PER_USER: usize = 16;
 /// Sets of selectors whose calls are counted at once, where the configuration limits their rate.
 pub const RATE_BUCKETS: usize = 4096;
-/// How long the attestation of one caller may take, all attestors together.
+/// How long the attestation of one caller may take in all, with waiting for its turn.
 pub const WORKLOAD_ATTESTATION: Duration = Duration::from_secs(30);
+/// How long one workload attestor may take, unless it says another time.
+pub const WORKLOAD_ATTESTOR: Duration = Duration::from_secs(5);
+/// How long the `unix` attestor may take: it may have to read a large executable.
+pub const UNIX_ATTESTOR: Duration = Duration::from_secs(20);
 /// Bytes of a file below `/proc` that are read.
 pub const PROC_FILE_BYTES: u64 = 64 * 1024;
 /// Digests of executables that are remembered.

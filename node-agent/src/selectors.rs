@@ -8,27 +8,80 @@ mod digest;
 mod process;
 mod unix;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use countersign_identity::{Selector, SelectorSet};
 use countersign_runtime::turns::Turns;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use digest::{Digests, TooLarge};
-pub use process::{Caller, Handle, Process, ProcessError, ProcessStatus};
+pub use process::{Caller, Process, ProcessError, ProcessStatus};
 pub use unix::{Digest, Discover, Unix};
 
 use crate::limits;
 
-/// One way to find out about a process. Runs on a blocking thread: it may read files and ask name services.
+/// One way to find out about a process.
 pub trait WorkloadAttestor: Send + Sync {
     /// The type of its selectors, such as `unix`.
     fn name(&self) -> &'static str;
 
-    /// The values of the selectors that hold for the process.
-    ///
-    /// # Errors
-    /// Something that a selector needs could not be found out; then none of this attestor's selectors count.
-    fn attest(&self, process: &Process) -> Result<Vec<String>, AttestorError>;
+    /// How long it may take. Its selectors don't count if it takes longer, and those of the others do.
+    fn deadline(&self) -> Duration {
+        limits::WORKLOAD_ATTESTOR
+    }
+
+    /// The values of the selectors that hold for the process. Fails if something that a selector needs could not be found
+    /// out; then none of this attestor's selectors count.
+    fn attest(self: Arc<Self>, process: Arc<Process>, patience: Patience) -> Values;
+}
+
+/// The values of one attestor's selectors, once it has found them out.
+pub type Values = BoxFuture<'static, Result<Vec<String>, AttestorError>>;
+
+/// How long somebody waits for an attestor. Work that can't be dropped, on a thread of its own, looks at it.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    until: Instant,
+    given_up: CancellationToken,
+}
+
+impl Patience {
+    /// For this long.
+    #[must_use]
+    pub fn of(long: Duration) -> Self {
+        Self {
+            until: Instant::now() + long,
+            given_up: CancellationToken::new(),
+        }
+    }
+
+    /// Nobody waits any more.
+    pub fn give_up(&self) {
+        self.given_up.cancel();
+    }
+
+    /// Whether nobody waits any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.given_up.is_cancelled() || Instant::now() >= self.until
+    }
+}
+
+/// Looks at a process on a thread where looking may take a while, as reading files may.
+async fn looking<T, F>(process: &Arc<Process>, look: F) -> Result<T, AttestorError>
+where
+    T: Send + 'static,
+    F: FnOnce(&Process) -> Result<T, AttestorError> + Send + 'static,
+{
+    let process = Arc::clone(process);
+    tokio::task::spawn_blocking(move || look(&process))
+        .await
+        .map_err(|_| AttestorError::Crashed)?
 }
 
 /// Why one attestor could not judge a process.
@@ -40,6 +93,12 @@ pub enum AttestorError {
     /// The executable is larger than configured.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
+    /// It took too long.
+    #[error("it took longer than {0:?}")]
+    TooSlow(Duration),
+    /// It ended abnormally: a fault in this program.
+    #[error("it ended abnormally")]
+    Crashed,
 }
 
 /// Why a caller could not be attested at all.
@@ -51,15 +110,15 @@ pub enum AttestationFailed {
     /// Every attestor failed; the last reason is kept.
     #[error("no workload attestor could judge the process: {0}")]
     AllFailed(#[source] AttestorError),
-    /// The attestors took longer than [`limits::WORKLOAD_ATTESTATION`].
+    /// With waiting for a turn it took longer than [`limits::WORKLOAD_ATTESTATION`].
     #[error(
         "workload attestation took longer than {:?}",
         limits::WORKLOAD_ATTESTATION
     )]
     TooSlow,
-    /// An attestor ended abnormally.
-    #[error("workload attestor {0} ended abnormally")]
-    Crashed(&'static str),
+    /// Binding the process ended abnormally: a fault in this program.
+    #[error("looking at the process ended abnormally")]
+    Crashed,
 }
 
 /// All configured attestors, run side by side. Clones share the turns of callers.
@@ -86,43 +145,25 @@ impl Attestors {
     /// # Errors
     /// [`AttestationFailed`].
     pub async fn attest(&self, caller: Caller) -> Result<SelectorSet, AttestationFailed> {
-        let attested = async {
-            let turn = self.turns.wait(caller.uid).await;
-            let this = self.clone();
-            // Blocking jobs run on when nobody waits for them any more, and hold their turn until they are done.
-            let job = tokio::spawn(async move {
-                let _turn = turn;
-                this.attest_unbounded(caller).await
-            });
-            job.await
-                .map_err(|_| AttestationFailed::Crashed("attestation"))?
-        };
-        tokio::time::timeout(limits::WORKLOAD_ATTESTATION, attested)
+        tokio::time::timeout(limits::WORKLOAD_ATTESTATION, self.attest_unbounded(caller))
             .await
             .map_err(|_| AttestationFailed::TooSlow)?
     }
 
     async fn attest_unbounded(&self, caller: Caller) -> Result<SelectorSet, AttestationFailed> {
-        let opened = tokio::task::spawn_blocking(move || Process::open(&caller)).await;
-        let process = Arc::new(opened.map_err(|_| AttestationFailed::Crashed("process"))??);
-        let jobs: Vec<_> = self
-            .all
-            .iter()
-            .map(|attestor| {
-                let (attestor, process) = (Arc::clone(attestor), Arc::clone(&process));
-                let name = attestor.name();
-                (
-                    name,
-                    tokio::task::spawn_blocking(move || attestor.attest(&process)),
-                )
-            })
-            .collect();
+        let turn = self.turns.wait(caller.uid).await;
+        // Blocking jobs run on when nobody waits for them any more; the turn lasts until the last of them is done.
+        let opened = tokio::task::spawn_blocking(move || {
+            Process::open(&caller).map(|process| process.in_turn(turn))
+        });
+        let process = Arc::new(opened.await.map_err(|_| AttestationFailed::Crashed)??);
+        let judgements = self.all.iter().map(|attestor| judge(attestor, &process));
 
         let mut selectors = Vec::new();
         let mut failed = None;
         let mut succeeded = self.all.is_empty();
-        for (name, job) in jobs {
-            match job.await.map_err(|_| AttestationFailed::Crashed(name))? {
+        for (name, judgement) in join_all(judgements).await {
+            match judgement {
                 Ok(values) => {
                     succeeded = true;
                     selectors.extend(values.iter().filter_map(|v| Selector::new(name, v).ok()));
@@ -139,6 +180,26 @@ impl Attestors {
             _ => Ok(selectors.into_iter().collect()),
         }
     }
+}
+
+/// What one attestor says, within its own time and whatever becomes of it.
+async fn judge(
+    attestor: &Arc<dyn WorkloadAttestor>,
+    process: &Arc<Process>,
+) -> (&'static str, Result<Vec<String>, AttestorError>) {
+    let deadline = attestor.deadline();
+    let patience = Patience::of(deadline);
+    let _given_up = patience.given_up.clone().drop_guard();
+    let (attestor, process) = (Arc::clone(attestor), Arc::clone(process));
+    let name = attestor.name();
+    let judging = async { attestor.attest(process, patience).await };
+    let judged = tokio::time::timeout(deadline, AssertUnwindSafe(judging).catch_unwind()).await;
+    let values = match judged {
+        Ok(Ok(values)) => values,
+        Ok(Err(_)) => Err(AttestorError::Crashed),
+        Err(_) => Err(AttestorError::TooSlow(deadline)),
+    };
+    (name, values)
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use countersign_identity::verify::Leaf;
@@ -14,6 +13,7 @@ use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, SharedClock};
+use crate::process::PeerProcess;
 use crate::tls::Presented;
 
 /// One accepted connection.
@@ -47,9 +47,8 @@ pub struct UnixCaller {
     pub uid: u32,
     /// Effective group ID.
     pub gid: u32,
-    /// A handle on the process itself, safe against reuse of the PID; none where the kernel has no `SO_PEERPIDFD`
-    /// (Linux before 6.5) or the process is gone already.
-    pub pidfd: Option<Arc<OwnedFd>>,
+    /// The process itself, safe against reuse of the PID; none if it can't be seen or is gone already.
+    pub process: Option<Arc<PeerProcess>>,
 }
 
 /// The verified peer of a TLS connection.

@@ -6,7 +6,7 @@
 //! | [`task`], [`drain`] | tasks whose end is noticed, and an end that is bounded |
 //! | [`connection`], [`io`] | who is at the other end, and IO that ends when that connection is cut or a leaf expires |
 //! | [`tls`], [`serve`] | TLS handshakes on the server side, and the serving loop over TCP and Unix sockets |
-//! | [`unix`], [`dial`] | Unix listening sockets, and the client side of TLS and Unix sockets |
+//! | [`unix`], [`process`], [`dial`] | Unix listening sockets, the processes that call there, and the client side of TLS and Unix sockets |
 //! | [`error`] | errors of any kind, printed with their causes |
 //! | [`file`](mod@file) | files that are either the old or the new one, never half of it |
 //!
@@ -35,6 +35,7 @@ pub mod metrics;
 pub mod open_files;
 #[cfg(feature = "daemon")]
 pub mod operate;
+pub mod process;
 pub mod serve;
 #[cfg(feature = "daemon")]
 pub mod signals;

@@ -41,3 +41,6 @@ pub const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 }
 
 /// A connection to a server (resolving, TCP and TLS together) that takes longer is given up.
 pub const DIAL: Duration = Duration::from_secs(20);
+
+/// Bytes of `/proc/<pid>/stat` that are read; it has some hundred.
+pub const PROC_STAT_BYTES: u64 = 4 * 1024;

@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use crate::connection::UnixCaller;
 use crate::error::Chain;
 use crate::limits;
+use crate::process::PeerProcess;
 
 /// Who may connect, by the modes of the socket and of its folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -428,19 +429,24 @@ pub fn caller(stream: &UnixStream) -> io::Result<UnixCaller> {
         pid,
         uid: credentials.uid(),
         gid: credentials.gid(),
-        pidfd: pidfd(stream),
+        process: pid.and_then(|pid| process(stream, pid)).map(Arc::new),
     })
 }
 
 #[cfg(target_os = "linux")]
-fn pidfd(stream: &UnixStream) -> Option<Arc<std::os::fd::OwnedFd>> {
-    nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd)
-        .ok()
-        .map(Arc::new)
+fn process(stream: &UnixStream, pid: i32) -> Option<PeerProcess> {
+    use nix::errno::Errno;
+    use nix::sys::socket::{getsockopt, sockopt};
+    match getsockopt(stream, sockopt::PeerPidfd) {
+        Ok(pidfd) => PeerProcess::held(pid, pidfd).ok(),
+        // A kernel before 6.5. Any other error says that the process is gone.
+        Err(Errno::ENOPROTOOPT) => PeerProcess::numbered(pid).ok(),
+        Err(_) => None,
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn pidfd(_: &UnixStream) -> Option<Arc<std::os::fd::OwnedFd>> {
+fn process(_: &UnixStream, _: i32) -> Option<PeerProcess> {
     None
 }
 

@@ -115,7 +115,7 @@ impl Callers {
             pid: Some(pid),
             uid,
             gid,
-            pidfd: None,
+            process: None,
         };
         self.attest(caller, &named).await
     }

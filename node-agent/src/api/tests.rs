@@ -29,6 +29,7 @@ mod admin;
 mod hostile;
 mod jwt;
 mod sds;
+mod wrong_process;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -52,6 +53,10 @@ impl Served {
     }
 
     async fn with(rules: Rules) -> Self {
+        Self::with_attestor(rules, Unix::new(Discover::UsersOnly)).await
+    }
+
+    async fn with_attestor(rules: Rules, attestor: Unix) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
         let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
@@ -63,7 +68,7 @@ impl Served {
         let sources = Sources {
             feed: feed.clone(),
             jwt_svids: jwt_svids.clone(),
-            attestors: Attestors::new(vec![Arc::new(Unix::new(Discover::UsersOnly))]),
+            attestors: Attestors::new(vec![Arc::new(attestor)]),
             clock: clock.shared(),
             stop: stop.clone(),
         };

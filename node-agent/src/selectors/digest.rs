@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Mutex;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use tokio::time::Instant;
 
+use super::Patience;
 use crate::limits;
 
 /// An executable is larger than `workload_size_limit`.
@@ -54,8 +54,8 @@ struct Remembered {
 }
 
 impl Digests {
-    /// The SHA-256 of the file, in lower-case hex. `limit` in bytes; `None` is no limit. Given up at `until`, since anybody
-    /// can make a file that takes hours to read.
+    /// The SHA-256 of the file, in lower-case hex. `limit` in bytes; `None` is no limit. Given up when patience is, since
+    /// anybody can make a file that takes hours to read.
     ///
     /// # Errors
     /// [`DigestError::TooLarge`], [`DigestError::TooSlow`], or the file could not be read.
@@ -63,7 +63,7 @@ impl Digests {
         &self,
         file: &mut File,
         limit: Option<u64>,
-        until: Instant,
+        patience: &Patience,
     ) -> Result<String, DigestError> {
         let before = file.metadata()?;
         if let Some(limit) = limit.filter(|limit| before.size() > *limit) {
@@ -79,7 +79,7 @@ impl Digests {
         }
         // One byte beyond the size shows a file that grew meanwhile.
         let mut content = file.by_ref().take(before.size().saturating_add(1));
-        let (digest, read) = sha256(&mut content, until)?;
+        let (digest, read) = sha256(&mut content, patience)?;
         if read != before.size() || FileKey::of(&file.metadata()?) != key {
             return Err(DigestError::Changed);
         }
@@ -124,7 +124,7 @@ pub enum DigestError {
     Io(#[from] io::Error),
 }
 
-fn sha256(reader: &mut impl io::Read, until: Instant) -> Result<([u8; 32], u64), DigestError> {
+fn sha256(reader: &mut impl io::Read, patience: &Patience) -> Result<([u8; 32], u64), DigestError> {
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0_u8; 128 * 1024];
     let mut total = 0_u64;
@@ -135,7 +135,7 @@ fn sha256(reader: &mut impl io::Read, until: Instant) -> Result<([u8; 32], u64),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e.into()),
         };
-        if Instant::now() >= until {
+        if patience.is_over() {
             return Err(DigestError::TooSlow);
         }
         context.update(buffer.get(..read).unwrap_or_default());
@@ -165,8 +165,8 @@ mod tests {
 
     use super::*;
 
-    fn later() -> Instant {
-        Instant::now() + limits::WORKLOAD_ATTESTATION
+    fn patient() -> Patience {
+        Patience::of(limits::WORKLOAD_ATTESTATION)
     }
 
     #[test]
@@ -175,9 +175,15 @@ mod tests {
         // As good as endless, and takes no room on the disk.
         file.as_file().set_len(1 << 42).unwrap();
         let mut opened = File::open(file.path()).unwrap();
-        let soon = Instant::now() + std::time::Duration::from_millis(20);
-        let error = Digests::default().hex(&mut opened, None, soon).unwrap_err();
-        assert!(matches!(error, DigestError::TooSlow), "{error}");
+        let soon = Patience::of(std::time::Duration::from_millis(20));
+        let given_up = patient();
+        given_up.give_up();
+        for patience in [soon, given_up] {
+            let error = Digests::default()
+                .hex(&mut opened, None, &patience)
+                .unwrap_err();
+            assert!(matches!(error, DigestError::TooSlow), "{error}");
+        }
     }
 
     #[test]
@@ -188,8 +194,20 @@ mod tests {
         let want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         for _ in 0..2 {
             let mut opened = File::open(file.path()).unwrap();
-            assert_eq!(digests.hex(&mut opened, Some(3), later()).unwrap(), want);
+            assert_eq!(digests.hex(&mut opened, Some(3), &patient()).unwrap(), want);
         }
+    }
+
+    #[test]
+    fn two_gigabytes_are_hashed_if_there_is_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(2 << 30).unwrap();
+        let mut opened = File::open(file.path()).unwrap();
+        let patience = Patience::of(std::time::Duration::from_secs(3600));
+        let digest = Digests::default().hex(&mut opened, None, &patience);
+        // As sha256sum says it of as many zeros.
+        let want = "a7c744c13cc101ed66c29f672f92455547889cc586ce6d44fe76ae824958ea51";
+        assert_eq!(digest.unwrap(), want);
     }
 
     #[test]
@@ -197,7 +215,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"abcd").unwrap();
         let error = Digests::default()
-            .hex(&mut File::open(file.path()).unwrap(), Some(3), later())
+            .hex(&mut File::open(file.path()).unwrap(), Some(3), &patient())
             .unwrap_err();
         assert!(
             matches!(error, DigestError::TooLarge(TooLarge { size: 4, limit: 3 })),

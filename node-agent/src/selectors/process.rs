@@ -1,21 +1,23 @@
-//! One process, held so that a reused PID can't stand in for it.
+//! One process, held so that a reused PID can't stand in for it, nor a program that it became later.
 //!
 //! The order of things is what makes it safe. The kernel tells with the socket who connected: PID, UID, GID, and a pidfd
-//! that means this very process for ever. `/proc/<pid>` is opened once as a directory; after that, the pidfd must still
-//! name the same PID. While it does, the PID was not given away, so the directory is the caller's. All reads go through
-//! this directory, which yields errors, never another process, once its process is gone.
+//! that means this very process for ever ([`PeerProcess`]). `/proc/<pid>` is opened once as a directory; after that, the
+//! pidfd must still name the same PID. While it does, the PID was not given away, so the directory is the caller's. All
+//! reads go through this directory, which yields errors, never another process, once its process is gone. At the end the
+//! process must still be the one that connected, run the program that it ran then, and as the same user: what was read in
+//! between is true of one process at one time.
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use countersign_runtime::UnixCaller;
+use countersign_runtime::process::{PeerProcess, Since};
+use countersign_runtime::turns::Turn;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
 use crate::limits;
@@ -29,18 +31,8 @@ pub struct Caller {
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
-    /// The process itself; its number can't be reused as long as this names it.
-    pub handle: Handle,
-}
-
-/// How firmly the kernel binds a connection to its process.
-#[derive(Clone, Debug)]
-pub enum Handle {
-    /// `SO_PEERPIDFD` (Linux 6.5): names the process that connected, and no other, for ever.
-    Pidfd(Arc<OwnedFd>),
-    /// An older kernel: all that is known is the number. The directory below `/proc` and the start time guard the time
-    /// of the attestation, and the user that of the connection; a PID reused by the same user before that goes unseen.
-    NumberOnly,
+    /// The process itself.
+    pub process: Arc<PeerProcess>,
 }
 
 impl Caller {
@@ -53,22 +45,20 @@ impl Caller {
             .pid
             .filter(|pid| *pid > 0)
             .ok_or(ProcessError::Invisible)?;
-        let handle = match &caller.pidfd {
-            Some(pidfd) => Handle::Pidfd(Arc::clone(pidfd)),
-            // The kernel gives no pidfd for a process that is gone: then its number proves nothing.
-            None if kernel_has_peer_pidfd() => return Err(ProcessError::Ended { pid }),
-            None => Handle::NumberOnly,
-        };
+        // Without the process itself its number proves nothing.
+        let process = caller
+            .process
+            .as_ref()
+            .filter(|process| process.pid() == pid)
+            .ok_or(ProcessError::Ended { pid })?;
         Ok(Self {
             pid,
             uid: caller.uid,
             gid: caller.gid,
-            handle,
+            process: Arc::clone(process),
         })
     }
-}
 
-impl Caller {
     /// The process that has this number now. Whoever names it answers for its being the right one.
     ///
     /// # Errors
@@ -77,23 +67,21 @@ impl Caller {
         if pid <= 0 {
             return Err(ProcessError::Invisible);
         }
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))
-            .map_err(|_| ProcessError::Ended { pid })?;
-        let status = parse_status(&text).ok_or(ProcessError::Ended { pid })?;
+        let ended = ProcessError::Ended { pid };
+        let Ok(process) = PeerProcess::numbered(pid) else {
+            return Err(ended);
+        };
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        let Some(status) = text.ok().and_then(|text| parse_status(&text)) else {
+            return Err(ended);
+        };
         Ok(Self {
             pid,
             uid: status.uid,
             gid: status.gid,
-            handle: Handle::NumberOnly,
+            process: Arc::new(process),
         })
     }
-}
-
-fn kernel_has_peer_pidfd() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| {
-        UnixStream::pair().is_ok_and(|(one, _other)| getsockopt(&one, sockopt::PeerPidfd).is_ok())
-    })
 }
 
 /// Why a process could not be looked at.
@@ -110,6 +98,15 @@ pub enum ProcessError {
         "the caller's process is not visible in the node agent's PID namespace: run the node agent in the host's"
     )]
     Invisible,
+    /// The process became another program after it had connected. Whoever asks may be a third.
+    #[error(
+        "process {pid} runs another program than when it connected: a program that is started gets its identity over a \
+         connection of its own"
+    )]
+    ChangedProgram {
+        /// Its number.
+        pid: i32,
+    },
     /// The process changed its user or group after it had connected.
     #[error("process {pid} connected as {was} and now runs as {is}")]
     ChangedUser {
@@ -148,29 +145,34 @@ pub struct ProcessStatus {
 pub struct Process {
     caller: Caller,
     directory: OwnedFd,
-    started: u64,
+    _turn: Option<Turn>,
 }
 
 impl Process {
     /// Binds the caller to its directory below `/proc`.
     ///
     /// # Errors
-    /// The caller has ended, is invisible, or is another user than when it connected.
+    /// The caller has ended, is invisible, or is another user or program than when it connected.
     pub fn open(caller: &Caller) -> Result<Self, ProcessError> {
-        let pid = caller.pid;
-        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let path = format!("/proc/{pid}");
-        let directory = openat(AT_FDCWD, path.as_str(), flags, Mode::empty())
-            .map_err(|errno| gone_or(pid, "", errno))?;
-        let mut process = Self {
+        let directory = caller
+            .process
+            .directory()
+            .map_err(|e| gone_or(caller.pid, "", errno(&e)))?;
+        let process = Self {
             caller: caller.clone(),
             directory,
-            started: 0,
+            _turn: None,
         };
-        process.check_pidfd()?;
-        process.started = process.start_time()?;
         process.check_same()?;
         Ok(process)
+    }
+
+    /// Takes a turn for as long as anybody looks at it.
+    pub(super) fn in_turn(self, turn: Turn) -> Self {
+        Self {
+            _turn: Some(turn),
+            ..self
+        }
     }
 
     /// The number of the process.
@@ -179,23 +181,27 @@ impl Process {
         self.caller.pid
     }
 
-    /// Checks that this is still the process that connected, as the user that it was.
+    /// Checks that this is still the process that connected, with the program and as the user that it was.
     ///
     /// # Errors
     /// What is not the same any more.
     pub fn check_same(&self) -> Result<(), ProcessError> {
-        if self.start_time()? != self.started {
-            return Err(ProcessError::Ended { pid: self.pid() });
+        let pid = self.pid();
+        let since = self.caller.process.mark().since(self.directory.as_fd());
+        match since.map_err(|e| gone_or(pid, "stat", errno(&e)))? {
+            Since::Same => {}
+            Since::OtherProgram => return Err(ProcessError::ChangedProgram { pid }),
+            Since::Ended => return Err(ProcessError::Ended { pid }),
         }
         let status = self.status()?;
         if (status.uid, status.gid) != (self.caller.uid, self.caller.gid) {
             return Err(ProcessError::ChangedUser {
-                pid: self.pid(),
+                pid,
                 was: format!("uid {} gid {}", self.caller.uid, self.caller.gid),
                 is: format!("uid {} gid {}", status.uid, status.gid),
             });
         }
-        self.check_pidfd()
+        self.check_number()
     }
 
     /// Users and groups now.
@@ -232,32 +238,18 @@ impl Process {
             .map_err(|errno| gone_or(self.pid(), "exe", errno))
     }
 
-    /// Clock ticks between boot and the start of the process.
-    fn start_time(&self) -> Result<u64, ProcessError> {
-        let text = self.read("stat")?;
-        parse_start_time(&text).ok_or_else(|| ProcessError::Unreadable {
-            pid: self.pid(),
-            file: "stat",
-            reason: "the start time is missing".to_owned(),
-        })
-    }
-
-    /// The kernel's note about a pidfd names the process's PID as long as it exists, and -1 afterwards.
-    fn check_pidfd(&self) -> Result<(), ProcessError> {
-        let Handle::Pidfd(pidfd) = &self.caller.handle else {
-            return Ok(());
-        };
-        let number = pidfd.as_raw_fd();
-        let path = format!("/proc/self/fdinfo/{number}");
-        let text = std::fs::read_to_string(path).map_err(|e| ProcessError::Unreadable {
-            pid: self.pid(),
-            file: "(its pidfd)",
-            reason: e.to_string(),
-        })?;
-        match pidfd_pid(&text) {
-            Some(pid) if pid == self.pid() => Ok(()),
-            Some(0) => Err(ProcessError::Invisible),
-            _ => Err(ProcessError::Ended { pid: self.pid() }),
+    /// As long as what holds the process knows it by this number, the directory is its own.
+    fn check_number(&self) -> Result<(), ProcessError> {
+        let pid = self.pid();
+        match self.caller.process.number() {
+            Ok(Some(number)) if number == pid => Ok(()),
+            Ok(Some(0)) => Err(ProcessError::Invisible),
+            Ok(_) => Err(ProcessError::Ended { pid }),
+            Err(e) => Err(ProcessError::Unreadable {
+                pid,
+                file: "(its pidfd)",
+                reason: e.to_string(),
+            }),
         }
     }
 
@@ -270,7 +262,7 @@ impl Process {
         File::from(fd)
             .take(limits::PROC_FILE_BYTES)
             .read_to_end(&mut bytes)
-            .map_err(|e| gone_or(self.pid(), file, Errno::try_from(e).unwrap_or(Errno::EIO)))?;
+            .map_err(|e| gone_or(self.pid(), file, errno(&e)))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
@@ -286,24 +278,8 @@ fn gone_or(pid: i32, file: &'static str, errno: Errno) -> ProcessError {
     }
 }
 
-/// `Pid:` of `/proc/self/fdinfo/<pidfd>`.
-fn pidfd_pid(text: &str) -> Option<i32> {
-    text.lines()
-        .find_map(|line| line.strip_prefix("Pid:"))?
-        .trim()
-        .parse()
-        .ok()
-}
-
-/// Field 22 of `/proc/<pid>/stat`. The command, field 2, stands in parentheses and may have any character in it.
-fn parse_start_time(stat: &str) -> Option<u64> {
-    let (_, after_command) = stat.rsplit_once(')')?;
-    // What follows the command begins with field 3.
-    after_command
-        .split_ascii_whitespace()
-        .nth(22 - 3)?
-        .parse()
-        .ok()
+fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 fn parse_status(text: &str) -> Option<ProcessStatus> {
@@ -328,16 +304,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_time_is_found_behind_any_command_name() {
-        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20";
-        assert_eq!(
-            parse_start_time(&format!("7 (a) b) (c) {rest}")),
-            Some(424_242)
-        );
-        assert_eq!(parse_start_time("7 (short) S 1 2"), None);
-    }
-
-    #[test]
     fn effective_ids_are_taken_and_groups_may_be_none() {
         let text = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t10 20 \n";
         assert_eq!(
@@ -359,15 +325,5 @@ mod tests {
         let text =
             "Name:\tUid:\t0\t0\nUidx:\t0\t0\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n";
         assert_eq!(parse_status(text).map(|s| s.uid), Some(2));
-    }
-
-    #[test]
-    fn a_pidfd_note_is_understood() {
-        assert_eq!(
-            pidfd_pid("pos:\t0\nflags:\t02\nPid:\t42\nNSpid:\t42\n"),
-            Some(42)
-        );
-        assert_eq!(pidfd_pid("Pid:\t-1\n"), Some(-1));
-        assert_eq!(pidfd_pid("pos:\t0\n"), None);
     }
 }

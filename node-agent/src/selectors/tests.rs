@@ -7,8 +7,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use countersign_runtime::UnixCaller;
+use countersign_runtime::process::PeerProcess;
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::*;
@@ -53,7 +55,8 @@ impl Connected {
     }
 
     fn end(mut self) -> Caller {
-        self.stream.write_all(b"x").unwrap();
+        // It may have ended already.
+        let _ = self.stream.write_all(b"x");
         drop(self.stream);
         self.child.wait().unwrap();
         self.caller
@@ -63,24 +66,32 @@ impl Connected {
 fn caller_of(stream: &UnixStream) -> Caller {
     let who = getsockopt(stream, sockopt::PeerCredentials).unwrap();
     let pidfd: OwnedFd = getsockopt(stream, sockopt::PeerPidfd).unwrap();
-    let pidfd = Some(Arc::new(pidfd));
     Caller::of(&UnixCaller {
         pid: Some(who.pid()),
         uid: who.uid(),
         gid: who.gid(),
-        pidfd,
+        process: Some(Arc::new(PeerProcess::held(who.pid(), pidfd).unwrap())),
     })
     .unwrap()
 }
 
-/// The test binary under another name, so that it differs by `unix:path` only.
-fn link(directory: &Path, name: &str) -> PathBuf {
-    let to = directory.join(name);
-    let from = std::env::current_exe().unwrap();
-    std::fs::hard_link(&from, &to)
-        .or_else(|_| std::fs::copy(&from, &to).map(drop))
+/// What is known of the same caller where the kernel has no `SO_PEERPIDFD`.
+fn on_an_older_kernel(caller: &Caller) -> Caller {
+    Caller {
+        process: Arc::new(PeerProcess::numbered(caller.pid).unwrap()),
+        ..caller.clone()
+    }
+}
+
+/// The test binary's content under two names, so that they differ by `unix:path` only. A file of their own: other tests
+/// make links to the test binary, and to a file that is read that is a change.
+fn two_names(directory: &Path, names: [&str; 2]) -> [PathBuf; 2] {
+    let [one, two] = names.map(|name| directory.join(name));
+    std::fs::copy(std::env::current_exe().unwrap(), &one).unwrap();
+    std::fs::hard_link(&one, &two)
+        .or_else(|_| std::fs::copy(&one, &two).map(drop))
         .unwrap();
-    to.canonicalize().unwrap()
+    [one, two].map(|path| path.canonicalize().unwrap())
 }
 
 fn unix(digest: Digest) -> Attestors {
@@ -94,10 +105,7 @@ fn has(selectors: &SelectorSet, text: &str) -> bool {
 #[tokio::test]
 async fn processes_of_one_user_differ_by_the_path_they_were_started_by() {
     let directory = tempfile::tempdir().unwrap();
-    let (coder, reviewer) = (
-        link(directory.path(), "coder"),
-        link(directory.path(), "reviewer"),
-    );
+    let [coder, reviewer] = two_names(directory.path(), ["coder", "reviewer"]);
     let attestors = unix(Digest::AnySize);
     let mut seen = Vec::new();
     for executable in [&coder, &reviewer] {
@@ -174,35 +182,126 @@ async fn an_executable_over_the_limit_fails_the_attestation() {
     child.end();
 }
 
+/// An attestor that goes wrong in one way or another.
+#[derive(Clone, Copy, Debug)]
+enum Faulty {
+    Fails,
+    Hangs,
+    PanicsAtOnce,
+    PanicsOnAThread,
+}
+
+impl WorkloadAttestor for Faulty {
+    fn name(&self) -> &'static str {
+        "faulty"
+    }
+
+    fn deadline(&self) -> Duration {
+        match self {
+            Self::Hangs => Duration::from_millis(1),
+            _ => limits::WORKLOAD_ATTESTOR,
+        }
+    }
+
+    fn attest(self: Arc<Self>, process: Arc<Process>, _: Patience) -> Values {
+        match *self {
+            Self::Fails => async { Err(AttestorError::TooSlow(Duration::from_secs(7))) }.boxed(),
+            Self::Hangs => futures::future::pending().boxed(),
+            Self::PanicsAtOnce => panic!("at once"),
+            Self::PanicsOnAThread => {
+                async move { looking(&process, |_| panic!("on a thread")).await }.boxed()
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_attestor_that_fails_hangs_or_panics_costs_its_own_selectors_and_nobody_elses() {
+    let directory = tempfile::tempdir().unwrap();
+    let child = Connected::start(directory.path(), &std::env::current_exe().unwrap());
+    for (faulty, reason) in [
+        (Faulty::Fails, "longer than 7s"),
+        (Faulty::Hangs, "longer than 1ms"),
+        (Faulty::PanicsAtOnce, "ended abnormally"),
+        (Faulty::PanicsOnAThread, "ended abnormally"),
+    ] {
+        let error = Attestors::new(vec![Arc::new(faulty)])
+            .attest(child.caller.clone())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains(reason), "{faulty:?}: {error}");
+        let both: Vec<Arc<dyn WorkloadAttestor>> =
+            vec![Arc::new(faulty), Arc::new(Unix::new(Discover::UsersOnly))];
+        let selectors = Attestors::new(both)
+            .attest(child.caller.clone())
+            .await
+            .unwrap();
+        assert!(
+            has(&selectors, &format!("unix:uid:{}", nix::unistd::geteuid())),
+            "{faulty:?}: {selectors:?}"
+        );
+    }
+    child.end();
+}
+
 #[tokio::test]
 async fn a_caller_that_has_ended_is_not_attested_though_its_connection_lives_on() {
     let directory = tempfile::tempdir().unwrap();
-    let caller = Connected::start(directory.path(), &std::env::current_exe().unwrap()).end();
-    let error = unix(Digest::Off).attest(caller).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            AttestationFailed::Process(ProcessError::Ended { .. })
-        ),
-        "{error}"
-    );
+    let child = Connected::start(directory.path(), &std::env::current_exe().unwrap());
+    let older = on_an_older_kernel(&child.caller);
+    for caller in [child.end(), older] {
+        let error = unix(Digest::Off).attest(caller).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                AttestationFailed::Process(ProcessError::Ended { .. })
+            ),
+            "{error}"
+        );
+    }
 }
 
-/// What a reused PID looks like: the number names a living process, the pidfd is the old one's.
+/// A process that ended keeps its number, and much of what the kernel says of it, until its parent asks for its end.
+#[test]
+fn a_caller_that_has_ended_and_whose_parent_has_not_noticed_is_no_process() {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = Connected::start(directory.path(), &std::env::current_exe().unwrap());
+    let process = Process::open(&child.caller).unwrap();
+    let older = on_an_older_kernel(&child.caller);
+    child.stream.write_all(b"x").unwrap();
+    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(nix::unistd::Pid::from_raw(child.caller.pid)), ended).unwrap();
+    let of_ended = [
+        process.check_same().unwrap_err(),
+        Process::open(&child.caller).unwrap_err(),
+        Process::open(&older).unwrap_err(),
+    ];
+    for error in of_ended {
+        assert!(matches!(error, ProcessError::Ended { .. }), "{error}");
+    }
+    child.end();
+}
+
+/// What a reused PID looks like: the number names a living process, what holds the process is the old one's.
 #[test]
 fn a_process_that_got_the_pid_of_an_ended_caller_is_not_taken_for_it() {
     let directory = tempfile::tempdir().unwrap();
     let executable = std::env::current_exe().unwrap();
-    let old = Connected::start(directory.path(), &executable).end();
+    let old = Connected::start(directory.path(), &executable);
+    let older = on_an_older_kernel(&old.caller);
+    let old = old.end();
     let new = Connected::start(directory.path(), &executable);
-    let reused = Caller {
-        pid: new.caller.pid,
-        ..old
-    };
-    assert!(matches!(
-        Process::open(&reused),
-        Err(ProcessError::Ended { .. })
-    ));
+    for ended in [old, older] {
+        let reused = Caller {
+            pid: new.caller.pid,
+            ..ended
+        };
+        assert!(matches!(
+            Process::open(&reused),
+            Err(ProcessError::Ended { .. })
+        ));
+    }
     assert!(
         Process::open(&new.caller).is_ok(),
         "the new process itself is fine"
@@ -219,6 +318,8 @@ fn a_pidfd_of_another_process_is_refused() {
         Connected::start(directory.path(), &executable),
         Connected::start(directory.path(), &executable),
     );
+    let pidfd: OwnedFd = getsockopt(&two.stream, sockopt::PeerPidfd).unwrap();
+    assert!(PeerProcess::held(one.caller.pid, pidfd).is_err());
     let mixed = Caller {
         pid: one.caller.pid,
         ..two.caller.clone()
@@ -235,18 +336,23 @@ fn a_pidfd_of_another_process_is_refused() {
 fn a_process_that_ends_while_it_is_looked_at_fails_the_second_check() {
     let directory = tempfile::tempdir().unwrap();
     let child = Connected::start(directory.path(), &std::env::current_exe().unwrap());
-    let process = Process::open(&child.caller).unwrap();
-    assert!(process.check_same().is_ok());
+    let older = on_an_older_kernel(&child.caller);
+    let processes = [&child.caller, &older].map(|caller| Process::open(caller).unwrap());
+    for process in &processes {
+        assert!(process.check_same().is_ok());
+    }
     child.end();
-    assert!(matches!(
-        process.check_same(),
-        Err(ProcessError::Ended { .. })
-    ));
-    assert!(
-        process.status().is_err()
-            && process.executable_path().is_err()
-            && process.executable().is_err()
-    );
+    for process in processes {
+        assert!(matches!(
+            process.check_same(),
+            Err(ProcessError::Ended { .. })
+        ));
+        assert!(
+            process.status().is_err()
+                && process.executable_path().is_err()
+                && process.executable().is_err()
+        );
+    }
 }
 
 #[test]
@@ -270,15 +376,14 @@ fn without_a_number_or_a_handle_there_is_no_caller() {
         pid: None,
         uid: 0,
         gid: 0,
-        pidfd: None,
+        process: None,
     };
     assert!(matches!(Caller::of(&unseen), Err(ProcessError::Invisible)));
-    // This machine's kernel hands out pidfds, so their absence means that the process had ended.
     let ended = UnixCaller {
         pid: Some(1),
         uid: 0,
         gid: 0,
-        pidfd: None,
+        process: None,
     };
     assert!(matches!(
         Caller::of(&ended),

@@ -2,13 +2,14 @@
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::FutureExt as _;
 use nix::unistd::{Gid, Group, Uid, User};
-use tokio::time::Instant;
 
 use super::digest::{DigestError, Digests};
 use super::process::Process;
-use super::{AttestorError, ProcessError, WorkloadAttestor};
+use super::{AttestorError, Patience, ProcessError, Values, WorkloadAttestor, looking};
 use crate::limits;
 
 /// What to find out about the executable.
@@ -54,7 +55,18 @@ impl WorkloadAttestor for Unix {
         "unix"
     }
 
-    fn attest(&self, process: &Process) -> Result<Vec<String>, AttestorError> {
+    fn deadline(&self) -> Duration {
+        limits::UNIX_ATTESTOR
+    }
+
+    fn attest(self: Arc<Self>, process: Arc<Process>, patience: Patience) -> Values {
+        async move { looking(&process, move |process| self.values(process, &patience)).await }
+            .boxed()
+    }
+}
+
+impl Unix {
+    fn values(&self, process: &Process, patience: &Patience) -> Result<Vec<String>, AttestorError> {
         let status = process.status()?;
         let mut values = vec![format!("uid:{}", status.uid)];
         values.extend(user_name(status.uid).map(|name| format!("user:{name}")));
@@ -65,14 +77,17 @@ impl WorkloadAttestor for Unix {
             values.extend(group_name(gid).map(|name| format!("supplementary_group:{name}")));
         }
         if let Discover::Executable(digest) = self.discover {
-            values.extend(self.executable(process, digest)?);
+            values.extend(self.executable(process, digest, patience)?);
         }
         Ok(values)
     }
-}
 
-impl Unix {
-    fn executable(&self, process: &Process, digest: Digest) -> Result<Vec<String>, AttestorError> {
+    fn executable(
+        &self,
+        process: &Process,
+        digest: Digest,
+        patience: &Patience,
+    ) -> Result<Vec<String>, AttestorError> {
         let path = process.executable_path()?;
         // A path that is not UTF-8 can't be a selector: it yields none rather than a look-alike.
         let mut values = Vec::new();
@@ -84,10 +99,9 @@ impl Unix {
             Digest::AnySize => None,
             Digest::UpTo(bytes) => Some(bytes),
         };
-        let until = Instant::now() + limits::WORKLOAD_ATTESTATION;
         let hex = self
             .digests
-            .hex(&mut process.executable()?, limit, until)
+            .hex(&mut process.executable()?, limit, patience)
             .map_err(|e| match e {
                 DigestError::TooLarge(e) => AttestorError::TooLarge(e),
                 other => ProcessError::Unreadable {

@@ -7,7 +7,6 @@
 //! counted on the next line of its kind.
 
 use std::fmt::Display;
-use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -308,20 +307,18 @@ impl Call {
 fn program(process: &UnixCaller) -> Option<PathBuf> {
     let pid = process.pid?;
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    // The number may be another process's by now; the handle is not.
-    if let Some(pidfd) = &process.pidfd {
-        let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
-        let alive = format!("Pid:\t{pid}\n");
-        if !told.ok()?.contains(&alive) {
-            return None;
-        }
+    // The number may be another process's by now; what holds the process knows.
+    match process.process.as_ref()?.number() {
+        Ok(Some(number)) if number == pid => Some(path),
+        _ => None,
     }
-    Some(path)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use countersign_runtime::process::PeerProcess;
 
     use super::*;
 
@@ -349,11 +346,12 @@ mod tests {
 
     #[test]
     fn the_program_of_a_caller_is_the_one_that_runs() {
+        let pid = i32::try_from(std::process::id()).unwrap();
         let own = UnixCaller {
-            pid: i32::try_from(std::process::id()).ok(),
+            pid: Some(pid),
             uid: 0,
             gid: 0,
-            pidfd: None,
+            process: Some(Arc::new(PeerProcess::numbered(pid).unwrap())),
         };
         assert_eq!(program(&own), std::env::current_exe().ok());
         let nobody = UnixCaller { pid: None, ..own };

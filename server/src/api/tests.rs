@@ -182,7 +182,7 @@ impl House {
             pid: None,
             uid: 0,
             gid: 0,
-            pidfd: None,
+            process: None,
         };
         let connection = Connection::unix(caller, CancellationToken::new());
         Door {

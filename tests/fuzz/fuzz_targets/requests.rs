@@ -131,7 +131,7 @@ fn local() -> Connection {
         pid: None,
         uid: 0,
         gid: 0,
-        pidfd: None,
+        process: None,
     };
     Connection::unix(caller, CancellationToken::new())
 }

@@ -279,7 +279,7 @@ async fn case_12_a_request_without_a_peer_is_no_peer_identity() {
         pid: None,
         uid: 0,
         gid: 0,
-        pidfd: None,
+        process: None,
     };
     by_unix
         .extensions_mut()
