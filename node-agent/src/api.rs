@@ -116,7 +116,7 @@ pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
                 .max_decoding_message_size(limits::SDS_REQUEST_BYTES),
         );
     }
-    routes.into_axum_router()
+    routes.into_axum_router().layer(crate::metrics::calls())
 }
 
 pub use admin::router as admin;

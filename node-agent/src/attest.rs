@@ -37,6 +37,7 @@ pub use trust::{BundleFormat, Rebootstrap, Trust, TrustError, TrustSource};
 pub use x509pop::X509Pop;
 
 use crate::client::{CallError, ServerClient, failed};
+use crate::metrics::{NODE_ATTESTATION_SECONDS, NODE_ATTESTATIONS};
 use crate::storage::NodeIdentity;
 use crate::{limits, wire};
 
@@ -214,7 +215,8 @@ pub async fn attest_once(
     };
     let trust_domain = client.trust_domain().clone();
     // The server is asked for its bundle on the same connection, which it must not close in between.
-    client
+    let began = Instant::now();
+    let attested = client
         .attest(ATTEST, |channel| async move {
             let result = exchange(channel.clone(), params, &*proof).await?;
             let svid = wire::svid(result.svid, key).map_err(unusable)?;
@@ -231,8 +233,15 @@ pub async fn attest_once(
             let bundle = get_bundle(channel, &trust_domain).await?;
             Ok(Attested { identity, bundle })
         })
-        .await
-        .map_err(failed)
+        .await;
+    let result = if attested.is_ok() { "ok" } else { "failed" };
+    ::metrics::counter!(NODE_ATTESTATIONS.name, "attestor" => kind, "result" => result)
+        .increment(1);
+    if attested.is_ok() {
+        ::metrics::histogram!(NODE_ATTESTATION_SECONDS.name, "attestor" => kind)
+            .record(began.elapsed());
+    }
+    attested.map_err(failed)
 }
 
 async fn exchange(

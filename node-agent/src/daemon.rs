@@ -14,6 +14,7 @@ use countersign_runtime::error::{BoxError, Chain};
 use countersign_runtime::file::WriteError;
 use countersign_runtime::health::{Health, State};
 use countersign_runtime::logs::Levels;
+use countersign_runtime::metrics::{count, float};
 use countersign_runtime::operate::OperateError;
 use countersign_runtime::serve::Http;
 use countersign_runtime::task::TaskFault;
@@ -25,6 +26,7 @@ use crate::api::{self, Offered};
 use crate::attest::{AttestError, TrustError};
 use crate::config::AgentConfig;
 use crate::jwt::JwtSvids;
+use crate::metrics;
 use crate::selectors::{Attestors, Unix};
 use crate::skew::Skew;
 use crate::storage::StorageError;
@@ -118,13 +120,22 @@ pub async fn run(
         Some(path) => Some(Socket::bind(path, Access::ADMIN).await?),
         None => None,
     };
-    let operators = config.operators.bind().await?;
+    let operators = config.operators.bind(metrics::ALL).await?;
+    metrics::begin();
+    let mut places = operators.listening();
+    if public {
+        places.insert(0, Listening::Unix(config.socket_path.clone()));
+    }
     let (feed, health) = (Feed::default(), Health::default());
     let jwt_svids = JwtSvids::new(config.jwt_svids, feed.clone(), Arc::clone(&clock));
     let tasks = Tasks::new(stop.child_token());
     // Should this future be dropped instead of stopped, nothing goes on without it.
     let _stopped = tasks.token().clone().drop_guard();
-    operators.serve(&tasks, &health, &clock);
+    let observe = {
+        let (feed, jwt_svids, health) = (feed.clone(), jwt_svids.clone(), health.clone());
+        move || observe(&feed, &jwt_svids, &health)
+    };
+    operators.serve(&tasks, &health, &clock, observe);
     let sources = api::Sources {
         feed: feed.clone(),
         jwt_svids: jwt_svids.clone(),
@@ -139,8 +150,7 @@ pub async fn run(
     let announce = || {
         if announced.set(()).is_ok() {
             if let Some(path) = &address_file {
-                let public = public.then(|| Listening::Unix(config.socket_path.clone()));
-                address_file::write(path, public.as_slice())?;
+                address_file::write(path, &places)?;
             }
             if public {
                 tracing::info!(socket = %config.socket_path.display(), "Callers are served");
@@ -175,6 +185,14 @@ pub async fn run(
     let joined = tasks.join(DRAIN * 2).await;
     result?;
     Ok(joined?)
+}
+
+/// What changes without anybody telling of it.
+fn observe(feed: &Feed, jwt_svids: &JwtSvids, health: &Health) {
+    ::metrics::gauge!(metrics::SVIDS.name, "kind" => metrics::JWT).set(float(jwt_svids.count()));
+    let synced_at = Duration::from_secs(feed.synced_at().as_secs());
+    ::metrics::gauge!(metrics::LAST_SYNC.name).set(synced_at.as_secs_f64());
+    count(metrics::READY, usize::from(health.is_ready()));
 }
 
 /// Callers are answered from the beginning, with UNAVAILABLE until the first sync.

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::client::{CallError, Companion, CompanionError, failed};
-use crate::limits;
 use crate::sync::{AuthorizedEntry, Feed};
+use crate::{limits, metrics};
 
 pub use cache::{Cache, Held, Key};
 
@@ -185,17 +185,19 @@ impl JwtSvids {
         let kept = self.usable(key).map(|held| held.svid);
         match self.fetch(entry, audience, kept.is_some()).await {
             Ok(held) => {
+                metrics::signed(metrics::JWT, 1, usize::from(kept.is_some()));
                 let svid = held.svid.clone();
                 self.cache().put(key.clone(), held, self.0.clock.now());
                 Ok(svid)
             }
-            Err(error) => match kept {
-                Some(kept) => {
-                    tracing::warn!(spiffe_id = %entry.spiffe_id, %error, "No new JWT-SVID: using the last one");
-                    Ok(kept)
-                }
-                None => Err(error),
-            },
+            Err(error) => {
+                metrics::not_signed(metrics::JWT, 1);
+                let Some(kept) = kept else {
+                    return Err(error);
+                };
+                tracing::warn!(spiffe_id = %entry.spiffe_id, %error, "No new JWT-SVID: using the last one");
+                Ok(kept)
+            }
         }
     }
 

@@ -8,6 +8,7 @@ pub mod config;
 pub mod daemon;
 pub mod jwt;
 pub mod limits;
+pub mod metrics;
 pub mod node;
 mod pem;
 pub mod selectors;

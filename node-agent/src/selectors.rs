@@ -24,6 +24,7 @@ pub use process::{Caller, Process, ProcessError, ProcessStatus};
 pub use unix::{Digest, Discover, Unix};
 
 use crate::limits;
+use crate::metrics::{ATTESTATION, ATTESTATION_FAILURES};
 
 /// One way to find out about a process.
 pub trait WorkloadAttestor: Send + Sync {
@@ -169,6 +170,7 @@ impl Attestors {
                     selectors.extend(values.iter().filter_map(|v| Selector::new(name, v).ok()));
                 }
                 Err(error) => {
+                    ::metrics::counter!(ATTESTATION_FAILURES.name, "attestor" => name).increment(1);
                     tracing::warn!(attestor = name, pid = process.pid(), %error, "workload attestor failed");
                     failed = Some(error);
                 }
@@ -192,8 +194,10 @@ async fn judge(
     let _given_up = patience.given_up.clone().drop_guard();
     let (attestor, process) = (Arc::clone(attestor), Arc::clone(process));
     let name = attestor.name();
+    let began = Instant::now();
     let judging = async { attestor.attest(process, patience).await };
     let judged = tokio::time::timeout(deadline, AssertUnwindSafe(judging).catch_unwind()).await;
+    ::metrics::histogram!(ATTESTATION.name, "attestor" => name).record(began.elapsed());
     let values = match judged {
         Ok(Ok(values)) => values,
         Ok(Err(_)) => Err(AttestorError::Crashed),

@@ -32,6 +32,7 @@ use crate::attestor::Attestors;
 use crate::authority::Authority;
 use crate::federation::Refresher;
 use crate::limits::{self, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
+use crate::metrics::CALLS;
 use crate::registry::Registry;
 use crate::store::Store;
 use crate::upstream::UpstreamAuthority;
@@ -193,11 +194,7 @@ impl Api {
     /// No handler runs before the table said that its caller may call it, and no call goes without its audit line.
     fn guarded(&self, routes: Routes) -> Router {
         let guard = from_fn_with_state(Arc::clone(&self.0), access::guard);
-        let counted = CallMetrics::new(
-            "countersign_server_calls_total",
-            "countersign_server_calls_seconds",
-            access::TABLE.iter().map(|(path, _)| *path),
-        );
+        let counted = CallMetrics::new(CALLS, access::TABLE.iter().map(|(path, _)| *path));
         let router = routes.prepare().into_axum_router().route_layer(guard);
         let router = router.layer(counted);
         if !self.0.parts.audit_log {

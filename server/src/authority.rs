@@ -37,6 +37,7 @@ pub use order::{AuthorityState, Done, Order, OrderError, States};
 pub use rotation::{Rotation, RotationError};
 pub use server_svid::{ServerSvid, ServerSvidError};
 
+use crate::metrics::Signature;
 use journal::Journal;
 use order::{Letter, Letters};
 use pool::{JOB_SIZE, SigningPool};
@@ -159,11 +160,9 @@ impl Authority {
     pub async fn sign_agent(&self, id: &SpiffeId, csr_der: Bytes) -> Result<Issued, SignError> {
         let id = id.clone();
         let shared = Arc::clone(&self.0);
-        self.0
-            .pool
-            .run(move || shared.sign_agent(&id, &csr_der))
-            .await
-            .map_err(SignError::Internal)?
+        let signed = self.0.pool.run(move || shared.sign_agent(&id, &csr_der));
+        let signed = signed.await.map_err(SignError::Internal).flatten();
+        Signature::Agent.counted(signed)
     }
 
     /// Signs X.509-SVIDs for workloads; answer `i` belongs to request `i`, and one failure leaves the others alone.
@@ -180,11 +179,14 @@ impl Authority {
             }
             jobs.push(self.sign_job(job));
         }
-        futures::future::join_all(jobs)
+        let answers: Vec<_> = futures::future::join_all(jobs)
             .await
             .into_iter()
             .flatten()
-            .collect()
+            .collect();
+        let signed = answers.iter().filter(|answer| answer.is_ok()).count();
+        Signature::X509.count(signed, answers.len() - signed);
+        answers
     }
 
     async fn sign_job(&self, job: Vec<WorkloadRequest>) -> Vec<Result<Issued, SignError>> {

@@ -29,6 +29,7 @@ use crate::attestor::Pruner;
 use crate::authority::{Rotation, ServerSvid};
 use crate::federation::{CertificateFile, Follower};
 use crate::limits;
+use crate::metrics;
 use crate::registry::{Registry, sweep};
 use crate::store::Store;
 use crate::upstream::UpstreamAuthority;
@@ -84,7 +85,7 @@ pub enum ServeError {
 }
 
 impl Bound {
-    /// Where node agents, admins and, last, foreign trust domains reach it.
+    /// Where node agents, admins, foreign trust domains and operators reach it.
     #[must_use]
     pub fn listening(&self) -> Vec<Listening> {
         let bundle_endpoint = self.bundle_endpoint.as_ref();
@@ -93,6 +94,7 @@ impl Bound {
             Listening::Unix(self.socket.path().to_owned()),
         ];
         places.extend(bundle_endpoint.map(|endpoint| Listening::Tcp(endpoint.address)));
+        places.extend(self.operators.listening());
         places
     }
 
@@ -158,7 +160,12 @@ impl Bound {
         // A part that ends ends the server: whoever is answered here is served.
         let health = Health::default();
         let _server = health.check("server", State::Well);
-        operators.serve(tasks, &health, &clock);
+        let observe = {
+            let (registry, authority) = (registry.clone(), rotation.authority());
+            let health = health.clone();
+            move || metrics::observe(&registry, &authority, &health)
+        };
+        operators.serve(tasks, &health, &clock, observe);
         tasks.spawn(
             "sweep",
             sweep::run(

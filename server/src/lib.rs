@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod federation;
 pub mod keymanager;
 pub mod limits;
+pub mod metrics;
 pub mod registry;
 pub mod store;
 pub mod upstream;

@@ -10,8 +10,11 @@ use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use backend::{Backend, BackendError, Change, Changes, Commit, Conflict, Key, Row, Seq, Table};
+use backend::{
+    Backend, BackendError, Change, Changes, Commit, Committed, Conflict, Key, Row, Seq, Table,
+};
 use record::Stored;
 
 pub mod backend;
@@ -29,6 +32,7 @@ pub use node::NodeError;
 pub use token::{TokenExists, TokenRefused};
 
 use crate::limits;
+use crate::metrics::{COMMIT_SECONDS, COMMITS, label};
 
 /// How often a write is tried again because somebody else changed the same rows.
 const MAX_RETRIES: usize = 8;
@@ -257,9 +261,20 @@ impl Store {
 
     /// Makes one commit.
     async fn commit(&self, commit: Commit) -> Result<Result<Seq, Conflict>, StoreError> {
-        let mut results = self.backend.commit(vec![commit]).await?;
+        let mut results = self.commit_all(vec![commit]).await?;
         // One commit has one result.
         Ok(results.pop().ok_or(BackendError::Closed)?)
+    }
+
+    /// Makes these commits together, each of which may fail alone.
+    async fn commit_all(&self, commits: Vec<Commit>) -> Result<Committed, BackendError> {
+        let began = Instant::now();
+        let committed = self.backend.commit(commits).await;
+        ::metrics::counter!(COMMITS.name, "result" => label(&committed)).increment(1);
+        if committed.is_ok() {
+            ::metrics::histogram!(COMMIT_SECONDS.name).record(began.elapsed());
+        }
+        committed
     }
 }
 

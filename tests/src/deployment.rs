@@ -46,6 +46,8 @@ pub struct Settings {
     pub server: String,
     /// Lines for the `agent` section.
     pub agent: String,
+    /// Sections of both files, beside those that are there.
+    pub sections: String,
 }
 
 /// A workload that is registered by the path of its executable.
@@ -199,8 +201,10 @@ plugins {{
   }}
 {plugins}
 }}
+{sections}
 "#,
             trust_domain = self.trust_domain(),
+            sections = self.settings.sections,
             folder = self.folder().display(),
             socket = self.server_socket().display(),
             extra = self.settings.server,
@@ -276,8 +280,10 @@ plugins {{
     }}
   }}
 }}
+{sections}
 "#,
             trust_domain = self.trust_domain(),
+            sections = self.settings.sections,
             folder = self.folder().display(),
             socket = self.agent_socket().display(),
             extra = self.settings.agent,

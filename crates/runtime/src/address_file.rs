@@ -1,7 +1,7 @@
 //! `--addressFile`: where a daemon listens, written once all its listeners serve.
 //!
 //! With port 0 the system chooses the port, and this file is how others learn of it. One line per listener:
-//! `tcp=127.0.0.1:41231` or `unix=/run/agent/api.sock`.
+//! `tcp=127.0.0.1:41231` or `unix=/run/agent/api.sock`, and for operators `health=` and `metrics=` with an address.
 
 use std::fmt;
 use std::io;
@@ -17,6 +17,10 @@ pub enum Listening {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+    /// Health over HTTP.
+    Health(SocketAddr),
+    /// Metrics for Prometheus.
+    Metrics(SocketAddr),
 }
 
 impl fmt::Display for Listening {
@@ -24,6 +28,8 @@ impl fmt::Display for Listening {
         match self {
             Self::Tcp(address) => write!(f, "tcp={address}"),
             Self::Unix(path) => write!(f, "unix={}", path.display()),
+            Self::Health(address) => write!(f, "health={address}"),
+            Self::Metrics(address) => write!(f, "metrics={address}"),
         }
     }
 }
@@ -43,18 +49,24 @@ pub fn write(path: &Path, places: &[Listening]) -> Result<(), WriteError> {
 /// The file could not be read, or an address in it is none.
 pub fn read(path: &Path) -> io::Result<Vec<Listening>> {
     let text = std::fs::read_to_string(path)?;
-    let places = text.lines().filter_map(|line| match line.split_once('=')? {
-        ("tcp", address) => {
+    let places = text.lines().filter_map(|line| {
+        let (kind, place) = line.split_once('=')?;
+        let address = |listening: fn(SocketAddr) -> Listening| {
             let bad = |e| {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("{address:?} is not an address: {e}"),
+                    format!("{place:?} is not an address: {e}"),
                 )
             };
-            Some(address.parse().map(Listening::Tcp).map_err(bad))
+            place.parse().map(listening).map_err(bad)
+        };
+        match kind {
+            "tcp" => Some(address(Listening::Tcp)),
+            "unix" => Some(Ok(Listening::Unix(place.into()))),
+            "health" => Some(address(Listening::Health)),
+            "metrics" => Some(address(Listening::Metrics)),
+            _ => None,
         }
-        ("unix", path) => Some(Ok(Listening::Unix(path.into()))),
-        _ => None,
     });
     places.collect()
 }
@@ -70,11 +82,12 @@ mod tests {
         let places = [
             Listening::Tcp("127.0.0.1:8081".parse().unwrap()),
             Listening::Unix("/run/a=b.sock".into()),
+            Listening::Metrics("127.0.0.1:9988".parse().unwrap()),
         ];
         write(&path, &places).unwrap();
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
-            "tcp=127.0.0.1:8081\nunix=/run/a=b.sock\n"
+            "tcp=127.0.0.1:8081\nunix=/run/a=b.sock\nmetrics=127.0.0.1:9988\n"
         );
         assert_eq!(read(&path).unwrap(), places);
     }

@@ -51,6 +51,14 @@ pub struct UnixCaller {
     pub process: Option<Arc<PeerProcess>>,
 }
 
+impl UnixCaller {
+    /// Whether this process called itself: no other has its PID while it lives.
+    #[must_use]
+    pub fn is_this_process(&self) -> bool {
+        self.pid.is_some() && self.pid == i32::try_from(std::process::id()).ok()
+    }
+}
+
 /// The verified peer of a TLS connection.
 #[derive(Debug)]
 pub struct Peer {

@@ -5,9 +5,10 @@ use std::io;
 use axum::Router;
 use tokio::net::TcpListener;
 
+use crate::address_file::Listening;
 use crate::clock::SharedClock;
 use crate::health::{self, Health, HealthPaths};
-use crate::metrics::{MetricsError, Prometheus};
+use crate::metrics::{self, Metric, MetricsError, Prometheus};
 use crate::systemd;
 use crate::task::Tasks;
 
@@ -50,11 +51,12 @@ pub struct Bound {
 }
 
 impl Operators {
-    /// Opens the listeners, and begins to record if there is somebody to read it.
+    /// Opens the listeners, and begins to record if there is somebody to read it; `catalogue` is all that this daemon
+    /// counts.
     ///
     /// # Errors
     /// [`OperateError`].
-    pub async fn bind(&self) -> Result<Bound, OperateError> {
+    pub async fn bind(&self, catalogue: &[Metric]) -> Result<Bound, OperateError> {
         let health = match &self.health {
             None => None,
             Some((address, port, paths)) => {
@@ -65,7 +67,7 @@ impl Operators {
             None => None,
             Some((address, port)) => Some((
                 listen("metrics", address, *port).await?,
-                Prometheus::install()?,
+                Prometheus::install(catalogue)?,
             )),
         };
         Ok(Bound { health, metrics })
@@ -73,15 +75,37 @@ impl Operators {
 }
 
 impl Bound {
-    /// Answers until the tasks are stopped.
-    pub fn serve(self, tasks: &Tasks, health: &Health, clock: &SharedClock) {
+    /// Where operators are answered.
+    #[must_use]
+    pub fn listening(&self) -> Vec<Listening> {
+        let health = self.health.as_ref().map(|(listener, _)| listener);
+        let metrics = self.metrics.as_ref().map(|(listener, _)| listener);
+        let at = |listener: Option<&TcpListener>| listener.and_then(|l| l.local_addr().ok());
+        at(health)
+            .map(Listening::Health)
+            .into_iter()
+            .chain(at(metrics).map(Listening::Metrics))
+            .collect()
+    }
+
+    /// Answers until the tasks are stopped. `look` sets the metrics of which nobody tells by itself, now and every few
+    /// seconds.
+    pub fn serve(
+        self,
+        tasks: &Tasks,
+        health: &Health,
+        clock: &SharedClock,
+        look: impl Fn() + Send + Sync + 'static,
+    ) {
         if let Some((listener, paths)) = self.health {
             let router = health::router(health.clone(), &paths);
             answer(tasks, "health", listener, router, clock);
         }
-        if let Some((listener, metrics)) = self.metrics {
-            answer(tasks, "metrics", listener, metrics.router(), clock);
-            tasks.spawn("metrics upkeep", metrics.keep_up(tasks.token().clone()));
+        if let Some((listener, prometheus)) = self.metrics {
+            answer(tasks, "metrics", listener, prometheus.router(), clock);
+            tasks.spawn("metrics upkeep", prometheus.keep_up(tasks.token().clone()));
+            let observed = metrics::observe(look, tasks.token().clone());
+            tasks.spawn("metrics observer", observed);
         }
         let (health, stop) = (health.clone(), tasks.token().clone());
         tasks.spawn("watchdog", async move {

@@ -42,4 +42,5 @@ pub fn router(sources: &Sources, rules: &Rules, levels: Levels) -> Router {
         .add_service(debug)
         .add_service(logger)
         .into_axum_router()
+        .layer(crate::metrics::calls())
 }

@@ -91,7 +91,8 @@ impl Callers {
             .streams
             .enter(caller.pid.unwrap_or_default(), caller.uid)?;
         let selectors = self.attest(Caller::of(&caller), &caller).await?;
-        if let Some(method) = method.into().filter(|_| !is_own(&caller)) {
+        // The node agent asks itself how it is, and that is nobody's flood.
+        if let Some(method) = method.into().filter(|_| !caller.is_this_process()) {
             self.rates.take(method, &selectors)?;
         }
         tracing::debug!(
@@ -169,11 +170,6 @@ fn unix_caller<T>(request: &Request<T>) -> Result<UnixCaller, Status> {
         .get::<Arc<Connection>>()
         .and_then(|connection| connection.unix_caller().cloned())
         .ok_or_else(|| Status::internal("the caller's process is not known"))
-}
-
-/// The node agent asks itself how it is, and that is nobody's flood.
-fn is_own(caller: &UnixCaller) -> bool {
-    caller.pid == i32::try_from(std::process::id()).ok()
 }
 
 /// Counts open streams by process and by user.

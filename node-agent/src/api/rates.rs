@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::limits;
+use crate::metrics::RATE_LIMITED;
 
 /// What can be limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +101,8 @@ impl RateLimits {
         let full = buckets.get(&key).copied().unwrap_or(now).max(now);
         let full = full + Duration::from_secs(1) / rate.get();
         if full > now + Duration::from_secs(1) {
+            ::metrics::counter!(RATE_LIMITED.name, "method" => method.path().trim_start_matches('/'))
+                .increment(1);
             return Err(Status::unavailable(format!(
                 "rate limit exceeded for {}",
                 method.path()

@@ -317,6 +317,19 @@ impl Cache {
         true
     }
 
+    /// Whether there is an SVID for this entry, expired or not.
+    #[must_use]
+    pub fn holds(&self, entry: &EntryId) -> bool {
+        self.held.contains_key(entry)
+    }
+
+    /// When the first of the SVIDs expires that are held and have not expired.
+    #[must_use]
+    pub fn first_expiry(&self, now: UnixTime) -> Option<UnixTime> {
+        let ends = self.held.values().map(|held| held.svid.svid().not_after());
+        ends.filter(|end| *end >= now).min()
+    }
+
     /// How many of the SVIDs that are held have not expired.
     #[must_use]
     pub fn valid(&self, now: UnixTime) -> usize {

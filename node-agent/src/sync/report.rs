@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use countersign_identity::UnixTime;
 use countersign_runtime::health::{Check, Health, State};
+use countersign_runtime::metrics::{Metric, count, float};
 
 use super::cache::Cache;
-use super::feed::Feed;
 use crate::client::CallError;
+use crate::metrics::{
+    ENTRIES, FIRST_EXPIRY, NODE_EXPIRY, NODE_RENEWALS, SVIDS, SYNC_SECONDS, SYNCS, X509,
+};
+use crate::node::Node;
 
 /// Where the owner reports.
 #[derive(Clone, Debug)]
@@ -41,12 +45,12 @@ impl Reports {
     pub(super) fn synced(&mut self, took: Duration) {
         self.early = false;
         self.server.set(State::Well);
-        metrics::counter!("countersign_agent_sync_total", "result" => "ok").increment(1);
-        metrics::histogram!("countersign_agent_sync_seconds").record(took.as_secs_f64());
+        ::metrics::counter!(SYNCS.name, "result" => "ok").increment(1);
+        ::metrics::histogram!(SYNC_SECONDS.name).record(took.as_secs_f64());
     }
 
     pub(super) fn sync_failed(&self, error: &CallError) {
-        metrics::counter!("countersign_agent_sync_total", "result" => "failed").increment(1);
+        ::metrics::counter!(SYNCS.name, "result" => "failed").increment(1);
         let reason = match self.server_state() {
             // Callers get UNAVAILABLE until the first sync.
             Known::Nothing => {
@@ -74,39 +78,35 @@ impl Reports {
         self.storage.set(fault.map_or(State::Well, State::Degraded));
     }
 
-    pub(super) fn held(&self, cache: &Cache, feed: &Feed, now: UnixTime) {
-        let gauge = |name: &'static str, value: usize| {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a gauge is a float, and these counts are far below 2^52"
-            )]
-            metrics::gauge!(name).set(value as f64);
+    pub(super) fn held(&self, cache: &Cache, node: &Node, now: UnixTime) {
+        count(ENTRIES, cache.entries().len());
+        ::metrics::gauge!(SVIDS.name, "kind" => X509).set(float(cache.valid(now)));
+        let at = |metric: Metric, at: Option<UnixTime>| {
+            let seconds = at.map_or(0.0, |at| Duration::from_secs(at.as_secs()).as_secs_f64());
+            ::metrics::gauge!(metric.name).set(seconds);
         };
-        gauge("countersign_agent_entries", cache.entries().len());
-        gauge("countersign_agent_svids", cache.valid(now));
-        gauge("countersign_agent_streams", feed.subscribers());
+        at(FIRST_EXPIRY, cache.first_expiry(now));
+        at(
+            NODE_EXPIRY,
+            node.identity().map(|node| node.svid.not_after()),
+        );
     }
 
-    pub(super) fn signed(&self, count: usize) {
-        Self::signatures("ok", count);
+    /// So many were signed for workloads, and of these so many in the place of an earlier one.
+    pub(super) fn signed(&self, signed: usize, renewed: usize) {
+        crate::metrics::signed(X509, signed, renewed);
     }
 
-    pub(super) fn not_signed(&self, count: usize) {
-        Self::signatures("failed", count);
-    }
-
-    fn signatures(result: &'static str, count: usize) {
-        let count = u64::try_from(count).unwrap_or(u64::MAX);
-        metrics::counter!("countersign_agent_signatures_total", "result" => result)
-            .increment(count);
+    pub(super) fn not_signed(&self, refused: usize) {
+        crate::metrics::not_signed(X509, refused);
     }
 
     pub(super) fn renewed(&self) {
-        metrics::counter!("countersign_agent_renewals_total", "result" => "ok").increment(1);
+        ::metrics::counter!(NODE_RENEWALS.name, "result" => "ok").increment(1);
     }
 
     pub(super) fn renewal_failed(&self, _: &CallError) {
-        metrics::counter!("countersign_agent_renewals_total", "result" => "failed").increment(1);
+        ::metrics::counter!(NODE_RENEWALS.name, "result" => "failed").increment(1);
     }
 }
 

@@ -92,7 +92,7 @@ impl Syncer {
                 return self.judge(error).await.map(|()| Signed::NotAll);
             }
         };
-        let (mut signed, mut refused) = (0, 0);
+        let (mut signed, mut renewed, mut refused) = (0, 0, 0);
         for (request, result) in requests.iter().zip(results) {
             match result {
                 Ok(svid) => {
@@ -101,6 +101,7 @@ impl Syncer {
                         spiffe_id = %svid.id(), entry = %request.entry.id, expires_at = %svid.not_after(), "SVID signed"
                     );
                     signed += 1;
+                    renewed += usize::from(self.cache.holds(&request.entry.id));
                     let now = Moment::now(&*self.clock);
                     self.cache
                         .hold(&request.entry, svid, rotation::random_jitter(), now);
@@ -113,7 +114,7 @@ impl Syncer {
                 }
             }
         }
-        self.reports.signed(signed);
+        self.reports.signed(signed, renewed);
         self.reports.not_signed(refused);
         self.publish();
         Ok(if refused == 0 {

@@ -238,7 +238,7 @@ impl Syncer {
         self.keeper.save_if_due(&self.cache).await;
         let stored = self.node.fault().or_else(|| self.keeper.fault());
         self.reports.storage(stored);
-        self.reports.held(&self.cache, &self.feed, now.wall);
+        self.reports.held(&self.cache, &self.node, now.wall);
     }
 
     async fn sync(&mut self) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use countersign_identity::csr::Csr;
 
 use super::{Authority, Issued, Shared, SignError};
+use crate::metrics::Signature;
 
 impl Authority {
     /// Signs the authority of a server below this one, for about as long as it asked for, or for `ca_ttl`. Of the CSR only
@@ -20,11 +21,12 @@ impl Authority {
         preferred_ttl: Option<Duration>,
     ) -> Result<Issued, SignError> {
         let shared = Arc::clone(&self.0);
-        self.0
+        let signed = self
+            .0
             .pool
-            .run(move || shared.sign_downstream(&csr_der, preferred_ttl))
-            .await
-            .map_err(SignError::Internal)?
+            .run(move || shared.sign_downstream(&csr_der, preferred_ttl));
+        let signed = signed.await.map_err(SignError::Internal).flatten();
+        Signature::Downstream.counted(signed)
     }
 }
 

@@ -7,6 +7,7 @@ use countersign_identity::SpiffeId;
 use countersign_identity::jwt::{IssuedJwt, JwtIssueError, JwtTemplate};
 
 use super::{Authority, Shared, SignError};
+use crate::metrics::Signature;
 
 /// One JWT-SVID to sign.
 #[derive(Clone, Debug)]
@@ -44,11 +45,9 @@ impl Authority {
     /// [`SignError`], by whose fault it is.
     pub async fn sign_jwt(&self, request: JwtRequest) -> Result<IssuedJwt, SignError> {
         let shared = Arc::clone(&self.0);
-        self.0
-            .pool
-            .run(move || shared.sign_jwt(&request))
-            .await
-            .map_err(SignError::Internal)?
+        let signed = self.0.pool.run(move || shared.sign_jwt(&request));
+        let signed = signed.await.map_err(SignError::Internal).flatten();
+        Signature::Jwt.counted(signed)
     }
 }
 

@@ -11,6 +11,7 @@ use countersign_identity::spiffe_id::InvalidId;
 use countersign_identity::{SpiffeId, TrustDomain};
 
 use super::{Authority, Issued, Shared, SignError};
+use crate::metrics::Signature;
 
 /// Why an X.509-SVID was not minted.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +77,12 @@ impl Authority {
     /// [`MintError`]; all but the last variant are the caller's fault.
     pub async fn mint(&self, csr_der: Bytes, ttl: Option<Duration>) -> Result<Issued, MintError> {
         let shared = Arc::clone(&self.0);
-        self.0
-            .pool
-            .run(move || shared.mint(&csr_der, ttl))
+        let signed = self.0.pool.run(move || shared.mint(&csr_der, ttl));
+        let signed = signed
             .await
-            .map_err(SignError::Internal)?
+            .map_err(|error| SignError::Internal(error).into())
+            .flatten();
+        Signature::X509.counted(signed)
     }
 }
 

@@ -32,6 +32,7 @@ use super::order::{Letter, Letters};
 use super::schedule::{Step, next_step};
 use super::{Authority, Settings};
 use crate::keymanager::{KeyManager, KeyManagerError, KeyName, ManagedKey};
+use crate::metrics::{self, ACTIVATIONS, ROTATION_FAILURES};
 use crate::store::backend::Seq;
 use crate::store::{Edit, Store, StoreError};
 use crate::upstream::{UpstreamAuthority, UpstreamError};
@@ -198,11 +199,14 @@ impl Rotation {
             next = self.clock.now().after(CHECK);
             match self.advance().await {
                 Ok(due) => next = next.min(due),
-                Err(error) => warn!(
-                    error = &error as &dyn std::error::Error,
-                    "Authority could not be rotated: trying again in {} s",
-                    CHECK.as_secs()
-                ),
+                Err(error) => {
+                    ::metrics::counter!(ROTATION_FAILURES.name).increment(1);
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "Authority could not be rotated: trying again in {} s",
+                        CHECK.as_secs()
+                    );
+                }
             }
         }
     }
@@ -369,6 +373,7 @@ impl Rotation {
 }
 
 fn told_active<A: Named>(kind: Kind, slot: &Slot<A>) {
+    ::metrics::counter!(ACTIVATIONS.name, "kind" => metrics::kind(kind)).increment(1);
     info!(
         authority_id = slot.id(),
         expires = %slot.validity.not_after,

@@ -26,6 +26,7 @@ use crate::federation::{
     self, CertificateFile, EndpointCertificate, EndpointSettings, Follower, InvalidCertificate,
 };
 use crate::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
+use crate::metrics;
 use crate::registry::Registry;
 use crate::store::backend::sled::{OpenError, Sled};
 use crate::store::{Store, StoreError};
@@ -159,7 +160,8 @@ pub async fn build(
     let keys = open_keys(config.key_manager.clone(), keys_owner).await?;
     let tcp = bind(&config.bind_address, config.bind_port).await?;
     let socket = Socket::bind(&config.socket_path, Access::ADMIN).await?;
-    let operators = config.operators.bind().await?;
+    let operators = config.operators.bind(metrics::ALL).await?;
+    metrics::begin();
 
     let settings = config.authority.clone();
     let trust_domain = settings.trust_domain.clone();

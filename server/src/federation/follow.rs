@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::fetch::{FetchError, Fetcher};
 use super::schedule::interval;
 use crate::limits;
+use crate::metrics::{FEDERATION, label};
 use crate::registry::{Behind, Page, Registry};
 use crate::store::{Store, StoreError};
 
@@ -284,6 +285,7 @@ impl Follower {
             Ok(bundle) => keep(&self.store, &self.registry, bundle).await,
             Err(error) => Err(error.into()),
         };
+        ::metrics::counter!(FEDERATION.name, "result" => label(&result)).increment(1);
         let stored = self.registry.bundle(td.as_str());
         let next = jittered(interval(stored.as_deref()), SPREAD);
         followed.unverifiable = matches!(&result, Err(FollowError::Fetch(FetchError::NoBundle(_))));

@@ -69,7 +69,7 @@ impl Store {
                 .filter_map(|&i| Some((i, entries.get(i)?)))
                 .collect();
             let commits = tried.iter().map(|(_, entry)| creation(entry)).collect();
-            let committed = self.backend.commit(commits).await?;
+            let committed = self.commit_all(commits).await?;
             let mut again = Vec::new();
             for ((i, entry), outcome) in tried.into_iter().zip(committed) {
                 let result = match outcome {
@@ -176,7 +176,7 @@ impl Store {
                 .iter()
                 .map(|(_, (record, version))| deletion(&record.value, *version, &similar))
                 .collect();
-            let committed = self.backend.commit(commits).await?;
+            let committed = self.commit_all(commits).await?;
             open = Vec::new();
             for ((item, _), outcome) in tried.into_iter().zip(committed) {
                 match outcome {
@@ -230,7 +230,7 @@ impl Store {
             .iter()
             .map(|(_, plan)| replacement(&plan.new, &plan.old, plan.version, &similar))
             .collect();
-        let committed = self.backend.commit(commits).await?;
+        let committed = self.commit_all(commits).await?;
         let mut again = Vec::new();
         for ((i, Plan { new, old, .. }), outcome) in planned.into_iter().zip(committed) {
             match outcome {

@@ -124,8 +124,7 @@ impl Store {
             if !commits.is_empty() {
                 // One that is gone was taken meanwhile.
                 removed += self
-                    .backend
-                    .commit(commits)
+                    .commit_all(commits)
                     .await?
                     .iter()
                     .filter(|r| r.is_ok())

@@ -80,6 +80,7 @@ async fn start(name: &str, web: Option<&Web>) -> anyhow::Result<Deployment> {
         server,
         server_env,
         agent: FAST_SYNC.into(),
+        ..Settings::default()
     };
     Deployment::start(NODE, settings).await
 }

@@ -8,6 +8,7 @@ mod federation;
 mod guide;
 mod join_token;
 mod mesh;
+mod metrics;
 mod nested;
 mod operate;
 mod restart;

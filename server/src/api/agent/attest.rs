@@ -25,7 +25,28 @@ use super::super::status::Failure;
 use super::super::svid;
 use crate::attestor::{AttestError, Attested, Conversation};
 use crate::limits;
+use crate::metrics::ATTESTATIONS;
 use crate::store::NodeError;
+
+/// One attestation, counted at its end, whatever that is.
+struct Counted {
+    attestor: &'static str,
+    result: &'static str,
+}
+
+impl Counted {
+    const fn failed(attestor: &'static str) -> Self {
+        let result = "failed";
+        Self { attestor, result }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics::counter!(ATTESTATIONS.name, "attestor" => self.attestor, "result" => self.result)
+            .increment(1);
+    }
+}
 
 type Answer = Result<wire::AttestAgentResponse, Status>;
 
@@ -127,6 +148,7 @@ async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result
             format_args!("could not find node attestor type \"{kind}\""),
         )
     })?;
+    let mut counted = Counted::failed(attestor.name());
     let attested = attestor
         .attest(payload, stream)
         .await
@@ -194,6 +216,7 @@ async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result
         expires_at = %issued.expires_at,
         "Agent attested"
     );
+    counted.result = "ok";
     Ok(answer::Result {
         svid: Some(svid::to_wire(issued)),
         reattestable: can_reattest,

@@ -1,0 +1,206 @@
+//! What the server counts: each metric with its help, listed in [`ALL`].
+
+use std::time::Duration;
+
+use countersign_identity::UnixTime;
+use countersign_runtime::health::Health;
+use countersign_runtime::metrics::{CallNames, Metric, count};
+
+use crate::authority::{Authority, Kind};
+use crate::registry::{EntryFilter, NodeFilter, Registry};
+
+/// Calls of the API.
+pub const CALLS: CallNames = CallNames {
+    total: Metric::counter(
+        "countersign_server_calls_total",
+        &["method", "code"],
+        "Calls of the API that ended, refused ones too, by their gRPC code.",
+    ),
+    seconds: Metric::histogram(
+        "countersign_server_calls_seconds",
+        &["method"],
+        "Time from the beginning of a call to its first answer.",
+    ),
+    open: Metric::gauge(
+        "countersign_server_calls_open",
+        &["method"],
+        "Calls that go on.",
+    ),
+};
+/// What was signed.
+pub const SIGNATURES: Metric = Metric::counter(
+    "countersign_server_signatures_total",
+    &["kind", "result"],
+    "What was signed, or asked for and not signed: agent (SVIDs of node agents), x509 and jwt (SVIDs of workloads), \
+     downstream (authorities of servers below).",
+);
+/// Attestations of node agents.
+pub const ATTESTATIONS: Metric = Metric::counter(
+    "countersign_server_node_attestations_total",
+    &["attestor", "result"],
+    "Attestations of node agents, by node attestor.",
+);
+/// Commits.
+pub const COMMITS: Metric = Metric::counter(
+    "countersign_server_store_commits_total",
+    &["result"],
+    "Calls that wrote to the store. What failed may be written all the same.",
+);
+/// How long they take.
+pub const COMMIT_SECONDS: Metric = Metric::histogram(
+    "countersign_server_store_commit_seconds",
+    &[],
+    "Time until what was written is on the disk.",
+);
+/// Registration entries.
+pub const ENTRIES: Metric =
+    Metric::gauge("countersign_server_entries", &[], "Registration entries.");
+/// Node agents.
+pub const NODES: Metric = Metric::gauge(
+    "countersign_server_nodes",
+    &[],
+    "Node agents that are known: attested and not evicted, expired and banned ones too.",
+);
+/// Bundles.
+pub const BUNDLES: Metric = Metric::gauge(
+    "countersign_server_bundles",
+    &[],
+    "Bundles that are known, the own one among them.",
+);
+/// When what signs expires.
+pub const AUTHORITY_EXPIRY: Metric = Metric::gauge(
+    "countersign_server_authority_expiry_timestamp_seconds",
+    &["kind"],
+    "When the authority that signs expires, in Unix time; 0 if there is none.",
+);
+/// New authorities.
+pub const ACTIVATIONS: Metric = Metric::counter(
+    "countersign_server_authority_activations_total",
+    &["kind"],
+    "Authorities that began to sign, the one at the start included.",
+);
+/// Authorities that could not be kept going.
+pub const ROTATION_FAILURES: Metric = Metric::counter(
+    "countersign_server_authority_rotation_failures_total",
+    &[],
+    "Steps of the rotation of authorities that failed and are tried again.",
+);
+/// Looks at foreign bundles.
+pub const FEDERATION: Metric = Metric::counter(
+    "countersign_server_federation_refreshes_total",
+    &["result"],
+    "Looks at the bundles of foreign trust domains.",
+);
+/// Whether callers are served.
+pub const READY: Metric = Metric::gauge(
+    "countersign_server_ready",
+    &[],
+    "1 if callers are served, which is what /ready answers; 0 otherwise.",
+);
+/// Which program it is.
+pub const BUILD: Metric = Metric::gauge(
+    "countersign_server_build_info",
+    &["version"],
+    "Always 1; the label is the version of the program.",
+);
+
+/// Every metric of the server.
+pub const ALL: &[Metric] = &[
+    BUILD,
+    READY,
+    CALLS.total,
+    CALLS.seconds,
+    CALLS.open,
+    SIGNATURES,
+    ATTESTATIONS,
+    COMMITS,
+    COMMIT_SECONDS,
+    ENTRIES,
+    NODES,
+    BUNDLES,
+    AUTHORITY_EXPIRY,
+    ACTIVATIONS,
+    ROTATION_FAILURES,
+    FEDERATION,
+];
+
+/// What a signature is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signature {
+    Agent,
+    X509,
+    Jwt,
+    Downstream,
+}
+
+impl Signature {
+    const ALL: [Self; 4] = [Self::Agent, Self::X509, Self::Jwt, Self::Downstream];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::X509 => "x509",
+            Self::Jwt => "jwt",
+            Self::Downstream => "downstream",
+        }
+    }
+
+    /// So many were made, and so many were not.
+    pub(crate) fn count(self, signed: usize, failed: usize) {
+        for (result, number) in [("ok", signed), ("failed", failed)] {
+            let number = u64::try_from(number).unwrap_or(u64::MAX);
+            ::metrics::counter!(SIGNATURES.name, "kind" => self.label(), "result" => result)
+                .increment(number);
+        }
+    }
+
+    /// Counts one.
+    pub(crate) fn counted<T, E>(self, result: Result<T, E>) -> Result<T, E> {
+        let signed = usize::from(result.is_ok());
+        self.count(signed, 1 - signed);
+        result
+    }
+}
+
+/// `ok` or `failed`.
+pub(crate) const fn label<T, E>(result: &Result<T, E>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(_) => "failed",
+    }
+}
+
+/// The label of a kind of authority.
+pub(crate) const fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::X509 => "x509",
+        Kind::Jwt => "jwt",
+    }
+}
+
+/// Makes the counters whose labels are known appear at once, so that their first increase is seen as one.
+pub(crate) fn begin() {
+    ::metrics::gauge!(BUILD.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Signature::ALL.into_iter().for_each(|kind| kind.count(0, 0));
+    ::metrics::counter!(ROTATION_FAILURES.name).increment(0);
+    for result in ["ok", "failed"] {
+        ::metrics::counter!(COMMITS.name, "result" => result).increment(0);
+        ::metrics::counter!(FEDERATION.name, "result" => result).increment(0);
+    }
+}
+
+/// What changes without anybody telling of it.
+pub(crate) fn observe(registry: &Registry, authority: &Authority, health: &Health) {
+    count(ENTRIES, registry.count_entries(&EntryFilter::default()));
+    count(NODES, registry.count_nodes(&NodeFilter::default()));
+    count(BUNDLES, registry.count_bundles());
+    count(READY, usize::from(health.is_ready()));
+    for of in [Kind::X509, Kind::Jwt] {
+        let active = authority
+            .states(of)
+            .and_then(|states| states.active.expires_at);
+        let seconds = active.map_or(0, UnixTime::as_secs);
+        ::metrics::gauge!(AUTHORITY_EXPIRY.name, "kind" => kind(of))
+            .set(Duration::from_secs(seconds).as_secs_f64());
+    }
+}
