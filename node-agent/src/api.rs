@@ -6,6 +6,7 @@
 mod admin;
 mod caller;
 mod health;
+mod place;
 mod rates;
 pub mod sds;
 mod stream;
@@ -116,7 +117,7 @@ pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
                 .max_decoding_message_size(limits::SDS_REQUEST_BYTES),
         );
     }
-    routes.into_axum_router().layer(crate::metrics::calls())
+    place::bounded(routes.into_axum_router()).layer(crate::metrics::calls())
 }
 
 pub use admin::router as admin;

@@ -26,6 +26,7 @@ use crate::api::{self, Offered};
 use crate::attest::{AttestError, TrustError};
 use crate::config::AgentConfig;
 use crate::jwt::JwtSvids;
+use crate::limits;
 use crate::metrics;
 use crate::selectors::{Attestors, Unix};
 use crate::skew::Skew;
@@ -205,7 +206,9 @@ fn serve(
     health: &Health,
 ) {
     let clock = Arc::clone(&sources.clock);
-    let options = ServeOptions::new(Http::Http2Only, clock).drain(DRAIN);
+    let options = ServeOptions::new(Http::Http2Only, clock)
+        .drain(DRAIN)
+        .streams(limits::STREAMS_PER_CONNECTION);
     let on = |name: &'static str, socket: Socket, router: axum::Router| {
         let (options, stop) = (options.clone(), sources.stop.clone());
         let reached = health.check(name, State::Well).follow(socket.standing());

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+/// Streams at once on one connection: more than a process may hold, so that it learns which bound it has met.
+pub const STREAMS_PER_CONNECTION: u32 = 100;
 /// Streams that one process may hold open on the Workload API.
 pub const STREAMS_PER_PROCESS: usize = 64;
 /// Streams that all callers together may hold open on the Workload API.
@@ -33,11 +35,14 @@ pub const AUDIENCE_BYTES: usize = 8 * 1024;
 pub const JWT_FETCHES_PER_USER: usize = 8;
 /// JWT-SVIDs that are kept, unless the configuration says another number.
 pub const JWT_SVIDS: usize = 1000;
-/// The largest request of Envoy's secret discovery that is read, in bytes: Envoy tells of all its extensions.
-pub const SDS_REQUEST_BYTES: usize = 1024 * 1024;
-/// Secrets that one stream of incremental secret discovery may ask for.
+/// The largest request of Envoy's secret discovery that is read, in bytes: Envoy tells of all its extensions, some 100 KiB.
+pub const SDS_REQUEST_BYTES: usize = 256 * 1024;
+/// Single requests for secrets of one process that are read at once; further ones wait. In memory such a message can be
+/// many times as large as on the wire.
+pub const SDS_FETCHES_PER_PROCESS: usize = 2;
+/// Secrets that one stream of secret discovery may ask for.
 pub const SDS_NAMES: usize = 1_000;
-/// The longest name of a secret, in bytes: a SPIFFE ID.
+/// The longest name of a secret or of a type, in bytes: a SPIFFE ID.
 pub const SDS_NAME_BYTES: usize = 2_048;
 /// The largest request on the admin socket that is read, in bytes.
 pub const ADMIN_REQUEST_BYTES: usize = 256 * 1024;
@@ -75,3 +80,8 @@ pub const SVIDS_ON_DISK: usize = 10_000;
 pub const TRUST_BUNDLE_FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// The largest Workload API answer that the command line takes, in bytes.
 pub const WORKLOAD_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Lines in the log about callers who do what they should not: a second, and at once.
+pub const LINES_ABOUT_CALLERS: (u32, u32) = (10, 600);
+/// What stands in the log of a text that a caller sent, in bytes.
+pub const LOGGED_TEXT: usize = 512;

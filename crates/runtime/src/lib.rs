@@ -7,6 +7,7 @@
 //! | [`connection`], [`io`] | who is at the other end, and IO that ends when that connection is cut or a leaf expires |
 //! | [`tls`], [`serve`] | TLS handshakes on the server side, and the serving loop over TCP and Unix sockets |
 //! | [`unix`], [`process`], [`dial`] | Unix listening sockets, the processes that call there, and the client side of TLS and Unix sockets |
+//! | [`allowance`], [`turns`] | how many lines a flood may cause, and whose turn it is |
 //! | [`error`] | errors of any kind, printed with their causes |
 //! | [`file`](mod@file) | files that are either the old or the new one, never half of it |
 //!
@@ -15,6 +16,7 @@
 
 #[cfg(feature = "daemon")]
 pub mod address_file;
+pub mod allowance;
 pub mod backoff;
 #[cfg(feature = "daemon")]
 pub mod cli;

@@ -20,6 +20,12 @@ pub const SEND_BUFFER: usize = 64 * 1024;
 /// Streams at once on one HTTP/2 connection.
 pub const STREAMS: u32 = 1_000;
 
+/// Connections of one process at once on a Unix socket. A client needs one, some open a few more.
+pub const CONNECTIONS_PER_PROCESS: usize = 128;
+
+/// Lines in the log about callers who do what they should not: a second, and at once.
+pub const LINES: (u32, u32) = (1, 60);
+
 /// Time for an HTTP/1.1 caller to send all headers of a request.
 pub const HEADER_READ: Duration = Duration::from_secs(30);
 

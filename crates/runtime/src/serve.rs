@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::allowance::Allowance;
 use crate::clock::SharedClock;
 use crate::connection::{Connection, network};
 use crate::drain::{Drain, Drained};
@@ -63,6 +64,8 @@ pub struct ServeOptions {
     pub handshakes: usize,
     /// Connections at once; further callers wait in the kernel's queue.
     pub connections: usize,
+    /// Streams at once on one HTTP/2 connection.
+    pub streams: u32,
     /// Tells when a leaf ends.
     pub clock: SharedClock,
 }
@@ -78,6 +81,7 @@ impl ServeOptions {
             handshake: limits::HANDSHAKE,
             handshakes: limits::HANDSHAKES,
             connections: limits::CONNECTIONS,
+            streams: limits::STREAMS,
             clock,
         }
     }
@@ -93,6 +97,13 @@ impl ServeOptions {
     #[must_use]
     pub const fn drain(mut self, limit: Duration) -> Self {
         self.drain = limit;
+        self
+    }
+
+    /// With another bound on the streams of one connection.
+    #[must_use]
+    pub const fn streams(mut self, streams: u32) -> Self {
+        self.streams = streams;
         self
     }
 
@@ -123,7 +134,7 @@ pub async fn serve_tls(
         .cut_by(drain.cut().clone());
     let line = Line::new(router, &options, &drain);
     let bounds = options.bounds();
-    let users = Users::new(bounds.connections);
+    let users = Users::half_of(bounds.connections);
     let turns = Turns::new(options.handshakes / 4);
     let limit = options.handshake;
     let take = |(stream, address): (TcpStream, SocketAddr), places: Places| {
@@ -177,7 +188,8 @@ pub async fn serve_tls(
 
 /// Serves plain HTTP on a Unix socket until `stop` is cancelled, then drains. The socket's file goes with it.
 ///
-/// A caller whom the kernel does not name is not served, and neither is a user who has half of all connections already.
+/// A caller whom the kernel does not name is not served, and neither is a user who has half of all connections already, or
+/// a process that has [`limits::CONNECTIONS_PER_PROCESS`].
 pub async fn serve_unix(
     socket: Socket,
     router: Router,
@@ -188,7 +200,9 @@ pub async fn serve_unix(
     let _cut = drain.cut().clone().drop_guard();
     let line = Line::new(router, &options, &drain);
     let bounds = options.bounds();
-    let users = Users::new(bounds.connections);
+    let users = Users::half_of(bounds.connections);
+    let processes = Users::at_most(limits::CONNECTIONS_PER_PROCESS);
+    let lines = Allowance::new(limits::LINES);
     let take = |stream: UnixStream,
                 Places {
                     handshake: _,
@@ -198,18 +212,28 @@ pub async fn serve_unix(
         let caller = match unix::caller(&stream) {
             Ok(caller) => caller,
             Err(error) => {
-                tracing::warn!(%error, "The kernel does not say who called: not served");
+                if lines.line().is_some() {
+                    tracing::warn!(%error, "The kernel does not say who called: not served");
+                }
                 return;
             }
         };
         let Some(seat) = users.enter(caller.uid) else {
             return;
         };
+        // Those whom the kernel can't number here are told apart by their user alone.
+        let process = match caller.pid {
+            Some(pid) => match processes.enter(Process(pid)) {
+                Some(seat) => Some(seat),
+                None => return,
+            },
+            None => None,
+        };
         let guard = drain.guard();
         let line = line.clone();
         let connection = Arc::new(Connection::unix(caller, drain.cut().child_token()));
         tokio::spawn(async move {
-            let _held = (guard, place, seat);
+            let _held = (guard, place, seat, process);
             line.serve(AnyAuthority::new(stream), connection, None)
                 .await;
         });
@@ -222,6 +246,10 @@ pub async fn serve_unix(
     drop(socket);
     drain.finish(options.drain).await
 }
+
+/// A process by its number, in the log too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Process(i32);
 
 /// What all connections of one listener share.
 #[derive(Clone)]
@@ -237,7 +265,7 @@ impl Line {
     fn new(router: Router, options: &ServeOptions, drain: &Drain) -> Self {
         Self {
             router,
-            http: exchange::builder(options.http),
+            http: exchange::builder(options.http, options.streams),
             max_age: options.max_age,
             drain: drain.begun().clone(),
             clock: Arc::clone(&options.clock),

@@ -12,7 +12,7 @@ use countersign_runtime::logs::Levels;
 use tonic::service::Routes;
 
 use super::caller::Callers;
-use super::{Rules, Sources};
+use super::{Rules, Sources, place};
 use crate::limits;
 
 pub use delegated::Delegates;
@@ -38,9 +38,8 @@ pub fn router(sources: &Sources, rules: &Rules, levels: Levels) -> Router {
     let debug = DebugServer::new(debug).max_decoding_message_size(limits::ADMIN_REQUEST_BYTES);
     let logger = LoggerServer::new(logger::Logger(levels))
         .max_decoding_message_size(limits::ADMIN_REQUEST_BYTES);
-    Routes::new(delegated)
+    let routes = Routes::new(delegated)
         .add_service(debug)
-        .add_service(logger)
-        .into_axum_router()
-        .layer(crate::metrics::calls())
+        .add_service(logger);
+    place::bounded(routes.into_axum_router()).layer(crate::metrics::calls())
 }

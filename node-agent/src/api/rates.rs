@@ -27,7 +27,7 @@ pub(super) enum Method {
 }
 
 impl Method {
-    const fn path(self) -> &'static str {
+    pub(super) const fn path(self) -> &'static str {
         match self {
             Self::X509Svid => "/SpiffeWorkloadAPI/FetchX509SVID",
             Self::X509Bundles => "/SpiffeWorkloadAPI/FetchX509Bundles",

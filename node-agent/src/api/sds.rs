@@ -14,12 +14,14 @@ use countersign_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use countersign_proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryService;
+use countersign_runtime::allowance::Allowance;
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::caller::{Admitted, Callers};
 use super::rates::Method;
+use crate::limits;
 use crate::sync::Snapshot;
 
 pub use secret::{Names, Validation};
@@ -57,6 +59,9 @@ trait Conversation: Send + 'static {
     type Request: Send + 'static;
     type Response: Send + 'static;
 
+    /// Why the caller did not take the last answer, if it says so.
+    fn rejection(request: &Self::Request) -> Option<&str>;
+
     /// Takes a request in; says whether an answer is due.
     ///
     /// # Errors
@@ -87,16 +92,17 @@ type Talk<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
 /// Nothing is read or made before the connection has room for an answer: a caller that does not read costs one place.
 fn talk<C: Conversation>(
+    service: &SecretDiscovery,
     requests: Streaming<C::Request>,
     admitted: Admitted,
     conversation: C,
-    stop: CancellationToken,
 ) -> Talk<C::Response> {
     let state = State {
         requests,
         admitted,
         conversation,
-        stop,
+        lines: service.callers.lines(),
+        stop: service.stop.clone(),
         phase: Phase::First,
     };
     Box::pin(futures::stream::unfold(state, |mut state| async move {
@@ -109,6 +115,7 @@ struct State<C: Conversation> {
     requests: Streaming<C::Request>,
     admitted: Admitted,
     conversation: C,
+    lines: Arc<Allowance>,
     stop: CancellationToken,
     phase: Phase,
 }
@@ -154,7 +161,10 @@ impl<C: Conversation> State<C> {
                     self.conversation.news()
                 }
                 request = self.requests.message() => match request? {
-                    Some(request) => self.conversation.request(request)?,
+                    Some(request) => {
+                        self.log_rejection(&request);
+                        self.conversation.request(request)?
+                    }
                     None => {
                         self.phase = Phase::Over;
                         return Ok(None);
@@ -167,6 +177,20 @@ impl<C: Conversation> State<C> {
         }
         let snapshot = self.admitted.snapshot()?;
         self.conversation.answer(&snapshot, &self.admitted)
+    }
+
+    /// Operators should know, and no caller should fill their disk.
+    fn log_rejection(&self, request: &C::Request) {
+        if let Some(error) = C::rejection(request)
+            && let Some(held_back) = self.lines.line()
+        {
+            let end = error.floor_char_boundary(limits::LOGGED_TEXT);
+            tracing::warn!(
+                error = error.get(..end),
+                held_back = (held_back > 0).then_some(held_back),
+                "Envoy did not take the last secrets"
+            );
+        }
     }
 
     fn is_ready(&self) -> bool {
@@ -189,10 +213,10 @@ impl SecretDiscoveryService for SecretDiscovery {
         let admitted = self.callers.admit(&request, Method::StreamSecrets).await?;
         let conversation = world::World::new(Arc::clone(&self.settings));
         Ok(Response::new(talk(
+            self,
             request.into_inner(),
             admitted,
             conversation,
-            self.stop.clone(),
         )))
     }
 
@@ -203,10 +227,10 @@ impl SecretDiscoveryService for SecretDiscovery {
         let admitted = self.callers.admit(&request, Method::StreamSecrets).await?;
         let conversation = delta::Delta::new(Arc::clone(&self.settings));
         Ok(Response::new(talk(
+            self,
             request.into_inner(),
             admitted,
             conversation,
-            self.stop.clone(),
         )))
     }
 
@@ -216,6 +240,7 @@ impl SecretDiscoveryService for SecretDiscovery {
     ) -> Result<Response<DiscoveryResponse>, Status> {
         let admitted = self.callers.admit(&request, Method::FetchSecrets).await?;
         let request = request.into_inner();
+        check_names(request.resource_names.iter())?;
         let snapshot = admitted.snapshot()?;
         let selectors = admitted.subscription.selectors();
         if !secret::all_signed(&snapshot, selectors) {
@@ -231,6 +256,27 @@ impl SecretDiscoveryService for SecretDiscovery {
             nonce: String::new(),
         }))
     }
+}
+
+/// What a stream keeps of its requests is kept as long as the stream lasts.
+///
+/// # Errors
+/// Too many names, or one that is too long.
+fn check_names<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> Result<(), Status> {
+    if names.len() > limits::SDS_NAMES {
+        return Err(Status::resource_exhausted(format!(
+            "one stream may ask for at most {} secrets: open another one",
+            limits::SDS_NAMES
+        )));
+    }
+    let longest = names.map(String::len).max().unwrap_or_default();
+    if longest > limits::SDS_NAME_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "the name of a secret or of a type is longer than {} bytes",
+            limits::SDS_NAME_BYTES
+        )));
+    }
+    Ok(())
 }
 
 /// Eight hex digits that were not there before.

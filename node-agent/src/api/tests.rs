@@ -26,6 +26,7 @@ use crate::test_ca::{TestCa, trust_domain};
 use crate::workload_client::WorkloadClient;
 
 mod admin;
+mod greedy;
 mod hostile;
 mod jwt;
 mod sds;

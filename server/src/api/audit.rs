@@ -17,6 +17,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use countersign_proto::spire::api::types;
+use countersign_runtime::allowance::Allowance;
 use countersign_runtime::logs::AUDIT;
 use countersign_runtime::{Address, Connection, UnixCaller};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -104,51 +105,17 @@ enum Kind {
 /// How many lines each kind of caller may still have.
 #[derive(Debug)]
 pub(super) struct Audit {
-    strangers: Mutex<Allowance>,
-    agents: Mutex<Allowance>,
-    admins: Mutex<Allowance>,
-}
-
-#[derive(Debug)]
-struct Allowance {
-    per_second: f64,
-    burst: f64,
-    left: f64,
-    at: Instant,
-    held: u64,
-}
-
-impl Allowance {
-    fn new((per_second, burst): (u32, u32)) -> Self {
-        Self {
-            per_second: per_second.into(),
-            burst: burst.into(),
-            left: burst.into(),
-            at: Instant::now(),
-            held: 0,
-        }
-    }
-
-    /// How many lines were held back since the last one; none if this one is held back too.
-    fn line(&mut self, now: Instant) -> Option<u64> {
-        let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
-        self.left = (self.left + earned).min(self.burst);
-        self.at = now;
-        if self.left < 1.0 {
-            self.held = self.held.saturating_add(1);
-            return None;
-        }
-        self.left -= 1.0;
-        Some(std::mem::take(&mut self.held))
-    }
+    strangers: Allowance,
+    agents: Allowance,
+    admins: Allowance,
 }
 
 impl Audit {
     pub(super) fn new() -> Self {
         Self {
-            strangers: Mutex::new(Allowance::new(limits::AUDIT_STRANGERS)),
-            agents: Mutex::new(Allowance::new(limits::AUDIT_AGENTS)),
-            admins: Mutex::new(Allowance::new(limits::AUDIT_ADMINS)),
+            strangers: Allowance::new(limits::AUDIT_STRANGERS),
+            agents: Allowance::new(limits::AUDIT_AGENTS),
+            admins: Allowance::new(limits::AUDIT_ADMINS),
         }
     }
 
@@ -158,8 +125,7 @@ impl Audit {
             Kind::Agent => &self.agents,
             Kind::Admin => &self.admins,
         };
-        let mut allowance = allowance.lock().unwrap_or_else(PoisonError::into_inner);
-        allowance.line(Instant::now())
+        allowance.line()
     }
 }
 
@@ -316,26 +282,9 @@ fn program(process: &UnixCaller) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use countersign_runtime::process::PeerProcess;
 
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_flood_of_lines_is_held_back_and_counted() {
-        let mut allowance = Allowance::new((10, 3));
-        let mut line = || allowance.line(Instant::now());
-        assert_eq!([line(), line(), line()], [Some(0); 3]);
-        assert_eq!([line(), line()], [None; 2]);
-        tokio::time::advance(Duration::from_millis(100)).await;
-        assert_eq!([line(), line()], [Some(2), None]);
-        tokio::time::advance(Duration::from_secs(3600)).await;
-        assert_eq!(
-            [line(), line(), line(), line()],
-            [Some(1), Some(0), Some(0), None]
-        );
-    }
 
     #[test]
     fn what_others_sent_is_cut_between_characters() {

@@ -143,7 +143,7 @@ pub(super) async fn serve<S>(
 }
 
 /// HTTP with the bounds of [`limits`].
-pub(super) fn builder(http: Http) -> auto::Builder<TokioExecutor> {
+pub(super) fn builder(http: Http, streams: u32) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -154,7 +154,7 @@ pub(super) fn builder(http: Http) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(limits::HEADER_BYTES)
-        .max_concurrent_streams(limits::STREAMS)
+        .max_concurrent_streams(streams)
         .max_send_buf_size(limits::SEND_BUFFER);
     match http {
         Http::Http2Only => builder.http2_only(),

@@ -1,15 +1,20 @@
-//! No one can take all places of a listener: no user of this machine on a Unix socket, no SPIFFE ID over TLS.
+//! No one can take all places of a listener: neither a process nor a user of this machine on a Unix socket, nor a SPIFFE ID
+//! over TLS.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::allowance::Allowance;
+use crate::limits;
+
 /// Counts connections by user: by whatever tells one from another.
 #[derive(Debug)]
 pub(super) struct Users<K> {
     limit: usize,
     open: Arc<Mutex<HashMap<K, usize>>>,
+    lines: Arc<Allowance>,
 }
 
 impl<K> Clone for Users<K> {
@@ -17,6 +22,7 @@ impl<K> Clone for Users<K> {
         Self {
             limit: self.limit,
             open: Arc::clone(&self.open),
+            lines: Arc::clone(&self.lines),
         }
     }
 }
@@ -30,10 +36,16 @@ pub(super) struct Seat<K: Hash + Eq> {
 
 impl<K: Hash + Eq + Clone + Debug> Users<K> {
     /// Half of the connections at once are for one user, so that one alone never keeps the others out.
-    pub(super) fn new(connections: usize) -> Self {
+    pub(super) fn half_of(connections: usize) -> Self {
+        Self::at_most(connections / 2)
+    }
+
+    /// So many connections are for one user, but at least one.
+    pub(super) fn at_most(limit: usize) -> Self {
         Self {
-            limit: (connections / 2).max(1),
+            limit: limit.max(1),
             open: Arc::default(),
+            lines: Arc::new(Allowance::new(limits::LINES)),
         }
     }
 
@@ -45,10 +57,14 @@ impl<K: Hash + Eq + Clone + Debug> Users<K> {
             return None;
         }
         *open += 1;
-        if *open == self.limit {
+        // Whoever comes and goes at the limit reaches it again and again.
+        if *open == self.limit
+            && let Some(held_back) = self.lines.line()
+        {
             tracing::warn!(
                 ?user,
                 connections = *open,
+                held_back = (held_back > 0).then_some(held_back),
                 "This user has as many connections as one may have: more are turned away"
             );
         }
@@ -82,7 +98,7 @@ mod tests {
 
     #[test]
     fn one_user_gets_half_of_the_places_and_another_still_gets_one() {
-        let users = Users::new(4);
+        let users = Users::half_of(4);
         let held = [users.enter(1), users.enter(1)];
         assert!(held.iter().all(Option::is_some));
         assert!(users.enter(1).is_none());

@@ -301,6 +301,32 @@ async fn a_socket_that_another_process_took_over_is_told_and_left_alone_until_no
     drop(foreign);
 }
 
+#[tokio::test]
+async fn a_process_with_too_many_connections_gets_no_more_and_keeps_those_that_it_has() {
+    let served = serve_http(Http::Http2Only).await;
+    let mut open = Vec::new();
+    for _ in 0..limits::CONNECTIONS_PER_PROCESS {
+        open.push(UnixConnector::new(&served.path).dial().await.unwrap());
+    }
+    let mut one_more = UnixConnector::new(&served.path).dial().await.unwrap();
+    assert_eq!(one_more.read(&mut [0]).await.unwrap_or_default(), 0);
+    for stream in &mut open {
+        stream
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 1, "settings");
+    }
+    drop(open);
+    loop {
+        let mut stream = UnixConnector::new(&served.path).dial().await.unwrap();
+        drop(stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await);
+        if stream.read(&mut [0]).await.unwrap_or_default() == 1 {
+            break;
+        }
+    }
+}
+
 /// What an HTTP/2 server says to a GET request with this `:authority`: the type of the first frame on stream 1
 /// (1 = HEADERS, 3 = RST_STREAM).
 async fn answer_to_authority(path: &Path, authority: &str) -> u8 {

@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use countersign_proto::envoy::config::core::v3::Node;
 use countersign_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
 };
 use tonic::Status;
 
 use super::super::caller::Admitted;
-use super::secret::{Named, Secrets};
-use super::{Conversation, Due, Settings, nonce};
-use crate::limits;
+use super::secret::{Named, Secrets, Validation};
+use super::{Conversation, Due, Settings, check_names, nonce};
 use crate::sync::Snapshot;
 
 /// Asks for everything there is.
@@ -23,7 +21,7 @@ const WILDCARD: &str = "*";
 pub(super) struct Delta {
     settings: Arc<Settings>,
     version: u64,
-    node: Option<Node>,
+    validation: Validation,
     type_url: String,
     first: bool,
     wildcard: bool,
@@ -42,11 +40,11 @@ enum Told {
 }
 
 impl Delta {
-    pub(super) const fn new(settings: Arc<Settings>) -> Self {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
         Self {
+            validation: settings.validation,
             settings,
             version: 0,
-            node: None,
             type_url: String::new(),
             first: true,
             wildcard: false,
@@ -71,6 +69,10 @@ impl Conversation for Delta {
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
 
+    fn rejection(request: &DeltaDiscoveryRequest) -> Option<&str> {
+        request.error_detail.as_ref().map(|e| e.message.as_str())
+    }
+
     /// Confirmations and rejections change nothing here: a rejected version is not sent again, the next one is.
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Due, Status> {
         let DeltaDiscoveryRequest {
@@ -80,14 +82,15 @@ impl Conversation for Delta {
             resource_names_unsubscribe,
             initial_resource_versions,
             response_nonce: _,
-            error_detail,
+            error_detail: _,
         } = request;
-        if let Some(error) = error_detail {
-            tracing::warn!(error = error.message, "Envoy did not take the last secrets");
+        // Envoy introduces itself once.
+        if node.is_some() {
+            self.validation = self.settings.validation.for_node(node.as_ref());
         }
-        self.node = node.or(self.node.take());
         if self.first {
             self.first = false;
+            check_names([&type_url].into_iter())?;
             self.type_url = type_url;
             // Whoever names nothing at the beginning wants everything.
             self.wildcard = resource_names_subscribe.is_empty();
@@ -95,7 +98,7 @@ impl Conversation for Delta {
             self.told = had
                 .map(|(name, version)| (name, Told::Version(version)))
                 .collect();
-            check(self.told.keys())?;
+            check_names(self.told.keys())?;
         } else if resource_names_subscribe.is_empty() && resource_names_unsubscribe.is_empty() {
             return Ok(Due::No);
         }
@@ -116,7 +119,7 @@ impl Conversation for Delta {
                 self.told.remove(&name);
             }
         }
-        check(self.wanted.iter())?;
+        check_names(self.wanted.iter())?;
         let (wanted, wildcard) = (&self.wanted, self.wildcard);
         self.told
             .retain(|name, _| wildcard || wanted.contains(name));
@@ -133,10 +136,9 @@ impl Conversation for Delta {
         snapshot: &Snapshot,
         admitted: &Admitted,
     ) -> Result<Option<DeltaDiscoveryResponse>, Status> {
-        let validation = self.settings.validation.for_node(self.node.as_ref());
         let selectors = admitted.subscription.selectors();
         let settings = Arc::clone(&self.settings);
-        let secrets = Secrets::new(snapshot, selectors, &settings.names, validation);
+        let secrets = Secrets::new(snapshot, selectors, &settings.names, self.validation);
         let present = self.present(&secrets);
 
         let gone: Vec<String> = self
@@ -191,22 +193,4 @@ fn version(secret: &[u8]) -> String {
         .take(16)
         .map(|b| format!("{b:02x}"))
         .collect()
-}
-
-/// A stream's names are kept as long as it lasts.
-fn check<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> Result<(), Status> {
-    if names.len() > limits::SDS_NAMES {
-        return Err(Status::resource_exhausted(format!(
-            "one stream may ask for at most {} secrets: open another one",
-            limits::SDS_NAMES
-        )));
-    }
-    let longest = names.map(String::len).max().unwrap_or_default();
-    if longest > limits::SDS_NAME_BYTES {
-        return Err(Status::invalid_argument(format!(
-            "the name of a secret is longer than {} bytes",
-            limits::SDS_NAME_BYTES
-        )));
-    }
-    Ok(())
 }

@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use countersign_proto::envoy::config::core::v3::Node;
 use countersign_proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use tonic::Status;
 
 use super::super::caller::Admitted;
-use super::secret::Secrets;
-use super::{Conversation, Due, Settings, nonce};
+use super::secret::{Secrets, Validation};
+use super::{Conversation, Due, Settings, check_names, nonce};
 use crate::sync::Snapshot;
 
 /// One stream.
@@ -19,19 +18,24 @@ pub(super) struct World {
     version: u64,
     /// Of the last answer.
     nonce: Option<String>,
-    node: Option<Node>,
-    /// The last request that counted.
-    last: Option<DiscoveryRequest>,
+    validation: Validation,
+    /// What the last request that counted asked for. The request itself may be large.
+    wanted: Option<Wanted>,
+}
+
+struct Wanted {
+    names: Vec<String>,
+    type_url: String,
 }
 
 impl World {
-    pub(super) const fn new(settings: Arc<Settings>) -> Self {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
         Self {
+            validation: settings.validation,
             settings,
             version: 0,
             nonce: None,
-            node: None,
-            last: None,
+            wanted: None,
         }
     }
 }
@@ -40,12 +44,13 @@ impl Conversation for World {
     type Request = DiscoveryRequest;
     type Response = DiscoveryResponse;
 
+    fn rejection(request: &DiscoveryRequest) -> Option<&str> {
+        request.error_detail.as_ref().map(|e| e.message.as_str())
+    }
+
     /// An answer is due to the first request, and to one that asks for other names. Confirmations and rejections of the
     /// last answer get none, and what is about an earlier answer is outdated.
-    fn request(&mut self, mut request: DiscoveryRequest) -> Result<Due, Status> {
-        if let Some(error) = &request.error_detail {
-            tracing::warn!(error = error.message, "Envoy did not take the last secrets");
-        }
+    fn request(&mut self, request: DiscoveryRequest) -> Result<Due, Status> {
         if let Some(nonce) = &self.nonce
             && *nonce != request.response_nonce
         {
@@ -54,19 +59,22 @@ impl Conversation for World {
         }
         // Envoy introduces itself once.
         if request.node.is_some() {
-            self.node = request.node.take();
+            self.validation = self.settings.validation.for_node(request.node.as_ref());
         }
+        let (names, type_url) = (request.resource_names, request.type_url);
+        check_names(names.iter())?;
+        check_names([&type_url].into_iter())?;
         let changed = self
-            .last
+            .wanted
             .as_ref()
-            .is_none_or(|last| differ(&last.resource_names, &request.resource_names));
-        self.last = Some(request);
+            .is_none_or(|last| differ(&last.names, &names));
+        self.wanted = Some(Wanted { names, type_url });
         Ok(if changed { Due::Now } else { Due::No })
     }
 
     fn news(&mut self) -> Due {
         self.version += 1;
-        if self.last.is_some() {
+        if self.wanted.is_some() {
             Due::Now
         } else {
             Due::No
@@ -78,19 +86,18 @@ impl Conversation for World {
         snapshot: &Snapshot,
         admitted: &Admitted,
     ) -> Result<Option<DiscoveryResponse>, Status> {
-        let Some(request) = &self.last else {
+        let Some(wanted) = &self.wanted else {
             return Ok(None);
         };
-        let validation = self.settings.validation.for_node(self.node.as_ref());
         let selectors = admitted.subscription.selectors();
-        let secrets = Secrets::new(snapshot, selectors, &self.settings.names, validation);
-        let resources = secrets.requested(&request.resource_names)?;
+        let secrets = Secrets::new(snapshot, selectors, &self.settings.names, self.validation);
+        let resources = secrets.requested(&wanted.names)?;
         let nonce = nonce();
         self.nonce = Some(nonce.clone());
         Ok(Some(DiscoveryResponse {
             version_info: self.version.to_string(),
             resources: resources.into_iter().map(|named| named.any).collect(),
-            type_url: request.type_url.clone(),
+            type_url: wanted.type_url.clone(),
             nonce,
         }))
     }

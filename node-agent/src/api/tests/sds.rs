@@ -423,6 +423,11 @@ async fn names_of_one_stream_are_bounded() {
         let (send, mut answers) = envoy.delta().await;
         send.send(subscribing(&names, &[])).await.unwrap();
         assert_eq!(answers.message().await.unwrap_err().code(), code);
+        let (send, mut answers) = envoy.stream().await;
+        send.send(asking(&names)).await.unwrap();
+        assert_eq!(answers.message().await.unwrap_err().code(), code);
+        let refused = envoy.fetch(asking(&names)).await.unwrap_err();
+        assert_eq!(refused.code(), code);
     }
 }
 
