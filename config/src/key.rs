@@ -96,6 +96,16 @@ pub(crate) const TELEMETRY: Key = section(
             "Prometheus",
             &[value("host"), value("port"), not_yet("tls")],
         ),
+        section(
+            "OTLP",
+            &[
+                value("endpoint"),
+                value("traces"),
+                value("sample_ratio"),
+                value("metrics"),
+                value("metrics_interval"),
+            ],
+        ),
         ignored("AllowedLabels", ALL_METRICS),
         ignored("AllowedPrefixes", ALL_METRICS),
         ignored("BlockedLabels", ALL_METRICS),
@@ -115,7 +125,7 @@ pub(crate) const TELEMETRY: Key = section(
 );
 
 const ALL_METRICS: &str = "all metrics are exported; leave some out where they are collected";
-const ONLY_PROMETHEUS: &str = "metrics are exported for Prometheus only";
+const ONLY_PROMETHEUS: &str = "metrics are exported for Prometheus and by OTLP only";
 const NO_OWN_LABELS: &str = "Prometheus labels what it collects by where it comes from";
 
 /// `health_checks`, the same for both daemons.

@@ -45,7 +45,7 @@ pub use duration::{InvalidDuration, parse_duration};
 pub use entries::ENTRY_FILE_KEYS;
 pub use error::{Finding, InvalidConfig, Position, Warning};
 pub use key::{Key, PLUGIN_KEYS, Rule};
-pub use operate::{HealthChecks, PrometheusListener};
+pub use operate::{Collector, HealthChecks, PrometheusListener};
 pub use parse::{MAX_DEPTH, MAX_ITEMS};
 pub use section::{Element, Plugin, Section};
 pub use server::SERVER_KEYS;

@@ -113,7 +113,7 @@ fn sections_under_names_of_the_users_are_checked_like_any_other() {
 fn a_key_without_effect_is_a_warning_and_what_is_in_it_does_not_matter() {
     assert_eq!(
         server("telemetry {\n  Statsd { port = 9988 anything = [{}] }\n}\nserver {\n  profiling_port = 1\n}").unwrap(),
-        "f:2:3: telemetry.Statsd has no effect: metrics are exported for Prometheus only\n\
+        "f:2:3: telemetry.Statsd has no effect: metrics are exported for Prometheus and by OTLP only\n\
          f:5:3: server.profiling_port has no effect: there is no built-in profiler"
     );
 }

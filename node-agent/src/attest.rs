@@ -24,11 +24,12 @@ use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClie
 use countersign_proto::spire::api::types;
 use countersign_runtime::backoff::Backoff;
 use countersign_runtime::dial::Cause;
+use countersign_runtime::trace::span;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use tonic::transport::Channel;
+use tracing::Instrument as _;
 
 pub use download::BundleUrl;
 pub use proof::{NoProof, NodeAttestor, Proof};
@@ -36,7 +37,7 @@ pub use token::{ByJoinToken, InvalidToken, JoinToken, JoinTokenSource};
 pub use trust::{BundleFormat, Rebootstrap, Trust, TrustError, TrustSource};
 pub use x509pop::X509Pop;
 
-use crate::client::{CallError, ServerClient, failed};
+use crate::client::{CallError, ServerChannel, ServerClient, failed};
 use crate::metrics::{NODE_ATTESTATION_SECONDS, NODE_ATTESTATIONS};
 use crate::storage::NodeIdentity;
 use crate::{limits, wire};
@@ -196,6 +197,14 @@ pub async fn attest_once(
     client: &mut ServerClient,
     attestor: &dyn NodeAttestor,
 ) -> Result<Attested, AttestError> {
+    let span = span!("attest node", attestor = attestor.kind());
+    attest_within(client, attestor).instrument(span).await
+}
+
+async fn attest_within(
+    client: &mut ServerClient,
+    attestor: &dyn NodeAttestor,
+) -> Result<Attested, AttestError> {
     let unusable = |reason: String| CallError::Answer {
         method: ATTEST,
         reason,
@@ -245,7 +254,7 @@ pub async fn attest_once(
 }
 
 async fn exchange(
-    channel: Channel,
+    channel: ServerChannel,
     params: attest_agent_request::Params,
     proof: &dyn Proof,
 ) -> Result<attest_agent_response::Result, CallError> {
@@ -292,7 +301,7 @@ async fn exchange(
 
 /// Fetches the server's own bundle.
 pub(crate) async fn get_bundle(
-    channel: Channel,
+    channel: ServerChannel,
     trust_domain: &TrustDomain,
 ) -> Result<Bundle, CallError> {
     let unusable = |reason: String| CallError::Answer {

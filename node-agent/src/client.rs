@@ -18,16 +18,36 @@ use countersign_runtime::SharedClock;
 use countersign_runtime::clock::RustlsTime;
 use countersign_runtime::dial::{Cause, DialError, TlsConnector};
 use countersign_runtime::error::Chain;
+use countersign_runtime::trace;
 use prost::Message as _;
 use tokio::sync::watch;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 mod companion;
 
 use crate::limits;
 
 pub use companion::{Companion, CompanionError};
+
+/// What calls are made over. Each tells the server which span it belongs to, if this node agent's spans are sent anywhere.
+pub type ServerChannel = InterceptedService<Channel, WithSpan>;
+
+/// Puts the current span into the request.
+#[derive(Clone, Copy, Debug)]
+pub struct WithSpan;
+
+impl Interceptor for WithSpan {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let span = trace::traceparent().and_then(|text| text.to_str().ok()?.parse().ok());
+        if let Some(span) = span {
+            request.metadata_mut().insert(trace::TRACEPARENT, span);
+        }
+        Ok(request)
+    }
+}
 
 /// The bundles that servers are verified by, replaced as they change.
 #[derive(Clone, Debug, Default)]
@@ -202,7 +222,7 @@ pub struct ServerClient {
     tls: TlsContext,
     clock: SharedClock,
     credentials: Credentials,
-    channel: Option<Channel>,
+    channel: Option<ServerChannel>,
     /// Whom it shows itself as, for a companion.
     shown: watch::Sender<Option<X509Svid>>,
     /// Which of several servers of this name is tried first the next time.
@@ -272,7 +292,7 @@ impl ServerClient {
     /// [`CallError`]; the connection is dropped.
     pub async fn call<T, F, Fut>(&mut self, method: &'static str, call: F) -> Result<T, CallError>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(ServerChannel) -> Fut,
         Fut: Future<Output = Result<T, CallError>>,
     {
         let reused = self.channel.is_some();
@@ -291,7 +311,7 @@ impl ServerClient {
     /// [`CallError`].
     pub async fn attest<T, F, Fut>(&mut self, method: &'static str, call: F) -> Result<T, CallError>
     where
-        F: FnOnce(Channel) -> Fut,
+        F: FnOnce(ServerChannel) -> Fut,
         Fut: Future<Output = Result<T, CallError>>,
     {
         let anonymous = match &self.credentials {
@@ -308,7 +328,7 @@ impl ServerClient {
 
     async fn call_once<T, F, Fut>(&mut self, method: &'static str, call: F) -> Result<T, CallError>
     where
-        F: FnOnce(Channel) -> Fut,
+        F: FnOnce(ServerChannel) -> Fut,
         Fut: Future<Output = Result<T, CallError>>,
     {
         self.call_within(limits::SERVER_CALL, method, call).await
@@ -321,7 +341,7 @@ impl ServerClient {
         call: F,
     ) -> Result<T, CallError>
     where
-        F: FnOnce(Channel) -> Fut,
+        F: FnOnce(ServerChannel) -> Fut,
         Fut: Future<Output = Result<T, CallError>>,
     {
         let channel = self.connected().await?;
@@ -345,7 +365,7 @@ impl ServerClient {
         self.channel = None;
     }
 
-    async fn connected(&mut self) -> Result<Channel, CallError> {
+    async fn connected(&mut self) -> Result<ServerChannel, CallError> {
         if let Some(channel) = &self.channel {
             return Ok(channel.clone());
         }
@@ -364,6 +384,7 @@ impl ServerClient {
                 address: self.address.clone(),
                 source,
             })?;
+        let channel = InterceptedService::new(channel, WithSpan);
         self.channel = Some(channel.clone());
         Ok(channel)
     }

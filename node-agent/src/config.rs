@@ -17,6 +17,7 @@ use countersign_identity::{KeyType, TrustDomain};
 use countersign_runtime::health::HealthPaths;
 use countersign_runtime::logs::{Format, Level, LogOptions};
 use countersign_runtime::operate::Operators;
+use countersign_runtime::otlp::{self, OtlpOptions};
 
 use crate::api::Rules;
 use crate::attest::{BundleFormat, ByJoinToken, JoinToken, NodeAttestor, Trust, X509Pop};
@@ -192,6 +193,11 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
         prometheus: document
             .prometheus()
             .map(|listener| (listener.address, listener.port)),
+        otlp: document.otlp(otlp::endpoint).map(|collector| OtlpOptions {
+            endpoint: collector.endpoint,
+            traces: collector.traces,
+            metrics: collector.metrics,
+        }),
     };
     let discover = discover(document);
     let socket_path = overrides.socket_path.clone().or(agent.path("socket_path"));

@@ -16,6 +16,7 @@ use countersign_runtime::health::{Health, State};
 use countersign_runtime::logs::Levels;
 use countersign_runtime::metrics::{count, float};
 use countersign_runtime::operate::OperateError;
+use countersign_runtime::otlp::Otlp;
 use countersign_runtime::serve::Http;
 use countersign_runtime::task::TaskFault;
 use countersign_runtime::unix::{Access, BindError, Socket};
@@ -100,7 +101,7 @@ impl AgentError {
 }
 
 /// Runs the node agent until `stop` is cancelled. `address_file` is written once callers are answered; `levels` is the
-/// level of this process's logs.
+/// level of this process's logs, and `otlp` what was started for the collector.
 ///
 /// # Errors
 /// [`AgentError`].
@@ -108,6 +109,7 @@ pub async fn run(
     config: AgentConfig,
     address_file: Option<PathBuf>,
     levels: Levels,
+    otlp: Option<&Otlp>,
     clock: SharedClock,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
@@ -121,7 +123,7 @@ pub async fn run(
         Some(path) => Some(Socket::bind(path, Access::ADMIN).await?),
         None => None,
     };
-    let operators = config.operators.bind(metrics::ALL).await?;
+    let operators = config.operators.bind(metrics::ALL, otlp).await?;
     metrics::begin();
     let mut places = operators.listening();
     if public {

@@ -18,7 +18,7 @@ use countersign_runtime::turns::Turns;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::client::{CallError, Companion, CompanionError, failed};
+use crate::client::{CallError, Companion, CompanionError, ServerChannel, failed};
 use crate::sync::{AuthorizedEntry, Feed};
 use crate::{limits, metrics};
 
@@ -238,7 +238,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 async fn ask(
-    channel: tonic::transport::Channel,
+    channel: ServerChannel,
     entry: &AuthorizedEntry,
     audience: &[String],
 ) -> Result<Option<countersign_proto::spire::api::types::Jwtsvid>, CallError> {

@@ -19,6 +19,7 @@ use countersign_identity::{SpiffeId, TrustDomain};
 use countersign_runtime::health::HealthPaths;
 use countersign_runtime::logs::{Format, Level, LogOptions};
 use countersign_runtime::operate::Operators;
+use countersign_runtime::otlp::{self, OtlpOptions};
 
 pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, UpstreamChoice, x509pop};
 
@@ -163,6 +164,11 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
         prometheus: document
             .prometheus()
             .map(|listener| (listener.address, listener.port)),
+        otlp: document.otlp(otlp::endpoint).map(|collector| OtlpOptions {
+            endpoint: collector.endpoint,
+            traces: collector.traces,
+            metrics: collector.metrics,
+        }),
     };
     let (places, node_attestors, upstream) = (
         plugin::places(document, &server, data_dir),

@@ -47,7 +47,7 @@ pub(crate) fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(name: Name) -> anyhow::Result<()> {
-    logs::init(&LogOptions::default())?;
+    logs::init(&LogOptions::default(), None)?;
     tokio::runtime::Runtime::new()?.block_on(live(name))
 }
 

@@ -11,7 +11,7 @@
 //! | [`error`] | errors of any kind, printed with their causes |
 //! | [`file`](mod@file) | files that are either the old or the new one, never half of it |
 //!
-//! Feature `daemon` adds what only the programs need: the command line, logs, health, metrics, signals and systemd. Feature `test-util`
+//! Feature `daemon` adds what only the programs need: the command line, logs, health, metrics, traces, signals and systemd. Feature `test-util`
 //! adds `clock::TestClock`. Nothing here decides who may do what: that is the identity and mesh crates' business.
 
 #[cfg(feature = "daemon")]
@@ -37,6 +37,8 @@ pub mod metrics;
 pub mod open_files;
 #[cfg(feature = "daemon")]
 pub mod operate;
+#[cfg(feature = "daemon")]
+pub mod otlp;
 pub mod process;
 pub mod serve;
 #[cfg(feature = "daemon")]
@@ -45,6 +47,8 @@ pub mod signals;
 pub mod systemd;
 pub mod task;
 pub mod tls;
+#[cfg(feature = "daemon")]
+pub mod trace;
 pub mod turns;
 pub mod unix;
 

@@ -18,6 +18,9 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{Registry, registry, reload};
 
+use crate::otlp::Otlp;
+use crate::trace::SPANS;
+
 /// What this project's crates are called, as far as log targets go.
 const OWN: &str = "countersign";
 
@@ -197,6 +200,7 @@ fn filter(level: Level) -> Targets {
         .with_default(level.min(LevelFilter::WARN))
         .with_target(OWN, level)
         .with_target(AUDIT, LevelFilter::INFO)
+        .with_target(SPANS, LevelFilter::OFF)
 }
 
 /// The settings.
@@ -227,14 +231,15 @@ pub enum LogError {
     Already,
 }
 
-/// Sets up this process's logs, once. The level can be changed through what comes back.
+/// Sets up this process's logs, once, and its spans if somebody wants them. The level can be changed through what comes
+/// back.
 ///
 /// # Errors
 /// [`LogError`].
-pub fn init(options: &LogOptions) -> Result<Levels, LogError> {
+pub fn init(options: &LogOptions, otlp: Option<&Otlp>) -> Result<Levels, LogError> {
     let (subscriber, levels) = match &options.file {
-        Some(path) => subscriber(options, Mutex::new(open(path)?), Colours::Off),
-        None => subscriber(options, io::stderr, Colours::for_stderr()),
+        Some(path) => subscriber(options, Mutex::new(open(path)?), Colours::Off, otlp),
+        None => subscriber(options, io::stderr, Colours::for_stderr(), otlp),
     };
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Already)?;
     Ok(levels)
@@ -273,6 +278,7 @@ fn subscriber<W>(
     options: &LogOptions,
     writer: W,
     colours: Colours,
+    otlp: Option<&Otlp>,
 ) -> (Box<dyn Subscriber + Send + Sync>, Levels)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -283,9 +289,14 @@ where
         .with_writer(writer)
         .with_ansi(colours == Colours::On);
     let subscriber: Box<dyn Subscriber + Send + Sync> = match options.format {
-        Format::Text => Box::new(registry().with(lines.with_filter(filter))),
+        Format::Text => {
+            let lines = registry().with(lines.with_filter(filter));
+            Box::new(lines.with(otlp.and_then(Otlp::layer)))
+        }
         Format::Json => {
-            Box::new(registry().with(lines.json().flatten_event(true).with_filter(filter)))
+            let lines = lines.json().flatten_event(true);
+            let lines = registry().with(lines.with_filter(filter));
+            Box::new(lines.with(otlp.and_then(Otlp::layer)))
         }
     };
     (subscriber, levels)
@@ -298,7 +309,12 @@ mod tests {
     fn logged(options: &LogOptions) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (subscriber, _) = subscriber(options, Mutex::new(open(&path).unwrap()), Colours::Off);
+        let (subscriber, _) = subscriber(
+            options,
+            Mutex::new(open(&path).unwrap()),
+            Colours::Off,
+            None,
+        );
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!(target: "countersign_server::store", entries = 3, "loaded");
             tracing::info!(target: "countersign_server::store", "ready");
@@ -361,7 +377,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let writer = Mutex::new(open(&path).unwrap());
-        let (subscriber, levels) = subscriber(&LogOptions::default(), writer, Colours::Off);
+        let (subscriber, levels) = subscriber(&LogOptions::default(), writer, Colours::Off, None);
         tracing::subscriber::with_default(subscriber, || {
             for level in [Level::Info, Level::Debug, Level::Panic] {
                 levels.set(level);

@@ -1,4 +1,4 @@
-//! Metrics: counted through the `metrics` facade, read by Prometheus.
+//! Metrics: counted through the `metrics` facade, read by Prometheus, an OpenTelemetry collector, or both.
 //!
 //! Names are `countersign_{server,agent}_<noun>_{total,seconds,bytes}`; each daemon lists its own, and `docs/metrics.md`
 //! is held against these lists. Labels come from closed enums, never from what a caller sent: each distinct label is
@@ -11,14 +11,17 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
-use metrics::{KeyName, Unit};
+use metrics::{KeyName, Recorder, Unit};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tokio_util::sync::CancellationToken;
+
+use crate::otlp::Recording;
 
 pub use call::{Answer, CallMetrics, CallNames, Counted, Counting};
 
 /// Seconds that are told apart, from what a local answer takes to what a call to a server may.
-const SECONDS: [f64; 14] = [
+pub(crate) const SECONDS: [f64; 14] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
 /// Histograms are folded up so often, so that they take a bounded space, and what is looked at is looked at.
@@ -109,6 +112,17 @@ impl Metric {
 #[derive(Clone)]
 pub struct Prometheus(PrometheusHandle);
 
+/// Who wants this process's metrics.
+#[derive(Clone, Copy, Debug)]
+pub enum Readers<'a> {
+    /// Prometheus.
+    Prometheus,
+    /// An OpenTelemetry collector.
+    Collector(&'a SdkMeterProvider),
+    /// Both.
+    Both(&'a SdkMeterProvider),
+}
+
 /// Why there are no metrics.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
@@ -120,23 +134,47 @@ pub enum MetricsError {
     Installed,
 }
 
-impl Prometheus {
-    /// Records this process's metrics from now on, of which there are these. Once per process.
-    ///
-    /// # Errors
-    /// [`MetricsError`].
-    pub fn install(catalogue: &[Metric]) -> Result<Self, MetricsError> {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-            .build_recorder();
-        let handle = recorder.handle();
-        for metric in catalogue {
-            metric.describe(&recorder);
+/// Records this process's metrics from now on, of which there are these. Once per process. What comes back is for
+/// Prometheus, if it is among the readers.
+///
+/// # Errors
+/// [`MetricsError`].
+pub fn install(
+    catalogue: &[Metric],
+    readers: Readers<'_>,
+) -> Result<Option<Prometheus>, MetricsError> {
+    let prometheus = match readers {
+        Readers::Collector(_) => None,
+        Readers::Prometheus | Readers::Both(_) => Some(
+            PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+                .build_recorder(),
+        ),
+    };
+    let handle = prometheus
+        .as_ref()
+        .map(|recorder| Prometheus(recorder.handle()));
+    match (readers, prometheus) {
+        (Readers::Collector(provider) | Readers::Both(provider), prometheus) => {
+            set(catalogue, Recording::new(provider, catalogue, prometheus))?;
         }
-        metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Installed)?;
-        Ok(Self(handle))
+        (Readers::Prometheus, Some(recorder)) => set(catalogue, recorder)?,
+        (Readers::Prometheus, None) => {}
     }
+    Ok(handle)
+}
 
+fn set<R: Recorder + Send + Sync + 'static>(
+    catalogue: &[Metric],
+    recorder: R,
+) -> Result<(), MetricsError> {
+    for metric in catalogue {
+        metric.describe(&recorder);
+    }
+    metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Installed)
+}
+
+impl Prometheus {
     /// What `/metrics` answers.
     #[must_use]
     pub fn render(&self) -> String {

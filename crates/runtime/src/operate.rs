@@ -8,17 +8,20 @@ use tokio::net::TcpListener;
 use crate::address_file::Listening;
 use crate::clock::SharedClock;
 use crate::health::{self, Health, HealthPaths};
-use crate::metrics::{self, Metric, MetricsError, Prometheus};
+use crate::metrics::{self, Metric, MetricsError, Prometheus, Readers};
+use crate::otlp::{Otlp, OtlpOptions};
 use crate::systemd;
 use crate::task::Tasks;
 
 /// Where operators are answered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Operators {
     /// Health, at an address and a port, on these paths.
     pub health: Option<(String, u16, HealthPaths)>,
     /// Prometheus, at an address and a port, on `/metrics`.
     pub prometheus: Option<(String, u16)>,
+    /// An OpenTelemetry collector.
+    pub otlp: Option<OtlpOptions>,
 }
 
 /// Why operators can't be answered.
@@ -48,29 +51,45 @@ pub enum OperateError {
 pub struct Bound {
     health: Option<(TcpListener, HealthPaths)>,
     metrics: Option<(TcpListener, Prometheus)>,
+    observed: bool,
 }
 
 impl Operators {
     /// Opens the listeners, and begins to record if there is somebody to read it; `catalogue` is all that this daemon
-    /// counts.
+    /// counts, and `otlp` is what [`Self::otlp`] became at the start of the process.
     ///
     /// # Errors
     /// [`OperateError`].
-    pub async fn bind(&self, catalogue: &[Metric]) -> Result<Bound, OperateError> {
+    pub async fn bind(
+        &self,
+        catalogue: &[Metric],
+        otlp: Option<&Otlp>,
+    ) -> Result<Bound, OperateError> {
         let health = match &self.health {
             None => None,
             Some((address, port, paths)) => {
                 Some((listen("health", address, *port).await?, paths.clone()))
             }
         };
-        let metrics = match &self.prometheus {
+        let listener = match &self.prometheus {
             None => None,
-            Some((address, port)) => Some((
-                listen("metrics", address, *port).await?,
-                Prometheus::install(catalogue)?,
-            )),
+            Some((address, port)) => Some(listen("metrics", address, *port).await?),
         };
-        Ok(Bound { health, metrics })
+        let readers = match (&listener, otlp.and_then(Otlp::metrics)) {
+            (None, None) => None,
+            (Some(_), None) => Some(Readers::Prometheus),
+            (None, Some(provider)) => Some(Readers::Collector(provider)),
+            (Some(_), Some(provider)) => Some(Readers::Both(provider)),
+        };
+        let prometheus = match readers {
+            None => None,
+            Some(readers) => metrics::install(catalogue, readers)?,
+        };
+        Ok(Bound {
+            health,
+            metrics: listener.zip(prometheus),
+            observed: readers.is_some(),
+        })
     }
 }
 
@@ -104,6 +123,8 @@ impl Bound {
         if let Some((listener, prometheus)) = self.metrics {
             answer(tasks, "metrics", listener, prometheus.router(), clock);
             tasks.spawn("metrics upkeep", prometheus.keep_up(tasks.token().clone()));
+        }
+        if self.observed {
             let observed = metrics::observe(look, tasks.token().clone());
             tasks.spawn("metrics observer", observed);
         }

@@ -11,6 +11,7 @@ use countersign_runtime::SystemClock;
 use countersign_runtime::cli::{Exit, Output, OutputFlag, Printer};
 use countersign_runtime::logs::{self, Format, Level};
 use countersign_runtime::open_files;
+use countersign_runtime::otlp::Otlp;
 use countersign_runtime::signals::cancel_on_signal;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,9 @@ use crate::config::{
     TrustOverride,
 };
 use crate::daemon;
+
+/// What a collector is told about whose traces and metrics these are.
+const SERVICE: &str = "countersign-agent";
 
 /// What both verbs take.
 #[derive(Debug, Args)]
@@ -262,16 +266,6 @@ impl Run {
             Ok(loaded) => loaded,
             Err(error) => return refuse(printer, &error),
         };
-        let levels = match logs::init(&config.logs) {
-            Ok(levels) => levels,
-            Err(error) => {
-                printer.error(&error);
-                return printer.exit(Exit::Configuration);
-            }
-        };
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
         open_files::raise();
         let runtime = match tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -283,6 +277,27 @@ impl Run {
                 return printer.exit(Exit::Failure);
             }
         };
+        let entered = runtime.enter();
+        let collector = config.operators.otlp.as_ref();
+        let otlp = collector.map(|to| Otlp::start(to, SERVICE, env!("CARGO_PKG_VERSION")));
+        let otlp = match otlp.transpose() {
+            Ok(otlp) => otlp,
+            Err(error) => {
+                printer.error(&error);
+                return printer.exit(Exit::Failure);
+            }
+        };
+        let levels = match logs::init(&config.logs, otlp.as_ref()) {
+            Ok(levels) => levels,
+            Err(error) => {
+                printer.error(&error);
+                return printer.exit(Exit::Configuration);
+            }
+        };
+        drop(entered);
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         let logs_to_file = config.logs.file.is_some();
         let ended = runtime.block_on(async {
             let stop = CancellationToken::new();
@@ -294,12 +309,16 @@ impl Run {
                 config,
                 self.address_file,
                 levels,
+                otlp.as_ref(),
                 SystemClock::shared(),
                 stop,
             ))
             .await
             .map_err(Ended::Agent)
         });
+        if let Some(otlp) = otlp {
+            otlp.finish();
+        }
         match ended {
             Ok(()) => printer.exit(Exit::Success),
             Err(Ended::Signals(error)) => {

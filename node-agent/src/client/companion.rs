@@ -9,9 +9,8 @@ use countersign_identity::X509Svid;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
-use tonic::transport::Channel;
 
-use super::{CallError, ServerClient};
+use super::{CallError, ServerChannel, ServerClient};
 use crate::limits;
 
 /// Shared by all who call.
@@ -76,7 +75,7 @@ impl Companion {
     /// [`CompanionError`].
     pub async fn call<T, F, Fut>(&self, method: &'static str, call: F) -> Result<T, CompanionError>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(ServerChannel) -> Fut,
         Fut: Future<Output = Result<T, CallError>>,
     {
         match self.call_once(method, &call).await {
@@ -93,7 +92,7 @@ impl Companion {
         call: &F,
     ) -> Result<T, CompanionError>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(ServerChannel) -> Fut,
         Fut: Future<Output = Result<T, CallError>>,
     {
         let (channel, number, address) = self.connected().await?;
@@ -116,7 +115,7 @@ impl Companion {
         }
     }
 
-    async fn connected(&self) -> Result<(Channel, u64, String), CompanionError> {
+    async fn connected(&self) -> Result<(ServerChannel, u64, String), CompanionError> {
         let arrived = Instant::now();
         let mut state = self.state.lock().await;
         let State {

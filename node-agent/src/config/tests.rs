@@ -296,3 +296,43 @@ fn an_admin_socket_where_everybody_can_look_and_delegates_of_others_are_refused(
         assert!(error.contains(delegate), "{error}");
     }
 }
+
+#[test]
+fn a_collector_is_told_what_the_file_says() {
+    let with = |otlp: &str| {
+        let text = format!("{}\ntelemetry {{\n OTLP {{\n{otlp}\n}}\n}}", file(LEAST));
+        AgentConfig::parse("agent.conf", &text, &Overrides::default())
+            .map(|(config, _)| config.operators.otlp)
+            .map_err(|error| error.to_string())
+    };
+    let options = with("endpoint = \"https://collector:4317\"")
+        .unwrap()
+        .unwrap();
+    assert_eq!(options.endpoint.host(), Some("collector"));
+    assert_eq!(options.traces, Some(1.0));
+    assert_eq!(options.metrics, Some(Duration::from_secs(60)));
+    let text = "endpoint = \"http://[::1]\"\ntraces = false\nmetrics_interval = \"5s\"";
+    let options = with(text).unwrap().unwrap();
+    assert_eq!(options.traces, None);
+    assert_eq!(options.metrics, Some(Duration::from_secs(5)));
+    for (wrong, told) in [
+        ("", "telemetry.OTLP.endpoint is required"),
+        (
+            "endpoint = \"collector:4317\"",
+            "telemetry.OTLP.endpoint: http://host:port",
+        ),
+        ("endpoint = \"http://c/v1/traces\"", "http://host:port"),
+        ("endpoint = \"http://user:word@c\"", "http://host:port"),
+        (
+            "endpoint = \"http://c\"\nsample_ratio = \"2\"",
+            "a number from 0 to 1",
+        ),
+        (
+            "endpoint = \"http://c\"\nmetrics_interval = \"1ms\"",
+            "metrics_interval",
+        ),
+    ] {
+        let error = with(wrong).unwrap_err();
+        assert!(error.contains(told), "{error}");
+    }
+}

@@ -119,6 +119,7 @@ impl Rig {
             config,
             Some(self.path("address")),
             Levels::detached(Level::Info),
+            None,
             self.clock.shared(),
             stop.clone(),
         );

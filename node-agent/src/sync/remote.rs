@@ -24,13 +24,12 @@ use countersign_proto::spire::api::types;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use super::entry::AuthorizedEntry;
 use super::revisions::{Entries, ProtocolFault, Revisions};
 use crate::attest::get_bundle;
-use crate::client::{CallError, failed};
+use crate::client::{CallError, ServerChannel, failed};
 use crate::{limits, wire};
 
 pub(super) const SYNC: &str = "SyncAuthorizedEntries";
@@ -49,7 +48,7 @@ pub(super) struct Synced {
 
 /// Fetches entries and bundles; all of it or nothing.
 pub(super) async fn sync(
-    channel: Channel,
+    channel: ServerChannel,
     trust_domain: &TrustDomain,
     known: &Entries,
 ) -> Result<Synced, CallError> {
@@ -67,7 +66,7 @@ pub(super) async fn sync(
 
 /// The entries of this node: at once if they are few, else by revisions and then what is new (wire contract, D.2).
 async fn sync_entries(
-    channel: Channel,
+    channel: ServerChannel,
     trust_domain: &TrustDomain,
     known: &Entries,
 ) -> Result<Entries, CallError> {
@@ -167,7 +166,7 @@ fn valid_entries(entries: Vec<types::Entry>, trust_domain: &TrustDomain) -> Entr
 /// The bundles of foreign trust domains. One that the server does not have is left out, and so is one that makes no
 /// sense; any other failure fails the sync.
 async fn federated_bundles(
-    channel: Channel,
+    channel: ServerChannel,
     wanted: BTreeSet<TrustDomain>,
 ) -> Result<BTreeMap<TrustDomain, Arc<Bundle>>, CallError> {
     let fetches = wanted.into_iter().map(|td| {
@@ -185,7 +184,10 @@ async fn federated_bundles(
         .await
 }
 
-async fn federated_bundle(channel: Channel, td: &TrustDomain) -> Result<Option<Bundle>, CallError> {
+async fn federated_bundle(
+    channel: ServerChannel,
+    td: &TrustDomain,
+) -> Result<Option<Bundle>, CallError> {
     let request = GetFederatedBundleRequest {
         trust_domain: td.to_string(),
         output_mask: None,
@@ -234,7 +236,7 @@ pub(super) fn signing_requests(
 
 /// Has one batch signed. Results are in the order of the requests; each is an SVID or the reason why there is none.
 pub(super) async fn sign(
-    channel: Channel,
+    channel: ServerChannel,
     requests: &[SigningRequest],
 ) -> Result<Vec<Result<X509Svid, String>>, CallError> {
     let params = requests
@@ -293,7 +295,7 @@ fn signed(
 }
 
 /// Renews the node's own SVID with a new key.
-pub(super) async fn renew(channel: Channel, key: PrivateKey) -> Result<X509Svid, CallError> {
+pub(super) async fn renew(channel: ServerChannel, key: PrivateKey) -> Result<X509Svid, CallError> {
     let unusable = |reason: String| CallError::Answer {
         method: RENEW,
         reason,
@@ -310,7 +312,7 @@ pub(super) async fn renew(channel: Channel, key: PrivateKey) -> Result<X509Svid,
 }
 
 /// Tells the server this program's version.
-pub(super) async fn post_status(channel: Channel) -> Result<(), CallError> {
+pub(super) async fn post_status(channel: ServerChannel) -> Result<(), CallError> {
     let request = PostStatusRequest {
         current_bundle_serial: 0,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),

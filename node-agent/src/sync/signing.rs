@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::X509Svid;
+use countersign_runtime::trace::span;
+use tracing::Instrument as _;
 
 use super::cache::Why;
 use super::entry::AuthorizedEntry;
@@ -69,6 +71,11 @@ impl Syncer {
     }
 
     async fn sign(&mut self, batch: Vec<Arc<AuthorizedEntry>>) -> Result<Signed, Failure> {
+        let span = span!("sign svids", svids = batch.len());
+        self.sign_within(batch).instrument(span).await
+    }
+
+    async fn sign_within(&mut self, batch: Vec<Arc<AuthorizedEntry>>) -> Result<Signed, Failure> {
         let unusable = |reason: String| {
             Failure::Passing(CallError::Answer {
                 method: remote::SIGN,

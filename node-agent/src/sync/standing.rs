@@ -6,7 +6,9 @@ use std::sync::Arc;
 use countersign_identity::{KeyType, PrivateKey};
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
 use countersign_runtime::dial::Cause;
+use countersign_runtime::trace::span;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::fatal::Fatal;
 use super::remote;
@@ -115,7 +117,8 @@ impl Syncer {
         if !self.node.renew().has_come(now) || !self.renewal.is_open() {
             return Ok(());
         }
-        match self.renew().await {
+        let span = span!("renew node");
+        match self.renew().instrument(span).await {
             Ok(()) => {
                 self.renewal.succeeded();
                 self.reports.renewed();

@@ -8,8 +8,10 @@ use std::time::Duration;
 use countersign_identity::KeyType;
 use countersign_runtime::SharedClock;
 use countersign_runtime::backoff::Backoff;
+use countersign_runtime::trace::span;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::batch::BatchSize;
 use super::cache::{Cache, Keeping, Subscribed};
@@ -242,6 +244,11 @@ impl Syncer {
     }
 
     async fn sync(&mut self) -> Result<(), Failure> {
+        let span = span!("sync");
+        self.sync_within().instrument(span).await
+    }
+
+    async fn sync_within(&mut self) -> Result<(), Failure> {
         let known = self.cache.entries().clone();
         let known = &known;
         let trust_domain = self.client.trust_domain().clone();

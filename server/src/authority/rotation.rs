@@ -24,7 +24,9 @@ use countersign_identity::minted::InvalidMinted;
 use countersign_identity::{Bundle, UnixTime};
 use countersign_runtime::SharedClock;
 use countersign_runtime::error::BoxError;
+use countersign_runtime::trace::span;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use tracing::{info, warn};
 
 use super::journal::{Journal, Kind, Named, Slot};
@@ -248,8 +250,14 @@ impl Rotation {
                 Kind::Jwt => self.journal.jwt.validities(),
             };
             match next_step(active, prepared, self.clock.now()) {
-                Step::Prepare => self.prepare(kind).await?,
-                Step::Activate => self.activate(kind).await?,
+                Step::Prepare => {
+                    let span = span!("prepare authority", kind = metrics::kind(kind));
+                    self.prepare(kind).instrument(span).await?;
+                }
+                Step::Activate => {
+                    let span = span!("activate authority", kind = metrics::kind(kind));
+                    self.activate(kind).instrument(span).await?;
+                }
                 Step::WaitUntil(due) => return Ok(due),
             }
         }

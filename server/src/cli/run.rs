@@ -10,6 +10,7 @@ use countersign_runtime::SystemClock;
 use countersign_runtime::cli::{Exit, Output, OutputFlag, Printer};
 use countersign_runtime::logs::{self, Format, Level, Levels};
 use countersign_runtime::open_files;
+use countersign_runtime::otlp::Otlp;
 use countersign_runtime::signals::cancel_on_signal;
 use nix::sys::stat::Mode;
 use tokio_util::sync::CancellationToken;
@@ -109,6 +110,9 @@ pub(super) struct Validate {
     output: OutputFlag,
 }
 
+/// What a collector is told about whose traces and metrics these are.
+const SERVICE: &str = "countersign-server";
+
 /// Why `run` ended with something else than 0.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
@@ -140,16 +144,6 @@ impl Run {
             Ok(loaded) => loaded,
             Err(error) => return refuse(printer, &error),
         };
-        let levels = match logs::init(&config.logs) {
-            Ok(levels) => levels,
-            Err(error) => {
-                printer.error(&error);
-                return printer.exit(Exit::Failure);
-            }
-        };
-        for warning in warnings {
-            warn!("{warning}");
-        }
         // What the server writes is not for others on this machine: join tokens are among it. Sockets, logs and the
         // address file have modes of their own.
         nix::sys::stat::umask(UMASK);
@@ -166,7 +160,33 @@ impl Run {
                 return printer.exit(Exit::Failure);
             }
         };
-        match runtime.block_on(serve(&config, levels, self.address_file.as_deref())) {
+        let entered = runtime.enter();
+        let collector = config.operators.otlp.as_ref();
+        let otlp = collector.map(|to| Otlp::start(to, SERVICE, env!("CARGO_PKG_VERSION")));
+        let otlp = match otlp.transpose() {
+            Ok(otlp) => otlp,
+            Err(error) => {
+                printer.error(&error);
+                return printer.exit(Exit::Failure);
+            }
+        };
+        let levels = match logs::init(&config.logs, otlp.as_ref()) {
+            Ok(levels) => levels,
+            Err(error) => {
+                printer.error(&error);
+                return printer.exit(Exit::Failure);
+            }
+        };
+        drop(entered);
+        for warning in warnings {
+            warn!("{warning}");
+        }
+        let address_file = self.address_file.as_deref();
+        let ended = runtime.block_on(serve(&config, levels, otlp.as_ref(), address_file));
+        if let Some(otlp) = otlp {
+            otlp.finish();
+        }
+        match ended {
             Ok(()) => printer.exit(Exit::Success),
             Err(error) => {
                 printer.error(&error);
@@ -179,6 +199,7 @@ impl Run {
 async fn serve(
     config: &ServerConfig,
     levels: Levels,
+    otlp: Option<&Otlp>,
     address_file: Option<&Path>,
 ) -> Result<(), RunError> {
     let stop = CancellationToken::new();
@@ -189,7 +210,7 @@ async fn serve(
             source,
         })?;
     }
-    let bound = daemon::build(config, levels, SystemClock::shared()).await?;
+    let bound = daemon::build(config, levels, otlp, SystemClock::shared()).await?;
     Ok(bound.serve(stop, address_file).await?)
 }
 

@@ -64,6 +64,7 @@ plugins {{
         let bound = daemon::build(
             &config,
             Levels::detached(Level::Info),
+            None,
             SystemClock::shared(),
         )
         .await

@@ -11,6 +11,7 @@ use countersign_runtime::error::BoxError;
 use countersign_runtime::file;
 use countersign_runtime::logs::Levels;
 use countersign_runtime::operate::OperateError;
+use countersign_runtime::otlp::Otlp;
 use countersign_runtime::unix::{Access, BindError, Socket};
 use tokio::net::TcpListener;
 
@@ -145,6 +146,7 @@ fn bind_advice(error: &io::Error) -> &'static str {
 pub async fn build(
     config: &ServerConfig,
     levels: Levels,
+    otlp: Option<&Otlp>,
     clock: SharedClock,
 ) -> Result<Bound, StartError> {
     let now = clock.now();
@@ -160,7 +162,7 @@ pub async fn build(
     let keys = open_keys(config.key_manager.clone(), keys_owner).await?;
     let tcp = bind(&config.bind_address, config.bind_port).await?;
     let socket = Socket::bind(&config.socket_path, Access::ADMIN).await?;
-    let operators = config.operators.bind(metrics::ALL).await?;
+    let operators = config.operators.bind(metrics::ALL, otlp).await?;
     metrics::begin();
 
     let settings = config.authority.clone();

@@ -37,7 +37,13 @@ plugins {{
 }
 
 async fn start(config: &ServerConfig) -> Result<Bound, StartError> {
-    build(config, Levels::detached(Level::Info), SystemClock::shared()).await
+    build(
+        config,
+        Levels::detached(Level::Info),
+        None,
+        SystemClock::shared(),
+    )
+    .await
 }
 
 /// The message of a start that fails, with its causes.
@@ -187,6 +193,7 @@ async fn a_clock_that_was_never_set_is_refused() {
     let error = build(
         &config(&folder, &Overrides::default()),
         Levels::detached(Level::Info),
+        None,
         clock.shared(),
     )
     .await

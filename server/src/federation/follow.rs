@@ -13,10 +13,12 @@ use countersign_identity::{Bundle, TrustDomain};
 use countersign_runtime::SharedClock;
 use countersign_runtime::backoff::jittered;
 use countersign_runtime::error::{BoxError, Chain};
+use countersign_runtime::trace::span;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::fetch::{FetchError, Fetcher};
 use super::schedule::interval;
@@ -237,7 +239,8 @@ impl Follower {
             let waiting = std::mem::take(&mut followed.waiting);
             let fetcher = self.fetcher.clone();
             looks.spawn(async move {
-                let fetched = fetcher.fetch(&relationship).await;
+                let span = span!("refresh foreign bundle");
+                let fetched = fetcher.fetch(&relationship).instrument(span).await;
                 Look {
                     relationship,
                     fetched,

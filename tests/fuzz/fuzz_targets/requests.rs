@@ -65,6 +65,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         .block_on(countersign_server::daemon::build(
             &config,
             Levels::detached(Level::Error),
+            None,
             SystemClock::shared(),
         ))
         .expect("a server");

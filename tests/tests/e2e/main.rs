@@ -11,6 +11,7 @@ mod mesh;
 mod metrics;
 mod nested;
 mod operate;
+mod otlp;
 mod restart;
 mod rotation;
 

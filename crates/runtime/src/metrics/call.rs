@@ -1,4 +1,5 @@
-//! A layer that counts and times the calls of gRPC services, by method and code.
+//! A layer that counts and times the calls of gRPC services, by method and code, and makes a span of each for the
+//! OpenTelemetry collector, if there is one.
 //!
 //! What it counts into is looked up once for each method and code: a call costs a few atomic operations.
 
@@ -12,8 +13,10 @@ use metrics::{Counter, Gauge, Histogram, Label};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::{Layer, Service};
+use tracing::Span;
 
 use super::Metric;
+use crate::trace;
 
 /// The label of methods that are not known, and of codes that gRPC does not have.
 const OTHER: &str = "other";
@@ -103,26 +106,31 @@ impl CallMetrics {
         let index = self
             .methods
             .binary_search_by(|method| method.path.cmp(path));
-        let call = Call {
+        let mut call = Call {
             methods: Arc::clone(&self.methods),
             index: index.unwrap_or_default(),
             began: Instant::now(),
+            span: Span::none(),
             stage: Stage::Waiting,
         };
         if let Some(method) = call.method() {
             method.open().increment(1.0);
+            call.span = trace::call(method.name(), request.headers());
         }
         Some(call)
     }
 }
 
 impl Method {
-    fn label(&self) -> Label {
-        let name = match self.path.trim_start_matches('/') {
+    fn name(&self) -> &'static str {
+        match self.path.trim_start_matches('/') {
             "" => OTHER,
             name => name,
-        };
-        Label::from_static_parts("method", name)
+        }
+    }
+
+    fn label(&self) -> Label {
+        Label::from_static_parts("method", self.name())
     }
 
     fn total(&self, code: usize) -> Option<&Counter> {
@@ -164,6 +172,8 @@ struct Call {
     methods: Arc<[Method]>,
     index: usize,
     began: Instant,
+    /// Ends with the first answer, as the time that is counted: a stream's would be told of days later.
+    span: Span,
     stage: Stage,
 }
 
@@ -180,12 +190,14 @@ impl Call {
         if let Some(method) = self.method() {
             method.seconds().record(self.began.elapsed().as_secs_f64());
         }
+        self.span = Span::none();
     }
 
     fn end(&mut self, code: usize) {
         if self.stage == Stage::Over {
             return;
         }
+        trace::ended(&self.span, code);
         // Whoever went away was not answered: that time says nothing about how fast answers are.
         if code != CANCELED {
             self.answered();
@@ -246,10 +258,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let call = self.metrics.begin(&request);
-        Answer {
-            inner: self.inner.call(request),
-            call,
-        }
+        let span = call
+            .as_ref()
+            .map_or_else(Span::none, |call| call.span.clone());
+        let inner = span.in_scope(|| self.inner.call(request));
+        Answer { inner, call }
     }
 }
 
@@ -270,7 +283,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = ready!(this.inner.poll(cx));
+        let span = this.call.as_ref().map(|call| call.span.clone());
+        let answer = match span {
+            Some(span) => ready!(span.in_scope(|| this.inner.poll(cx))),
+            None => ready!(this.inner.poll(cx)),
+        };
         let mut call = this.call.take();
         Poll::Ready(answer.map(|answer| {
             if let Some(call) = &mut call {
@@ -300,7 +317,11 @@ impl<A: Body> Body for Counted<A> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<A::Data>, A::Error>>> {
         let this = self.project();
-        let polled = ready!(this.inner.poll_frame(cx));
+        let span = this.call.as_ref().map(|call| call.span.clone());
+        let polled = match span {
+            Some(span) => ready!(span.in_scope(|| this.inner.poll_frame(cx))),
+            None => ready!(this.inner.poll_frame(cx)),
+        };
         if let Some(call) = this.call {
             match &polled {
                 Some(Ok(frame)) => match frame.trailers_ref() {

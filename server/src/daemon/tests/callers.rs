@@ -172,7 +172,7 @@ plugins {{
         );
         let (config, _) = ServerConfig::parse("f", &text, &Overrides::default()).unwrap();
         let clock = TestClock::fixed(NOW);
-        let bound = build(&config, Levels::detached(Level::Info), clock.shared());
+        let bound = build(&config, Levels::detached(Level::Info), None, clock.shared());
         let bound = bound.await.unwrap();
         let time = RustlsTime::shared(clock.shared());
         let this = Self {
