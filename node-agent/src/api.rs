@@ -1,5 +1,5 @@
-//! What callers see, on two Unix sockets: the SPIFFE Workload API, Envoy's secret discovery and gRPC health on the public
-//! one; identities of others, the node agent's own state and its log on the admin socket.
+//! What callers see, on two Unix sockets: the SPIFFE Workload API, Envoy's secret discovery, gRPC health and reflection on
+//! the public one; identities of others, the node agent's own state and its log on the admin socket.
 //!
 //! A request enters here, becomes a caller, selectors, a subscription; what it gets was decided by `sync::snapshot`.
 
@@ -8,6 +8,7 @@ mod caller;
 mod health;
 mod place;
 mod rates;
+mod reflection;
 pub mod sds;
 mod stream;
 mod workload;
@@ -15,9 +16,13 @@ mod workload;
 use std::path::PathBuf;
 
 use axum::Router;
-use countersign_proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
-use countersign_proto::grpc::health::v1::health_server::HealthServer;
-use countersign_proto::spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use countersign_proto::envoy::service::secret::v3::secret_discovery_service_server::{
+    SERVICE_NAME as SDS, SecretDiscoveryServiceServer,
+};
+use countersign_proto::grpc::health::v1::health_server::{HealthServer, SERVICE_NAME as HEALTH};
+use countersign_proto::spiffe::workload::spiffe_workload_api_server::{
+    SERVICE_NAME as WORKLOAD_API, SpiffeWorkloadApiServer,
+};
 use countersign_runtime::SharedClock;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -97,7 +102,9 @@ pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
     let callers = Callers::new(feed, attestors).limited(rules.rates);
     let asks_itself = (rules.workload_api == Offered::Yes).then_some(socket);
     let mut routes = Routes::new(HealthServer::new(Health::new(asks_itself)));
+    let mut services = vec![HEALTH];
     if rules.workload_api == Offered::Yes {
+        services.push(WORKLOAD_API);
         let workload = WorkloadApi::new(
             callers.clone(),
             jwt_svids,
@@ -111,12 +118,14 @@ pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
         );
     }
     if let Some(settings) = rules.sds.clone() {
+        services.push(SDS);
         let sds = sds::SecretDiscovery::new(callers, settings, stop);
         routes = routes.add_service(
             SecretDiscoveryServiceServer::new(sds)
                 .max_decoding_message_size(limits::SDS_REQUEST_BYTES),
         );
     }
+    let routes = reflection::add(routes, &services);
     place::bounded(routes.into_axum_router()).layer(crate::metrics::calls())
 }
 

@@ -160,6 +160,8 @@ const METHODS: &[&str] = &[
     "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
     "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
     "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/List",
     "/grpc.health.v1.Health/Watch",
@@ -253,6 +255,11 @@ mod tests {
                     methods.extend(paths);
                 }
             }
+        }
+        // It describes itself.
+        for version in ["v1", "v1alpha"] {
+            let service = format!("grpc.reflection.{version}.ServerReflection");
+            methods.insert(format!("/{service}/ServerReflectionInfo"));
         }
         let counted: BTreeSet<_> = METHODS.iter().map(|path| (*path).to_owned()).collect();
         assert_eq!(counted, methods);

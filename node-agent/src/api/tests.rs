@@ -29,6 +29,7 @@ mod admin;
 mod greedy;
 mod hostile;
 mod jwt;
+mod reflection;
 mod sds;
 mod wrong_process;
 
