@@ -42,6 +42,8 @@ pub struct Settings {
     pub trust_domain: String,
     /// The server's environment, besides what it inherits.
     pub server_env: Vec<(String, String)>,
+    /// The node agent's environment, besides what it inherits.
+    pub agent_env: Vec<(String, String)>,
     /// Lines for the `server` section.
     pub server: String,
     /// Lines for the `agent` section.
@@ -146,12 +148,7 @@ impl Deployment {
             "-addressFile",
             text(&addresses)?,
         ];
-        let env: Vec<_> = self
-            .settings
-            .server_env
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
+        let env = pairs(&self.settings.server_env);
         let mut server = Process::start("server", &self.program, &args, &env)?;
         let written = server.wrote(&addresses).await?;
         self.server_address = Some(tcp_address(&written)?);
@@ -246,7 +243,8 @@ plugins {{
             text(&addresses)?,
         ];
         args.extend(token.iter().flat_map(|token| ["-joinToken", token]));
-        Process::start("agent", &self.program, &args, &[])
+        let env = pairs(&self.settings.agent_env);
+        Process::start("agent", &self.program, &args, &env)
     }
 
     fn agent_config(&self) -> anyhow::Result<String> {
@@ -477,6 +475,12 @@ plugins {{
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
+}
+
+fn pairs(env: &[(String, String)]) -> Vec<(&str, &str)> {
+    env.iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect()
 }
 
 /// The standard output of a command that must have succeeded.

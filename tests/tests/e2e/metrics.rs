@@ -239,3 +239,68 @@ fn the_documentation_lists_every_metric() {
         }
     }
 }
+
+/// Every text under the key `expr`, wherever it stands.
+fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(object) => {
+            for (key, value) in object {
+                match value.as_str() {
+                    Some(text) if key == "expr" || key == "query" => found.push(text.to_owned()),
+                    _ => expressions(value, found),
+                }
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|v| expressions(v, found)),
+        _ => {}
+    }
+}
+
+/// The names of our metrics in an expression.
+fn names(expression: &str) -> impl Iterator<Item = &str> {
+    expression
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("countersign_"))
+}
+
+#[test]
+fn dashboards_and_alerts_show_metrics_that_there_are() {
+    let server = include_str!("../../../config/dashboards/server.json");
+    let agent = include_str!("../../../config/dashboards/agent.json");
+    for (board, catalogue) in [
+        (server, countersign_server::metrics::ALL),
+        (agent, countersign_agent::metrics::ALL),
+    ] {
+        let board: serde_json::Value = serde_json::from_str(board).unwrap();
+        let mut found = Vec::new();
+        expressions(&board, &mut found);
+        let shown: BTreeSet<_> = found.iter().flat_map(|text| names(text)).collect();
+        for name in &shown {
+            let known = catalogue.iter().any(|metric| match metric.kind {
+                MetricKind::Histogram => *name == format!("{}_bucket", metric.name),
+                MetricKind::Counter | MetricKind::Gauge => *name == metric.name,
+            });
+            assert!(known, "{name} is in no list");
+        }
+        for metric in catalogue {
+            let shown = shown
+                .iter()
+                .any(|name| name.trim_end_matches("_bucket") == metric.name);
+            let of_calls = metric.name.ends_with("_calls_open");
+            assert!(shown || of_calls, "{} is on no dashboard", metric.name);
+        }
+    }
+    let page = include_str!("../../../docs/metrics.md");
+    let (_, alerts) = page.split_once("## What to be woken for").unwrap();
+    let all = [
+        countersign_server::metrics::ALL,
+        countersign_agent::metrics::ALL,
+    ]
+    .concat();
+    for name in names(alerts) {
+        assert!(
+            all.iter().any(|metric| metric.name == name),
+            "{name} is in no list"
+        );
+    }
+}
