@@ -129,6 +129,7 @@ const NODE_ATTESTORS: &[Key] = &[
 ];
 
 const WORKLOAD_ATTESTORS: &[Key] = &[
+    section("confinement", &[]),
     section(
         "unix",
         &[

@@ -3,6 +3,7 @@
 //! Pure but for reading the file: nothing is opened, bound or resolved here. Everything that is wrong is reported
 //! together, with file, line and key, before anything starts.
 
+mod attestors;
 mod callers;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use countersign_runtime::otlp::{self, OtlpOptions};
 
 use crate::api::Rules;
 use crate::attest::{BundleFormat, ByJoinToken, JoinToken, NodeAttestor, Trust, X509Pop};
-use crate::selectors::{Digest, Discover};
+use crate::selectors::Configured;
 use crate::sync::{Keeping, Rotation};
 
 pub use crate::attest::JoinTokenSource;
@@ -70,8 +71,8 @@ pub struct AgentConfig {
     pub rules: Rules,
     /// How many JWT-SVIDs are kept.
     pub jwt_svids: usize,
-    /// What to find out about callers.
-    pub discover: Discover,
+    /// How callers are told apart.
+    pub workload_attestors: Vec<Configured>,
     /// The keys of workloads.
     pub workload_key_type: KeyType,
     /// How often the server is asked for news.
@@ -199,7 +200,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
             metrics: collector.metrics,
         }),
     };
-    let discover = discover(document);
+    let workload_attestors = attestors::workload_attestors(document);
     let socket_path = overrides.socket_path.clone().or(agent.path("socket_path"));
     let socket_path = socket_path.unwrap_or_else(|| DEFAULT_SOCKET.into());
     let admin_socket_path = callers::admin_socket(&agent, &socket_path);
@@ -222,7 +223,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
         admin_socket_path,
         rules,
         jwt_svids,
-        discover: discover?,
+        workload_attestors: workload_attestors?,
         workload_key_type,
         sync_interval: sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),
         logs,
@@ -328,22 +329,6 @@ fn key_store(document: &Document, agent: &Section<'_>, overrides: &Overrides) ->
                 .unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
         )),
     }
-}
-
-fn discover(document: &Document) -> Option<Discover> {
-    let unix = document.required_plugin("WorkloadAttestor")?.data;
-    let path = unix.bool("discover_workload_path").unwrap_or(false);
-    let limit = unix
-        .integer("workload_size_limit", i64::MIN..=i64::MAX)
-        .unwrap_or(0);
-    if !path {
-        return Some(Discover::UsersOnly);
-    }
-    Some(Discover::Executable(match u64::try_from(limit) {
-        Ok(0) => Digest::AnySize,
-        Ok(bytes) => Digest::UpTo(bytes),
-        Err(_) => Digest::Off,
-    }))
 }
 
 fn workload_key_type(agent: &Section<'_>) -> KeyType {

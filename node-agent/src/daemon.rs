@@ -29,7 +29,7 @@ use crate::config::AgentConfig;
 use crate::jwt::JwtSvids;
 use crate::limits;
 use crate::metrics;
-use crate::selectors::{Attestors, Unix};
+use crate::selectors::{Attestors, Configured};
 use crate::skew::Skew;
 use crate::storage::StorageError;
 use crate::sync::{Fatal, Feed, Reports};
@@ -142,7 +142,13 @@ pub async fn run(
     let sources = api::Sources {
         feed: feed.clone(),
         jwt_svids: jwt_svids.clone(),
-        attestors: Attestors::new(vec![Arc::new(Unix::new(config.discover))]),
+        attestors: Attestors::new(
+            config
+                .workload_attestors
+                .iter()
+                .map(Configured::attestor)
+                .collect(),
+        ),
         clock: Arc::clone(&clock),
         stop: tasks.token().clone(),
     };

@@ -21,7 +21,15 @@ pub const WORKLOAD_ATTESTOR: Duration = Duration::from_secs(5);
 /// How long the `unix` attestor may take: it may have to read a large executable.
 pub const UNIX_ATTESTOR: Duration = Duration::from_secs(20);
 /// Bytes of a file below `/proc` that are read.
-pub const PROC_FILE_BYTES: u64 = 64 * 1024;
+pub const PROC_FILE_BYTES: u64 = 256 * 1024;
+/// Bytes of a file that describes a cgroup that are read.
+pub const CGROUP_FILE_BYTES: u64 = 64 * 1024;
+/// Threads of one process, or of all processes of one cgroup, that are looked at.
+pub const THREADS: usize = 512;
+/// How often threads are listed, if they come and go meanwhile.
+pub const THREAD_LISTINGS: usize = 5;
+/// Cgroups below a caller's that are looked into.
+pub const CGROUPS_BELOW: usize = 64;
 /// Digests of executables that are remembered.
 pub const DIGEST_CACHE_ENTRIES: usize = 1024;
 

@@ -4,6 +4,7 @@
 //! caller's socket credentials, so none of them can be fooled by a PID that was given to another process meanwhile.
 //! Called once per stream by `api`.
 
+mod confinement;
 mod digest;
 mod process;
 mod unix;
@@ -19,6 +20,7 @@ use futures::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use confinement::Confinement;
 pub use digest::{Digests, TooLarge};
 pub use process::{Caller, Process, ProcessError, ProcessStatus};
 pub use unix::{Digest, Discover, Unix};
@@ -85,6 +87,26 @@ where
         .map_err(|_| AttestorError::Crashed)?
 }
 
+/// A workload attestor as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Configured {
+    /// User, groups and executable.
+    Unix(Discover),
+    /// What keeps the process from doing harm.
+    Confinement,
+}
+
+impl Configured {
+    /// The attestor itself.
+    #[must_use]
+    pub fn attestor(&self) -> Arc<dyn WorkloadAttestor> {
+        match self {
+            Self::Unix(discover) => Arc::new(Unix::new(*discover)),
+            Self::Confinement => Arc::new(Confinement),
+        }
+    }
+}
+
 /// Why one attestor could not judge a process.
 #[derive(Debug, thiserror::Error)]
 pub enum AttestorError {
@@ -94,6 +116,12 @@ pub enum AttestorError {
     /// The executable is larger than configured.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
+    /// Threads come and go too fast to be told that all of them are confined.
+    #[error("threads came and went while they were looked at: ask again")]
+    Restless,
+    /// More threads than are looked at.
+    #[error("there are {0} threads, more than the {max} that are looked at", max = limits::THREADS)]
+    TooManyThreads(usize),
     /// It took too long.
     #[error("it took longer than {0:?}")]
     TooSlow(Duration),

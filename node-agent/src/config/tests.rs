@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::attest::{BundleUrl, Rebootstrap, TrustSource};
+use crate::selectors::{Digest, Discover};
 
 const PLUGINS: &str = r#"
 plugins {
@@ -40,7 +41,8 @@ fn the_least_file_has_spires_defaults() {
     assert_eq!(config.trust.source, TrustSource::File("bundle.pem".into()));
     assert_eq!(config.trust.rebootstrap, Rebootstrap::Never);
     assert_eq!(config.key_store, KeyStore::Disk("/keys".into()));
-    assert_eq!(config.discover, Discover::UsersOnly);
+    let unix = Configured::Unix(Discover::UsersOnly);
+    assert_eq!(config.workload_attestors, [unix]);
     assert_eq!(config.workload_key_type, KeyType::EcP256);
     assert_eq!(config.sync_interval, Duration::from_secs(5));
     assert_eq!(config.node_attestor.kind(), "join_token");
@@ -55,7 +57,8 @@ fn the_file_that_ships_is_read() {
     let text = include_str!("../../../config/agent.conf");
     let (config, warnings) = AgentConfig::parse("agent.conf", text, &Overrides::default()).unwrap();
     assert_eq!(config.trust_domain.as_str(), "example.org");
-    assert_eq!(config.discover, Discover::Executable(Digest::AnySize));
+    let unix = Configured::Unix(Discover::Executable(Digest::AnySize));
+    assert_eq!(config.workload_attestors, [unix]);
     assert!(warnings.is_empty(), "{warnings:?}");
 }
 
@@ -234,11 +237,30 @@ fn the_size_limit_is_spires() {
             "plugin_data {{ discover_workload_path = true\n workload_size_limit = {limit} }}"
         );
         let unix = format!("WorkloadAttestor \"unix\" {{ {data} }}");
-        parsed(&file(LEAST).replace("WorkloadAttestor \"unix\" { plugin_data {} }", &unix)).discover
+        parsed(&file(LEAST).replace(UNIX, &unix)).workload_attestors
     };
-    assert_eq!(with("0"), Discover::Executable(Digest::AnySize));
-    assert_eq!(with("100"), Discover::Executable(Digest::UpTo(100)));
-    assert_eq!(with("-1"), Discover::Executable(Digest::Off));
+    let executable = |digest| [Configured::Unix(Discover::Executable(digest))];
+    assert_eq!(with("0"), executable(Digest::AnySize));
+    assert_eq!(with("100"), executable(Digest::UpTo(100)));
+    assert_eq!(with("-1"), executable(Digest::Off));
+}
+
+const UNIX: &str = "WorkloadAttestor \"unix\" { plugin_data {} }";
+
+#[test]
+fn several_workload_attestors_may_be_configured_and_each_once() {
+    let with = |attestors: &str| file(LEAST).replace(UNIX, attestors);
+    let config = parsed(&with(
+        "WorkloadAttestor \"confinement\" {}\n WorkloadAttestor \"unix\" {}",
+    ));
+    let want = [
+        Configured::Confinement,
+        Configured::Unix(Discover::UsersOnly),
+    ];
+    assert_eq!(config.workload_attestors, want);
+    let twice = refused(&with(&format!("{UNIX}\n{UNIX}")));
+    assert!(twice.contains("stands here a second time"), "{twice}");
+    assert!(refused(&with("")).contains("plugins needs a WorkloadAttestor"));
 }
 
 #[test]

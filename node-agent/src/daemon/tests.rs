@@ -26,7 +26,7 @@ use crate::attest::{
 };
 use crate::config::{KeyStore, WorkloadSvids};
 use crate::pem;
-use crate::selectors::Discover;
+use crate::selectors::{Configured, Discover};
 use crate::sync::{Keeping, Rotation};
 use crate::test_ca::{TestCa, trust_domain};
 use crate::test_server::{TestServer, denied};
@@ -88,7 +88,7 @@ impl Rig {
             admin_socket_path: None,
             rules: crate::api::Rules::default(),
             jwt_svids: crate::limits::JWT_SVIDS,
-            discover: Discover::UsersOnly,
+            workload_attestors: vec![Configured::Unix(Discover::UsersOnly)],
             workload_key_type: KeyType::EcP256,
             sync_interval: INTERVAL,
             logs: LogOptions::default(),

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -157,7 +157,7 @@ impl Process {
         let directory = caller
             .process
             .directory()
-            .map_err(|e| gone_or(caller.pid, "", errno(&e)))?;
+            .map_err(|e| ProcessError::reading(caller.pid, "", errno(&e)))?;
         let process = Self {
             caller: caller.clone(),
             directory,
@@ -188,7 +188,7 @@ impl Process {
     pub fn check_same(&self) -> Result<(), ProcessError> {
         let pid = self.pid();
         let since = self.caller.process.mark().since(self.directory.as_fd());
-        match since.map_err(|e| gone_or(pid, "stat", errno(&e)))? {
+        match since.map_err(|e| ProcessError::reading(pid, "stat", errno(&e)))? {
             Since::Same => {}
             Since::OtherProgram => return Err(ProcessError::ChangedProgram { pid }),
             Since::Ended => return Err(ProcessError::Ended { pid }),
@@ -224,7 +224,7 @@ impl Process {
     pub fn executable_path(&self) -> Result<PathBuf, ProcessError> {
         readlinkat(&self.directory, "exe")
             .map(PathBuf::from)
-            .map_err(|errno| gone_or(self.pid(), "exe", errno))
+            .map_err(|errno| ProcessError::reading(self.pid(), "exe", errno))
     }
 
     /// The executable itself, opened through the process and not by its path.
@@ -235,7 +235,7 @@ impl Process {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         openat(&self.directory, "exe", flags, Mode::empty())
             .map(File::from)
-            .map_err(|errno| gone_or(self.pid(), "exe", errno))
+            .map_err(|errno| ProcessError::reading(self.pid(), "exe", errno))
     }
 
     /// As long as what holds the process knows it by this number, the directory is its own.
@@ -253,28 +253,53 @@ impl Process {
         }
     }
 
-    fn read(&self, file: &'static str) -> Result<String, ProcessError> {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let fd = openat(&self.directory, file, flags, Mode::empty())
-            .map_err(|errno| gone_or(self.pid(), file, errno))?;
-        // A name that is not valid UTF-8 (the command in `stat`) must not hide a process.
-        let mut bytes = Vec::new();
-        File::from(fd)
-            .take(limits::PROC_FILE_BYTES)
-            .read_to_end(&mut bytes)
-            .map_err(|e| gone_or(self.pid(), file, errno(&e)))?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    /// Its directory below `/proc`.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// A file of its directory.
+    pub(super) fn read(&self, file: &'static str) -> Result<String, ProcessError> {
+        read_at(self.directory(), self.pid(), file)
     }
 }
 
-fn gone_or(pid: i32, file: &'static str, errno: Errno) -> ProcessError {
-    match errno {
-        Errno::ESRCH | Errno::ENOENT => ProcessError::Ended { pid },
-        other => ProcessError::Unreadable {
+/// A file of a directory below `/proc`, whole: what is cut off could be what matters.
+pub(super) fn read_at(
+    directory: BorrowedFd<'_>,
+    pid: i32,
+    file: &'static str,
+) -> Result<String, ProcessError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let fd = openat(directory, file, flags, Mode::empty())
+        .map_err(|errno| ProcessError::reading(pid, file, errno))?;
+    let mut bytes = Vec::new();
+    let read = File::from(fd)
+        .take(limits::PROC_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| ProcessError::reading(pid, file, errno(&e)))?;
+    if u64::try_from(read).is_ok_and(|read| read > limits::PROC_FILE_BYTES) {
+        return Err(ProcessError::Unreadable {
             pid,
             file,
-            reason: other.desc().to_owned(),
-        },
+            reason: format!("it has more than {} bytes", limits::PROC_FILE_BYTES),
+        });
+    }
+    // A name that is not valid UTF-8 must not hide a process.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+impl ProcessError {
+    /// What reading this file of a process's directory came to.
+    pub(super) fn reading(pid: i32, file: &'static str, errno: Errno) -> Self {
+        match errno {
+            Errno::ESRCH | Errno::ENOENT => Self::Ended { pid },
+            other => Self::Unreadable {
+                pid,
+                file,
+                reason: other.desc().to_owned(),
+            },
+        }
     }
 }
 

@@ -15,7 +15,9 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use super::*;
 
-const SOCKET: &str = "COUNTERSIGN_TEST_SOCKET";
+pub(super) const SOCKET: &str = "COUNTERSIGN_TEST_SOCKET";
+/// The arguments that make this test binary a child that connects.
+pub(super) const CHILD: [&str; 2] = ["--exact", "selectors::tests::child_that_connects"];
 
 /// Not a test of its own: what a child process does. It connects, and stays until the other side closes.
 #[test]
@@ -28,19 +30,28 @@ fn child_that_connects() {
 }
 
 /// A process that has connected to us.
-struct Connected {
+pub(super) struct Connected {
     child: Child,
     stream: UnixStream,
-    caller: Caller,
+    pub(super) caller: Caller,
 }
 
 impl Connected {
     fn start(directory: &Path, executable: &Path) -> Self {
+        Self::run(directory, Command::new(executable).args(CHILD))
+    }
+
+    /// A command that comes to connect to the socket that its environment names, be it as [`CHILD`].
+    pub(super) fn run(directory: &Path, command: &mut Command) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
         let path = directory.join("s");
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
-        let child = Command::new(executable)
-            .args(["--exact", "selectors::tests::child_that_connects"])
+        // It may be another user's process.
+        for (path, mode) in [(directory, 0o755), (&path, 0o777)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let child = command
             .env(SOCKET, &path)
             .stdout(Stdio::null())
             .spawn()
@@ -54,7 +65,11 @@ impl Connected {
         }
     }
 
-    fn end(mut self) -> Caller {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn end(mut self) -> Caller {
         // It may have ended already.
         let _ = self.stream.write_all(b"x");
         drop(self.stream);
@@ -98,7 +113,7 @@ fn unix(digest: Digest) -> Attestors {
     Attestors::new(vec![Arc::new(Unix::new(Discover::Executable(digest)))])
 }
 
-fn has(selectors: &SelectorSet, text: &str) -> bool {
+pub(super) fn has(selectors: &SelectorSet, text: &str) -> bool {
     selectors.contains(&Selector::parse(text).unwrap())
 }
 
