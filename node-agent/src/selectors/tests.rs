@@ -12,6 +12,8 @@ use std::time::Duration;
 use countersign_runtime::UnixCaller;
 use countersign_runtime::process::PeerProcess;
 use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 
 use super::*;
 
@@ -56,8 +58,20 @@ impl Connected {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
+        // Should it end without having connected, the test ends too.
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let instead = path.clone();
+        std::thread::spawn(move || {
+            let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+            let _ = UnixStream::connect(instead);
+        });
         let (stream, _) = listener.accept().unwrap();
         let caller = caller_of(&stream);
+        assert_ne!(
+            u32::try_from(caller.pid),
+            Ok(std::process::id()),
+            "{command:?} has not connected"
+        );
         Self {
             child,
             stream,
@@ -102,10 +116,12 @@ fn on_an_older_kernel(caller: &Caller) -> Caller {
 /// make links to the test binary, and to a file that is read that is a change.
 fn two_names(directory: &Path, names: [&str; 2]) -> [PathBuf; 2] {
     let [one, two] = names.map(|name| directory.join(name));
-    std::fs::copy(std::env::current_exe().unwrap(), &one).unwrap();
-    std::fs::hard_link(&one, &two)
-        .or_else(|_| std::fs::copy(&one, &two).map(drop))
-        .unwrap();
+    let own = std::env::current_exe().unwrap();
+    // By a process of its own: a program that anybody has open for writing, be it a child of this process that is only
+    // about to be one, can't be started.
+    let copied = Command::new("cp").arg(own).arg(&one).status().unwrap();
+    assert!(copied.success());
+    std::fs::hard_link(&one, &two).unwrap();
     [one, two].map(|path| path.canonicalize().unwrap())
 }
 
@@ -279,14 +295,13 @@ async fn a_caller_that_has_ended_is_not_attested_though_its_connection_lives_on(
 /// A process that ended keeps its number, and much of what the kernel says of it, until its parent asks for its end.
 #[test]
 fn a_caller_that_has_ended_and_whose_parent_has_not_noticed_is_no_process() {
-    use nix::sys::wait::{Id, WaitPidFlag, waitid};
     let directory = tempfile::tempdir().unwrap();
     let mut child = Connected::start(directory.path(), &std::env::current_exe().unwrap());
     let process = Process::open(&child.caller).unwrap();
     let older = on_an_older_kernel(&child.caller);
     child.stream.write_all(b"x").unwrap();
     let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    waitid(Id::Pid(nix::unistd::Pid::from_raw(child.caller.pid)), ended).unwrap();
+    waitid(Id::Pid(Pid::from_raw(child.caller.pid)), ended).unwrap();
     let of_ended = [
         process.check_same().unwrap_err(),
         Process::open(&child.caller).unwrap_err(),

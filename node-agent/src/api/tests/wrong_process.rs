@@ -168,9 +168,18 @@ impl Stage {
     /// one that is hashed: other tests' links change the file too.
     fn copy(&self, name: &str, more: u64) -> PathBuf {
         let path = self.served.directory.path().join(name);
-        let size = std::fs::copy(std::env::current_exe().unwrap(), &path).unwrap() + more;
-        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.set_len(size).unwrap();
+        let own = std::env::current_exe().unwrap();
+        let size = own.metadata().unwrap().len() + more;
+        // By processes of their own: a program that anybody has open for writing, be it a child of this process that is
+        // only about to be one, can't be started.
+        for command in [
+            Command::new("cp").arg(&own).arg(&path),
+            Command::new("truncate")
+                .arg(format!("--size={size}"))
+                .arg(&path),
+        ] {
+            assert!(command.status().unwrap().success());
+        }
         path
     }
 
