@@ -137,7 +137,29 @@ const WORKLOAD_ATTESTORS: &[Key] = &[
             value("workload_size_limit"),
         ],
     ),
-    not_yet("docker"),
+    section(
+        "docker",
+        &[
+            value("docker_socket_path"),
+            value("docker_version"),
+            value("container_id_cgroup_matchers"),
+            value("use_new_container_locator"),
+            value("podman_socket_path"),
+            value("podman_socket_path_template"),
+            not_yet("sigstore"),
+            ignored(
+                "verbose_container_locator_logs",
+                "why a caller is in no container stands in the log with its attestation",
+            ),
+        ],
+    ),
+    section(
+        "podman",
+        &[
+            value("podman_socket_path"),
+            value("podman_socket_path_template"),
+        ],
+    ),
     not_yet("k8s"),
     not_yet("slurm"),
     not_yet("systemd"),

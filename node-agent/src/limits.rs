@@ -30,6 +30,12 @@ pub const THREADS: usize = 512;
 pub const THREAD_LISTINGS: usize = 5;
 /// Cgroups below a caller's that are looked into.
 pub const CGROUPS_BELOW: usize = 64;
+/// The longest ID of a container, in bytes.
+pub const CONTAINER_ID_BYTES: usize = 128;
+/// The largest answer of a container engine that is read, in bytes.
+pub const ENGINE_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// Labels and variables of one container together.
+pub const CONTAINER_SELECTORS: usize = 2_048;
 /// Digests of executables that are remembered.
 pub const DIGEST_CACHE_ENTRIES: usize = 1024;
 

@@ -5,6 +5,7 @@
 //! Called once per stream by `api`.
 
 mod confinement;
+mod container;
 mod digest;
 mod process;
 mod unix;
@@ -21,6 +22,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use confinement::Confinement;
+pub use container::{
+    Containers, DOCKER_SOCKET, EngineError, Engines, InvalidMatchers, Matchers, PODMAN_SOCKET,
+};
 pub use digest::{Digests, TooLarge};
 pub use process::{Caller, Process, ProcessError, ProcessStatus};
 pub use unix::{Digest, Discover, Unix};
@@ -94,6 +98,8 @@ pub enum Configured {
     Unix(Discover),
     /// What keeps the process from doing harm.
     Confinement,
+    /// What an engine says of the container.
+    Containers(Engines),
 }
 
 impl Configured {
@@ -103,6 +109,7 @@ impl Configured {
         match self {
             Self::Unix(discover) => Arc::new(Unix::new(*discover)),
             Self::Confinement => Arc::new(Confinement),
+            Self::Containers(engines) => Arc::new(Containers::new(engines.clone())),
         }
     }
 }
@@ -122,6 +129,15 @@ pub enum AttestorError {
     /// More threads than are looked at.
     #[error("there are {0} threads, more than the {max} that are looked at", max = limits::THREADS)]
     TooManyThreads(usize),
+    /// The container engine was of no use.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A pattern for cgroups hit what can't be a container's ID.
+    #[error("what stands in the cgroup's path in the place of a container's ID can't be one")]
+    NoContainerId,
+    /// It is in several containers at once, which only somebody who pretends is.
+    #[error("its cgroups name several containers")]
+    SeveralContainers,
     /// It took too long.
     #[error("it took longer than {0:?}")]
     TooSlow(Duration),

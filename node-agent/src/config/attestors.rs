@@ -1,8 +1,12 @@
 //! What the file says about how callers are told apart.
 
+use std::path::PathBuf;
+
 use countersign_config::{Document, Section};
 
-use crate::selectors::{Configured, Digest, Discover};
+use crate::selectors::{
+    Configured, DOCKER_SOCKET, Digest, Discover, Engines, Matchers, PODMAN_SOCKET,
+};
 
 const KIND: &str = "WorkloadAttestor";
 
@@ -29,10 +33,102 @@ pub(super) fn workload_attestors(document: &Document) -> Option<Vec<Configured>>
         names.push(plugin.name);
         configured.extend(match plugin.name {
             "confinement" => Some(Configured::Confinement),
+            "docker" => docker(&plugin.data).map(Configured::Containers),
+            "podman" => podman(&plugin.data, "podman").map(Configured::Containers),
             _ => Some(Configured::Unix(discover(&plugin.data))),
         });
     }
     Some(configured)
+}
+
+fn docker(data: &Section<'_>) -> Option<Engines> {
+    let patterns = data
+        .list("container_id_cgroup_matchers")
+        .unwrap_or_default();
+    let old_way = data.bool("use_new_container_locator") == Some(false);
+    if !patterns.is_empty() && !old_way {
+        data.wrong(
+            "container_id_cgroup_matchers",
+            "they are for use_new_container_locator = false: set that too, or remove them",
+        );
+    }
+    let matchers = match Matchers::new(&patterns) {
+        Ok(_) if patterns.is_empty() => None,
+        Ok(matchers) => Some(matchers),
+        Err(error) => {
+            data.wrong("container_id_cgroup_matchers", error);
+            None
+        }
+    };
+    let docker = data.parsed("docker_socket_path", socket);
+    Some(Engines {
+        docker: Some(docker.unwrap_or_else(|| DOCKER_SOCKET.into())),
+        docker_version: data.parsed("docker_version", api_version),
+        matchers,
+        ..podman(data, "docker")?
+    })
+}
+
+fn podman(data: &Section<'_>, name: &'static str) -> Option<Engines> {
+    let podman = data.parsed("podman_socket_path", socket);
+    let rootless = data.parsed("podman_socket_path_template", template);
+    if rootless.is_some() {
+        data.warn(
+            "podman_socket_path_template",
+            "users answer for their own containers: whatever a label or an image is worth there, each user can say of \
+             theirs, so let entries name the user too (unix:uid)",
+        );
+    }
+    Some(Engines {
+        name,
+        docker: None,
+        docker_version: None,
+        podman: podman.unwrap_or_else(|| PODMAN_SOCKET.into()),
+        rootless,
+        matchers: None,
+    })
+}
+
+/// As SPIRE writes it, with or without `unix://` before it.
+fn socket(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("unix://").unwrap_or(text);
+    if path.starts_with('/') {
+        Ok(path.into())
+    } else {
+        Err(format!(
+            "{text:?} is not the socket of an engine on this machine: write unix:///…"
+        ))
+    }
+}
+
+/// What stands before and after the one `%d`; `%%` is a `%`.
+fn template(text: &str) -> Result<(String, String), String> {
+    let wrong =
+        || format!("{text:?} must have %d in one place, for the user's number, and no other %");
+    let mut parts = vec![String::new()];
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, parts.last_mut()) {
+            ('%', Some(part)) => match letters.next() {
+                Some('%') => part.push('%'),
+                Some('d') => parts.push(String::new()),
+                _ => return Err(wrong()),
+            },
+            (letter, Some(part)) => part.push(letter),
+            (_, None) => return Err(wrong()),
+        }
+    }
+    let [before, after] = <[String; 2]>::try_from(parts).map_err(|_| wrong())?;
+    let before = socket(&before)?.display().to_string();
+    Ok((before, after))
+}
+
+fn api_version(text: &str) -> Result<String, String> {
+    let number = text.trim_start_matches('v');
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    is_number
+        .then(|| number.to_owned())
+        .ok_or_else(|| format!("{text:?} is no version of Docker's API, such as \"1.41\""))
 }
 
 fn discover(unix: &Section<'_>) -> Discover {

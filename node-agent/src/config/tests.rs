@@ -358,3 +358,66 @@ fn a_collector_is_told_what_the_file_says() {
         assert!(error.contains(told), "{error}");
     }
 }
+
+#[test]
+fn container_engines_are_asked_where_the_file_says() {
+    use crate::selectors::{DOCKER_SOCKET, Engines, PODMAN_SOCKET};
+
+    let with = |data: &str| {
+        let docker = format!("WorkloadAttestor \"docker\" {{ plugin_data {{ {data} }} }}");
+        let file = file(LEAST).replace(UNIX, &docker);
+        AgentConfig::parse("agent.conf", &file, &Overrides::default())
+            .map(|(config, warnings)| (config.workload_attestors, warnings.len()))
+            .map_err(|error| error.to_string())
+    };
+    let usual = Engines {
+        name: "docker",
+        docker: Some(DOCKER_SOCKET.into()),
+        docker_version: None,
+        podman: PODMAN_SOCKET.into(),
+        rootless: None,
+        matchers: None,
+    };
+    let one = |engines: Engines| vec![Configured::Containers(engines)];
+    assert_eq!(with(""), Ok((one(usual.clone()), 0)));
+    let settings = "docker_socket_path = \"unix:///d.sock\"\n docker_version = \"1.41\"\n \
+                    podman_socket_path_template = \"unix:///run/user/%d/p.sock\"";
+    let set = Engines {
+        docker: Some("/d.sock".into()),
+        docker_version: Some("1.41".into()),
+        rootless: Some(("/run/user/".into(), "/p.sock".into())),
+        ..usual
+    };
+    assert_eq!(with(settings), Ok((one(set), 1)), "with a warning");
+    for (wrong, reason) in [
+        (
+            "docker_socket_path = \"tcp://1.2.3.4:80\"",
+            "not the socket",
+        ),
+        ("docker_version = \"../x\"", "no version"),
+        (
+            "podman_socket_path_template = \"unix:///run/%s\"",
+            "%d in one place",
+        ),
+        (
+            "podman_socket_path_template = \"unix:///run\"",
+            "%d in one place",
+        ),
+        (
+            "container_id_cgroup_matchers = [\"/docker/<id>\"]",
+            "use_new_container_locator",
+        ),
+        (
+            "use_new_container_locator = false\n container_id_cgroup_matchers = [\"/docker\"]",
+            "exactly one place",
+        ),
+    ] {
+        let error = with(wrong).unwrap_err();
+        assert!(error.contains(reason), "{wrong}: {error}");
+    }
+    let file = file(LEAST).replace(UNIX, "WorkloadAttestor \"podman\" {}");
+    let podman = &parsed(&file).workload_attestors[0];
+    assert!(
+        matches!(podman, Configured::Containers(podman) if podman.name == "podman" && podman.docker.is_none())
+    );
+}

@@ -125,4 +125,6 @@ fn of_limits(limits: &Limits) -> Vec<String> {
 }
 
 #[cfg(test)]
+pub(super) mod test_cgroup;
+#[cfg(test)]
 mod tests;

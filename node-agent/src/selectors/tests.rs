@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use countersign_runtime::UnixCaller;
@@ -46,8 +47,9 @@ impl Connected {
     /// A command that comes to connect to the socket that its environment names, be it as [`CHILD`].
     pub(super) fn run(directory: &Path, command: &mut Command) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
-        let path = directory.join("s");
-        let _ = std::fs::remove_file(&path);
+        static CHILDREN: AtomicU32 = AtomicU32::new(0);
+        let number = CHILDREN.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("s{number}"));
         let listener = UnixListener::bind(&path).unwrap();
         // It may be another user's process.
         for (path, mode) in [(directory, 0o755), (&path, 0o777)] {

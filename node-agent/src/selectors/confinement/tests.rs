@@ -1,12 +1,13 @@
 //! Real processes, confined by the tools of every distribution. What the machine does not allow is said in one line.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use countersign_identity::SelectorSet;
 
 use super::super::tests::{CHILD, Connected, SOCKET, has};
 use super::super::{AttestationFailed, Attestors};
+use super::test_cgroup::{Cgroup, is_root};
 use super::*;
 
 async fn attested(child: &Connected) -> Result<SelectorSet, AttestationFailed> {
@@ -50,14 +51,6 @@ const NOTHING: [&str; 4] = [
     "--bounding-set=-all",
     "--inh-caps=-all",
 ];
-
-fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        println!("not tried: it takes root to make cgroups and mounts");
-    }
-    root
-}
 
 #[tokio::test]
 async fn a_process_of_every_day_is_not_confined() {
@@ -249,55 +242,6 @@ async fn a_read_only_root_is_the_one_that_the_process_has_and_not_what_lies_on_i
             "{script}: {selectors:?}"
         );
         child.end();
-    }
-}
-
-/// A cgroup of the test's own that limits the number of processes.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(name: &str) -> Option<Self> {
-        if !is_root() {
-            return None;
-        }
-        let hierarchies = Hierarchies::of_this_process();
-        let Some(folder) = hierarchies.roots().find_map(|root| {
-            let _ = std::fs::write(root.join("cgroup.subtree_control"), "+pids");
-            let folder = root.join(format!("{name}-{}", std::process::id()));
-            std::fs::create_dir(&folder).ok()?;
-            if std::fs::write(folder.join("pids.max"), "50").is_ok() {
-                return Some(folder);
-            }
-            let _ = std::fs::remove_dir(&folder);
-            None
-        }) else {
-            println!("not tried: no cgroup can be made that limits processes");
-            return None;
-        };
-        Some(Self(folder))
-    }
-
-    fn below(&self, name: &str) -> Self {
-        let folder = self.0.join(name);
-        std::fs::create_dir(&folder).unwrap();
-        Self(folder)
-    }
-
-    fn add(&self, pid: u32) {
-        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-
-    fn give_to(&self, uid: u32) {
-        std::os::unix::fs::chown(&self.0, Some(uid), None).unwrap();
-        for file in std::fs::read_dir(&self.0).unwrap() {
-            std::os::unix::fs::chown(file.unwrap().path(), Some(uid), None).unwrap();
-        }
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0);
     }
 }
 
