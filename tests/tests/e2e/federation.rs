@@ -28,12 +28,12 @@ enum Profile {
 }
 
 /// Certificates of the web's PKI for 127.0.0.1, and the root that the servers trust.
-struct Web {
+pub(crate) struct Web {
     folder: tempfile::TempDir,
 }
 
 impl Web {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let root_key = KeyPair::generate()?;
         let mut root = CertificateParams::default();
@@ -50,7 +50,7 @@ impl Web {
         Ok(Self { folder })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 

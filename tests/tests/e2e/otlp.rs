@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use countersign_proto::spiffe::workload::JwtsvidRequest;
 use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use countersign_runtime::dial::UnixConnector;
-use countersign_tests::deployment::{Deployment, Settings};
+use countersign_tests::deployment::{Deployment, Settings, text};
 use countersign_tests::process::PATIENCE;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
@@ -25,7 +25,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use tokio::net::TcpListener;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -33,6 +35,7 @@ use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
 
 use crate::NODE;
+use crate::federation::Web;
 
 const SERVER: &str = "countersign-server";
 const AGENT: &str = "countersign-agent";
@@ -184,10 +187,10 @@ impl Received {
     }
 }
 
-fn settings(collector: SocketAddr) -> Settings {
+fn settings(collector: &str) -> Settings {
     Settings {
         sections: format!(
-            "telemetry {{\n  OTLP {{\n    endpoint = \"http://{collector}\"\n    metrics_interval = \"1s\"\n  }}\n}}"
+            "telemetry {{\n  OTLP {{\n    endpoint = \"{collector}\"\n    metrics_interval = \"1s\"\n  }}\n}}"
         ),
         ..crate::metrics::settings()
     }
@@ -197,7 +200,7 @@ fn settings(collector: SocketAddr) -> Settings {
 async fn a_collector_sees_calls_from_the_workload_to_the_server_and_what_the_daemons_do_by_themselves()
 -> anyhow::Result<()> {
     let (received, address, serving) = Received::listen().await?;
-    let mut deployment = Deployment::start(NODE, settings(address)).await?;
+    let mut deployment = Deployment::start(NODE, settings(&format!("http://{address}"))).await?;
     let this = std::env::current_exe()?;
     let id = "spiffe://ai-agents.org/traced";
     deployment.entry(id, &this, &[]).await?;
@@ -326,7 +329,11 @@ async fn a_collector_sees_calls_from_the_workload_to_the_server_and_what_the_dae
 #[tokio::test]
 async fn without_its_collector_a_daemon_serves_and_says_so_once() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let mut deployment = Deployment::start(NODE, settings(listener.local_addr()?)).await?;
+    let mut deployment = Deployment::start(
+        NODE,
+        settings(&format!("http://{}", listener.local_addr()?)),
+    )
+    .await?;
     let workload = deployment.register("/served", &[]).await?;
     deployment.fetched(&workload).await?;
     let told = "The OpenTelemetry collector does not take";
@@ -355,5 +362,59 @@ async fn without_its_collector_a_daemon_serves_and_says_so_once() -> anyhow::Res
         .terminate()
         .await?;
     ensure!(ended.success(), "{ended}");
+    Ok(())
+}
+
+/// Takes TLS off what comes in, and passes it on.
+async fn behind_tls(web: &Web, to: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let chain = CertificateDer::pem_file_iter(web.path("leaf.pem"))?.collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(web.path("leaf.key"))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((caller, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut caller = acceptor.accept(caller).await?;
+                let mut behind = TcpStream::connect(to).await?;
+                tokio::io::copy_bidirectional(&mut caller, &mut behind).await
+            });
+        }
+    });
+    Ok(address)
+}
+
+#[tokio::test]
+async fn by_https_only_a_collector_that_this_machine_trusts_is_told_anything() -> anyhow::Result<()>
+{
+    let web = Web::new()?;
+    let (received, address, serving) = Received::listen().await?;
+    let address = behind_tls(&web, address).await?;
+    let root = text(&web.path("root.pem"))?.to_owned();
+    let settings = Settings {
+        server_env: vec![("SSL_CERT_FILE".into(), root)],
+        ..settings(&format!("https://{address}"))
+    };
+    let mut deployment = Deployment::start(NODE, settings).await?;
+    received
+        .span(SERVER, "activate authority", |_| true)
+        .await?;
+    // The node agent has the machine's own roots alone.
+    let agent = deployment.agent.as_mut().context("no node agent")?;
+    agent
+        .printed("The OpenTelemetry collector does not take")
+        .await?;
+    ensure!(
+        received.spans().iter().all(|(from, _)| from == SERVER),
+        "the node agent spoke"
+    );
+    serving.abort();
     Ok(())
 }
