@@ -1,8 +1,6 @@
 //! The node agent's keys: SPIRE 1.15's `agent.conf`.
 
-use crate::key::{
-    HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, not_yet, not_yet_unless, section, value,
-};
+use crate::key::{HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, not_yet, section, value};
 
 const PROFILING: &str = "there is no built-in profiler";
 
@@ -78,7 +76,7 @@ const EXPERIMENTAL: &[Key] = &[
     ),
     ignored("named_pipe_name", "it concerns Windows only"),
     section("ratelimit", RATES),
-    not_yet_unless("require_pq_kem", &["false"]),
+    value("require_pq_kem"),
     ignored(
         "use_sync_authorized_entries",
         "the node agent chooses how it asks for its entries",

@@ -1,8 +1,6 @@
 //! The server's keys: SPIRE 1.15's `server.conf`, and the few that are ours.
 
-use crate::key::{
-    HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, named, not_yet, not_yet_unless, section, value,
-};
+use crate::key::{HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, named, not_yet, section, value};
 
 const CHANGES: &str =
     "the index of entries follows the store's changes at once, nothing is reloaded by a timer";
@@ -114,7 +112,7 @@ const EXPERIMENTAL: &[Key] = &[
     ignored("full_cache_reload_interval", CHANGES),
     ignored("named_pipe_name", "it concerns Windows only"),
     ignored("prune_events_older_than", CHANGES),
-    not_yet_unless("require_pq_kem", &["false"]),
+    value("require_pq_kem"),
     ignored("sql_transaction_timeout", "no SQL database is in use"),
     not_yet("wit_issuer"),
     not_yet("wit_key_type"),
@@ -206,7 +204,7 @@ const UPSTREAM_AUTHORITIES: &[Key] = &[
                 "experimental",
                 &[
                     ignored("workload_api_named_pipe_name", "it concerns Windows only"),
-                    not_yet_unless("require_pq_kem", &["false"]),
+                    value("require_pq_kem"),
                 ],
             ),
         ],

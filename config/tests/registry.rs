@@ -74,18 +74,13 @@ fn everything_that_is_wrong_is_reported_together_in_order() {
 #[test]
 fn a_key_that_is_not_supported_yet_is_refused_unless_it_asks_for_what_is_done_anyway() {
     for refused in [
-        "experimental { require_pq_kem = true }",
         "federation { bundle_endpoint { profile \"https_web\" { acme { email = \"x\" } } } }",
         "proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
     ] {
         let error = server(&format!("server {{ {refused} }}")).unwrap_err();
         assert!(error.contains("is not supported yet"), "{refused}: {error}");
     }
-    for taken in [
-        "experimental { require_pq_kem = false }",
-        "federation { }",
-        "proxy_protocol_trusted_cidrs = []",
-    ] {
+    for taken in ["federation { }", "proxy_protocol_trusted_cidrs = []"] {
         assert_eq!(
             server(&format!("server {{ {taken} }}")).as_deref(),
             Ok(""),

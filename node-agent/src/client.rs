@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use countersign_identity::bundle::Bundles;
-use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, Expect, KeyExchange, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, BundleSet, TrustDomain, X509Svid};
 use countersign_proto::spire::api::types::PermissionDeniedDetails;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
@@ -252,6 +252,15 @@ impl ServerClient {
             channel: None,
             shown: watch::Sender::default(),
             turn: 0,
+        }
+    }
+
+    /// The same, with these key exchanges.
+    #[must_use]
+    pub fn exchanging(self, key_exchange: KeyExchange) -> Self {
+        Self {
+            tls: self.tls.exchanging(key_exchange),
+            ..self
         }
     }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_config::{AGENT_KEYS, Document, Expansion, InvalidConfig, Section, Warning};
+use countersign_identity::tls::KeyExchange;
 use countersign_identity::{KeyType, TrustDomain};
 use countersign_runtime::health::HealthPaths;
 use countersign_runtime::logs::{Format, Level, LogOptions};
@@ -53,6 +54,8 @@ pub struct AgentConfig {
     pub trust_domain: TrustDomain,
     /// The server, as `host:port`.
     pub server: String,
+    /// The key exchanges with the server.
+    pub key_exchange: KeyExchange,
     /// How the server is verified on first contact, and perhaps later.
     pub trust: Trust,
     /// What proves the node.
@@ -210,10 +213,15 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
     let experimental = agent.section("experimental");
     let sync_interval =
         experimental.duration("sync_interval", LEAST_SYNC_INTERVAL..=MOST_SYNC_INTERVAL);
+    let key_exchange = match experimental.bool("require_pq_kem") {
+        Some(true) => KeyExchange::RequirePostQuantum,
+        Some(false) | None => KeyExchange::PreferPostQuantum,
+    };
     let logs = logs(&agent, overrides);
     Some(AgentConfig {
         trust_domain: trust_domain?,
         server: server?,
+        key_exchange,
         trust: trust?,
         node_attestor: node_attestor?,
         key_store: key_store?,

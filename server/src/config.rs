@@ -15,6 +15,7 @@ use std::time::Duration;
 use countersign_config::{Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning};
 use countersign_identity::issue::Subject;
 use countersign_identity::key::KeyType;
+use countersign_identity::tls::KeyExchange;
 use countersign_identity::{SpiffeId, TrustDomain};
 use countersign_runtime::health::HealthPaths;
 use countersign_runtime::logs::{Format, Level, LogOptions};
@@ -79,6 +80,8 @@ pub struct ServerConfig {
     pub prune_nodes: Option<PruneNodes>,
     /// Whether each node agent's ID is also one of its selectors.
     pub agent_id_selector: bool,
+    /// The key exchanges of all TLS that this server speaks, but with a server above it.
+    pub key_exchange: KeyExchange,
     /// Who signs this server's authorities; itself if nobody is named.
     pub upstream: Option<UpstreamChoice>,
     /// Which calls are rate-limited, per address.
@@ -150,6 +153,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
     let prune_nodes = prune_nodes(&server);
     let experimental = server.section("experimental");
     let agent_id_selector = experimental.bool("agent_spiffe_id_as_selector");
+    let key_exchange = key_exchange(&experimental);
     let rate_limits = rate_limits(&server);
     let federation = federation::settings(&server);
     let logs = logs(&server, overrides);
@@ -197,6 +201,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
         audit_log,
         prune_nodes,
         agent_id_selector: agent_id_selector.unwrap_or(false),
+        key_exchange,
         upstream,
         rate_limits,
         federation,
@@ -363,6 +368,14 @@ fn rate_limits(server: &Section<'_>) -> RateLimits {
     RateLimits {
         attestation: section.bool("attestation").unwrap_or(true),
         signing: section.bool("signing").unwrap_or(true),
+    }
+}
+
+/// `require_pq_kem` of a section `experimental`.
+fn key_exchange(experimental: &Section<'_>) -> KeyExchange {
+    match experimental.bool("require_pq_kem") {
+        Some(true) => KeyExchange::RequirePostQuantum,
+        Some(false) | None => KeyExchange::PreferPostQuantum,
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
+use rustls::crypto::aws_lc_rs::kx_group;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
@@ -92,10 +93,42 @@ impl TlsVersions {
     }
 }
 
+/// Which key exchanges are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyExchange {
+    /// A hybrid with ML-KEM if the other side has it, a classical one otherwise.
+    #[default]
+    PreferPostQuantum,
+    /// Hybrids with ML-KEM alone, and so TLS 1.3 alone: what is recorded today can't be read by a quantum computer.
+    RequirePostQuantum,
+}
+
+impl KeyExchange {
+    /// The provider that has these.
+    #[must_use]
+    pub fn provider(self) -> CryptoProvider {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        if self == Self::RequirePostQuantum {
+            provider.kx_groups = vec![kx_group::X25519MLKEM768, kx_group::SECP256R1MLKEM768];
+        }
+        provider
+    }
+
+    /// Of these versions those that have them.
+    #[must_use]
+    pub fn versions(self, wanted: TlsVersions) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            Self::PreferPostQuantum => wanted.list(),
+            Self::RequirePostQuantum => TlsVersions::Only13.list(),
+        }
+    }
+}
+
 /// What every TLS configuration of a process shares.
 #[derive(Clone, Debug)]
 pub struct TlsContext {
     provider: Arc<CryptoProvider>,
+    key_exchange: KeyExchange,
     bundles: Arc<dyn Bundles>,
     time: Arc<dyn TimeProvider>,
 }
@@ -105,9 +138,20 @@ impl TlsContext {
     #[must_use]
     pub fn new(bundles: Arc<dyn Bundles>, time: Arc<dyn TimeProvider>) -> Self {
         Self {
-            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            provider: Arc::new(KeyExchange::default().provider()),
+            key_exchange: KeyExchange::default(),
             bundles,
             time,
+        }
+    }
+
+    /// The same, with these key exchanges.
+    #[must_use]
+    pub fn exchanging(self, key_exchange: KeyExchange) -> Self {
+        Self {
+            provider: Arc::new(key_exchange.provider()),
+            key_exchange,
+            ..self
         }
     }
 
@@ -125,7 +169,7 @@ impl TlsContext {
     ) -> Result<ServerConfig, rustls::Error> {
         let builder =
             ServerConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
-                .with_protocol_versions(versions.list())?;
+                .with_protocol_versions(self.key_exchange.versions(versions))?;
         let builder = match client_auth {
             ClientAuth::Never => builder.with_no_client_auth(),
             ClientAuth::Required | ClientAuth::Optional => {
@@ -186,7 +230,7 @@ impl TlsContext {
     ) -> Result<ClientConfig, rustls::Error> {
         let builder =
             ClientConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
-                .with_protocol_versions(versions.list())?
+                .with_protocol_versions(self.key_exchange.versions(versions))?
                 .dangerous()
                 .with_custom_certificate_verifier(verifier);
         let mut config = match svid {

@@ -421,3 +421,20 @@ fn container_engines_are_asked_where_the_file_says() {
         matches!(podman, Configured::Containers(podman) if podman.name == "podman" && podman.docker.is_none())
     );
 }
+
+#[test]
+fn post_quantum_key_exchange_is_preferred_and_can_be_required() {
+    let with = |line: &str| {
+        let text = format!("{LEAST}\nexperimental {{ {line} }}");
+        parsed(&file(&text)).key_exchange
+    };
+    assert_eq!(with(""), KeyExchange::PreferPostQuantum);
+    assert_eq!(
+        with("require_pq_kem = false"),
+        KeyExchange::PreferPostQuantum
+    );
+    assert_eq!(
+        with("require_pq_kem = true"),
+        KeyExchange::RequirePostQuantum
+    );
+}

@@ -58,7 +58,8 @@ impl Start<'_> {
             config.trust_domain.clone(),
             &bundles,
             Arc::clone(&self.clock),
-        );
+        )
+        .exchanging(config.key_exchange);
         if node.identity().is_some() {
             self.check_found(&node)?;
         } else {
@@ -78,7 +79,8 @@ impl Start<'_> {
             config.trust_domain.clone(),
             &bundles,
             Arc::clone(&self.clock),
-        );
+        )
+        .exchanging(config.key_exchange);
         self.jwt_svids
             .connect(Companion::new(another, client.shown()));
         let bundle = Arc::new(self.bundle_of(&node));

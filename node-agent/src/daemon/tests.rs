@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use countersign_identity::tls::KeyExchange;
 use countersign_identity::{KeyType, SelectorSet, TrustDomain, UnixTime};
 use countersign_proto::spiffe::workload::X509svidResponse;
 use countersign_proto::spire::api::types;
@@ -74,6 +75,7 @@ impl Rig {
         AgentConfig {
             trust_domain: trust_domain(),
             server: self.server.address.to_string(),
+            key_exchange: KeyExchange::default(),
             trust: self.trust(Rebootstrap::Never),
             node_attestor: Arc::new(ByJoinToken {
                 source: token.map(|t| JoinTokenSource::Given(JoinToken::new(t).unwrap())),

@@ -8,6 +8,7 @@ use axum::body::Body;
 use countersign_identity::csr::Csr;
 use countersign_identity::issue::Subject;
 use countersign_identity::node::Credential;
+use countersign_identity::tls::KeyExchange;
 use countersign_identity::verify::{Leaf, verify_peer};
 use countersign_identity::{KeyType, Node, PrivateKey, SelectorSet, UnixTime};
 use countersign_proto::grpc::health::v1::health_client::HealthClient;
@@ -136,7 +137,13 @@ impl House {
         tokio::spawn(rotation.run(CancellationToken::new()));
         let registry = Registry::load(store.clone()).await.unwrap();
         let bundles = Arc::new(registry.clone());
-        let svid = ServerSvid::open(authority.clone(), bundles, Arc::default(), clock.shared());
+        let svid = ServerSvid::open(
+            authority.clone(),
+            bundles,
+            Arc::default(),
+            KeyExchange::default(),
+            clock.shared(),
+        );
         let svid = svid.await.unwrap();
         tokio::spawn(registry.follow());
         let tokens: Arc<dyn NodeAttestor> =
@@ -146,6 +153,7 @@ impl House {
             Vec::new(),
             store.clone(),
             registry.clone(),
+            KeyExchange::default(),
             clock.shared(),
         );
         tokio::spawn(follower.run(CancellationToken::new()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use countersign_identity::bundle::Bundles;
 use countersign_identity::tls::{
-    ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, TlsContext, TlsVersions,
+    ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, KeyExchange, TlsContext, TlsVersions,
 };
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime, X509Svid};
 use countersign_runtime::clock::{self, RustlsTime};
@@ -66,13 +66,15 @@ impl ServerSvid {
         authority: Authority,
         bundles: Arc<dyn Bundles>,
         admins: Arc<HashSet<SpiffeId>>,
+        key_exchange: KeyExchange,
         clock: SharedClock,
     ) -> Result<Self, ServerSvidError> {
         let trust_domain = authority.settings().trust_domain.clone();
         let mut this = Self {
             callers: Expect::MemberOrOneOf(trust_domain.clone(), admins),
             trust_domain,
-            tls: TlsContext::new(Arc::clone(&bundles), RustlsTime::shared(Arc::clone(&clock))),
+            tls: TlsContext::new(Arc::clone(&bundles), RustlsTime::shared(Arc::clone(&clock)))
+                .exchanging(key_exchange),
             authority,
             bundles,
             current: watch::Sender::new(None),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign_identity::bundle::BundleSet;
 use countersign_identity::entry::{AdditionalAttributes, DnsName, EntryId};
 use countersign_identity::key::SigningKey as _;
+use countersign_identity::tls::KeyExchange;
 use countersign_identity::verify::{Leaf, verify_peer};
 use countersign_identity::{Bundle, Selector, SelectorSet};
 use countersign_runtime::clock::{Clock as _, TestClock};
@@ -462,6 +463,7 @@ async fn the_servers_svid_is_renewed_past_half_of_its_life_with_a_new_key() {
         rotation.authority(),
         bundles,
         Arc::default(),
+        KeyExchange::default(),
         house.clock.shared(),
     )
     .await
@@ -503,6 +505,7 @@ async fn the_servers_svid_is_not_renewed_in_vain_near_the_end_of_an_authority() 
         rotation.authority(),
         bundles,
         Arc::default(),
+        KeyExchange::default(),
         house.clock.shared(),
     )
     .await

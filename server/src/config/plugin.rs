@@ -229,6 +229,7 @@ fn spire(data: &Section<'_>) -> Option<SpireSettings> {
     Some(SpireSettings {
         target,
         workload_api: workload_api?,
+        key_exchange: super::key_exchange(&data.section("experimental")),
     })
 }
 

@@ -431,7 +431,8 @@ fn the_upstream_authority_disk_is_configured_as_in_spire() {
 fn the_upstream_authority_spire_is_configured_as_in_spire() {
     let data = |address: &str, port: &str| {
         format!(
-            "server_address = \"{address}\"\nserver_port = {port}\nworkload_api_socket = \"/run/a.sock\""
+            "server_address = \"{address}\"\nserver_port = {port}\nworkload_api_socket = \"/run/a.sock\"\n\
+             experimental {{ require_pq_kem = true }}"
         )
     };
     for (address, port, target) in [
@@ -443,6 +444,7 @@ fn the_upstream_authority_spire_is_configured_as_in_spire() {
         let wanted = SpireSettings {
             target: target.into(),
             workload_api: "/run/a.sock".into(),
+            key_exchange: KeyExchange::RequirePostQuantum,
         };
         let upstream = parse(&with_upstream("spire", &data(address, port))).upstream;
         assert_eq!(upstream, Some(UpstreamChoice::Spire(wanted)));
@@ -453,4 +455,11 @@ fn the_upstream_authority_spire_is_configured_as_in_spire() {
     for key in ["server_address", "server_port", "workload_api_socket"] {
         assert!(told.contains(&format!("{key} is required")), "{told}");
     }
+}
+
+#[test]
+fn post_quantum_key_exchange_is_preferred_and_can_be_required() {
+    let of = |line: &str| parse(&with_line(&format!("experimental {{ {line} }}"))).key_exchange;
+    assert_eq!(of(""), KeyExchange::PreferPostQuantum);
+    assert_eq!(of("require_pq_kem = true"), KeyExchange::RequirePostQuantum);
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use countersign_identity::tls::KeyExchange;
 use countersign_identity::{TrustDomain, UnixTime};
 use countersign_runtime::SharedClock;
 use countersign_runtime::error::BoxError;
@@ -180,11 +181,26 @@ pub async fn build(
     let registry = Registry::load(store.clone()).await?;
     let bundles = Arc::new(registry.clone());
     let admins = Arc::new(config.admin_ids.clone());
-    let svid = ServerSvid::open(rotation.authority(), bundles, admins, Arc::clone(&clock)).await?;
+    let svid = ServerSvid::open(
+        rotation.authority(),
+        bundles,
+        admins,
+        config.key_exchange,
+        Arc::clone(&clock),
+    )
+    .await?;
     let bundle_endpoint = match &config.federation.endpoint {
-        Some(settings) => {
-            Some(bundle_endpoint(settings, &svid, &registry, &trust_domain, &clock).await?)
-        }
+        Some(settings) => Some(
+            bundle_endpoint(
+                settings,
+                &svid,
+                &registry,
+                &trust_domain,
+                config.key_exchange,
+                &clock,
+            )
+            .await?,
+        ),
         None => None,
     };
     let (follower, refresher) = Follower::new(
@@ -192,6 +208,7 @@ pub async fn build(
         config.federation.relationships.clone(),
         store.clone(),
         registry.clone(),
+        config.key_exchange,
         Arc::clone(&clock),
     );
     let attestors = attestors(
@@ -244,6 +261,7 @@ async fn bundle_endpoint(
     svid: &ServerSvid,
     registry: &Registry,
     trust_domain: &TrustDomain,
+    key_exchange: KeyExchange,
     clock: &SharedClock,
 ) -> Result<BundleEndpoint, StartError> {
     let address = SocketAddr::new(settings.address, settings.port);
@@ -253,7 +271,8 @@ async fn bundle_endpoint(
         EndpointCertificate::Svid => (svid.anonymous_identity(), None),
         EndpointCertificate::File(files) => {
             let id = trust_domain.server_id();
-            let file = CertificateFile::open(files.clone(), id, Arc::clone(clock)).await?;
+            let file =
+                CertificateFile::open(files.clone(), id, key_exchange, Arc::clone(clock)).await?;
             (file.identity(), Some(file))
         }
     };

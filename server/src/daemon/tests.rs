@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, Expect, KeyExchange, TlsContext, TlsVersions};
 use countersign_runtime::SystemClock;
 use countersign_runtime::clock::RustlsTime;
 use countersign_runtime::dial::{Cause, TlsConnector};
 use countersign_runtime::logs::{Level, Levels};
+use rustls::crypto::SupportedKxGroup;
+use rustls::crypto::aws_lc_rs::kx_group;
 use tempfile::TempDir;
 
 use super::*;
@@ -104,6 +106,60 @@ async fn it_serves_tls_and_the_admin_socket_and_stops_when_told() {
     assert!(!socket.exists());
     let refused = connector.dial().await.unwrap_err();
     assert_eq!(Cause::of(&refused), Some(Cause::Refused), "{refused}");
+}
+
+/// How a handshake ends of somebody with these key exchanges and versions, who trusts nobody.
+async fn handshake(
+    address: SocketAddr,
+    groups: Vec<&'static dyn SupportedKxGroup>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> String {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.kx_groups = groups;
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(config));
+    tls.connect(name, tcp).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn where_post_quantum_key_exchange_is_required_nothing_else_is_spoken() {
+    use rustls::version::{TLS12, TLS13};
+
+    for (required, classical_ends) in [(false, "UnknownIssuer"), (true, "HandshakeFailure")] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(&folder, &Overrides::default());
+        if required {
+            config.key_exchange = KeyExchange::RequirePostQuantum;
+        }
+        let bound = start(&config).await.unwrap();
+        let (address, connector) = (bound.tcp_address, connector(&bound, bound.tcp_address));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn({
+            let stop = stop.clone();
+            async move { bound.serve(stop, None).await }
+        });
+        // Ours prefer it, so that they speak with either.
+        drop(connector.dial().await.unwrap());
+        let classical = || vec![kx_group::X25519, kx_group::SECP256R1];
+        let ended = handshake(address, classical(), &[&TLS13]).await;
+        assert!(ended.contains(classical_ends), "{required}: {ended}");
+        let ended = handshake(address, classical(), &[&TLS12]).await;
+        assert_eq!(
+            ended.contains("UnknownIssuer"),
+            !required,
+            "{required}: {ended}"
+        );
+        let ended = handshake(address, vec![kx_group::X25519MLKEM768], &[&TLS13]).await;
+        assert!(ended.contains("UnknownIssuer"), "{required}: {ended}");
+        stop.cancel();
+        serving.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_identity::tls::{ALPN_H2, ALPN_HTTP11};
+use countersign_identity::tls::{ALPN_H2, ALPN_HTTP11, KeyExchange, TlsVersions};
 use countersign_identity::{KeyId, SpiffeId, UnixTime};
 use countersign_runtime::clock::RustlsTime;
 use countersign_runtime::error::{BoxError, Chain};
@@ -69,6 +69,7 @@ pub enum InvalidCertificate {
 pub struct CertificateFile {
     files: CertificateFiles,
     id: SpiffeId,
+    key_exchange: KeyExchange,
     clock: SharedClock,
     /// What is presented was made from these.
     read: Files,
@@ -101,13 +102,15 @@ impl CertificateFile {
     pub async fn open(
         files: CertificateFiles,
         id: SpiffeId,
+        key_exchange: KeyExchange,
         clock: SharedClock,
     ) -> Result<Self, InvalidCertificate> {
         let read = read(&files).await?;
-        let presented = present(&files, &read, &id, &clock)?;
+        let presented = present(&files, &read, &id, key_exchange, &clock)?;
         Ok(Self {
             files,
             id,
+            key_exchange,
             clock,
             read,
             current: watch::Sender::new(Some(Arc::new(presented))),
@@ -149,7 +152,7 @@ impl CertificateFile {
         if read == self.read {
             return Ok(false);
         }
-        let presented = present(&self.files, &read, &self.id, &self.clock)?;
+        let presented = present(&self.files, &read, &self.id, self.key_exchange, &self.clock)?;
         self.read = read;
         self.current.send_replace(Some(Arc::new(presented)));
         Ok(true)
@@ -193,6 +196,7 @@ fn present(
     files: &CertificateFiles,
     read: &Files,
     id: &SpiffeId,
+    key_exchange: KeyExchange,
     clock: &SharedClock,
 ) -> Result<Presented, InvalidCertificate> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&read.chain)
@@ -206,11 +210,12 @@ fn present(
     let key = PrivateKeyDer::from_pem_slice(&read.key).map_err(|_| InvalidCertificate::Key {
         path: files.key.clone(),
     })?;
-    let config = tls(chain, key, clock).map_err(|source| InvalidCertificate::Pair {
-        chain: files.chain.clone(),
-        key: files.key.clone(),
-        source,
-    })?;
+    let config =
+        tls(chain, key, key_exchange, clock).map_err(|source| InvalidCertificate::Pair {
+            chain: files.chain.clone(),
+            key: files.key.clone(),
+            source,
+        })?;
     Ok(Presented {
         config: Arc::new(config),
         // The certificate has no SPIFFE ID and its key is nobody's SVID's: the process's own ID, and a name for this
@@ -225,12 +230,13 @@ fn present(
 fn tls(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    key_exchange: KeyExchange,
     clock: &SharedClock,
 ) -> Result<rustls::ServerConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(key_exchange.provider());
     let time = RustlsTime::shared(Arc::clone(clock));
     let mut config = rustls::ServerConfig::builder_with_details(provider, time)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(key_exchange.versions(TlsVersions::From12))?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     config.alpn_protocols = [ALPN_H2, ALPN_HTTP11].map(<[u8]>::to_vec).into();

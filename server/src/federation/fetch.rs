@@ -8,7 +8,7 @@ use bytes::Bytes;
 use countersign_identity::bundle::Bundles;
 use countersign_identity::bundle::document::{self, InvalidDocument};
 use countersign_identity::federation::{EndpointProfile, EndpointUrl, InvalidUrl, Relationship};
-use countersign_identity::tls::{ALPN_HTTP11, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_HTTP11, Expect, KeyExchange, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, SpiffeId, TrustDomain};
 use countersign_runtime::SharedClock;
 use countersign_runtime::clock::RustlsTime;
@@ -154,6 +154,7 @@ fn body_advice(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Strin
 pub(super) struct Fetcher {
     bundles: Arc<dyn Bundles>,
     tls: TlsContext,
+    key_exchange: KeyExchange,
     clock: SharedClock,
 }
 
@@ -166,9 +167,15 @@ enum Answer {
 
 impl Fetcher {
     /// Verifies endpoints with an SVID against these bundles, as they are then.
-    pub(super) fn new(bundles: Arc<dyn Bundles>, clock: SharedClock) -> Self {
+    pub(super) fn new(
+        bundles: Arc<dyn Bundles>,
+        key_exchange: KeyExchange,
+        clock: SharedClock,
+    ) -> Self {
         Self {
-            tls: TlsContext::new(Arc::clone(&bundles), RustlsTime::shared(Arc::clone(&clock))),
+            tls: TlsContext::new(Arc::clone(&bundles), RustlsTime::shared(Arc::clone(&clock)))
+                .exchanging(key_exchange),
+            key_exchange,
             bundles,
             clock,
         }
@@ -270,10 +277,10 @@ impl Fetcher {
         if roots.is_empty() {
             return Err(FetchError::NoRoots);
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(self.key_exchange.provider());
         let time = RustlsTime::shared(Arc::clone(&self.clock));
         let mut config = rustls::ClientConfig::builder_with_details(provider, time)
-            .with_safe_default_protocol_versions()?
+            .with_protocol_versions(self.key_exchange.versions(TlsVersions::From12))?
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN_HTTP11.to_vec()];

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use countersign_identity::bundle::Bundles;
 use countersign_identity::federation::{EndpointProfile, Relationship};
+use countersign_identity::tls::KeyExchange;
 use countersign_identity::{Bundle, TrustDomain};
 use countersign_runtime::SharedClock;
 use countersign_runtime::backoff::jittered;
@@ -120,10 +121,11 @@ impl Follower {
         fixed: Vec<Relationship>,
         store: Store,
         registry: Registry,
+        key_exchange: KeyExchange,
         clock: SharedClock,
     ) -> (Self, Refresher) {
         let (sender, requests) = mpsc::channel(limits::MAX_BUNDLE_REFRESHES);
-        let fetcher = Fetcher::new(Arc::new(registry.clone()), clock);
+        let fetcher = Fetcher::new(Arc::new(registry.clone()), key_exchange, clock);
         let follower = Self {
             trust_domain,
             fixed,

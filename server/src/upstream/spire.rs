@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::bundle::JwtAuthority;
-use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, Expect, KeyExchange, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, TrustDomain, UnixTime};
 use countersign_proto::spire::api::server::bundle::v1 as bundle_wire;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
@@ -53,6 +53,8 @@ pub struct SpireSettings {
     pub target: String,
     /// `workload_api_socket`.
     pub workload_api: PathBuf,
+    /// The key exchanges with that server.
+    pub key_exchange: KeyExchange,
 }
 
 /// Why a call to the server above failed.
@@ -303,7 +305,8 @@ impl Spire {
     async fn connect(&self) -> Result<Connection, SpireError> {
         let identity = workload::identity(&self.settings.workload_api, &self.trust_domain).await?;
         let time = RustlsTime::shared(Arc::clone(&self.clock));
-        let config = TlsContext::new(identity.bundles, time).client(
+        let tls = TlsContext::new(identity.bundles, time).exchanging(self.settings.key_exchange);
+        let config = tls.client(
             Some(&identity.svid),
             Expect::Exactly(self.trust_domain.server_id()),
             TlsVersions::From12,

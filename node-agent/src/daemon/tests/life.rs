@@ -342,3 +342,15 @@ async fn with_nothing_to_serve_there_there_is_no_public_socket() {
     assert_eq!(std::fs::read_to_string(rig.path("address")).unwrap(), "");
     agent.end().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_node_that_requires_post_quantum_key_exchange_syncs_with_a_server_that_has_it() {
+    let rig = Rig::new().await;
+    let config = AgentConfig {
+        key_exchange: KeyExchange::RequirePostQuantum,
+        ..rig.config(Some("token"))
+    };
+    let agent = rig.running_with(config).await;
+    assert_eq!(agent.ids().await, ["spiffe://example.org/workload"]);
+    agent.end().await.unwrap();
+}

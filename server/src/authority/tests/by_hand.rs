@@ -1,6 +1,7 @@
 //! Orders of administrators between the steps that are due by the clock.
 
 use countersign_identity::jwt::verify_jwt;
+use countersign_identity::tls::KeyExchange;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -66,6 +67,7 @@ async fn the_servers_svid_leaves_a_root_that_was_tainted() {
         running.authority.clone(),
         bundles,
         Arc::default(),
+        KeyExchange::default(),
         clock.shared(),
     );
     let svid = svid.await.unwrap();

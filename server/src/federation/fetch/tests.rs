@@ -60,7 +60,11 @@ impl Foreign {
 
     fn fetcher(&self) -> Fetcher {
         let bundles: BundleSet = [self.bundle.clone()].into_iter().collect();
-        Fetcher::new(Arc::new(bundles), Arc::clone(&self.clock))
+        Fetcher::new(
+            Arc::new(bundles),
+            KeyExchange::default(),
+            Arc::clone(&self.clock),
+        )
     }
 
     /// The relationship with an endpoint that must have this path in its ID.
@@ -220,7 +224,7 @@ async fn a_body_that_is_too_large_breaks_off_or_has_another_status_is_no_documen
 async fn without_a_bundle_nobody_is_asked() {
     let foreign = Foreign::new().await;
     let none = Arc::new(BundleSet::default());
-    let fetcher = Fetcher::new(none, Arc::clone(&foreign.clock));
+    let fetcher = Fetcher::new(none, KeyExchange::default(), Arc::clone(&foreign.clock));
     let error = fetcher
         .fetch(&foreign.relationship("/spire/server"))
         .await
