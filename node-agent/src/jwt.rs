@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::client::{CallError, Companion, CompanionError, ServerChannel, failed};
+use crate::sync::rotation::{self, Moment};
 use crate::sync::{AuthorizedEntry, Feed};
 use crate::{limits, metrics};
 
@@ -158,9 +159,9 @@ impl JwtSvids {
     }
 
     fn fresh(&self, key: &Key) -> Option<JwtSvid> {
-        let now = self.0.clock.now();
+        let now = self.now();
         self.usable(key)
-            .filter(|held| now < held.renew_at)
+            .filter(|held| !held.renew.has_come(now))
             .map(|held| held.svid)
     }
 
@@ -173,7 +174,7 @@ impl JwtSvids {
             .jwt_authorities
             .iter()
             .any(|authority| authority.key_id == held.key_id && !authority.tainted);
-        (sound && self.0.clock.now() < held.svid.expires_at).then_some(held)
+        (sound && !held.end.has_come(self.now())).then_some(held)
     }
 
     async fn fetch_and_keep(
@@ -187,7 +188,7 @@ impl JwtSvids {
             Ok(held) => {
                 metrics::signed(metrics::JWT, 1, usize::from(kept.is_some()));
                 let svid = held.svid.clone();
-                self.cache().put(key.clone(), held, self.0.clock.now());
+                self.cache().put(key.clone(), held, self.now());
                 Ok(svid)
             }
             Err(error) => {
@@ -216,7 +217,7 @@ impl JwtSvids {
                 .call(FETCH, |channel| ask(channel, entry, audience))
                 .await
             {
-                Ok(answer) => return held(answer, entry),
+                Ok(answer) => return held(answer, entry, self.now()),
                 Err(CompanionError::Call(error))
                     if !once && is_passing(&error) && Instant::now() + PAUSE < give_up =>
                 {
@@ -226,6 +227,10 @@ impl JwtSvids {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    fn now(&self) -> Moment {
+        Moment::now(&*self.0.clock)
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
@@ -270,6 +275,7 @@ fn is_passing(error: &CallError) -> bool {
 fn held(
     answer: Option<countersign_proto::spire::api::types::Jwtsvid>,
     entry: &AuthorizedEntry,
+    now: Moment,
 ) -> Result<Held, JwtError> {
     let wrong = |what: &str| JwtError::Answer(what.to_owned());
     let token = answer
@@ -295,9 +301,5 @@ fn held(
         expires_at,
         token: token.into(),
     };
-    Ok(Held::new(
-        svid,
-        key_id,
-        crate::sync::rotation::random_jitter(),
-    ))
+    Ok(Held::new(svid, key_id, rotation::random_jitter(), now))
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use countersign_identity::{SpiffeId, UnixTime};
+use countersign_identity::SpiffeId;
 
 use super::JwtSvid;
+use crate::sync::rotation::{Due, Moment};
 
 /// Which token: the subject and its audiences, in whatever order they were named.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,18 +37,22 @@ pub struct Held {
     /// The key that signed it.
     pub key_id: String,
     /// From when on a new one is fetched.
-    pub renew_at: UnixTime,
+    pub renew: Due,
+    /// When it has expired: a clock that is set back does not make it last longer.
+    pub end: Due,
 }
 
 impl Held {
-    /// To be renewed when half of its life is left, moved by `jitter` of that half.
+    /// One that came now, to be renewed when half of its life is left, moved by `jitter` of that half.
     #[must_use]
-    pub fn new(svid: JwtSvid, key_id: String, jitter: f64) -> Self {
+    pub fn new(svid: JwtSvid, key_id: String, jitter: f64, now: Moment) -> Self {
         let half = svid.expires_at.since(svid.issued_at) / 2;
         let left = half.as_secs_f64() * (1.0 + jitter);
         let left = Duration::try_from_secs_f64(left).unwrap_or(half);
+        let renew_at = svid.expires_at.before(Duration::from_secs(left.as_secs()));
         Self {
-            renew_at: svid.expires_at.before(Duration::from_secs(left.as_secs())),
+            renew: Due::at(renew_at, now),
+            end: Due::at(svid.expires_at, now),
             svid,
             key_id,
         }
@@ -96,11 +101,11 @@ impl Cache {
 
     /// Keeps one. If there are too many then, expired ones go, or else, of the subject that has most, that which was not
     /// looked at for the longest: whoever asks for ever new audiences drives out its own.
-    pub fn put(&mut self, key: Key, held: Held, now: UnixTime) {
+    pub fn put(&mut self, key: Key, held: Held, now: Moment) {
         self.looks += 1;
         self.held.insert(key, (self.looks, held));
         if self.held.len() > self.most {
-            self.held.retain(|_, (_, held)| now < held.svid.expires_at);
+            self.held.retain(|_, (_, held)| !held.end.has_come(now));
         }
         while self.held.len() > self.most {
             let Some(key) = self.superfluous() else {
@@ -126,6 +131,9 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use countersign_identity::UnixTime;
+    use tokio::time::Instant;
+
     use super::*;
 
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -139,6 +147,13 @@ mod tests {
         Key::new(&id(path), &audience)
     }
 
+    fn moment(wall: UnixTime) -> Moment {
+        Moment {
+            wall,
+            steady: Instant::now(),
+        }
+    }
+
     fn held(path: &str, life: u64, jitter: f64) -> Held {
         let svid = JwtSvid {
             token: "t".into(),
@@ -146,7 +161,7 @@ mod tests {
             issued_at: NOW,
             expires_at: NOW.after(Duration::from_secs(life)),
         };
-        Held::new(svid, "kid".into(), jitter)
+        Held::new(svid, "kid".into(), jitter, moment(NOW))
     }
 
     #[test]
@@ -158,19 +173,38 @@ mod tests {
 
     #[test]
     fn a_token_is_renewed_around_half_of_its_life() {
-        let after = |jitter| held("a", 300, jitter).renew_at.since(NOW).as_secs();
+        let after = |jitter| held("a", 300, jitter).renew.wall().since(NOW).as_secs();
         assert_eq!((after(0.0), after(0.1), after(-0.1)), (150, 135, 165));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_token_last_longer() {
+        let began = moment(NOW);
+        let held = held("a", 300, 0.0);
+        let later = |secs| Moment {
+            wall: NOW.before(Duration::from_secs(3600)),
+            steady: began.steady + Duration::from_secs(secs),
+        };
+        assert!(!held.renew.has_come(later(100)));
+        assert!(held.renew.has_come(later(160)) && !held.end.has_come(later(160)));
+        assert!(held.end.has_come(later(310)));
+        // One that is set forward ends it at once: peers may go by the same clock.
+        let ahead = Moment {
+            wall: NOW.after(Duration::from_secs(300)),
+            ..began
+        };
+        assert!(held.end.has_come(ahead));
     }
 
     #[test]
     fn who_asks_for_ever_new_audiences_drives_out_its_own() {
         let mut cache = Cache::new(10);
-        cache.put(key("good", &["x"]), held("good", 300, 0.0), NOW);
+        cache.put(key("good", &["x"]), held("good", 300, 0.0), moment(NOW));
         for number in 0..50 {
             cache.put(
                 key("bad", &[&number.to_string()]),
                 held("bad", 300, 0.0),
-                NOW,
+                moment(NOW),
             );
             assert!(cache.len() <= 10);
         }
@@ -182,17 +216,17 @@ mod tests {
     #[test]
     fn the_one_that_was_not_looked_at_for_longest_goes_and_expired_ones_before_all() {
         let mut cache = Cache::new(2);
-        cache.put(key("a", &["1"]), held("a", 300, 0.0), NOW);
-        cache.put(key("a", &["2"]), held("a", 300, 0.0), NOW);
+        cache.put(key("a", &["1"]), held("a", 300, 0.0), moment(NOW));
+        cache.put(key("a", &["2"]), held("a", 300, 0.0), moment(NOW));
         assert!(cache.get(&key("a", &["1"])).is_some());
-        cache.put(key("a", &["3"]), held("a", 300, 0.0), NOW);
+        cache.put(key("a", &["3"]), held("a", 300, 0.0), moment(NOW));
         assert!(cache.get(&key("a", &["2"])).is_none());
         assert!(cache.get(&key("a", &["1"])).is_some());
         let later = NOW.after(Duration::from_secs(300));
-        cache.put(key("b", &["1"]), held("b", 900, 0.0), later);
+        cache.put(key("b", &["1"]), held("b", 900, 0.0), moment(later));
         assert_eq!(cache.len(), 1);
         let mut none = Cache::new(0);
-        none.put(key("a", &["1"]), held("a", 300, 0.0), NOW);
+        none.put(key("a", &["1"]), held("a", 300, 0.0), moment(NOW));
         assert!(none.is_empty());
     }
 }
