@@ -216,7 +216,7 @@ fn serve(
     let clock = Arc::clone(&sources.clock);
     let options = ServeOptions::new(Http::Http2Only, clock)
         .drain(DRAIN)
-        .streams(limits::STREAMS_PER_CONNECTION);
+        .requests(limits::STREAMS_PER_CONNECTION, limits::HEADER_BYTES);
     let on = |name: &'static str, socket: Socket, router: axum::Router| {
         let (options, stop) = (options.clone(), sources.stop.clone());
         let reached = health.check(name, State::Well).follow(socket.standing());

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 /// Streams at once on one connection: more than a process may hold, so that it learns which bound it has met.
-pub const STREAMS_PER_CONNECTION: u32 = 100;
+pub const STREAMS_PER_CONNECTION: u32 = 72;
+/// All headers of one request together, in bytes: those of the Workload API are a few short ones.
+pub const HEADER_BYTES: u32 = 8 * 1024;
 /// Streams that one process may hold open on the Workload API.
 pub const STREAMS_PER_PROCESS: usize = 64;
 /// Streams that all callers together may hold open on the Workload API.

@@ -50,6 +50,8 @@ pub struct Settings {
     pub agent: String,
     /// Sections of both files, beside those that are there.
     pub sections: String,
+    /// What both daemons log; `DEBUG` if it is empty.
+    pub log_level: String,
 }
 
 /// A workload that is registered by the path of its executable.
@@ -166,6 +168,13 @@ impl Deployment {
         }
     }
 
+    fn log_level(&self) -> &str {
+        match self.settings.log_level.as_str() {
+            "" => "DEBUG",
+            level => level,
+        }
+    }
+
     fn server_config(&self) -> String {
         let port = self.server_address.map_or(0, |a| a.port());
         format!(
@@ -175,7 +184,7 @@ impl Deployment {
   trust_domain = "{trust_domain}"
   data_dir = "{folder}/server"
   socket_path = "{socket}"
-  log_level = "DEBUG"
+  log_level = "{level}"
   ratelimit {{
     attestation = false
   }}
@@ -200,6 +209,7 @@ plugins {{
 }}
 {sections}
 "#,
+            level = self.log_level(),
             trust_domain = self.trust_domain(),
             sections = self.settings.sections,
             folder = self.folder().display(),
@@ -255,7 +265,7 @@ plugins {{
         Ok(format!(
             r#"agent {{
   data_dir = "{folder}/agent"
-  log_level = "DEBUG"
+  log_level = "{level}"
   server_address = "127.0.0.1"
   server_port = "{port}"
   socket_path = "{socket}"
@@ -280,6 +290,7 @@ plugins {{
 }}
 {sections}
 "#,
+            level = self.log_level(),
             trust_domain = self.trust_domain(),
             sections = self.settings.sections,
             folder = self.folder().display(),

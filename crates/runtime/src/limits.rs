@@ -20,8 +20,12 @@ pub const SEND_BUFFER: usize = 64 * 1024;
 /// Streams at once on one HTTP/2 connection.
 pub const STREAMS: u32 = 1_000;
 
+/// Streams of one HTTP/2 connection that are refused because there are too many; beyond that the connection is closed. Each
+/// is held until the caller reads that it was.
+pub const REFUSED_STREAMS: usize = 32;
+
 /// Connections of one process at once on a Unix socket. A client needs one, some open a few more.
-pub const CONNECTIONS_PER_PROCESS: usize = 128;
+pub const CONNECTIONS_PER_PROCESS: usize = 64;
 
 /// Lines in the log about callers who do what they should not: a second, and at once.
 pub const LINES: (u32, u32) = (1, 60);

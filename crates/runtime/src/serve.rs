@@ -66,6 +66,8 @@ pub struct ServeOptions {
     pub connections: usize,
     /// Streams at once on one HTTP/2 connection.
     pub streams: u32,
+    /// All headers of one request together, in bytes.
+    pub header_bytes: u32,
     /// Tells when a leaf ends.
     pub clock: SharedClock,
 }
@@ -82,6 +84,7 @@ impl ServeOptions {
             handshakes: limits::HANDSHAKES,
             connections: limits::CONNECTIONS,
             streams: limits::STREAMS,
+            header_bytes: limits::HEADER_BYTES,
             clock,
         }
     }
@@ -100,10 +103,11 @@ impl ServeOptions {
         self
     }
 
-    /// With another bound on the streams of one connection.
+    /// With other bounds on the streams of one connection, and on the headers of a request in bytes.
     #[must_use]
-    pub const fn streams(mut self, streams: u32) -> Self {
+    pub const fn requests(mut self, streams: u32, header_bytes: u32) -> Self {
         self.streams = streams;
+        self.header_bytes = header_bytes;
         self
     }
 
@@ -265,7 +269,7 @@ impl Line {
     fn new(router: Router, options: &ServeOptions, drain: &Drain) -> Self {
         Self {
             router,
-            http: exchange::builder(options.http, options.streams),
+            http: exchange::builder(options),
             max_age: options.max_age,
             drain: drain.begun().clone(),
             clock: Arc::clone(&options.clock),

@@ -3,8 +3,10 @@
 //! Some tests repeat what they do; `COUNTERSIGN_TEST_ROUNDS=100` makes them repeat it a hundred times.
 
 mod crash;
+mod disk;
 mod fault;
 mod federation;
+mod flood;
 mod guide;
 mod join_token;
 mod mesh;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::Http;
+use super::{Http, ServeOptions};
 use crate::backoff::jittered;
 use crate::clock::SharedClock;
 use crate::connection::{self, Connection};
@@ -143,20 +143,21 @@ pub(super) async fn serve<S>(
 }
 
 /// HTTP with the bounds of [`limits`].
-pub(super) fn builder(http: Http, streams: u32) -> auto::Builder<TokioExecutor> {
+pub(super) fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEADER_READ)
-        .max_buf_size(usize::try_from(limits::HEADER_BYTES).unwrap_or(usize::MAX));
+        .max_buf_size(usize::try_from(options.header_bytes).unwrap_or(usize::MAX));
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_header_list_size(limits::HEADER_BYTES)
-        .max_concurrent_streams(streams)
+        .max_header_list_size(options.header_bytes)
+        .max_concurrent_streams(options.streams)
+        .max_local_error_reset_streams(limits::REFUSED_STREAMS)
         .max_send_buf_size(limits::SEND_BUFFER);
-    match http {
+    match options.http {
         Http::Http2Only => builder.http2_only(),
         Http::Auto => builder,
     }
