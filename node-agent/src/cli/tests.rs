@@ -127,6 +127,52 @@ fn what_is_missing_is_told_before_anybody_is_asked() {
 }
 
 #[test]
+fn flags_about_trust_are_checked_and_go_before_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.conf");
+    std::fs::write(&path, include_str!("../../../config/agent.conf")).unwrap();
+    let path = path.to_str().unwrap();
+    let validate = |flags: &[&str]| run(&[&["validate", "-config", path], flags].concat());
+    let url = "https://example.org/bundle.json";
+    let right = [
+        "-trustBundleUrl",
+        url,
+        "-trustBundleFormat",
+        "SPIFFE",
+        "-rebootstrapMode",
+        "auto",
+        "-rebootstrapDelay=90s",
+        "-disableWorkloadAPI",
+    ];
+    let (code, _, err) = validate(&right);
+    assert_eq!((code, err.as_str()), (ExitCode::SUCCESS, ""));
+    for (wrong, told) in [
+        (
+            &["-rebootstrapMode", "sometimes"][..],
+            "one of never, auto, always",
+        ),
+        (&["-rebootstrapDelay", "25h"], "at most 24 hours"),
+        (&["-trustBundleFormat", "der"], "one of pem, spiffe"),
+        (
+            &["-trustBundleUrl", "http://example.org"],
+            "only https can be believed",
+        ),
+        (
+            &["-trustBundleUrl", url, "-trustBundle", "b.pem"],
+            "cannot be used with",
+        ),
+        (
+            &["-insecureBootstrap", "-rebootstrapMode", "auto"],
+            "rebootstrap_mode",
+        ),
+    ] {
+        let (code, _, err) = validate(wrong);
+        assert_ne!(code, ExitCode::SUCCESS, "{wrong:?}");
+        assert!(err.contains(told), "{wrong:?}: {err}");
+    }
+}
+
+#[test]
 fn a_token_on_the_command_line_does_not_show_up_in_errors() {
     let (code, _, err) = run(&["run", "-joinToken", "se/cret"]);
     assert_eq!(code, ExitCode::FAILURE);

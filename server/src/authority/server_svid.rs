@@ -11,10 +11,12 @@ use countersign_identity::tls::{
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime, X509Svid};
 use countersign_runtime::clock::{self, RustlsTime};
 use countersign_runtime::error::BoxError;
+use countersign_runtime::trace::span;
 use countersign_runtime::{Presented, SharedClock};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use tracing::{info, warn};
 
 use super::schedule::Validity;
@@ -132,7 +134,8 @@ impl ServerSvid {
     }
 
     async fn try_renew(&mut self) {
-        if let Err(error) = self.renew().await {
+        let span = span!("renew server svid");
+        if let Err(error) = self.renew().instrument(span).await {
             self.renew_at = self.clock.now().after(PAUSE);
             warn!(
                 error = &error as &dyn std::error::Error,
