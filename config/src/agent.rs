@@ -160,6 +160,6 @@ const WORKLOAD_ATTESTORS: &[Key] = &[
     ),
     not_yet("k8s"),
     not_yet("slurm"),
-    not_yet("systemd"),
+    section("systemd", &[]),
     not_yet("windows"),
 ];

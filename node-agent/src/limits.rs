@@ -38,6 +38,8 @@ pub const CONTAINER_ID_BYTES: usize = 128;
 pub const ENGINE_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// Labels and variables of one container together.
 pub const CONTAINER_SELECTORS: usize = 2_048;
+/// The longest name and the longest path of a systemd unit, in bytes.
+pub const UNIT_BYTES: usize = 4096;
 /// Digests of executables that are remembered.
 pub const DIGEST_CACHE_ENTRIES: usize = 1024;
 

@@ -8,6 +8,7 @@ mod confinement;
 mod container;
 mod digest;
 mod process;
+mod systemd;
 mod unix;
 
 use std::panic::AssertUnwindSafe;
@@ -27,6 +28,7 @@ pub use container::{
 };
 pub use digest::{Digests, TooLarge};
 pub use process::{Caller, Process, ProcessError, ProcessStatus};
+pub use systemd::{Systemd, SystemdError};
 pub use unix::{Digest, Discover, Unix};
 
 use crate::limits;
@@ -100,6 +102,8 @@ pub enum Configured {
     Confinement,
     /// What an engine says of the container.
     Containers(Engines),
+    /// The unit.
+    Systemd,
 }
 
 impl Configured {
@@ -109,6 +113,7 @@ impl Configured {
         match self {
             Self::Unix(discover) => Arc::new(Unix::new(*discover)),
             Self::Confinement => Arc::new(Confinement),
+            Self::Systemd => Arc::new(Systemd::default()),
             Self::Containers(engines) => Arc::new(Containers::new(engines.clone())),
         }
     }
@@ -132,6 +137,9 @@ pub enum AttestorError {
     /// The container engine was of no use.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// systemd was of no use.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     /// A pattern for cgroups hit what can't be a container's ID.
     #[error("what stands in the cgroup's path in the place of a container's ID can't be one")]
     NoContainerId,

@@ -33,6 +33,7 @@ pub(super) fn workload_attestors(document: &Document) -> Option<Vec<Configured>>
         names.push(plugin.name);
         configured.extend(match plugin.name {
             "confinement" => Some(Configured::Confinement),
+            "systemd" => Some(Configured::Systemd),
             "docker" => docker(&plugin.data).map(Configured::Containers),
             "podman" => podman(&plugin.data, "podman").map(Configured::Containers),
             _ => Some(Configured::Unix(discover(&plugin.data))),
