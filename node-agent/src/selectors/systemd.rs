@@ -92,7 +92,7 @@ async fn property(
         .call_method(Some(SYSTEMD), unit, Some(properties), "Get", &which)
         .await?;
     let value: OwnedVariant = answer.body().deserialize()?;
-    let text = String::try_from(value).map_err(zbus::Error::from)?;
+    let text = String::try_from(value)?;
     if text.len() > limits::UNIT_BYTES {
         let length = text.len();
         return Err(SystemdError::TooLong { property, length });
