@@ -74,8 +74,8 @@ fn of_tasks(facts: &Facts) -> Vec<String> {
             .filter(|capability| !capability.is_in(capabilities))
             .map(|capability| format!("no_cap:{}", capability.name())),
     );
-    // Who may mount can make it writable again.
-    if facts.read_only_root && !Capability::SYS_ADMIN.is_in(capabilities) {
+    // Who may mount, say, can make it writable again.
+    if facts.read_only_root && !facts.has_way_out() {
         values.push("root:read_only".to_owned());
     }
     if facts.has_own_user_namespace() {

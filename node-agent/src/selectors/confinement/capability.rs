@@ -52,9 +52,23 @@ const NAMES: [&str; 41] = [
 impl Capability {
     pub(super) const CHOWN: Self = Self(0);
     pub(super) const DAC_OVERRIDE: Self = Self(1);
+    const DAC_READ_SEARCH: Self = Self(2);
     pub(super) const FOWNER: Self = Self(3);
     pub(super) const SETUID: Self = Self(7);
-    pub(super) const SYS_ADMIN: Self = Self(21);
+    const SYS_MODULE: Self = Self(16);
+    const SYS_RAWIO: Self = Self(17);
+    const SYS_PTRACE: Self = Self(19);
+    const SYS_ADMIN: Self = Self(21);
+
+    /// Those with which a process gets everything else: by mounting, by files of other mounts, through other processes, or
+    /// in the kernel itself.
+    pub(super) const WAYS_OUT: [Self; 5] = [
+        Self::DAC_READ_SEARCH,
+        Self::SYS_ADMIN,
+        Self::SYS_MODULE,
+        Self::SYS_PTRACE,
+        Self::SYS_RAWIO,
+    ];
 
     /// Those that have names here; a newer kernel may have more.
     pub(super) fn all() -> impl Iterator<Item = Self> {
@@ -82,6 +96,10 @@ mod tests {
             (Capability::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
             (Capability::FOWNER, "CAP_FOWNER"),
             (Capability::SETUID, "CAP_SETUID"),
+            (Capability::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+            (Capability::SYS_MODULE, "CAP_SYS_MODULE"),
+            (Capability::SYS_RAWIO, "CAP_SYS_RAWIO"),
+            (Capability::SYS_PTRACE, "CAP_SYS_PTRACE"),
             (Capability::SYS_ADMIN, "CAP_SYS_ADMIN"),
         ] {
             assert_eq!(capability.name(), name);

@@ -93,17 +93,28 @@ impl Facts {
 
     /// Whether one of them could change a file of a cgroup that belongs to this user.
     pub(super) fn may_change_cgroup_of(&self, owner: u32) -> bool {
-        let capabilities = self.capabilities();
-        let any = |of: &[Capability]| of.iter().any(|c| c.is_in(capabilities));
-        let reaches = self.sees_writable_cgroups || any(&[Capability::SYS_ADMIN]);
-        let overrides = any(&[
+        let is_mapped = self.uid_map.iter().any(|range| range.has(owner));
+        let overrides = self.any_has(&[
             Capability::CHOWN,
             Capability::DAC_OVERRIDE,
             Capability::FOWNER,
             Capability::SETUID,
         ]);
-        let is_mapped = self.uid_map.iter().any(|range| range.has(owner));
-        reaches && (self.uids.contains(&owner) || (overrides && is_mapped))
+        let is_or_becomes = self.uids.contains(&owner) || (overrides && is_mapped);
+        match self.has_way_out() {
+            true => is_or_becomes || is_mapped,
+            false => self.sees_writable_cgroups && is_or_becomes,
+        }
+    }
+
+    /// Whether one of them has, or can get, a capability that is as good as all of them.
+    pub(super) fn has_way_out(&self) -> bool {
+        self.any_has(&Capability::WAYS_OUT)
+    }
+
+    fn any_has(&self, capabilities: &[Capability]) -> bool {
+        let all = self.capabilities();
+        capabilities.iter().any(|capability| capability.is_in(all))
     }
 
     fn and(self, other: Self) -> Self {
