@@ -37,6 +37,8 @@ const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 const INTERVAL: Duration = Duration::from_secs(5);
 /// In real time; only a test that fails gets there.
 const PATIENCE: u32 = 20_000;
+/// How often the clock is moved until something comes of it.
+const MOVES: u32 = 5;
 
 struct Rig {
     directory: tempfile::TempDir,
@@ -159,6 +161,21 @@ impl Rig {
                 return;
             }
             pause().await;
+        }
+        panic!("it never came to that");
+    }
+
+    /// As [`Rig::until`], with the clock moved by `span` whenever nothing has come of it for a while: whoever was still busy
+    /// at one move begins to wait only after it.
+    async fn as_time_passes(&self, span: Duration, holds: impl Fn() -> bool) {
+        for _ in 0..MOVES {
+            self.clock.advance(span).await;
+            for _ in 0..PATIENCE / MOVES {
+                if holds() {
+                    return;
+                }
+                pause().await;
+            }
         }
         panic!("it never came to that");
     }
