@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::{Selector, SelectorSet};
+use countersign_runtime::allowance::Allowance;
 use countersign_runtime::turns::Turns;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
@@ -180,6 +181,8 @@ pub struct Attestors {
     all: Arc<[Arc<dyn WorkloadAttestor>]>,
     /// Of each user: attestations take threads, and reading a large executable takes one for long.
     turns: Turns<u32>,
+    /// How much of what callers make attestors say may stand in the log.
+    lines: Arc<Allowance>,
 }
 
 impl Attestors {
@@ -189,6 +192,7 @@ impl Attestors {
         Self {
             all: attestors.into(),
             turns: Turns::new(limits::ATTESTATIONS_PER_USER),
+            lines: Arc::new(Allowance::new(limits::LINES_ABOUT_CALLERS)),
         }
     }
 
@@ -223,7 +227,15 @@ impl Attestors {
                 }
                 Err(error) => {
                     ::metrics::counter!(ATTESTATION_FAILURES.name, "attestor" => name).increment(1);
-                    tracing::warn!(attestor = name, pid = process.pid(), %error, "workload attestor failed");
+                    if let Some(held_back) = self.lines.line() {
+                        tracing::warn!(
+                            attestor = name,
+                            pid = process.pid(),
+                            %error,
+                            held_back = (held_back > 0).then_some(held_back),
+                            "workload attestor failed"
+                        );
+                    }
                     failed = Some(error);
                 }
             }
