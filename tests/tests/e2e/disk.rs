@@ -31,6 +31,15 @@ async fn leave(room: Room, process: &Process) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Daemons that are asked for their health, on whatever port is free.
+pub(crate) fn with_health() -> Settings {
+    Settings {
+        agent: FAST_SYNC.into(),
+        sections: "health_checks {\n  listener_enabled = true\n  bind_port = 0\n}".into(),
+        ..Settings::default()
+    }
+}
+
 /// What the node agent says of itself.
 async fn health(deployment: &Deployment) -> anyhow::Result<String> {
     let places = address_file::read(&deployment.folder().join("agent.addr"))?;
@@ -47,7 +56,10 @@ async fn health(deployment: &Deployment) -> anyhow::Result<String> {
 }
 
 /// The node agent's health, once all these are in it.
-async fn health_until(deployment: &Deployment, parts: &[&str]) -> anyhow::Result<String> {
+pub(crate) async fn health_until(
+    deployment: &Deployment,
+    parts: &[&str],
+) -> anyhow::Result<String> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let told = health(deployment).await?;
@@ -65,12 +77,7 @@ async fn health_until(deployment: &Deployment, parts: &[&str]) -> anyhow::Result
 #[tokio::test]
 async fn a_node_agent_whose_disk_is_full_serves_on_says_so_and_keeps_what_it_can_in_the_end()
 -> anyhow::Result<()> {
-    let settings = Settings {
-        agent: FAST_SYNC.into(),
-        sections: "health_checks {\n  listener_enabled = true\n  bind_port = 0\n}".into(),
-        ..Settings::default()
-    };
-    let mut deployment = Deployment::start(NODE, settings).await?;
+    let mut deployment = Deployment::start(NODE, with_health()).await?;
     let early = deployment.register("/early", &[]).await?;
     deployment.fetched(&early).await?;
 

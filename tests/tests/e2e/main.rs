@@ -16,6 +16,7 @@ mod operate;
 mod otlp;
 mod restart;
 mod rotation;
+mod socket;
 
 /// The program that is server, node agent and workload.
 const NODE: &str = env!("CARGO_BIN_EXE_node");
