@@ -148,13 +148,17 @@ async fn first_answers(stage: &Stage, count: usize) {
         ("a new connection and an echo", ECHO, &echo),
     ] {
         let mut process = stage.workload(0, verb, socket, &[&count.to_string()]);
+        let used = stage.agent.processor_time();
         go(std::slice::from_mut(&mut process)).await;
         let line = process.line("times ").await.expect("times");
+        let used = (stage.agent.processor_time() - used) * 1e3 / as_f64(count);
         let micros: Vec<f64> = numbers(&line).map(as_micros).collect();
         let [p50, p99] = micros[..] else {
             panic!("two times were expected: {line}")
         };
-        println!("{what}: p50 {p50:.0} us, p99 {p99:.0} us");
+        println!(
+            "{what}: p50 {p50:.0} us, p99 {p99:.0} us; {used:.0} us of the node agent's processor time each"
+        );
     }
     echoing.abort();
 }
