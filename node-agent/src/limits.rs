@@ -24,6 +24,8 @@ pub const WORKLOAD_ATTESTOR: Duration = Duration::from_secs(5);
 pub const UNIX_ATTESTOR: Duration = Duration::from_secs(20);
 /// Bytes of a file below `/proc` that are read.
 pub const PROC_FILE_BYTES: u64 = 256 * 1024;
+/// What most of these have at most, in bytes.
+pub const PROC_FILE_USUAL: usize = 4 * 1024;
 /// Bytes of a file that describes a cgroup that are read.
 pub const CGROUP_FILE_BYTES: u64 = 64 * 1024;
 /// Threads of one process, or of all processes of one cgroup, that are looked at.

@@ -13,6 +13,9 @@ use nix::sys::stat::Mode;
 
 use crate::limits;
 
+/// What the `stat` of a process has at most as a rule, in bytes.
+const STAT_USUAL: usize = 1024;
+
 /// A process, held so that another one that gets its number can't pass for it.
 #[derive(Debug)]
 pub struct PeerProcess {
@@ -144,7 +147,8 @@ impl ProcessMark {
     pub fn read(directory: BorrowedFd<'_>) -> io::Result<Self> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let fd = openat(directory, "stat", flags, Mode::empty())?;
-        let mut text = Vec::new();
+        // Without room at the start, many short reads find out how much there is.
+        let mut text = Vec::with_capacity(STAT_USUAL);
         File::from(fd)
             .take(limits::PROC_STAT_BYTES)
             .read_to_end(&mut text)?;
@@ -223,7 +227,8 @@ fn parse_stat(text: &str) -> io::Result<ProcessMark> {
 mod tests {
     use super::*;
 
-    const REST: &str = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20 21 4096 22 8192 23";
+    const REST: &str =
+        "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20 21 0 4096 22 8192 23";
 
     #[test]
     fn start_and_program_are_found_behind_any_command_name() {

@@ -273,7 +273,8 @@ pub(super) fn read_at(
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let fd = openat(directory, file, flags, Mode::empty())
         .map_err(|errno| ProcessError::reading(pid, file, errno))?;
-    let mut bytes = Vec::new();
+    // Without room at the start, many short reads find out how much there is.
+    let mut bytes = Vec::with_capacity(limits::PROC_FILE_USUAL);
     let read = File::from(fd)
         .take(limits::PROC_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
