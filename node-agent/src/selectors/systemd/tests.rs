@@ -240,7 +240,10 @@ impl Manager {
             .body()
             .deserialize()
             .unwrap();
-        while !has {
+        if has {
+            return;
+        }
+        loop {
             let signal = signals.next().await.unwrap().unwrap();
             let header = signal.header();
             if header
