@@ -21,6 +21,8 @@ pub mod workload_client;
 #[cfg(test)]
 mod test_ca;
 #[cfg(test)]
+mod test_note;
+#[cfg(test)]
 mod test_server;
 
 /// The verbs and flags, for whoever lists them.

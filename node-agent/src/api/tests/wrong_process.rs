@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 
 use super::*;
 use crate::selectors::Digest;
+use crate::test_note::not_tried;
 
 const CHILD: &str = "api::tests::wrong_process::child";
 const INNER: &str = "COUNTERSIGN_TEST_INNER";
@@ -422,11 +423,11 @@ fn unshare(namespaces: &[&str]) -> Option<Command> {
         }
         Ok(tried) => {
             let why = String::from_utf8_lossy(&tried.stderr);
-            println!("not tried: {}", why.trim());
+            not_tried(why.trim());
             None
         }
         Err(error) => {
-            println!("not tried: unshare: {error}");
+            not_tried(format_args!("unshare: {error}"));
             None
         }
     }
@@ -516,8 +517,11 @@ fn a_process_with_the_number_of_an_ended_caller_lends_it_no_identity() {
         .unwrap();
     let output = String::from_utf8_lossy(&inner.stdout);
     assert!(inner.status.success(), "{output}");
-    for line in output.lines().filter(|line| line.starts_with("not tried")) {
-        println!("{line}");
+    for why in String::from_utf8_lossy(&inner.stderr)
+        .lines()
+        .filter_map(|line| line.strip_prefix("not tried: "))
+    {
+        not_tried(why);
     }
 }
 
@@ -549,7 +553,7 @@ async fn number_is_used_again() {
     let same_number = (0..1000).any(|number| {
         last = format!("new {number}");
         if let Err(error) = std::fs::write("/proc/sys/kernel/ns_last_pid", (old - 1).to_string()) {
-            println!("not tried: numbers can't be chosen here: {error}");
+            not_tried(format_args!("numbers can't be chosen here: {error}"));
             return true;
         }
         let child = stage.start(

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use super::cgroup::Hierarchies;
+use crate::test_note::not_tried;
 
 pub(super) fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        println!("not tried: it takes root to make cgroups and mounts");
+        not_tried("it takes root to make cgroups and mounts");
     }
     root
 }
@@ -31,7 +32,7 @@ impl Cgroup {
             let _ = std::fs::remove_dir(&folder);
             None
         }) else {
-            println!("not tried: no cgroup can be made that limits processes");
+            not_tried("no cgroup can be made that limits processes");
             return None;
         };
         Some(Self(folder))

@@ -9,6 +9,7 @@ use super::super::tests::{CHILD, Connected, SOCKET, has};
 use super::super::{AttestationFailed, Attestors};
 use super::test_cgroup::{Cgroup, is_root};
 use super::*;
+use crate::test_note::not_tried;
 
 async fn attested(child: &Connected) -> Result<SelectorSet, AttestationFailed> {
     Attestors::new(vec![Arc::new(Confinement)])
@@ -30,11 +31,11 @@ fn started_by(directory: &Path, words: &[&str]) -> Option<Connected> {
         Ok(tried) if tried.status.success() => {}
         Ok(tried) => {
             let why = String::from_utf8_lossy(&tried.stderr);
-            println!("not tried: {}", why.trim());
+            not_tried(why.trim());
             return None;
         }
         Err(error) => {
-            println!("not tried: {tool}: {error}");
+            not_tried(format_args!("{tool}: {error}"));
             return None;
         }
     }
@@ -162,7 +163,7 @@ connection.recv(1)
 fn python(directory: &Path, who: &str) -> Option<Connected> {
     assert!(TWO_THREADS.contains(SOCKET));
     if Command::new("python3").arg("--version").output().is_err() {
-        println!("not tried: there is no python3 to make threads that differ");
+        not_tried("there is no python3 to make threads that differ");
         return None;
     }
     let command = &mut Command::new("python3");

@@ -19,6 +19,7 @@ use super::super::confinement::test_cgroup::Cgroup;
 use super::super::tests::has;
 use super::super::{AttestationFailed, Attestors, Caller};
 use super::*;
+use crate::test_note::not_tried;
 
 const ID: &str = "eb570c55d3cc835c04ee017acd78e6626ae51f2db2a3ca35ccae90dbf1d9c0a1";
 
@@ -365,7 +366,7 @@ async fn a_real_podman_says_what_is_in_its_container_and_the_kernel_how_it_is_co
     let (podman, pid) = match started {
         Ok(started) => started,
         Err(why) => {
-            println!("not tried: {why}");
+            not_tried(why);
             return;
         }
     };

@@ -15,6 +15,7 @@ use zbus::{MessageStream, Variant};
 use super::super::tests::has;
 use super::super::{Attestors, Caller};
 use super::*;
+use crate::test_note::not_tried;
 
 /// A bus for the test alone.
 struct Bus {
@@ -31,7 +32,7 @@ impl Bus {
         let mut daemon = match daemon {
             Ok(daemon) => daemon,
             Err(error) => {
-                println!("not tried: dbus-daemon: {error}");
+                not_tried(format_args!("dbus-daemon: {error}"));
                 return None;
             }
         };
@@ -302,7 +303,7 @@ async fn a_real_systemd_says_which_service_of_its_own_a_process_is() {
     let manager = match tokio::task::spawn_blocking(Manager::start).await.unwrap() {
         Ok(manager) => manager,
         Err(why) => {
-            println!("not tried: {why}");
+            not_tried(why);
             return;
         }
     };
