@@ -170,9 +170,6 @@ pub enum AttestationFailed {
         limits::WORKLOAD_ATTESTATION
     )]
     TooSlow,
-    /// Binding the process ended abnormally: a fault in this program.
-    #[error("looking at the process ended abnormally")]
-    Crashed,
 }
 
 /// All configured attestors, run side by side. Clones share the turns of callers.
@@ -209,11 +206,9 @@ impl Attestors {
 
     async fn attest_unbounded(&self, caller: Caller) -> Result<SelectorSet, AttestationFailed> {
         let turn = self.turns.wait(caller.uid).await;
-        // Blocking jobs run on when nobody waits for them any more; the turn lasts until the last of them is done.
-        let opened = tokio::task::spawn_blocking(move || {
-            Process::open(&caller).map(|process| process.in_turn(turn))
-        });
-        let process = Arc::new(opened.await.map_err(|_| AttestationFailed::Crashed)??);
+        // What is read here the kernel has in memory: handing it to another thread would take longer. The turn lasts until
+        // the last attestor is done, since blocking jobs run on when nobody waits for them any more.
+        let process = Arc::new(Process::open(&caller)?.in_turn(turn));
         let judgements = self.all.iter().map(|attestor| judge(attestor, &process));
 
         let mut selectors = Vec::new();
