@@ -44,6 +44,10 @@ pub const CONTAINER_SELECTORS: usize = 2_048;
 pub const UNIT_BYTES: usize = 4096;
 /// Digests of executables that are remembered.
 pub const DIGEST_CACHE_ENTRIES: usize = 1024;
+/// Names of users and groups that are remembered.
+pub const NAMES: usize = 4096;
+/// How long such a name is believed: so late it may be noticed that a number has another name.
+pub const NAME_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// The largest request of the Workload API that is read, in bytes: a token, or audiences.
 pub const WORKLOAD_REQUEST_BYTES: usize = 64 * 1024;

@@ -7,6 +7,7 @@
 mod confinement;
 mod container;
 mod digest;
+mod names;
 mod process;
 mod systemd;
 mod unix;

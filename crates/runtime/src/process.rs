@@ -9,6 +9,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 
 use crate::limits;
@@ -76,11 +77,14 @@ impl PeerProcess {
         })
     }
 
-    /// The process that a pidfd means, which had this number.
+    /// The process that a pidfd means, which has this number.
     ///
     /// # Errors
-    /// It has ended, or can't be looked at.
+    /// It has another number or has ended, or can't be looked at.
     pub fn held(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
+        if pidfd_number(pidfd.as_fd())? != Some(pid) {
+            return Err(io::Error::from(nix::errno::Errno::ESRCH));
+        }
         let directory = open_directory(pid)?;
         let mark = ProcessMark::read(directory.as_fd())?;
         let this = Self {
@@ -88,8 +92,8 @@ impl PeerProcess {
             hold: Hold::Pidfd(pidfd),
             mark,
         };
-        // While the pidfd names this number, the number was not given away: the directory was the right one.
-        if this.number()? == Some(pid) {
+        // It still has its number: the directory was its own.
+        if this.is_running()? {
             Ok(this)
         } else {
             Err(io::Error::from(nix::errno::Errno::ESRCH))
@@ -119,21 +123,21 @@ impl PeerProcess {
         }
     }
 
-    /// The number that the kernel knows it by now: none after its end, 0 if it can't be seen from here.
+    /// Whether it has not ended. Until then its number is not given to another process.
     ///
     /// # Errors
     /// The kernel does not say.
-    pub fn number(&self) -> io::Result<Option<i32>> {
+    pub fn is_running(&self) -> io::Result<bool> {
         match &self.hold {
             Hold::Directory(directory) => match ProcessMark::read(directory.as_fd()) {
-                Ok(_) => Ok(Some(self.pid)),
-                Err(error) if is_gone(&error) => Ok(None),
+                Ok(_) => Ok(true),
+                Err(error) if is_gone(&error) => Ok(false),
                 Err(error) => Err(error),
             },
+            // It becomes readable at the end of the process, before anybody was told of it: pidfd_open(2).
             Hold::Pidfd(pidfd) => {
-                let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-                let number = pidfd_number(&std::fs::read_to_string(path)?);
-                Ok(number.filter(|number| *number >= 0))
+                let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+                Ok(poll(&mut ended, PollTimeout::ZERO)? == 0)
             }
         }
     }
@@ -188,9 +192,15 @@ fn is_gone(error: &io::Error) -> bool {
         .any(|gone| error.raw_os_error() == Some(gone as i32))
 }
 
-/// `Pid:` of `/proc/self/fdinfo/<pidfd>`: -1 once the process has ended.
-fn pidfd_number(text: &str) -> Option<i32> {
-    text.lines()
+/// The number that `/proc` knows the process of a pidfd by: none after its end, 0 if it can't be seen from here.
+fn pidfd_number(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let note = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    Ok(noted_number(&note).filter(|number| *number >= 0))
+}
+
+/// `Pid:` of what is noted of a pidfd: -1 once the process has ended.
+fn noted_number(note: &str) -> Option<i32> {
+    note.lines()
         .find_map(|line| line.strip_prefix("Pid:"))?
         .trim()
         .parse()
@@ -253,10 +263,10 @@ mod tests {
     #[test]
     fn a_pidfd_note_is_understood() {
         assert_eq!(
-            pidfd_number("pos:\t0\nflags:\t02\nPid:\t42\nNSpid:\t42\n"),
+            noted_number("pos:\t0\nflags:\t02\nPid:\t42\nNSpid:\t42\n"),
             Some(42)
         );
-        assert_eq!(pidfd_number("Pid:\t-1\n"), Some(-1));
-        assert_eq!(pidfd_number("pos:\t0\n"), None);
+        assert_eq!(noted_number("Pid:\t-1\n"), Some(-1));
+        assert_eq!(noted_number("pos:\t0\n"), None);
     }
 }

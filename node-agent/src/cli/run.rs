@@ -267,7 +267,10 @@ impl Run {
             Err(error) => return refuse(printer, &error),
         };
         open_files::raise();
+        // This thread keeps the picture of what the server says, and one other answers callers from it: handing a caller
+        // from thread to thread takes longer than answering (decision 0029).
         let runtime = match tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
         {

@@ -2,10 +2,10 @@
 //!
 //! The order of things is what makes it safe. The kernel tells with the socket who connected: PID, UID, GID, and a pidfd
 //! that means this very process for ever ([`PeerProcess`]). `/proc/<pid>` is opened once as a directory; after that, the
-//! pidfd must still name the same PID. While it does, the PID was not given away, so the directory is the caller's. All
-//! reads go through this directory, which yields errors, never another process, once its process is gone. At the end the
-//! process must still be the one that connected, run the program that it ran then, and as the same user: what was read in
-//! between is true of one process at one time.
+//! process that the pidfd means must not have ended. Until it has, its PID is not given away, so the directory is the
+//! caller's. All reads go through this directory, which yields errors, never another process, once its process is gone. At
+//! the end the process must still be the one that connected, run the program that it ran then, and as the same user: what
+//! was read in between is true of one process at one time.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -149,21 +149,22 @@ pub struct Process {
 }
 
 impl Process {
-    /// Binds the caller to its directory below `/proc`.
+    /// Binds the caller to its directory below `/proc`. Whether it is what it was, [`Process::check_same`] says.
     ///
     /// # Errors
-    /// The caller has ended, is invisible, or is another user or program than when it connected.
+    /// The caller has ended.
     pub fn open(caller: &Caller) -> Result<Self, ProcessError> {
+        let pid = caller.pid;
         let directory = caller
             .process
             .directory()
-            .map_err(|e| ProcessError::reading(caller.pid, "", errno(&e)))?;
+            .map_err(|e| ProcessError::reading(pid, "", errno(&e)))?;
         let process = Self {
             caller: caller.clone(),
             directory,
             _turn: None,
         };
-        process.check_same()?;
+        process.check_running()?;
         Ok(process)
     }
 
@@ -201,7 +202,7 @@ impl Process {
                 is: format!("uid {} gid {}", status.uid, status.gid),
             });
         }
-        self.check_number()
+        self.check_running()
     }
 
     /// Users and groups now.
@@ -238,18 +239,14 @@ impl Process {
             .map_err(|errno| ProcessError::reading(self.pid(), "exe", errno))
     }
 
-    /// As long as what holds the process knows it by this number, the directory is its own.
-    fn check_number(&self) -> Result<(), ProcessError> {
+    /// Until the process has ended, the directory is its own.
+    fn check_running(&self) -> Result<(), ProcessError> {
         let pid = self.pid();
-        match self.caller.process.number() {
-            Ok(Some(number)) if number == pid => Ok(()),
-            Ok(Some(0)) => Err(ProcessError::Invisible),
+        let process = &self.caller.process;
+        match process.is_running() {
+            Ok(running) if running && process.pid() == pid => Ok(()),
             Ok(_) => Err(ProcessError::Ended { pid }),
-            Err(e) => Err(ProcessError::Unreadable {
-                pid,
-                file: "(its pidfd)",
-                reason: e.to_string(),
-            }),
+            Err(e) => Err(ProcessError::reading(pid, "", errno(&e))),
         }
     }
 

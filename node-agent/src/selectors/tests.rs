@@ -396,7 +396,7 @@ fn a_caller_of_another_user_than_the_process_is_refused() {
         ..child.caller.clone()
     };
     assert!(matches!(
-        Process::open(&other),
+        Process::open(&other).unwrap().check_same(),
         Err(ProcessError::ChangedUser { .. })
     ));
     child.end();

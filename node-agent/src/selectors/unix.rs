@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use nix::unistd::{Gid, Group, Uid, User};
 
 use super::digest::{DigestError, Digests};
+use super::names::{Account, Names};
 use super::process::Process;
 use super::{AttestorError, Patience, ProcessError, Values, WorkloadAttestor, looking};
 use crate::limits;
@@ -36,7 +36,8 @@ pub enum Digest {
 #[derive(Debug)]
 pub struct Unix {
     discover: Discover,
-    digests: Arc<Digests>,
+    digests: Digests,
+    names: Names,
 }
 
 impl Unix {
@@ -45,7 +46,8 @@ impl Unix {
     pub fn new(discover: Discover) -> Self {
         Self {
             discover,
-            digests: Arc::default(),
+            digests: Digests::default(),
+            names: Names::default(),
         }
     }
 }
@@ -60,49 +62,60 @@ impl WorkloadAttestor for Unix {
     }
 
     fn attest(self: Arc<Self>, process: Arc<Process>, patience: Patience) -> Values {
-        async move { looking(&process, move |process| self.values(process, &patience)).await }
-            .boxed()
+        async move { self.values(&process, patience).await }.boxed()
     }
 }
 
 impl Unix {
-    fn values(&self, process: &Process, patience: &Patience) -> Result<Vec<String>, AttestorError> {
+    /// What the kernel has in memory is read here: handing it to another thread would take longer. Names and digests may
+    /// have to come from a disk or over the network.
+    async fn values(
+        self: &Arc<Self>,
+        process: &Arc<Process>,
+        patience: Patience,
+    ) -> Result<Vec<String>, AttestorError> {
         let status = process.status()?;
+        let mut accounts = vec![Account::User(status.uid), Account::Group(status.gid)];
+        accounts.extend(status.groups.iter().copied().map(Account::Group));
+        let names = self.names.of(&accounts).await?;
+
         let mut values = vec![format!("uid:{}", status.uid)];
-        values.extend(user_name(status.uid).map(|name| format!("user:{name}")));
+        let user = names.get(&Account::User(status.uid));
+        values.extend(user.map(|name| format!("user:{name}")));
         values.push(format!("gid:{}", status.gid));
-        values.extend(group_name(status.gid).map(|name| format!("group:{name}")));
+        let group = names.get(&Account::Group(status.gid));
+        values.extend(group.map(|name| format!("group:{name}")));
         for gid in status.groups {
             values.push(format!("supplementary_gid:{gid}"));
-            values.extend(group_name(gid).map(|name| format!("supplementary_group:{name}")));
+            let group = names.get(&Account::Group(gid));
+            values.extend(group.map(|name| format!("supplementary_group:{name}")));
         }
         if let Discover::Executable(digest) = self.discover {
-            values.extend(self.executable(process, digest, patience)?);
+            let path = process.executable_path()?;
+            // A path that is not UTF-8 can't be a selector: it yields none rather than a look-alike.
+            let path = std::str::from_utf8(path.as_os_str().as_bytes());
+            values.extend(path.map(|path| format!("path:{path}")));
+            values.extend(self.digest(process, digest, patience).await?);
         }
         Ok(values)
     }
 
-    fn executable(
-        &self,
-        process: &Process,
+    async fn digest(
+        self: &Arc<Self>,
+        process: &Arc<Process>,
         digest: Digest,
-        patience: &Patience,
-    ) -> Result<Vec<String>, AttestorError> {
-        let path = process.executable_path()?;
-        // A path that is not UTF-8 can't be a selector: it yields none rather than a look-alike.
-        let mut values = Vec::new();
-        values.extend(
-            std::str::from_utf8(path.as_os_str().as_bytes()).map(|path| format!("path:{path}")),
-        );
+        patience: Patience,
+    ) -> Result<Option<String>, AttestorError> {
         let limit = match digest {
-            Digest::Off => return Ok(values),
+            Digest::Off => return Ok(None),
             Digest::AnySize => None,
             Digest::UpTo(bytes) => Some(bytes),
         };
-        let hex = self
-            .digests
-            .hex(&mut process.executable()?, limit, patience)
-            .map_err(|e| match e {
+        let own = Arc::clone(self);
+        let hashed = looking(process, move |process| {
+            let mut executable = process.executable()?;
+            let hex = own.digests.hex(&mut executable, limit, &patience);
+            hex.map_err(|e| match e {
                 DigestError::TooLarge(e) => AttestorError::TooLarge(e),
                 other => ProcessError::Unreadable {
                     pid: process.pid(),
@@ -110,22 +123,8 @@ impl Unix {
                     reason: other.to_string(),
                 }
                 .into(),
-            })?;
-        values.push(format!("sha256:{hex}"));
-        Ok(values)
+            })
+        });
+        Ok(Some(format!("sha256:{}", hashed.await?)))
     }
-}
-
-fn user_name(uid: u32) -> Option<String> {
-    User::from_uid(Uid::from_raw(uid))
-        .ok()
-        .flatten()
-        .map(|user| user.name)
-}
-
-fn group_name(gid: u32) -> Option<String> {
-    Group::from_gid(Gid::from_raw(gid))
-        .ok()
-        .flatten()
-        .map(|group| group.name)
 }

@@ -273,11 +273,9 @@ impl Call {
 fn program(process: &UnixCaller) -> Option<PathBuf> {
     let pid = process.pid?;
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    // The number may be another process's by now; what holds the process knows.
-    match process.process.as_ref()?.number() {
-        Ok(Some(number)) if number == pid => Some(path),
-        _ => None,
-    }
+    // After its end, the number may be another process's.
+    let runs = process.process.as_ref()?.is_running();
+    runs.unwrap_or_default().then_some(path)
 }
 
 #[cfg(test)]
