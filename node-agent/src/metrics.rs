@@ -114,17 +114,9 @@ pub const NODE_EXPIRY: Metric = Metric::gauge(
     "When this node's own SVID expires, in Unix time; 0 while there is none.",
 );
 /// Whether callers are served.
-pub const READY: Metric = Metric::gauge(
-    "countersign_agent_ready",
-    &[],
-    "1 if callers are served, which is what /ready answers; 0 otherwise.",
-);
+pub const READY: Metric = Metric::ready("countersign_agent_ready");
 /// Which program it is.
-pub const BUILD: Metric = Metric::gauge(
-    "countersign_agent_build_info",
-    &["version"],
-    "Always 1; the label is the version of the program.",
-);
+pub const BUILD: Metric = Metric::build("countersign_agent_build_info");
 
 /// Every metric of the node agent.
 pub const ALL: &[Metric] = &[

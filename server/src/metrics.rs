@@ -92,17 +92,9 @@ pub const FEDERATION: Metric = Metric::counter(
     "Looks at the bundles of foreign trust domains.",
 );
 /// Whether callers are served.
-pub const READY: Metric = Metric::gauge(
-    "countersign_server_ready",
-    &[],
-    "1 if callers are served, which is what /ready answers; 0 otherwise.",
-);
+pub const READY: Metric = Metric::ready("countersign_server_ready");
 /// Which program it is.
-pub const BUILD: Metric = Metric::gauge(
-    "countersign_server_build_info",
-    &["version"],
-    "Always 1; the label is the version of the program.",
-);
+pub const BUILD: Metric = Metric::build("countersign_server_build_info");
 
 /// Every metric of the server.
 pub const ALL: &[Metric] = &[

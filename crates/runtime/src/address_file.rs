@@ -43,6 +43,28 @@ pub fn write(path: &Path, places: &[Listening]) -> Result<(), WriteError> {
     file::write_atomically(path, text.as_bytes(), file::PUBLIC)
 }
 
+/// The file of an earlier run could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("the address file of an earlier run, {}, can't be removed", path.display())]
+pub struct ForgetError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Removes the file of an earlier run, so that whoever waits for it does not read old addresses.
+///
+/// # Errors
+/// It is there and can't be removed.
+pub fn forget(path: &Path) -> Result<(), ForgetError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ForgetError {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Reads such a file; lines of other kinds are passed over.
 ///
 /// # Errors

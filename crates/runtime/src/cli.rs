@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
+mod launch;
 mod printer;
 mod table;
 
+pub use launch::{Launch, LaunchError, Launched, refuse, validated};
 pub use printer::{Captured, Printer, Style};
 pub use table::Table;
 

@@ -97,6 +97,26 @@ impl Metric {
         }
     }
 
+    /// The gauge that says whether a daemon's callers are served.
+    #[must_use]
+    pub const fn ready(name: &'static str) -> Self {
+        Self::gauge(
+            name,
+            &[],
+            "1 if callers are served, which is what /ready answers; 0 otherwise.",
+        )
+    }
+
+    /// The gauge that says which version of a daemon runs.
+    #[must_use]
+    pub const fn build(name: &'static str) -> Self {
+        Self::gauge(
+            name,
+            &["version"],
+            "Always 1; the label is the version of the program.",
+        )
+    }
+
     fn describe(&self, recorder: &dyn metrics::Recorder) {
         let (name, help) = (KeyName::from_const_str(self.name), self.help.into());
         let unit = self.name.contains("_seconds").then_some(Unit::Seconds);

@@ -1,6 +1,6 @@
 //! `run` and `validate`: the same flags, of which each goes before the same key of the file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,10 +8,9 @@ use clap::Args;
 use countersign_config::{Expansion, InvalidConfig, Warning};
 use countersign_identity::TrustDomain;
 use countersign_runtime::SystemClock;
-use countersign_runtime::cli::{Exit, Output, OutputFlag, Printer};
-use countersign_runtime::logs::{self, Format, Level};
-use countersign_runtime::open_files;
-use countersign_runtime::otlp::Otlp;
+use countersign_runtime::address_file::{self, ForgetError};
+use countersign_runtime::cli::{Exit, Launch, Launched, OutputFlag, Printer, refuse, validated};
+use countersign_runtime::logs::{Format, Level};
 use countersign_runtime::signals::cancel_on_signal;
 use tokio_util::sync::CancellationToken;
 
@@ -203,60 +202,10 @@ impl ConfigFlags {
     }
 }
 
-/// Tells what is wrong with the configuration.
-fn refuse(printer: &mut Printer, error: &InvalidConfig) -> ExitCode {
-    printer.error_text(&format!("{error}\n"));
-    hint(printer, error);
-    printer.exit(Exit::Configuration)
-}
-
-/// What to do about a file that isn't there.
-fn hint(printer: &mut Printer, error: &InvalidConfig) {
-    if matches!(error, InvalidConfig::Unreadable { .. }) {
-        printer.error_text("Name the configuration file with -config FILE.\n");
-    }
-}
-
-/// Removes the file of an earlier run, so that whoever waits for it does not read an old address.
-fn forget(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 impl Validate {
     pub(super) fn execute(self, printer: &mut Printer) -> ExitCode {
-        let json = self.output.output == Output::Json;
-        match self.flags.load() {
-            Ok((_, warnings)) if json => {
-                let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-                printer.line(serde_json::json!({ "valid": true, "warnings": warnings }));
-                printer.exit(Exit::Success)
-            }
-            Ok((_, warnings)) => {
-                for warning in warnings {
-                    printer.error_text(&format!("Warning: {warning}\n"));
-                }
-                printer.line("SPIRE agent configuration file is valid.");
-                printer.exit(Exit::Success)
-            }
-            Err(error) if json => {
-                let errors: Vec<_> = error.to_string().lines().map(str::to_owned).collect();
-                printer.line(serde_json::json!({ "valid": false, "errors": errors }));
-                printer.exit(Exit::Failure)
-            }
-            Err(error) => {
-                // One finding stands behind the colon, as SPIRE prints it; several have lines of their own.
-                let findings = error.to_string();
-                let gap = if findings.contains('\n') { "\n" } else { " " };
-                printer.error_text(&format!(
-                    "SPIRE agent configuration file is invalid:{gap}{findings}\n"
-                ));
-                hint(printer, &error);
-                printer.exit(Exit::Failure)
-            }
-        }
+        let checked = self.flags.load().map(|(_, warnings)| warnings);
+        validated(printer, self.output.output, "agent", checked)
     }
 }
 
@@ -266,47 +215,33 @@ impl Run {
             Ok(loaded) => loaded,
             Err(error) => return refuse(printer, &error),
         };
-        open_files::raise();
-        // This thread keeps the picture of what the server says, and one other answers callers from it: handing a caller
-        // from thread to thread takes longer than answering (decision 0029).
-        let runtime = match tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-        {
-            Ok(runtime) => runtime,
+        let launch = Launch {
+            service: SERVICE,
+            version: env!("CARGO_PKG_VERSION"),
+            // This thread keeps the picture of what the server says, and one other answers callers from it: handing a
+            // caller from thread to thread takes longer than answering (decision 0029).
+            threads: Some(1),
+            logs: &config.logs,
+            otlp: config.operators.otlp.as_ref(),
+            warnings: &warnings,
+        };
+        let Launched {
+            runtime,
+            levels,
+            otlp,
+        } = match launch.start() {
+            Ok(launched) => launched,
             Err(error) => {
                 printer.error(&error);
-                return printer.exit(Exit::Failure);
+                return printer.exit(error.exit());
             }
         };
-        let entered = runtime.enter();
-        let collector = config.operators.otlp.as_ref();
-        let otlp = collector.map(|to| Otlp::start(to, SERVICE, env!("CARGO_PKG_VERSION")));
-        let otlp = match otlp.transpose() {
-            Ok(otlp) => otlp,
-            Err(error) => {
-                printer.error(&error);
-                return printer.exit(Exit::Failure);
-            }
-        };
-        let levels = match logs::init(&config.logs, otlp.as_ref()) {
-            Ok(levels) => levels,
-            Err(error) => {
-                printer.error(&error);
-                return printer.exit(Exit::Configuration);
-            }
-        };
-        drop(entered);
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
         let logs_to_file = config.logs.file.is_some();
         let ended = runtime.block_on(async {
             let stop = CancellationToken::new();
             cancel_on_signal(stop.clone()).map_err(Ended::Signals)?;
             if let Some(path) = &self.address_file {
-                forget(path).map_err(|e| Ended::AddressFile(path.clone(), e))?;
+                address_file::forget(path).map_err(Ended::AddressFile)?;
             }
             Box::pin(daemon::run(
                 config,
@@ -328,11 +263,8 @@ impl Run {
                 printer.error(&error);
                 printer.exit(Exit::Failure)
             }
-            Err(Ended::AddressFile(path, error)) => {
-                let path = path.display();
-                printer.error_text(&format!(
-                    "Error: cannot remove the earlier {path}: {error}\n"
-                ));
+            Err(Ended::AddressFile(error)) => {
+                printer.error(&error);
                 printer.exit(Exit::Failure)
             }
             Err(Ended::Agent(error)) => {
@@ -349,6 +281,6 @@ impl Run {
 
 enum Ended {
     Signals(std::io::Error),
-    AddressFile(PathBuf, std::io::Error),
+    AddressFile(ForgetError),
     Agent(daemon::AgentError),
 }

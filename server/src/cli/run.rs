@@ -7,14 +7,13 @@ use clap::Args;
 use countersign_config::{Expansion, InvalidConfig, Warning};
 use countersign_identity::TrustDomain;
 use countersign_runtime::SystemClock;
-use countersign_runtime::cli::{Exit, Output, OutputFlag, Printer};
-use countersign_runtime::logs::{self, Format, Level, Levels};
-use countersign_runtime::open_files;
+use countersign_runtime::address_file::{self, ForgetError};
+use countersign_runtime::cli::{Exit, Launch, Launched, OutputFlag, Printer, refuse, validated};
+use countersign_runtime::logs::{Format, Level, Levels};
 use countersign_runtime::otlp::Otlp;
 use countersign_runtime::signals::cancel_on_signal;
 use nix::sys::stat::Mode;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::config::{DEFAULT_FILE, Overrides, ServerConfig};
 use crate::daemon::{self, ServeError, StartError};
@@ -122,11 +121,8 @@ enum RunError {
     Serve(#[from] ServeError),
     #[error("signals can't be caught")]
     Signals(#[source] std::io::Error),
-    #[error("the address file of an earlier run, {}, can't be removed", path.display())]
-    AddressFile {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    AddressFile(#[from] ForgetError),
 }
 
 impl RunError {
@@ -147,40 +143,27 @@ impl Run {
         // What the server writes is not for others on this machine: join tokens are among it. Sockets, logs and the
         // address file have modes of their own.
         nix::sys::stat::umask(UMASK);
-        open_files::raise();
         // A second provider in the process would make rustls panic where a library asks for the default one.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let runtime = match tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-        {
-            Ok(runtime) => runtime,
+        let launch = Launch {
+            service: SERVICE,
+            version: env!("CARGO_PKG_VERSION"),
+            threads: None,
+            logs: &config.logs,
+            otlp: config.operators.otlp.as_ref(),
+            warnings: &warnings,
+        };
+        let Launched {
+            runtime,
+            levels,
+            otlp,
+        } = match launch.start() {
+            Ok(launched) => launched,
             Err(error) => {
                 printer.error(&error);
-                return printer.exit(Exit::Failure);
+                return printer.exit(error.exit());
             }
         };
-        let entered = runtime.enter();
-        let collector = config.operators.otlp.as_ref();
-        let otlp = collector.map(|to| Otlp::start(to, SERVICE, env!("CARGO_PKG_VERSION")));
-        let otlp = match otlp.transpose() {
-            Ok(otlp) => otlp,
-            Err(error) => {
-                printer.error(&error);
-                return printer.exit(Exit::Failure);
-            }
-        };
-        let levels = match logs::init(&config.logs, otlp.as_ref()) {
-            Ok(levels) => levels,
-            Err(error) => {
-                printer.error(&error);
-                return printer.exit(Exit::Failure);
-            }
-        };
-        drop(entered);
-        for warning in warnings {
-            warn!("{warning}");
-        }
         let address_file = self.address_file.as_deref();
         let ended = runtime.block_on(serve(&config, levels, otlp.as_ref(), address_file));
         if let Some(otlp) = otlp {
@@ -205,68 +188,15 @@ async fn serve(
     let stop = CancellationToken::new();
     cancel_on_signal(stop.clone()).map_err(RunError::Signals)?;
     if let Some(path) = address_file {
-        forget(path).map_err(|source| RunError::AddressFile {
-            path: path.to_owned(),
-            source,
-        })?;
+        address_file::forget(path)?;
     }
     let bound = daemon::build(config, levels, otlp, SystemClock::shared()).await?;
     Ok(bound.serve(stop, address_file).await?)
 }
 
-/// Removes the file of an earlier run, so that whoever waits for it does not read old addresses.
-fn forget(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Tells what is wrong with the configuration.
-fn refuse(printer: &mut Printer, error: &InvalidConfig) -> ExitCode {
-    printer.error_text(&format!("{error}\n"));
-    hint(printer, error);
-    printer.exit(Exit::Configuration)
-}
-
-/// What to do about a file that isn't there.
-fn hint(printer: &mut Printer, error: &InvalidConfig) {
-    if matches!(error, InvalidConfig::Unreadable { .. }) {
-        printer.error_text("Name the configuration file with -config FILE.\n");
-    }
-}
-
 impl Validate {
     pub(super) fn execute(self, printer: &mut Printer) -> ExitCode {
-        let json = self.output.output == Output::Json;
-        match self.config.load() {
-            Ok((_, warnings)) if json => {
-                let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-                printer.line(serde_json::json!({ "valid": true, "warnings": warnings }));
-                printer.exit(Exit::Success)
-            }
-            Ok((_, warnings)) => {
-                for warning in warnings {
-                    printer.error_text(&format!("Warning: {warning}\n"));
-                }
-                printer.line("SPIRE server configuration file is valid.");
-                printer.exit(Exit::Success)
-            }
-            Err(error) if json => {
-                let errors: Vec<_> = error.to_string().lines().map(str::to_owned).collect();
-                printer.line(serde_json::json!({ "valid": false, "errors": errors }));
-                printer.exit(Exit::Failure)
-            }
-            Err(error) => {
-                // One finding stands behind the colon, as SPIRE prints it; several have lines of their own.
-                let findings = error.to_string();
-                let gap = if findings.contains('\n') { "\n" } else { " " };
-                printer.error_text(&format!(
-                    "SPIRE server configuration file is invalid:{gap}{findings}\n"
-                ));
-                hint(printer, &error);
-                printer.exit(Exit::Failure)
-            }
-        }
+        let checked = self.config.load().map(|(_, warnings)| warnings);
+        validated(printer, self.output.output, "server", checked)
     }
 }

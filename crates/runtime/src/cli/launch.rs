@@ -1,0 +1,146 @@
+//! How a daemon begins, and what it says of a configuration, as far as all of them do it alike.
+
+use std::io;
+use std::process::ExitCode;
+
+use countersign_config::{InvalidConfig, Warning};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{Exit, Output, Printer};
+use crate::logs::{self, Levels, LogError, LogOptions};
+use crate::open_files;
+use crate::otlp::{Otlp, OtlpError, OtlpOptions};
+
+/// What a daemon begins with.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// What a collector is told about whose traces and metrics these are.
+    pub service: &'static str,
+    /// The program's version.
+    pub version: &'static str,
+    /// Threads that run tasks, beside the one that calls; as many as there are cores, if it is not said.
+    pub threads: Option<usize>,
+    /// Where the log goes.
+    pub logs: &'a LogOptions,
+    /// The collector, if there is one.
+    pub otlp: Option<&'a OtlpOptions>,
+    /// What there was to say of the configuration.
+    pub warnings: &'a [Warning],
+}
+
+/// What the rest of a daemon runs on.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its threads.
+    pub runtime: Runtime,
+    /// The level of its log.
+    pub levels: Levels,
+    /// The connection to the collector; to be finished at the end.
+    pub otlp: Option<Otlp>,
+}
+
+/// Why a daemon could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The system gives no threads.
+    #[error("could not start the program's threads")]
+    Threads(#[source] io::Error),
+    /// The collector can't be written to.
+    #[error(transparent)]
+    Otlp(#[from] OtlpError),
+    /// The log can't be written.
+    #[error(transparent)]
+    Logs(#[from] LogError),
+}
+
+impl LaunchError {
+    /// The number that the program ends with: nothing was started.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::Threads(_) => Exit::Failure,
+            Self::Otlp(_) | Self::Logs(_) => Exit::Configuration,
+        }
+    }
+}
+
+impl Launch<'_> {
+    /// Raises the limit of open files, starts threads, collector and log, and says the warnings. Once per process.
+    ///
+    /// # Errors
+    /// [`LaunchError`].
+    pub fn start(self) -> Result<Launched, LaunchError> {
+        open_files::raise();
+        let mut threads = Builder::new_multi_thread();
+        if let Some(count) = self.threads {
+            threads.worker_threads(count.max(1));
+        }
+        let runtime = threads.enable_all().build().map_err(LaunchError::Threads)?;
+        let entered = runtime.enter();
+        let collector = self.otlp;
+        let otlp = collector.map(|to| Otlp::start(to, self.service, self.version));
+        let otlp = otlp.transpose()?;
+        let levels = logs::init(self.logs, otlp.as_ref())?;
+        drop(entered);
+        for warning in self.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Launched {
+            runtime,
+            levels,
+            otlp,
+        })
+    }
+}
+
+/// Says what is wrong with a configuration that nothing can be started with.
+pub fn refuse(printer: &mut Printer, error: &InvalidConfig) -> ExitCode {
+    printer.error_text(&format!("{error}\n"));
+    hint(printer, error);
+    printer.exit(Exit::Configuration)
+}
+
+/// Says what became of checking a configuration, in SPIRE's words. `daemon` is what SPIRE calls it, such as `server`.
+pub fn validated(
+    printer: &mut Printer,
+    output: Output,
+    daemon: &str,
+    checked: Result<Vec<Warning>, InvalidConfig>,
+) -> ExitCode {
+    match (checked, output) {
+        (Ok(warnings), Output::Json) => {
+            let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+            printer.line(serde_json::json!({ "valid": true, "warnings": warnings }));
+            printer.exit(Exit::Success)
+        }
+        (Ok(warnings), Output::Pretty) => {
+            for warning in warnings {
+                printer.error_text(&format!("Warning: {warning}\n"));
+            }
+            printer.line(format!("SPIRE {daemon} configuration file is valid."));
+            printer.exit(Exit::Success)
+        }
+        (Err(error), Output::Json) => {
+            let errors: Vec<_> = error.to_string().lines().map(str::to_owned).collect();
+            printer.line(serde_json::json!({ "valid": false, "errors": errors }));
+            printer.exit(Exit::Failure)
+        }
+        (Err(error), Output::Pretty) => {
+            // One finding stands behind the colon, as SPIRE prints it; several have lines of their own.
+            let findings = error.to_string();
+            let gap = if findings.contains('\n') { "\n" } else { " " };
+            printer.error_text(&format!(
+                "SPIRE {daemon} configuration file is invalid:{gap}{findings}\n"
+            ));
+            hint(printer, &error);
+            printer.exit(Exit::Failure)
+        }
+    }
+}
+
+/// What to do about a file that isn't there.
+fn hint(printer: &mut Printer, error: &InvalidConfig) {
+    if matches!(error, InvalidConfig::Unreadable { .. }) {
+        printer.error_text("Name the configuration file with -config FILE.\n");
+    }
+}
