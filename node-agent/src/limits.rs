@@ -44,6 +44,8 @@ pub const CONTAINER_SELECTORS: usize = 2_048;
 pub const UNIT_BYTES: usize = 4096;
 /// Digests of executables that are remembered.
 pub const DIGEST_CACHE_ENTRIES: usize = 1024;
+/// How often an executable that changes meanwhile is read for one digest.
+pub const DIGEST_READINGS: usize = 3;
 /// Names of users and groups that are remembered.
 pub const NAMES: usize = 4096;
 /// How long such a name is believed: so late it may be noticed that a number has another name.

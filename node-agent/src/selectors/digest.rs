@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, Metadata};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Mutex;
 
@@ -60,6 +60,22 @@ impl Digests {
     /// # Errors
     /// [`DigestError::TooLarge`], [`DigestError::TooSlow`], or the file could not be read.
     pub fn hex(
+        &self,
+        file: &mut File,
+        limit: Option<u64>,
+        patience: &Patience,
+    ) -> Result<String, DigestError> {
+        // A new link to it, or a new mode, looks like a change too, and is no reason to turn the caller away.
+        for _ in 1..limits::DIGEST_READINGS {
+            match self.read(file, limit, patience) {
+                Err(DigestError::Changed) => file.rewind()?,
+                read => return read,
+            }
+        }
+        self.read(file, limit, patience)
+    }
+
+    fn read(
         &self,
         file: &mut File,
         limit: Option<u64>,
@@ -221,6 +237,43 @@ mod tests {
             matches!(error, DigestError::TooLarge(TooLarge { size: 4, limit: 3 })),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_file_to_which_a_link_is_made_while_it_is_read_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        let file = File::create_new(&path).unwrap();
+        // It takes no room on the disk, and some time to read.
+        file.set_len(1 << 28).unwrap();
+        let mut opened = File::open(&path).unwrap();
+        let expected = Digests::default()
+            .hex(&mut opened, None, &patient())
+            .unwrap();
+
+        for number in 0.. {
+            let mut opened = File::open(&path).unwrap();
+            let before = FileKey::of(&opened.metadata().unwrap());
+            // A clone of an open file shows how far that one was read.
+            let mut reading = opened.try_clone().unwrap();
+            let (from, to) = (path.clone(), folder.path().join(format!("link{number}")));
+            let linked = std::thread::spawn(move || {
+                while reading.stream_position().unwrap() == 0 {
+                    std::thread::yield_now();
+                }
+                std::fs::hard_link(from, to).unwrap();
+            });
+            let digests = Digests::default();
+            let hex = digests.hex(&mut opened, None, &patient());
+            assert_eq!(hex.unwrap(), expected);
+            linked.join().unwrap();
+            // Otherwise the link came when all was read.
+            if digests.recall(&before).is_none() {
+                let after = FileKey::of(&opened.metadata().unwrap());
+                assert!(digests.recall(&after).is_some());
+                break;
+            }
+        }
     }
 
     #[test]

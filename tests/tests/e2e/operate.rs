@@ -116,13 +116,8 @@ async fn systemd_is_told_of_the_beginning_the_end_and_that_they_live() -> anyhow
     let token = deployment.token(None).await?;
     deployment.start_agent(Some(&token)).await?;
     of_agent.hears("READY=1").await?;
-    ensure!(
-        deployment
-            .agent_cli(&["healthcheck"])
-            .await?
-            .status
-            .success()
-    );
+    let health = deployment.agent_cli(&["healthcheck"]).await?;
+    ensure!(health.status.success(), "{health:?}");
 
     for manager in [&of_server, &of_agent] {
         for _ in 0..2 {
