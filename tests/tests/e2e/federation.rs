@@ -1,12 +1,19 @@
 //! Two trust domains that federate: workloads call each other, and follow each other's keys.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use countersign_tests::deployment::{Deployment, FAST_SYNC, Settings, allow, succeeded, text};
 use countersign_tests::puppet::{Call, Outcome, Puppet};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::NODE;
 
@@ -34,7 +41,15 @@ pub(crate) struct Web {
 
 impl Web {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let web = Self {
+            folder: tempfile::tempdir()?,
+        };
+        web.renew()?;
+        Ok(web)
+    }
+
+    /// Another root, and what it signs.
+    fn renew(&self) -> anyhow::Result<()> {
         let root_key = KeyPair::generate()?;
         let mut root = CertificateParams::default();
         root.distinguished_name.push(DnType::CommonName, "root");
@@ -43,11 +58,23 @@ impl Web {
         let issuer = Issuer::new(root, root_key);
         let key = KeyPair::generate()?;
         let leaf = CertificateParams::new(["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
-        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text);
+        let write = |name: &str, text: String| std::fs::write(self.path(name), text);
         write("root.pem", root_cert.pem())?;
         write("leaf.pem", leaf.pem())?;
         write("leaf.key", key.serialize_pem())?;
-        Ok(Self { folder })
+        Ok(())
+    }
+
+    /// A client that trusts the root as it is now, and nobody else.
+    fn client(&self) -> anyhow::Result<TlsConnector> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.path("root.pem"))?)?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(TlsConnector::from(Arc::new(config)))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -56,7 +83,8 @@ impl Web {
 
     fn profile(&self) -> String {
         format!(
-            "profile \"https_web\" {{\n serving_cert_file {{\n cert_file_path = \"{}\"\n key_file_path = \"{}\"\n }}\n }}",
+            "profile \"https_web\" {{\n serving_cert_file {{\n cert_file_path = \"{}\"\n key_file_path = \"{}\"\n \
+             file_sync_interval = \"1s\"\n }}\n }}",
             self.path("leaf.pem").display(),
             self.path("leaf.key").display()
         )
@@ -183,8 +211,13 @@ async fn refresh(at: &Deployment, name: &str) -> anyhow::Result<()> {
 
 /// The X.509 authorities that are known here of a trust domain.
 async fn authorities(at: &Deployment, name: &str) -> anyhow::Result<Vec<Value>> {
-    let args = ["bundle", "list", "-id", name, "-output", "json"];
-    let shown = succeeded("bundle list", at.server_cli(&args).await?)?;
+    shown(at, &["bundle", "list", "-id", name]).await
+}
+
+/// The X.509 authorities of a bundle that a command shows.
+async fn shown(at: &Deployment, command: &[&str]) -> anyhow::Result<Vec<Value>> {
+    let args = [command, &["-output", "json"]].concat();
+    let shown = succeeded("bundle", at.server_cli(&args).await?)?;
     let bundle: Value = serde_json::from_str(&shown)?;
     let list = bundle.get("x509_authorities").and_then(Value::as_array);
     Ok(list.context("a bundle without authorities")?.clone())
@@ -253,4 +286,77 @@ async fn workloads_of_domains_that_federate_by_https_web_call_each_other_and_fol
     ensure!(authorities(&pair.here, THERE).await?.len() == 2);
     call(&mut caller, &callee).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_relationship_of_the_configuration_is_followed_from_the_start() -> anyhow::Result<()> {
+    let web = Web::new()?;
+    let there = start(THERE, Some(&web)).await?;
+    let endpoint = there.bundle_endpoint.context("no bundle endpoint")?;
+    let settings = Settings {
+        trust_domain: HERE.into(),
+        server: format!(
+            "  federation {{\n federates_with \"{THERE}\" {{\n bundle_endpoint_url = \"https://{endpoint}\"\n \
+             bundle_endpoint_profile \"https_web\" {{}}\n }}\n }}"
+        ),
+        server_env: vec![(
+            "SSL_CERT_FILE".to_owned(),
+            text(&web.path("root.pem"))?.to_owned(),
+        )],
+        ..Settings::default()
+    };
+    let mut here = Deployment::new(NODE, settings)?;
+    here.start_server().await?;
+    // Nobody asks for it: it is fetched at the start.
+    let expected = shown(&there, &["bundle", "show"]).await?;
+    let known = async || {
+        let known = authorities(&here, THERE).await;
+        known.map_err(|e| format!("{e:#}"))
+    };
+    ensure!(until(known).await? == expected);
+    refresh(&here, THERE).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bundle_endpoint_shows_a_new_certificate_without_a_restart_and_none_that_is_broken()
+-> anyhow::Result<()> {
+    let web = Web::new()?;
+    let there = start(THERE, Some(&web)).await?;
+    let endpoint = there.bundle_endpoint.context("no bundle endpoint")?;
+    let meets = async |client: &TlsConnector| -> anyhow::Result<()> {
+        let stream = TcpStream::connect(endpoint).await?;
+        let name = ServerName::IpAddress(endpoint.ip().into());
+        client.connect(name, stream).await?;
+        Ok(())
+    };
+    let first = web.client()?;
+    meets(&first).await?;
+
+    web.renew()?;
+    let second = web.client()?;
+    until(async || meets(&second).await.map_err(|e| format!("{e:#}"))).await?;
+    ensure!(meets(&first).await.is_err(), "the old one is shown as well");
+
+    std::fs::write(web.path("leaf.pem"), "nothing of use")?;
+    until(async || {
+        let server = there.server.as_ref().ok_or("there is no server")?;
+        let log = server.output();
+        let told = log.contains("could not be read again");
+        told.then_some(()).ok_or(log)
+    })
+    .await?;
+    meets(&second).await
+}
+
+/// Tries until it works.
+async fn until<T>(attempt: impl AsyncFn() -> Result<T, String>) -> anyhow::Result<T> {
+    let deadline = tokio::time::Instant::now() + countersign_tests::process::PATIENCE;
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => ensure!(tokio::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
 }
