@@ -1,12 +1,12 @@
 //! Names of users and groups, remembered for a short time.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::time::Instant;
 
-use super::AttestorError;
+use super::{AttestorError, Process, looking};
 use crate::limits;
 
 /// A user or a group, by its number.
@@ -40,12 +40,13 @@ pub(super) struct Names(Mutex<HashMap<Account, (String, Instant)>>);
 
 impl Names {
     /// The name of each of these, where it has one. What is not remembered is asked for on a thread where that may take a
-    /// while.
+    /// while; the process's turn lasts as long, so that its user can't take up all threads.
     ///
     /// # Errors
     /// Asking ended abnormally.
     pub(super) async fn of(
         &self,
+        process: &Arc<Process>,
         accounts: &[Account],
     ) -> Result<HashMap<Account, String>, AttestorError> {
         let mut names = HashMap::with_capacity(accounts.len());
@@ -59,11 +60,11 @@ impl Names {
         if unknown.is_empty() {
             return Ok(names);
         }
-        let asked = tokio::task::spawn_blocking(move || {
+        let asked = looking(process, move |_| {
             let named = |account: Account| Some((account, account.look_up()?));
-            unknown.into_iter().filter_map(named).collect::<Vec<_>>()
+            Ok(unknown.into_iter().filter_map(named).collect::<Vec<_>>())
         });
-        for (account, name) in asked.await.map_err(|_| AttestorError::Crashed)? {
+        for (account, name) in asked.await? {
             self.remember(account, &name);
             names.insert(account, name);
         }
@@ -94,17 +95,23 @@ mod tests {
 
     const ROOT: [Account; 2] = [Account::User(0), Account::Group(0)];
 
+    fn own() -> Arc<Process> {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let caller = super::super::Caller::numbered(pid).unwrap();
+        Arc::new(Process::open(&caller).unwrap())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_name_is_remembered_for_its_time_and_then_asked_for_again() {
         let names = Names::default();
         names.remember(Account::User(0), "as it was");
-        let named = names.of(&ROOT).await.unwrap();
+        let named = names.of(&own(), &ROOT).await.unwrap();
         assert_eq!(named[&Account::User(0)], "as it was");
         assert_eq!(named[&Account::Group(0)], "root");
 
         tokio::time::advance(limits::NAME_REMEMBERED).await;
         assert_eq!(names.recall(Account::Group(0)), None);
-        let named = names.of(&ROOT).await.unwrap();
+        let named = names.of(&own(), &ROOT).await.unwrap();
         assert_eq!(named[&Account::User(0)], "root");
     }
 
@@ -113,7 +120,7 @@ mod tests {
         // Reserved for "nobody in particular": no directory has a user of this number.
         let nameless = Account::User(u32::MAX - 1);
         let names = Names::default();
-        assert!(names.of(&[nameless]).await.unwrap().is_empty());
+        assert!(names.of(&own(), &[nameless]).await.unwrap().is_empty());
         assert!(names.0.lock().unwrap().is_empty());
     }
 

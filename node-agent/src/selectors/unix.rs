@@ -77,7 +77,7 @@ impl Unix {
         let status = process.status()?;
         let mut accounts = vec![Account::User(status.uid), Account::Group(status.gid)];
         accounts.extend(status.groups.iter().copied().map(Account::Group));
-        let names = self.names.of(&accounts).await?;
+        let names = self.names.of(process, &accounts).await?;
 
         let mut values = vec![format!("uid:{}", status.uid)];
         let user = names.get(&Account::User(status.uid));
