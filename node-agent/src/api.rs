@@ -23,7 +23,7 @@ use countersign_proto::grpc::health::v1::health_server::{HealthServer, SERVICE_N
 use countersign_proto::spiffe::workload::spiffe_workload_api_server::{
     SERVICE_NAME as WORKLOAD_API, SpiffeWorkloadApiServer,
 };
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 

@@ -12,6 +12,7 @@ pub mod x509pop;
 
 use std::time::Duration;
 
+use countersign_daemon::trace::span;
 use countersign_identity::csr::Csr;
 use countersign_identity::{Bundle, KeyType, PrivateKey, TrustDomain};
 use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
@@ -22,9 +23,8 @@ use countersign_proto::spire::api::server::agent::v1::{
 use countersign_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use countersign_proto::spire::api::types;
-use countersign_runtime::backoff::Backoff;
-use countersign_runtime::dial::Cause;
-use countersign_runtime::trace::span;
+use countersign_transport::backoff::Backoff;
+use countersign_transport::dial::Cause;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;

@@ -17,7 +17,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use countersign_runtime::cli::{Exit, Printer};
+use countersign_daemon::cli::{Exit, Printer};
 
 use error::CommandError;
 
@@ -79,7 +79,7 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(args: impl IntoIterator<Item = OsString>, printer: &mut Printer) -> ExitCode {
-    let arguments: Arguments = match countersign_runtime::cli::parse(args, printer) {
+    let arguments: Arguments = match countersign_daemon::cli::parse(args, printer) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_config::{AGENT_KEYS, Document, Expansion, InvalidConfig, Section, Warning};
+use countersign_daemon::health::HealthPaths;
+use countersign_daemon::logs::{Format, Level, LogOptions};
+use countersign_daemon::operate::Operators;
+use countersign_daemon::otlp::{self, OtlpOptions};
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{KeyType, TrustDomain};
-use countersign_runtime::health::HealthPaths;
-use countersign_runtime::logs::{Format, Level, LogOptions};
-use countersign_runtime::operate::Operators;
-use countersign_runtime::otlp::{self, OtlpOptions};
 
 use crate::api::Rules;
 use crate::attest::{BundleFormat, ByJoinToken, JoinToken, NodeAttestor, Trust, X509Pop};

@@ -13,8 +13,8 @@ use countersign_identity::jwt::Jwt;
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_proto::spire::api::server::svid::v1::NewJwtsvidRequest;
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
-use countersign_runtime::SharedClock;
-use countersign_runtime::turns::Turns;
+use countersign_transport::SharedClock;
+use countersign_transport::turns::Turns;
 use tokio::time::Instant;
 use tonic::Code;
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use countersign_runtime::metrics::{CallMetrics, CallNames, Metric};
-use countersign_runtime::{Connection, UnixCaller};
+use countersign_daemon::metrics::{CallMetrics, CallNames, Metric};
+use countersign_transport::{Connection, UnixCaller};
 
 /// Calls of callers.
 pub const CALLS: CallNames = CallNames {

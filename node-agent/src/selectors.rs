@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::{Selector, SelectorSet};
-use countersign_runtime::allowance::Allowance;
-use countersign_runtime::turns::Turns;
+use countersign_transport::allowance::Allowance;
+use countersign_transport::turns::Turns;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use tokio::time::Instant;

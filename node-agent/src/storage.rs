@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use countersign_identity::{Bundle, TrustDomain, UnixTime, X509Svid};
-use countersign_runtime::file::{PRIVATE, WriteError, write_atomically};
+use countersign_transport::file::{PRIVATE, WriteError, write_atomically};
 use zeroize::Zeroizing;
 
 pub use format::{read as read_state, write as write_state};

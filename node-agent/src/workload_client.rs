@@ -12,7 +12,7 @@ use countersign_proto::spiffe::workload::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
     X509svidResponse,
 };
-use countersign_runtime::dial::UnixConnector;
+use countersign_transport::dial::UnixConnector;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};

@@ -20,10 +20,10 @@ use countersign_identity::entry::{AdditionalAttributes, EntryId};
 use countersign_identity::issue::Subject;
 use countersign_identity::key::{KeyType, PrivateKey};
 use countersign_identity::{Entry, Selector, SelectorSet, TrustDomain};
-use countersign_runtime::{Clock as _, SystemClock};
 use countersign_server::authority::{Authority, Rotation, Settings, WorkloadRequest};
 use countersign_server::keymanager::MemoryKeyManager;
 use countersign_server::store::Store;
+use countersign_transport::{Clock as _, SystemClock};
 use criterion::{Criterion, Throughput};
 
 use bare::Bare;

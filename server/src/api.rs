@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use countersign_daemon::logs::Levels;
+use countersign_daemon::metrics::CallMetrics;
 use countersign_identity::{SpiffeId, TrustDomain};
 use countersign_proto::grpc::health::v1::health_server::HealthServer;
 use countersign_proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -19,10 +21,8 @@ use countersign_proto::spire::api::server::localauthority::v1::local_authority_s
 use countersign_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use countersign_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
-use countersign_runtime::SharedClock;
-use countersign_runtime::connection::network;
-use countersign_runtime::logs::Levels;
-use countersign_runtime::metrics::CallMetrics;
+use countersign_transport::SharedClock;
+use countersign_transport::connection::network;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::Request;
@@ -248,7 +248,7 @@ impl Context {
 fn client_address<T>(request: &Request<T>) -> Option<IpAddr> {
     let connection = request
         .extensions()
-        .get::<Arc<countersign_runtime::Connection>>()?;
+        .get::<Arc<countersign_transport::Connection>>()?;
     Some(connection.tcp_address()?.ip().to_canonical())
 }
 

@@ -25,8 +25,8 @@ use countersign_identity::issue::{IssueError, IssuingCa, Subject, SvidTemplate};
 use countersign_identity::jwt::{JwtIssueError, JwtSigner};
 use countersign_identity::key::{KeyType, PrivateKey};
 use countersign_identity::{Entry, SpiffeId, TrustDomain, UnixTime, X509Svid};
-use countersign_runtime::SharedClock;
-use countersign_runtime::error::BoxError;
+use countersign_transport::SharedClock;
+use countersign_transport::error::BoxError;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
 

@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_config::{Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning};
+use countersign_daemon::health::HealthPaths;
+use countersign_daemon::logs::{Format, Level, LogOptions};
+use countersign_daemon::operate::Operators;
+use countersign_daemon::otlp::{self, OtlpOptions};
 use countersign_identity::issue::Subject;
 use countersign_identity::key::KeyType;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{SpiffeId, TrustDomain};
-use countersign_runtime::health::HealthPaths;
-use countersign_runtime::logs::{Format, Level, LogOptions};
-use countersign_runtime::operate::Operators;
-use countersign_runtime::otlp::{self, OtlpOptions};
 
 pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, UpstreamChoice, x509pop};
 

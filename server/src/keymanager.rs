@@ -161,7 +161,7 @@ pub enum KeyManagerError {
     #[error(
         "the new signing key was not stored: check that this user may write there and that the disk is not full"
     )]
-    Write(#[from] countersign_runtime::file::WriteError),
+    Write(#[from] countersign_transport::file::WriteError),
     /// The keys belong to a server with another store, which would lose them: keys that no authority names are removed.
     #[error(
         "the keys in {} belong to a server with another store: check that data_dir and keys_path are those of one server \

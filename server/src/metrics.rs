@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use countersign_daemon::health::Health;
+use countersign_daemon::metrics::{CallNames, Metric, count};
 use countersign_identity::UnixTime;
-use countersign_runtime::health::Health;
-use countersign_runtime::metrics::{CallNames, Metric, count};
 
 use crate::authority::{Authority, Kind};
 use crate::registry::{EntryFilter, NodeFilter, Registry};

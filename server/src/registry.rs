@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use countersign_identity::bundle::{BundleSet, Bundles};
 use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain, UnixTime};
-use countersign_runtime::backoff::Backoff;
+use countersign_transport::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits;

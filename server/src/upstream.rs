@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
-use countersign_runtime::error::BoxError;
+use countersign_transport::error::BoxError;
 use futures::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;

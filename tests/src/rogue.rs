@@ -18,9 +18,9 @@ use countersign_mesh::{
 };
 use countersign_proto::spiffe::workload::X509svidRequest;
 use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use countersign_runtime::clock::{Clock as _, RustlsTime, SystemClock};
-use countersign_runtime::connection::Peer;
-use countersign_runtime::dial::{ClientIo, TlsConnector, UnixConnector};
+use countersign_transport::clock::{Clock as _, RustlsTime, SystemClock};
+use countersign_transport::connection::Peer;
+use countersign_transport::dial::{ClientIo, TlsConnector, UnixConnector};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 pub use countersign_mesh::policy::MAX_POLICY_LEN as MAX_POLICY;
-pub use countersign_runtime::limits::HEADER_BYTES;
+pub use countersign_transport::limits::HEADER_BYTES;
 
 /// How often the policy file is looked at.
 pub const POLICY_POLL: Duration = Duration::from_secs(1);

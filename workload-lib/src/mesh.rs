@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_mesh::{Engine, Moment, Policy};
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};

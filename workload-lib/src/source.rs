@@ -17,8 +17,8 @@ use countersign_identity::verify::{PeerError, verify_peer};
 use countersign_identity::{BundleSet, PrivateKey, SpiffeId, TrustDomain, X509Svid};
 use countersign_mesh::outbound::UnusableKey;
 use countersign_mesh::{Engine, SigningIdentity};
-use countersign_runtime::SharedClock;
-use countersign_runtime::backoff::Backoff;
+use countersign_transport::SharedClock;
+use countersign_transport::backoff::Backoff;
 use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -95,7 +95,7 @@ pub(crate) struct Writer {
     trust: Arc<Trust>,
     engine: Engine,
     publish: watch::Sender<Identity>,
-    present: watch::Sender<Option<Arc<countersign_runtime::Presented>>>,
+    present: watch::Sender<Option<Arc<countersign_transport::Presented>>>,
     generations: u64,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use countersign_identity::{BundleSet, X509Svid};
 use countersign_mesh::Policy;
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 use tokio_util::sync::CancellationToken;
 
 use crate::mesh::Mesh;

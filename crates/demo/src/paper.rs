@@ -1,6 +1,6 @@
 //! What the audience reads: numbered scenes, aligned, in colours on a terminal and plain otherwise.
 
-use countersign_runtime::cli::{Printer, Style, Table};
+use countersign_daemon::cli::{Printer, Style, Table};
 
 use crate::event::{By, Client, Handling, Made, Outcome, Svid};
 use crate::script::Name;

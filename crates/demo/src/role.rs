@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use countersign::{ENDPOINT_VARIABLE, Mesh};
-use countersign_runtime::cli::Exit;
-use countersign_runtime::logs::{self, LogOptions};
+use countersign_daemon::cli::Exit;
+use countersign_daemon::logs::{self, LogOptions};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
 

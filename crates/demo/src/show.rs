@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
-use countersign_runtime::cli::{self, Exit, Printer};
-use countersign_runtime::signals;
+use countersign_daemon::cli::{self, Exit, Printer};
+use countersign_daemon::signals;
 use tokio_util::sync::CancellationToken;
 
 use crate::paper::Paper;

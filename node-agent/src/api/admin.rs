@@ -5,10 +5,10 @@ mod delegated;
 mod logger;
 
 use axum::Router;
+use countersign_daemon::logs::Levels;
 use countersign_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use countersign_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_server::DelegatedIdentityServer;
 use countersign_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
-use countersign_runtime::logs::Levels;
 use tonic::service::Routes;
 
 use super::caller::Callers;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use countersign_identity::SelectorSet;
-use countersign_runtime::allowance::Allowance;
-use countersign_runtime::{Connection, UnixCaller};
+use countersign_transport::allowance::Allowance;
+use countersign_transport::{Connection, UnixCaller};
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Status};
 

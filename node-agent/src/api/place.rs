@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use countersign_runtime::turns::Turns;
+use countersign_transport::turns::Turns;
 use http_body_util::BodyExt as _;
 use tonic::Status;
 

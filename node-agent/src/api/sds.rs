@@ -14,7 +14,7 @@ use countersign_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use countersign_proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryService;
-use countersign_runtime::allowance::Allowance;
+use countersign_transport::allowance::Allowance;
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};

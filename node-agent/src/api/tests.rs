@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_daemon::logs::{Level, Levels};
 use countersign_identity::{Bundle, TrustDomain, UnixTime};
 use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use countersign_proto::spiffe::workload::{JwtsvidRequest, X509svidRequest};
-use countersign_runtime::clock::{Clock as _, TestClock};
-use countersign_runtime::dial::UnixConnector;
-use countersign_runtime::logs::{Level, Levels};
-use countersign_runtime::serve::Http;
-use countersign_runtime::unix::{Access, Socket};
-use countersign_runtime::{ServeOptions, SystemClock, serve_unix};
+use countersign_transport::clock::{Clock as _, TestClock};
+use countersign_transport::dial::UnixConnector;
+use countersign_transport::serve::Http;
+use countersign_transport::unix::{Access, Socket};
+use countersign_transport::{ServeOptions, SystemClock, serve_unix};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 

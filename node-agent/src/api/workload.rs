@@ -12,7 +12,7 @@ use countersign_proto::spiffe::workload::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
     X509svidResponse,
 };
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_runtime::dial::UnixConnector;
-use countersign_runtime::error::{BoxError, Chain};
+use countersign_transport::dial::UnixConnector;
+use countersign_transport::error::{BoxError, Chain};
 use http::Uri;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -135,10 +135,10 @@ fn client_config() -> Result<rustls::ClientConfig, BoxError> {
 mod tests {
     use axum::Router;
     use axum::routing::get;
-    use countersign_runtime::clock::SystemClock;
-    use countersign_runtime::serve::Http;
-    use countersign_runtime::unix::{Access, Socket};
-    use countersign_runtime::{ServeOptions, serve_unix};
+    use countersign_transport::clock::SystemClock;
+    use countersign_transport::serve::Http;
+    use countersign_transport::unix::{Access, Socket};
+    use countersign_transport::{ServeOptions, serve_unix};
     use tokio_util::sync::CancellationToken;
 
     use super::*;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use countersign_identity::bundle::{InvalidAuthority, X509Authority, document};
 use countersign_identity::{Bundle, TrustDomain};
 
-use countersign_runtime::error::Chain;
+use countersign_transport::error::Chain;
 use tonic::Status;
 
 use super::download::BundleUrl;

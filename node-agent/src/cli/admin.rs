@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::agent::debug::v1::debug_client::DebugClient;
 use countersign_proto::spire::agent::debug::v1::{GetInfoRequest, GetInfoResponse};
 use countersign_proto::spire::api::agent::logger::v1::logger_client::LoggerClient;
@@ -11,8 +12,7 @@ use countersign_proto::spire::api::agent::logger::v1::{
     GetLoggerRequest, ResetLogLevelRequest, SetLogLevelRequest,
 };
 use countersign_proto::spire::api::types::{LogLevel, Logger};
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
-use countersign_runtime::dial::UnixConnector;
+use countersign_transport::dial::UnixConnector;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -3,9 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use countersign_runtime::dial::Cause;
-use countersign_runtime::error::Chain;
-use countersign_runtime::file::WriteError;
+use countersign_transport::dial::Cause;
+use countersign_transport::error::Chain;
+use countersign_transport::file::WriteError;
 use tonic::{Code, Status};
 
 /// Why a command failed.

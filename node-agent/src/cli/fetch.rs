@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spiffe::workload::X509svidResponse;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
-use countersign_runtime::file::{PRIVATE, PUBLIC, write_atomically};
-use countersign_runtime::{Clock as _, SystemClock};
+use countersign_transport::file::{PRIVATE, PUBLIC, write_atomically};
+use countersign_transport::{Clock as _, SystemClock};
 use tokio::time::Instant;
 
 use super::error::CommandError;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::grpc::health::v1::health_check_response::ServingStatus;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use super::error::CommandError;
 use super::socket::SocketFlag;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spiffe::workload::{
     JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
 };
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 use serde_json::{Value, json};
 use tonic::Code;
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use clap::Args;
 use countersign_config::{Expansion, InvalidConfig, Warning};
+use countersign_daemon::address_file::{self, ForgetError};
+use countersign_daemon::cli::{Exit, Launch, Launched, OutputFlag, Printer, refuse, validated};
+use countersign_daemon::logs::{Format, Level};
+use countersign_daemon::signals::cancel_on_signal;
 use countersign_identity::TrustDomain;
-use countersign_runtime::SystemClock;
-use countersign_runtime::address_file::{self, ForgetError};
-use countersign_runtime::cli::{Exit, Launch, Launched, OutputFlag, Printer, refuse, validated};
-use countersign_runtime::logs::{Format, Level};
-use countersign_runtime::signals::cancel_on_signal;
+use countersign_transport::SystemClock;
 use tokio_util::sync::CancellationToken;
 
 use crate::attest::{BundleFormat, JoinToken};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use countersign_runtime::error::Chain;
+use countersign_transport::error::Chain;
 
 use super::error::CommandError;
 use crate::config::DEFAULT_SOCKET;

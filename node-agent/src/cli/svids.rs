@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use countersign_daemon::cli::{Printer, Style};
 use countersign_identity::bundle::X509Authority;
 use countersign_identity::svid::split_der;
 use countersign_identity::verify::verify_svid;
 use countersign_identity::{Bundle, TrustDomain, UnixTime, X509Svid};
 use countersign_proto::spiffe::workload::{self, X509svidResponse};
-use countersign_runtime::cli::{Printer, Style};
 use time::OffsetDateTime;
 use time::macros::format_description;
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spiffe::workload::X509svidResponse;
-use countersign_runtime::backoff::Backoff;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
-use countersign_runtime::{Clock as _, SystemClock};
+use countersign_transport::backoff::Backoff;
+use countersign_transport::{Clock as _, SystemClock};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming};
@@ -31,7 +31,7 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
         let stop = CancellationToken::new();
-        countersign_runtime::signals::cancel_on_signal(stop.clone())
+        countersign_daemon::signals::cancel_on_signal(stop.clone())
             .map_err(CommandError::Runtime)?;
         stop.run_until_cancelled(self.watch(printer))
             .await

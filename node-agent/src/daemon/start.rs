@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::Bundle;
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 
 use super::AgentError;
 use crate::attest::{AttestError, NoProof, Patience, attest};

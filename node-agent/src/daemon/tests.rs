@@ -9,14 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use countersign_daemon::logs::{Level, Levels, LogOptions};
+use countersign_daemon::operate::Operators;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{KeyType, SelectorSet, TrustDomain, UnixTime};
 use countersign_proto::spiffe::workload::X509svidResponse;
 use countersign_proto::spire::api::types;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
-use countersign_runtime::clock::TestClock;
-use countersign_runtime::logs::{Level, Levels, LogOptions};
-use countersign_runtime::operate::Operators;
+use countersign_transport::clock::TestClock;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status, Streaming};
 

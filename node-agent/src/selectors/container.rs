@@ -10,7 +10,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use countersign_runtime::process::PeerProcess;
+use countersign_transport::process::PeerProcess;
 use futures::FutureExt as _;
 
 use self::engine::{Answer, Container, Engine};

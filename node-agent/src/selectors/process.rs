@@ -13,9 +13,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use countersign_runtime::UnixCaller;
-use countersign_runtime::process::{PeerProcess, Since};
-use countersign_runtime::turns::Turn;
+use countersign_transport::UnixCaller;
+use countersign_transport::process::{PeerProcess, Since};
+use countersign_transport::turns::Turn;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;

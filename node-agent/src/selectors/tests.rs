@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use countersign_runtime::UnixCaller;
-use countersign_runtime::process::PeerProcess;
+use countersign_transport::UnixCaller;
+use countersign_transport::process::PeerProcess;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;

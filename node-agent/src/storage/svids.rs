@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use countersign_identity::TrustDomain;
-use countersign_runtime::file::{PRIVATE, WriteError, write_atomically};
+use countersign_transport::file::{PRIVATE, WriteError, write_atomically};
 use rand::RngCore as _;
 use zeroize::Zeroizing;
 

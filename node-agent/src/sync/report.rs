@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use countersign_daemon::health::{Check, Health, State};
+use countersign_daemon::metrics::{Metric, count, float};
 use countersign_identity::UnixTime;
-use countersign_runtime::health::{Check, Health, State};
-use countersign_runtime::metrics::{Metric, count, float};
 
 use super::cache::Cache;
 use crate::client::CallError;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_runtime::backoff::Backoff;
+use countersign_transport::backoff::Backoff;
 use tokio::time::Instant;
 
 /// When something that failed may be tried again.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_identity::UnixTime;
-use countersign_runtime::Clock;
+use countersign_transport::Clock;
 use tokio::time::Instant;
 
 /// How far from half-life a renewal may be, as a share of it (wire contract, C.6).

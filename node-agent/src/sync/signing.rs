@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_daemon::trace::span;
 use countersign_identity::X509Svid;
-use countersign_runtime::trace::span;
 use tracing::Instrument as _;
 
 use super::cache::Why;

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use countersign_daemon::trace::span;
 use countersign_identity::{KeyType, PrivateKey};
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
-use countersign_runtime::dial::Cause;
-use countersign_runtime::trace::span;
+use countersign_transport::dial::Cause;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 

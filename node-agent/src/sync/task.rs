@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_daemon::trace::span;
 use countersign_identity::KeyType;
-use countersign_runtime::SharedClock;
-use countersign_runtime::backoff::Backoff;
-use countersign_runtime::trace::span;
+use countersign_transport::SharedClock;
+use countersign_transport::backoff::Backoff;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;

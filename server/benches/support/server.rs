@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_daemon::address_file::{self, Listening};
 use countersign_identity::bundle::BundleSet;
 use countersign_identity::csr::Csr;
 use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
@@ -14,10 +15,9 @@ use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use countersign_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use countersign_proto::spire::api::types;
-use countersign_runtime::SystemClock;
-use countersign_runtime::address_file::{self, Listening};
-use countersign_runtime::clock::RustlsTime;
-use countersign_runtime::dial::{TlsConnector, UnixConnector};
+use countersign_transport::SystemClock;
+use countersign_transport::clock::RustlsTime;
+use countersign_transport::dial::{TlsConnector, UnixConnector};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 

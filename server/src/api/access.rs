@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use countersign_runtime::Connection;
+use countersign_transport::Connection;
 use tonic::Status;
 
 use super::Context;

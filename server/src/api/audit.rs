@@ -16,10 +16,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use countersign_daemon::logs::AUDIT;
 use countersign_proto::spire::api::types;
-use countersign_runtime::allowance::Allowance;
-use countersign_runtime::logs::AUDIT;
-use countersign_runtime::{Address, Connection, UnixCaller};
+use countersign_transport::allowance::Allowance;
+use countersign_transport::{Address, Connection, UnixCaller};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -280,7 +280,7 @@ fn program(process: &UnixCaller) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use countersign_runtime::process::PeerProcess;
+    use countersign_transport::process::PeerProcess;
 
     use super::*;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use countersign_identity::SpiffeId;
 use countersign_identity::node::Credential;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
-use countersign_runtime::Connection;
-use countersign_runtime::connection::Peer;
+use countersign_transport::Connection;
+use countersign_transport::connection::Peer;
 use tonic::Status;
 
 use super::Context;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use countersign_daemon::logs::{Level, Levels};
 use countersign_proto::spire::api::server::logger::v1 as wire;
 use countersign_proto::spire::api::types;
 use countersign_proto::spire::api::types::LogLevel;
-use countersign_runtime::logs::{Level, Levels};
 use tonic::{Request, Response, Status};
 
 use super::Context;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
+use countersign_daemon::logs::Level;
 use countersign_identity::csr::Csr;
 use countersign_identity::issue::Subject;
 use countersign_identity::node::Credential;
@@ -19,9 +20,8 @@ use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use countersign_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use countersign_proto::spire::api::types;
-use countersign_runtime::clock::TestClock;
-use countersign_runtime::logs::Level;
-use countersign_runtime::{Clock as _, Connection, Peer, UnixCaller};
+use countersign_transport::clock::TestClock;
+use countersign_transport::{Clock as _, Connection, Peer, UnixCaller};
 use futures::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
@@ -233,7 +233,7 @@ impl House {
 
     fn network_from(&self, address: SocketAddr, peer: Option<Peer>) -> Door {
         let connection = Connection {
-            address: countersign_runtime::Address::Tcp(address),
+            address: countersign_transport::Address::Tcp(address),
             peer: peer.map(Arc::new),
             presented: None,
             cut: CancellationToken::new(),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use countersign_identity::{SelectorSet, SpiffeId, TrustDomain};
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
@@ -95,8 +95,8 @@ mod tests {
     use std::sync::Arc;
 
     use countersign_identity::UnixTime;
-    use countersign_runtime::clock::Clock as _;
-    use countersign_runtime::clock::SystemClock;
+    use countersign_transport::clock::Clock as _;
+    use countersign_transport::clock::SystemClock;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_identity::{Entry, Node, Selector, SpiffeId};
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 use tokio_util::sync::CancellationToken;
 
 use super::JoinToken;
@@ -133,7 +133,7 @@ fn token_entry(registry: &Registry, node: &SpiffeId) -> Option<Entry> {
 mod tests {
     use countersign_identity::UnixTime;
     use countersign_identity::node::Credential;
-    use countersign_runtime::clock::TestClock;
+    use countersign_transport::clock::TestClock;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use countersign_identity::bundle::{Bundles, X509Authority};
 use countersign_identity::verify::{MAX_CERTIFICATE_LEN, paths};
 use countersign_identity::{Selector, SelectorSet, SpiffeId, TrustDomain};
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rustls_pki_types::CertificateDer;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use countersign_runtime::error::BoxError;
+use countersign_transport::error::BoxError;
 use tokio::sync::Semaphore;
 
 /// Signing requests that one job takes at most, so that a large batch leaves room for others between its jobs.

@@ -17,14 +17,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_daemon::trace::span;
 use countersign_identity::bundle::InvalidAuthority;
 use countersign_identity::issue::IssueError;
 use countersign_identity::jwt::JwtIssueError;
 use countersign_identity::minted::InvalidMinted;
 use countersign_identity::{Bundle, UnixTime};
-use countersign_runtime::SharedClock;
-use countersign_runtime::error::BoxError;
-use countersign_runtime::trace::span;
+use countersign_transport::SharedClock;
+use countersign_transport::error::BoxError;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::{info, warn};

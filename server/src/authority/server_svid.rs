@@ -4,15 +4,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_daemon::trace::span;
 use countersign_identity::bundle::Bundles;
 use countersign_identity::tls::{
     ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, KeyExchange, TlsContext, TlsVersions,
 };
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime, X509Svid};
-use countersign_runtime::clock::{self, RustlsTime};
-use countersign_runtime::error::BoxError;
-use countersign_runtime::trace::span;
-use countersign_runtime::{Presented, SharedClock};
+use countersign_transport::clock::{self, RustlsTime};
+use countersign_transport::error::BoxError;
+use countersign_transport::{Presented, SharedClock};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -8,7 +8,7 @@ use countersign_identity::key::SigningKey as _;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::verify::{Leaf, verify_peer};
 use countersign_identity::{Bundle, Selector, SelectorSet};
-use countersign_runtime::clock::{Clock as _, TestClock};
+use countersign_transport::clock::{Clock as _, TestClock};
 
 use super::journal::{Slot, SlotStatus, X509};
 use super::*;

@@ -1,12 +1,12 @@
 //! `agent list`, `show`, `count`, `evict`, `ban` and `purge`.
 
 use clap::{Args, Subcommand, ValueEnum};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::api::server::agent::v1::{
     BanAgentRequest, CountAgentsRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
     ListAgentsResponse, count_agents_request, list_agents_request,
 };
 use countersign_proto::spire::api::types;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use super::client::SocketFlag;
 use super::error::CommandError;

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use clap::{Args, Subcommand};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::api::server::localauthority::v1 as wire;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 use prost::Message;
 
 use super::client::{Client, SocketFlag};

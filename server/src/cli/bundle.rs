@@ -3,13 +3,13 @@
 pub(super) mod data;
 
 use clap::{Args, Subcommand, ValueEnum};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::api::server::bundle::v1::{
     BatchDeleteFederatedBundleRequest, BatchSetFederatedBundleRequest, CountBundlesRequest,
     GetBundleRequest, GetFederatedBundleRequest, ListFederatedBundlesRequest,
     batch_delete_federated_bundle_request,
 };
 use countersign_proto::spire::api::types;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use super::client::SocketFlag;
 use super::error::CommandError;

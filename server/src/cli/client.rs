@@ -12,7 +12,7 @@ use countersign_proto::spire::api::server::localauthority::v1::local_authority_c
 use countersign_proto::spire::api::server::logger::v1::logger_client::LoggerClient;
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_client::TrustDomainClient;
-use countersign_runtime::dial::{Cause, UnixConnector};
+use countersign_transport::dial::{Cause, UnixConnector};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 

@@ -7,11 +7,11 @@ mod print;
 mod write;
 
 use clap::{Args, Subcommand};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::api::server::entry::v1::{
     BatchDeleteEntryRequest, BatchDeleteEntryResponse, CountEntriesRequest, GetEntryRequest,
     ListEntriesRequest, ListEntriesResponse, count_entries_request, list_entries_request,
 };
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use super::client::{Client, SocketFlag};
 use super::error::{CommandError, code_name};

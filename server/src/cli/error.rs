@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use countersign_runtime::dial::Cause;
+use countersign_transport::dial::Cause;
 use tonic::{Code, Status};
 
 /// Why a verb failed.

@@ -3,13 +3,13 @@
 mod relationship;
 
 use clap::{Args, Subcommand};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::api::server::trustdomain::v1::{
     BatchCreateFederationRelationshipRequest, BatchDeleteFederationRelationshipRequest,
     BatchUpdateFederationRelationshipRequest, GetFederationRelationshipRequest,
     ListFederationRelationshipsRequest, RefreshBundleRequest,
 };
 use countersign_proto::spire::api::types;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 use tonic::Code;
 
 use super::bundle::{done, required};

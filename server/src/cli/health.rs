@@ -1,10 +1,10 @@
 //! `healthcheck`.
 
 use clap::Args;
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::grpc::health::v1::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
 };
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use super::client::SocketFlag;
 use super::error::CommandError;

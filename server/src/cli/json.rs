@@ -3,7 +3,7 @@
 //! That is protobuf's own mapping with the fields' names as in the .proto files, empty fields included and absent
 //! messages left out, on one line.
 
-use countersign_runtime::cli::Printer;
+use countersign_daemon::cli::Printer;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::Value;

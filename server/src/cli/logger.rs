@@ -1,11 +1,11 @@
 //! `logger get`, `set` and `reset`.
 
 use clap::{Args, Subcommand};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::api::server::logger::v1::{
     GetLoggerRequest, ResetLogLevelRequest, SetLogLevelRequest,
 };
 use countersign_proto::spire::api::types::{LogLevel, Logger};
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use super::client::SocketFlag;
 use super::error::CommandError;

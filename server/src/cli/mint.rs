@@ -7,13 +7,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use countersign_config::parse_duration;
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_identity::csr::Csr;
 use countersign_identity::{KeyType, PrivateKey, SpiffeId, UnixTime};
 use countersign_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use countersign_proto::spire::api::server::svid::v1::{MintJwtsvidRequest, MintX509svidRequest};
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
-use countersign_runtime::file::{PRIVATE, PUBLIC, write_atomically};
-use countersign_runtime::{Clock as _, SystemClock};
+use countersign_transport::file::{PRIVATE, PUBLIC, write_atomically};
+use countersign_transport::{Clock as _, SystemClock};
 use serde_json::json;
 
 use super::client::SocketFlag;

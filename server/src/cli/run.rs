@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 use countersign_config::{Expansion, InvalidConfig, Warning};
+use countersign_daemon::address_file::{self, ForgetError};
+use countersign_daemon::cli::{Exit, Launch, Launched, OutputFlag, Printer, refuse, validated};
+use countersign_daemon::logs::{Format, Level, Levels};
+use countersign_daemon::otlp::Otlp;
+use countersign_daemon::signals::cancel_on_signal;
 use countersign_identity::TrustDomain;
-use countersign_runtime::SystemClock;
-use countersign_runtime::address_file::{self, ForgetError};
-use countersign_runtime::cli::{Exit, Launch, Launched, OutputFlag, Printer, refuse, validated};
-use countersign_runtime::logs::{Format, Level, Levels};
-use countersign_runtime::otlp::Otlp;
-use countersign_runtime::signals::cancel_on_signal;
+use countersign_transport::SystemClock;
 use nix::sys::stat::Mode;
 use tokio_util::sync::CancellationToken;
 

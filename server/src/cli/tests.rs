@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use countersign_daemon::address_file::Listening;
+use countersign_daemon::cli::Captured;
+use countersign_daemon::logs::{Level, Levels};
 use countersign_identity::SpiffeId;
 use countersign_identity::bundle::BundleSet;
 use countersign_identity::csr::Csr;
@@ -13,12 +16,9 @@ use countersign_proto::spire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, attest_agent_request, attest_agent_response,
 };
 use countersign_proto::spire::api::types;
-use countersign_runtime::SystemClock;
-use countersign_runtime::address_file::Listening;
-use countersign_runtime::cli::Captured;
-use countersign_runtime::clock::RustlsTime;
-use countersign_runtime::dial::TlsConnector;
-use countersign_runtime::logs::{Level, Levels};
+use countersign_transport::SystemClock;
+use countersign_transport::clock::RustlsTime;
+use countersign_transport::dial::TlsConnector;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;

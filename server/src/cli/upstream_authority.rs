@@ -1,10 +1,10 @@
 //! `upstreamauthority taint` and `revoke`: what is done when an authority above this server's is compromised.
 
 use clap::{Args, Subcommand};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::api::server::localauthority::v1::{
     RevokeX509UpstreamAuthorityRequest, TaintX509UpstreamAuthorityRequest,
 };
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use super::client::SocketFlag;
 use super::error::CommandError;

@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use countersign_daemon::logs::Levels;
+use countersign_daemon::operate::OperateError;
+use countersign_daemon::otlp::Otlp;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{TrustDomain, UnixTime};
-use countersign_runtime::SharedClock;
-use countersign_runtime::error::BoxError;
-use countersign_runtime::file;
-use countersign_runtime::logs::Levels;
-use countersign_runtime::operate::OperateError;
-use countersign_runtime::otlp::Otlp;
-use countersign_runtime::unix::{Access, BindError, Socket};
+use countersign_transport::SharedClock;
+use countersign_transport::error::BoxError;
+use countersign_transport::file;
+use countersign_transport::unix::{Access, BindError, Socket};
 use tokio::net::TcpListener;
 
 use super::{Bound, BundleEndpoint};

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use countersign_daemon::logs::{Level, Levels};
 use countersign_identity::tls::{ALPN_H2, Expect, KeyExchange, TlsContext, TlsVersions};
-use countersign_runtime::SystemClock;
-use countersign_runtime::clock::RustlsTime;
-use countersign_runtime::dial::{Cause, TlsConnector};
-use countersign_runtime::logs::{Level, Levels};
+use countersign_transport::SystemClock;
+use countersign_transport::clock::RustlsTime;
+use countersign_transport::dial::{Cause, TlsConnector};
 use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::kx_group;
 use tempfile::TempDir;
@@ -51,7 +51,7 @@ async fn start(config: &ServerConfig) -> Result<Bound, StartError> {
 /// The message of a start that fails, with its causes.
 async fn refusal(config: &ServerConfig) -> String {
     let error = start(config).await.err().expect("the start fails");
-    countersign_runtime::error::Chain(&error).to_string()
+    countersign_transport::error::Chain(&error).to_string()
 }
 
 fn connector(bound: &Bound, address: SocketAddr) -> TlsConnector {
@@ -243,7 +243,7 @@ async fn what_stands_in_the_way_is_told_with_what_to_do() {
 #[tokio::test]
 async fn a_clock_that_was_never_set_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = countersign_runtime::clock::TestClock::fixed(
+    let clock = countersign_transport::clock::TestClock::fixed(
         countersign_identity::UnixTime::from_secs(86_400),
     );
     let error = build(

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use countersign_identity::tls::{ALPN_H2, ALPN_HTTP11, KeyExchange, TlsVersions};
 use countersign_identity::{KeyId, SpiffeId, UnixTime};
-use countersign_runtime::clock::RustlsTime;
-use countersign_runtime::error::{BoxError, Chain};
-use countersign_runtime::{Presented, SharedClock};
+use countersign_transport::clock::RustlsTime;
+use countersign_transport::error::{BoxError, Chain};
+use countersign_transport::{Presented, SharedClock};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;

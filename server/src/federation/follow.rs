@@ -7,14 +7,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use countersign_daemon::trace::span;
 use countersign_identity::bundle::Bundles;
 use countersign_identity::federation::{EndpointProfile, Relationship};
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{Bundle, TrustDomain};
-use countersign_runtime::SharedClock;
-use countersign_runtime::backoff::jittered;
-use countersign_runtime::error::{BoxError, Chain};
-use countersign_runtime::trace::span;
+use countersign_transport::SharedClock;
+use countersign_transport::backoff::jittered;
+use countersign_transport::error::{BoxError, Chain};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_identity::key::{KeyType, PrivateKey};
-use countersign_runtime::file;
+use countersign_transport::file;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 

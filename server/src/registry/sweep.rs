@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_identity::Entry;
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 use tokio_util::sync::CancellationToken;
 
 use super::Registry;
@@ -49,7 +49,7 @@ async fn sweep(store: &Store, registry: &Registry, clock: &SharedClock) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use countersign_runtime::clock::TestClock;
+    use countersign_transport::clock::TestClock;
 
     use super::super::tests::{entry, following};
     use super::*;

@@ -13,8 +13,8 @@ use countersign_identity::bundle::{InvalidAuthority, JwtAuthority, X509Authority
 use countersign_identity::issue::{IssueError, ParentCa, Subject, authority_request};
 use countersign_identity::minted::{self, InvalidMinted};
 use countersign_identity::{KeyType, PrivateKey, TrustDomain};
-use countersign_runtime::SharedClock;
-use countersign_runtime::error::BoxError;
+use countersign_transport::SharedClock;
+use countersign_transport::error::BoxError;
 use futures::future::{BoxFuture, FutureExt as _};
 use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};

@@ -18,11 +18,11 @@ use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClie
 use countersign_proto::spire::api::server::svid::v1 as svid_wire;
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use countersign_proto::spire::api::types;
-use countersign_runtime::SharedClock;
-use countersign_runtime::backoff::{Backoff, jittered};
-use countersign_runtime::clock::RustlsTime;
-use countersign_runtime::dial::{Cause, DialError, TlsConnector};
-use countersign_runtime::error::{BoxError, Chain};
+use countersign_transport::SharedClock;
+use countersign_transport::backoff::{Backoff, jittered};
+use countersign_transport::clock::RustlsTime;
+use countersign_transport::dial::{Cause, DialError, TlsConnector};
+use countersign_transport::error::{BoxError, Chain};
 use futures::future::{BoxFuture, FutureExt as _};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Mutex, watch};

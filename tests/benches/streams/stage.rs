@@ -7,9 +7,9 @@ use countersign_agent::workload_client::WorkloadClient;
 use countersign_proto::spire::api::server::entry::v1 as entry;
 use countersign_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use countersign_proto::spire::api::types;
-use countersign_runtime::dial::UnixConnector;
 use countersign_tests::deployment::{Deployment, Settings};
 use countersign_tests::process::Process;
+use countersign_transport::dial::UnixConnector;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 

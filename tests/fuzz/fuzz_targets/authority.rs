@@ -7,7 +7,7 @@ use countersign_identity::csr::PublicKey;
 use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
 use countersign_identity::jwt::JwtSigner;
 use countersign_identity::{Bundle, KeyType, PrivateKey, SpiffeId, TrustDomain, UnixTime, X509Svid};
-use countersign_runtime::{Clock as _, SystemClock};
+use countersign_transport::{Clock as _, SystemClock};
 
 const DAY: Duration = Duration::from_secs(86_400);
 

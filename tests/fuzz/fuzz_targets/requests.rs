@@ -9,8 +9,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::Body;
-use countersign_runtime::logs::{Level, Levels};
-use countersign_runtime::{Connection, SystemClock, UnixCaller};
+use countersign_daemon::logs::{Level, Levels};
+use countersign_transport::{Connection, SystemClock, UnixCaller};
 use countersign_server::config::{Overrides, ServerConfig};
 use http_body_util::BodyExt as _;
 use libfuzzer_sys::fuzz_target;
@@ -139,7 +139,7 @@ fn local() -> Connection {
 
 fn stranger() -> Connection {
     Connection {
-        address: countersign_runtime::Address::Tcp(([127, 0, 0, 1], 4711).into()),
+        address: countersign_transport::Address::Tcp(([127, 0, 0, 1], 4711).into()),
         peer: None,
         presented: None,
         cut: CancellationToken::new(),

@@ -9,8 +9,8 @@ use countersign_proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, ListEntriesRequest,
 };
 use countersign_proto::spire::api::types;
-use countersign_runtime::dial::UnixConnector;
 use countersign_tests::deployment::{Deployment, Settings, TRUST_DOMAIN};
+use countersign_transport::dial::UnixConnector;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{NODE, rounds};

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
-use countersign_runtime::address_file::{self, Listening};
+use countersign_daemon::address_file::{self, Listening};
 use countersign_tests::deployment::{Deployment, FAST_SYNC, Settings};
 use countersign_tests::process::{self, PATIENCE, Process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -10,9 +10,9 @@ use countersign_proto::spire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, attest_agent_request, attest_agent_response,
 };
 use countersign_proto::spire::api::types;
-use countersign_runtime::clock::{RustlsTime, SystemClock};
-use countersign_runtime::dial::TlsConnector;
 use countersign_tests::deployment::{Deployment, Settings, TRUST_DOMAIN};
+use countersign_transport::clock::{RustlsTime, SystemClock};
+use countersign_transport::dial::TlsConnector;
 use tonic::transport::Endpoint;
 
 use crate::{NODE, rounds};

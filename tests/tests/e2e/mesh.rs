@@ -172,7 +172,7 @@ fn received(
 ) -> anyhow::Result<countersign_mesh::Context> {
     let request = Rogue::request("/work", call, Bytes::new())?;
     let leaf = from.svid().leaf();
-    let peer = countersign_runtime::connection::Peer {
+    let peer = countersign_transport::connection::Peer {
         id: leaf.id.clone(),
         kid: leaf.kid,
         serial: leaf.serial.clone(),

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
-use countersign_runtime::address_file::{self, Listening};
-use countersign_runtime::metrics::{Metric, MetricKind};
+use countersign_daemon::address_file::{self, Listening};
+use countersign_daemon::metrics::{Metric, MetricKind};
 use countersign_tests::deployment::{Deployment, FAST_SYNC, Settings};
 use countersign_tests::process::PATIENCE;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -18,11 +18,11 @@ use countersign_proto::spire::api::server::localauthority::v1::{
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use countersign_proto::spire::api::server::svid::v1::{MintJwtsvidRequest, MintX509svidRequest};
 use countersign_proto::spire::api::types;
-use countersign_runtime::dial::UnixConnector;
-use countersign_runtime::{Clock as _, SystemClock};
 use countersign_tests::deployment::{Deployment, FAST_SYNC, Settings, TRUST_DOMAIN, allow, text};
 use countersign_tests::process::PATIENCE;
 use countersign_tests::puppet::{Call, Outcome};
+use countersign_transport::dial::UnixConnector;
+use countersign_transport::{Clock as _, SystemClock};
 use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};

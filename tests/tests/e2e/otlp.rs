@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, ensure};
 use countersign_proto::spiffe::workload::JwtsvidRequest;
 use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use countersign_runtime::dial::UnixConnector;
 use countersign_tests::deployment::{Deployment, Settings, text};
 use countersign_tests::process::PATIENCE;
+use countersign_transport::dial::UnixConnector;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use countersign_identity::SpiffeId;
 use countersign_mesh::refusal::{REFUSAL_HEADER, loggable};
 use countersign_mesh::{Carrier, InboundRequest, PeerView, Permit, Reason, Refusal};
-use countersign_runtime::Connection;
+use countersign_transport::Connection;
 use http::{Extensions, Request, Response};
 use tokio::time::Instant;
 use tower::{Layer, Service};

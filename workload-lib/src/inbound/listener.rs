@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::IncomingStream;
-use countersign_runtime::tls::TlsIo;
-use countersign_runtime::{Connection, TlsAcceptor, limits};
+use countersign_transport::tls::TlsIo;
+use countersign_transport::{Connection, TlsAcceptor, limits};
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Router;
-use countersign_runtime::serve::Http;
-use countersign_runtime::{ServeOptions, TlsAcceptor, serve_tls};
+use countersign_transport::serve::Http;
+use countersign_transport::{ServeOptions, TlsAcceptor, serve_tls};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Layer as _;

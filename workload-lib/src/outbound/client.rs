@@ -17,7 +17,7 @@ use countersign_mesh::chain::field::{CERTS_HEADER, CERTS_METADATA, CHAIN_HEADER,
 use countersign_mesh::outbound::{CallRequest, OutgoingCall, prepare};
 use countersign_mesh::refusal::loggable;
 use countersign_mesh::{Carrier, Grant, Origin};
-use countersign_runtime::dial::{Cause, DialError};
+use countersign_transport::dial::{Cause, DialError};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, request};
 use hyper::body::Incoming;

@@ -7,8 +7,8 @@ use countersign_identity::tls::{
 };
 use countersign_identity::{SpiffeId, X509Svid};
 use countersign_mesh::SigningIdentity;
-use countersign_runtime::clock::RustlsTime;
-use countersign_runtime::{Presented, SharedClock};
+use countersign_transport::clock::RustlsTime;
+use countersign_transport::{Presented, SharedClock};
 use tokio::sync::watch;
 
 use super::Trust;

@@ -8,7 +8,7 @@ use countersign::Reason;
 use countersign_identity::tls::{ALPN_HTTP11, TlsContext};
 use countersign_identity::{KeyType, PrivateKey, SigningKey as _, X509Svid};
 use countersign_mesh::Policy;
-use countersign_runtime::Connection;
+use countersign_transport::Connection;
 use http::{Request, StatusCode};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -163,7 +163,7 @@ async fn case_12_certificates_that_are_no_svids_do_not_get_through_tls() {
         &["https://x"],
     ] {
         let config = crafted.client(uris, &world);
-        let connector = countersign_runtime::dial::TlsConnector::new(
+        let connector = countersign_transport::dial::TlsConnector::new(
             Arc::new(config),
             &coder.address.to_string(),
             Arc::new(world.clock.clone()),
@@ -241,7 +241,7 @@ impl Crafted {
     /// A TLS client that presents it, whatever it is.
     fn client(&self, uris: &[&str], world: &World) -> rustls::ClientConfig {
         let (leaf, key) = self.leaf(uris);
-        let time = countersign_runtime::clock::RustlsTime::shared(Arc::new(world.clock.clone()));
+        let time = countersign_transport::clock::RustlsTime::shared(Arc::new(world.clock.clone()));
         let honest = TlsContext::new(Arc::new(world.bundles.clone()), time)
             .client(
                 None,
@@ -275,7 +275,7 @@ async fn case_12_a_request_without_a_peer_is_no_peer_identity() {
     assert_eq!(answer.headers()["agent-refusal"], "no_peer_identity");
 
     let mut by_unix = request();
-    let caller = countersign_runtime::UnixCaller {
+    let caller = countersign_transport::UnixCaller {
         pid: None,
         uid: 0,
         gid: 0,

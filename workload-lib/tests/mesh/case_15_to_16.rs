@@ -64,7 +64,7 @@ async fn case_15_after_a_rotation_new_connections_present_the_new_certificate() 
             axum::Router::new().fallback(|request: axum::extract::Request| async move {
                 let connection = request
                     .extensions()
-                    .get::<Arc<countersign_runtime::Connection>>()
+                    .get::<Arc<countersign_transport::Connection>>()
                     .unwrap();
                 connection.peer.as_ref().unwrap().serial.clone()
             })

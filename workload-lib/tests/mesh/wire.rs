@@ -10,7 +10,7 @@ use countersign_identity::X509Svid;
 use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsContext, TlsVersions};
 use countersign_proto::grpc::health::v1::HealthCheckRequest;
 use countersign_proto::grpc::health::v1::health_client::HealthClient;
-use countersign_runtime::clock::RustlsTime;
+use countersign_transport::clock::RustlsTime;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
@@ -408,7 +408,7 @@ async fn a_handler_sees_no_chain_fields_and_trailers_are_no_carrier() {
     let config = tls
         .client(Some(&planner), expect, TlsVersions::Only13, &[ALPN_H2])
         .unwrap();
-    let connector = countersign_runtime::dial::TlsConnector::new(
+    let connector = countersign_transport::dial::TlsConnector::new(
         Arc::new(config),
         &coder.address.to_string(),
         world.clock.shared(),

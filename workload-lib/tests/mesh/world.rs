@@ -24,10 +24,10 @@ use countersign_identity::{
     X509Svid,
 };
 use countersign_mesh::Policy;
-use countersign_runtime::clock::{RustlsTime, TestClock};
-use countersign_runtime::connection::Address;
-use countersign_runtime::dial::TlsConnector;
-use countersign_runtime::{Connection, Peer, Presented, SharedClock};
+use countersign_transport::clock::{RustlsTime, TestClock};
+use countersign_transport::connection::Address;
+use countersign_transport::dial::TlsConnector;
+use countersign_transport::{Connection, Peer, Presented, SharedClock};
 use http::Response;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;

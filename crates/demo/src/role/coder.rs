@@ -11,7 +11,7 @@ use axum::response::Response;
 use axum::routing::post;
 use bytes::Bytes;
 use countersign::{CallError, CalleeClient, RefusedBy};
-use countersign_runtime::Connection;
+use countersign_transport::Connection;
 use futures::future::join_all;
 use http::StatusCode;
 use tokio::time::Instant;

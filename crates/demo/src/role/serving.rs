@@ -16,7 +16,7 @@ use axum::response::Response;
 use axum::serve::IncomingStream;
 use countersign::inbound::MeshListener;
 use countersign_mesh::refusal::REFUSAL_HEADER;
-use countersign_runtime::{Connection, Peer};
+use countersign_transport::{Connection, Peer};
 use http::HeaderMap;
 use tokio::net::TcpListener;
 use tower::Layer as _;

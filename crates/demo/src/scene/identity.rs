@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use countersign_runtime::{Clock as _, SystemClock};
+use countersign_transport::{Clock as _, SystemClock};
 
 use crate::event::{Event, Order, Svid};
 use crate::paper::Paper;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use countersign_identity::UnixTime;
-use countersign_runtime::{Clock as _, SystemClock};
+use countersign_transport::{Clock as _, SystemClock};
 
 use crate::event::{Event, Order, Steady, Svid};
 use crate::paper::{Paper, clock_time};

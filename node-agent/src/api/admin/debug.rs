@@ -7,7 +7,7 @@ use countersign_identity::certificate::Described;
 use countersign_identity::verify::paths;
 use countersign_identity::{Bundle, UnixTime, X509Svid};
 use countersign_proto::spire::agent::debug::v1 as wire;
-use countersign_runtime::SharedClock;
+use countersign_transport::SharedClock;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 

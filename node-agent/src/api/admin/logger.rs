@@ -1,9 +1,9 @@
 //! The level of the log, while the node agent runs.
 
+use countersign_daemon::logs::{Level, Levels};
 use countersign_proto::spire::api::agent::logger::v1 as wire;
 use countersign_proto::spire::api::types;
 use countersign_proto::spire::api::types::LogLevel;
-use countersign_runtime::logs::{Level, Levels};
 use tonic::{Request, Response, Status};
 
 /// The service.

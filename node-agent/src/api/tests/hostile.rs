@@ -2,7 +2,7 @@
 //! `workload_requests`.
 
 use axum::body::Body;
-use countersign_runtime::{Connection, unix};
+use countersign_transport::{Connection, unix};
 use http_body_util::BodyExt as _;
 use proptest::prelude::*;
 use tonic::Status;

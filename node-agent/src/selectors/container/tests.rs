@@ -9,10 +9,10 @@ use std::sync::Mutex;
 use axum::Router;
 use axum::routing::get;
 use countersign_identity::SelectorSet;
-use countersign_runtime::clock::SystemClock;
-use countersign_runtime::serve::Http;
-use countersign_runtime::unix::{Access, Socket};
-use countersign_runtime::{ServeOptions, serve_unix};
+use countersign_transport::clock::SystemClock;
+use countersign_transport::serve::Http;
+use countersign_transport::unix::{Access, Socket};
+use countersign_transport::{ServeOptions, serve_unix};
 use tokio_util::sync::CancellationToken;
 
 use super::super::confinement::test_cgroup::Cgroup;

@@ -27,7 +27,7 @@ impl Lines {
     fn listen(&self) -> tracing::subscriber::DefaultGuard {
         let lines = self.clone();
         let filter = tracing_subscriber::filter::Targets::new()
-            .with_target(countersign_runtime::logs::AUDIT, tracing::Level::INFO);
+            .with_target(countersign_daemon::logs::AUDIT, tracing::Level::INFO);
         let layer = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_identity::bundle::BundleSet;
 use countersign_identity::{Bundle, UnixTime};
-use countersign_runtime::clock::TestClock;
+use countersign_transport::clock::TestClock;
 use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,

@@ -10,7 +10,7 @@ use countersign_identity::Bundle;
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::issue::authority_request;
 use countersign_identity::minted::{self, InvalidMinted};
-use countersign_runtime::backoff::Backoff;
+use countersign_transport::backoff::Backoff;
 use tokio::time::Instant;
 use tracing::{info, warn};
 

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 use countersign_config::parse_duration;
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_identity::UnixTime;
 use countersign_proto::spire::api::server::agent::v1::{
     DeleteAgentRequest, ListAgentsRequest, list_agents_request,
 };
 use countersign_proto::spire::api::types;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
-use countersign_runtime::{Clock as _, SystemClock};
+use countersign_transport::{Clock as _, SystemClock};
 
 use super::super::client::{Client, SocketFlag};
 use super::super::error::CommandError;

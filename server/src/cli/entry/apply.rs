@@ -5,11 +5,11 @@
 //! that is interrupted leaves too much rather than too little; the next run finishes it.
 
 use clap::Args;
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest, ListEntriesRequest,
 };
 use countersign_proto::spire::api::types;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use crate::cli::client::{Client, SocketFlag};
 use crate::cli::error::CommandError;

@@ -1,11 +1,11 @@
 //! `entry create` and `entry update`.
 
 use clap::Args;
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
 use countersign_proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, BatchUpdateEntryRequest, GetEntryRequest,
 };
 use countersign_proto::spire::api::types;
-use countersign_runtime::cli::{Output, OutputFlag, Printer};
 
 use super::file;
 use super::print::print_entry;

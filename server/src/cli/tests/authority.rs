@@ -87,7 +87,7 @@ fn check_svid(chain: &str, key: &str, roots: &str) {
     let roots = certificates(roots).into_iter();
     bundle.x509_authorities = roots.map(|der| X509Authority::new(der).unwrap()).collect();
     let bundles = BundleSet::from_iter([bundle]);
-    let now = countersign_runtime::Clock::now(&SystemClock);
+    let now = countersign_transport::Clock::now(&SystemClock);
     verify_peer(svid.chain(), &bundles, now).unwrap();
 }
 

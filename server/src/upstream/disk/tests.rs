@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use countersign_identity::UnixTime;
-use countersign_runtime::clock::TestClock;
+use countersign_transport::clock::TestClock;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 

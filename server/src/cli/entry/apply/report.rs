@@ -1,7 +1,7 @@
 //! What `entry apply` prints: the difference between server and file, and what was made of it.
 
+use countersign_daemon::cli::{Printer, Style};
 use countersign_proto::spire::api::types;
-use countersign_runtime::cli::{Printer, Style};
 use serde_json::{Map, Value, json};
 
 use super::plan::{Plan, Update};

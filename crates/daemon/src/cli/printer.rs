@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use super::{Exit, Table};
-use crate::error::Chain;
+use countersign_transport::error::Chain;
 
 /// Prints results to standard output and errors to standard error.
 ///

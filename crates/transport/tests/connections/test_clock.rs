@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use countersign_runtime::Clock;
-use countersign_runtime::clock::{GRAIN, TestClock, until};
+use countersign_transport::Clock;
+use countersign_transport::clock::{GRAIN, TestClock, until};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 

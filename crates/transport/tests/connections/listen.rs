@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsVersions};
-use countersign_runtime::dial::{Cause, TlsConnector};
-use countersign_runtime::serve::Http;
-use countersign_runtime::{ServeOptions, limits};
+use countersign_transport::dial::{Cause, TlsConnector};
+use countersign_transport::serve::Http;
+use countersign_transport::{ServeOptions, limits};
 use http::{Request, StatusCode};
 use http_body_util::Empty;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

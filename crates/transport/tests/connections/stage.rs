@@ -17,12 +17,12 @@ use countersign_identity::tls::{
     ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, TlsContext, TlsVersions,
 };
 use countersign_identity::{KeyType, PrivateKey, SigningKey, TrustDomain, UnixTime, X509Svid};
-use countersign_runtime::clock::{RustlsTime, TestClock};
-use countersign_runtime::dial::{ClientIo, TlsConnector};
-use countersign_runtime::drain::Drained;
-use countersign_runtime::serve::Http;
-use countersign_runtime::tls::Identities;
-use countersign_runtime::{Connection, Presented, ServeOptions, SharedClock, serve_tls};
+use countersign_transport::clock::{RustlsTime, TestClock};
+use countersign_transport::dial::{ClientIo, TlsConnector};
+use countersign_transport::drain::Drained;
+use countersign_transport::serve::Http;
+use countersign_transport::tls::Identities;
+use countersign_transport::{Connection, Presented, ServeOptions, SharedClock, serve_tls};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;

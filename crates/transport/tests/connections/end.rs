@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_identity::tls::{ALPN_HTTP11, ClientAuth, Expect, TlsVersions};
-use countersign_runtime::clock::TestClock;
-use countersign_runtime::dial::TlsConnector;
-use countersign_runtime::drain::Drained;
-use countersign_runtime::tls::Identities;
-use countersign_runtime::{Address, Connection, ServeOptions, TlsAcceptor};
+use countersign_transport::clock::TestClock;
+use countersign_transport::dial::TlsConnector;
+use countersign_transport::drain::Drained;
+use countersign_transport::tls::Identities;
+use countersign_transport::{Address, Connection, ServeOptions, TlsAcceptor};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

@@ -6,12 +6,12 @@ use axum::Router;
 use tokio::net::TcpListener;
 
 use crate::address_file::Listening;
-use crate::clock::SharedClock;
 use crate::health::{self, Health, HealthPaths};
 use crate::metrics::{self, Metric, MetricsError, Prometheus, Readers};
 use crate::otlp::{Otlp, OtlpOptions};
 use crate::systemd;
-use crate::task::Tasks;
+use countersign_transport::clock::SharedClock;
+use countersign_transport::task::Tasks;
 
 /// Where operators are answered.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use bytes::Bytes;
 use countersign_identity::verify::Leaf;
-use countersign_runtime::dial::{Cause, DialError, UnixConnector};
+use countersign_transport::dial::{Cause, DialError, UnixConnector};
 use http::{Request, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;

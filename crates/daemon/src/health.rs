@@ -17,10 +17,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::SharedClock;
-use crate::drain::Drained;
-use crate::serve::{Http, ServeOptions, serve_plain};
-use crate::unix::Standing;
+use countersign_transport::clock::SharedClock;
+use countersign_transport::drain::Drained;
+use countersign_transport::serve::{Http, ServeOptions, serve_plain};
+use countersign_transport::unix::Standing;
 
 /// The end of this listener takes no longer.
 const DRAIN: Duration = Duration::from_secs(1);

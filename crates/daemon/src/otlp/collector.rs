@@ -21,7 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::OtlpError;
-use crate::error::{BoxError, Chain};
+use countersign_transport::error::{BoxError, Chain};
 
 /// The port of OTLP over gRPC.
 const PORT: u16 = 4317;

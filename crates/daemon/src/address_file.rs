@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::file::{self, WriteError};
+use countersign_transport::file::{self, WriteError};
 
 /// One place where a daemon listens.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,44 +11,24 @@
 //! | [`error`] | errors of any kind, printed with their causes |
 //! | [`file`](mod@file) | files that are either the old or the new one, never half of it |
 //!
-//! Feature `daemon` adds what only the programs need: the command line, logs, health, metrics, traces, signals and systemd. Feature `test-util`
-//! adds `clock::TestClock`. Nothing here decides who may do what: that is the identity and mesh crates' business.
+//! Feature `test-util` adds `clock::TestClock`. What only the programs need, such as logs, metrics and the command line, is in
+//! countersign-daemon. Nothing here decides who may do what: that is the identity and mesh crates' business.
 
-#[cfg(feature = "daemon")]
-pub mod address_file;
 pub mod allowance;
 pub mod backoff;
-#[cfg(feature = "daemon")]
-pub mod cli;
 pub mod clock;
 pub mod connection;
 pub mod dial;
 pub mod drain;
 pub mod error;
 pub mod file;
-#[cfg(feature = "daemon")]
-pub mod health;
 pub mod io;
 pub mod limits;
-#[cfg(feature = "daemon")]
-pub mod logs;
-#[cfg(feature = "daemon")]
-pub mod metrics;
 pub mod open_files;
-#[cfg(feature = "daemon")]
-pub mod operate;
-#[cfg(feature = "daemon")]
-pub mod otlp;
 pub mod process;
 pub mod serve;
-#[cfg(feature = "daemon")]
-pub mod signals;
-#[cfg(feature = "daemon")]
-pub mod systemd;
 pub mod task;
 pub mod tls;
-#[cfg(feature = "daemon")]
-pub mod trace;
 pub mod turns;
 pub mod unix;
 

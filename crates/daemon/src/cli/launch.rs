@@ -8,8 +8,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{Exit, Output, Printer};
 use crate::logs::{self, Levels, LogError, LogOptions};
-use crate::open_files;
 use crate::otlp::{Otlp, OtlpError, OtlpOptions};
+use countersign_transport::open_files;
 
 /// What a daemon begins with.
 #[derive(Debug)]

@@ -1,0 +1,19 @@
+//! What only the programs need, server and node agent alike, and what an agent that links the library never gets.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`cli`] | the command line: parsing, output in two formats, exit codes |
+//! | [`logs`], [`trace`], [`otlp`] | the log, spans, and their way to an OpenTelemetry collector |
+//! | [`health`], [`metrics`], [`operate`] | what operators see, and the listeners for it |
+//! | [`address_file`], [`signals`], [`systemd`] | where a daemon listens, when it has to end, and what systemd is told |
+
+pub mod address_file;
+pub mod cli;
+pub mod health;
+pub mod logs;
+pub mod metrics;
+pub mod operate;
+pub mod otlp;
+pub mod signals;
+pub mod systemd;
+pub mod trace;
