@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use countersign_ca::authority::{Authority, Rotation, Settings, WorkloadRequest};
+use countersign_ca::keymanager::MemoryKeyManager;
 use countersign_identity::csr::Csr;
 use countersign_identity::entry::{AdditionalAttributes, EntryId};
 use countersign_identity::issue::Subject;
 use countersign_identity::key::{KeyType, PrivateKey};
 use countersign_identity::{Entry, Selector, SelectorSet, TrustDomain};
-use countersign_server::authority::{Authority, Rotation, Settings, WorkloadRequest};
-use countersign_server::keymanager::MemoryKeyManager;
-use countersign_server::store::Store;
+use countersign_store::Store;
 use countersign_transport::{Clock as _, SystemClock};
 use criterion::{Criterion, Throughput};
 

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use countersign_ca::authority;
 use countersign_config::{Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning};
 use countersign_daemon::health::HealthPaths;
 use countersign_daemon::logs::{Format, Level, LogOptions};
@@ -26,7 +27,6 @@ pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, UpstreamChoi
 
 use crate::api::RateLimits;
 use crate::attestor::PruneNodes;
-use crate::authority;
 use crate::federation::Settings as Federation;
 
 /// Where SPIRE looks for the file when it is not told.

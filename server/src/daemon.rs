@@ -11,10 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use countersign_ca::authority::{Rotation, ServerSvid};
+use countersign_ca::upstream::UpstreamAuthority;
 use countersign_daemon::address_file::{self, Listening};
 use countersign_daemon::health::{Health, State};
 use countersign_daemon::operate;
 use countersign_daemon::systemd;
+use countersign_store::Store;
 use countersign_transport::error::BoxError;
 use countersign_transport::file::WriteError;
 use countersign_transport::serve::Http;
@@ -27,13 +30,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::attestor::Pruner;
-use crate::authority::{Rotation, ServerSvid};
 use crate::federation::{CertificateFile, Follower};
 use crate::limits;
 use crate::metrics;
 use crate::registry::{Registry, sweep};
-use crate::store::Store;
-use crate::upstream::UpstreamAuthority;
 
 pub use start::{StartError, build};
 

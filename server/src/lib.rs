@@ -2,16 +2,12 @@
 
 pub mod api;
 pub mod attestor;
-pub mod authority;
 mod cli;
 pub mod config;
 pub mod daemon;
 pub mod federation;
-pub mod keymanager;
 pub mod limits;
 pub mod metrics;
 pub mod registry;
-pub mod store;
-pub mod upstream;
 
 pub use cli::{command, main};

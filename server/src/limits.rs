@@ -38,8 +38,6 @@ pub const MAX_AGENT_VERSION_BYTES: usize = 255;
 pub const MAX_FILTER_ITEMS: usize = 1_024;
 /// The most authorities of each kind in one request.
 pub const MAX_BUNDLE_AUTHORITIES: usize = 1_024;
-/// The most entries that one commit changes when a bundle is removed; more are changed in commits before it.
-pub const MAX_COMMIT_ENTRIES: usize = 1_000;
 /// How many foreign bundles are fetched at once.
 pub const MAX_BUNDLE_FETCHES: usize = 16;
 /// How many callers may wait for one foreign bundle to be refreshed, and how many such requests may be on their way.
@@ -60,39 +58,10 @@ pub const MAX_PUBLISHED_JWT_KEYS: usize = 512;
 /// The most client addresses that each rate limit remembers; beyond it those that are idle longest are forgotten.
 pub const MAX_LIMITED_CLIENTS: usize = 65_536;
 
-/// The largest file with certificates or a key of an upstream authority, in bytes.
-pub const MAX_PEM_FILE_BYTES: u64 = 1 << 20;
-/// The largest message that is taken from a Workload API or from the server above, in bytes.
-pub const MAX_UPSTREAM_MESSAGE_BYTES: usize = 16 << 20;
-/// How long the node agent beside this server may take to say who this server is.
-pub const WORKLOAD_API_CALL: Duration = Duration::from_secs(10);
-/// How long connecting to the server above may take.
-pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(10);
-/// How long the server above may take to answer.
-pub const UPSTREAM_CALL: Duration = Duration::from_secs(30);
-
-/// How long a server that has no authority of its own yet waits for the one above it before it gives up its start.
-pub const UPSTREAM_PATIENCE: Duration = Duration::from_secs(30);
-
 /// The longest that a rate limit makes a call wait. Many agents behind one address queue for their turn; beyond this they
 /// are told to come again.
 pub const MAX_RATE_LIMIT_WAIT: Duration = Duration::from_secs(600);
 
-/// The largest piece of a value in one row of sled, in bytes: larger pages are kept in files that sled never syncs.
-pub const STORE_CHUNK_BYTES: usize = 64 << 10;
-/// The most commits that share one sync of the disk.
-pub const STORE_BATCH: usize = 256;
-/// How many requests may wait for the store's thread.
-pub const STORE_QUEUE: usize = 1_024;
-/// sled's cache, in bytes; what it takes is a multiple of that. The registry's index answers the reads, so that little is
-/// needed.
-pub const STORE_CACHE_BYTES: u64 = 8 << 20;
-/// How long a store that closes waits for sled's own threads to let go of its file. They take milliseconds.
-pub const STORE_CLOSE: Duration = Duration::from_secs(5);
-/// How many changes the feed of the memory and sled backends remembers.
-pub const MAX_REMEMBERED_CHANGES: usize = 65_536;
-/// How many rows one read of the store loads at most.
-pub const STORE_PAGE: usize = 1_000;
 /// How many candidates the registry looks at before it lets go of its lock for a moment.
 pub const REGISTRY_PORTION: usize = 4_096;
 /// How long a call that wrote waits until the registry shows it. It takes milliseconds unless the store fails.

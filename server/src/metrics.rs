@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use countersign_ca::authority::{Authority, Kind, Purpose};
+use countersign_ca::metrics as ca;
 use countersign_daemon::health::Health;
 use countersign_daemon::metrics::{CallNames, Metric, count};
 use countersign_identity::UnixTime;
+use countersign_store::metrics as store;
 
-use crate::authority::{Authority, Kind};
 use crate::registry::{EntryFilter, NodeFilter, Registry};
 
 /// Calls of the API.
@@ -29,7 +31,7 @@ pub const CALLS: CallNames = CallNames {
 };
 /// What was signed.
 pub const SIGNATURES: Metric = Metric::counter(
-    "countersign_server_signatures_total",
+    ca::SIGNATURES,
     &["kind", "result"],
     "What was signed, or asked for and not signed: agent (SVIDs of node agents), x509 and jwt (SVIDs of workloads), \
      downstream (authorities of servers below).",
@@ -42,13 +44,13 @@ pub const ATTESTATIONS: Metric = Metric::counter(
 );
 /// Commits.
 pub const COMMITS: Metric = Metric::counter(
-    "countersign_server_store_commits_total",
+    store::COMMITS,
     &["result"],
     "Calls that wrote to the store. What failed may be written all the same.",
 );
 /// How long they take.
 pub const COMMIT_SECONDS: Metric = Metric::histogram(
-    "countersign_server_store_commit_seconds",
+    store::COMMIT_SECONDS,
     &[],
     "Time until what was written is on the disk.",
 );
@@ -75,13 +77,13 @@ pub const AUTHORITY_EXPIRY: Metric = Metric::gauge(
 );
 /// New authorities.
 pub const ACTIVATIONS: Metric = Metric::counter(
-    "countersign_server_authority_activations_total",
+    ca::ACTIVATIONS,
     &["kind"],
     "Authorities that began to sign, the one at the start included.",
 );
 /// Authorities that could not be kept going.
 pub const ROTATION_FAILURES: Metric = Metric::counter(
-    "countersign_server_authority_rotation_failures_total",
+    ca::ROTATION_FAILURES,
     &[],
     "Steps of the rotation of authorities that failed and are tried again.",
 );
@@ -116,44 +118,6 @@ pub const ALL: &[Metric] = &[
     FEDERATION,
 ];
 
-/// What a signature is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signature {
-    Agent,
-    X509,
-    Jwt,
-    Downstream,
-}
-
-impl Signature {
-    const ALL: [Self; 4] = [Self::Agent, Self::X509, Self::Jwt, Self::Downstream];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-            Self::X509 => "x509",
-            Self::Jwt => "jwt",
-            Self::Downstream => "downstream",
-        }
-    }
-
-    /// So many were made, and so many were not.
-    pub(crate) fn count(self, signed: usize, failed: usize) {
-        for (result, number) in [("ok", signed), ("failed", failed)] {
-            let number = u64::try_from(number).unwrap_or(u64::MAX);
-            ::metrics::counter!(SIGNATURES.name, "kind" => self.label(), "result" => result)
-                .increment(number);
-        }
-    }
-
-    /// Counts one.
-    pub(crate) fn counted<T, E>(self, result: Result<T, E>) -> Result<T, E> {
-        let signed = usize::from(result.is_ok());
-        self.count(signed, 1 - signed);
-        result
-    }
-}
-
 /// `ok` or `failed`.
 pub(crate) const fn label<T, E>(result: &Result<T, E>) -> &'static str {
     match result {
@@ -162,18 +126,12 @@ pub(crate) const fn label<T, E>(result: &Result<T, E>) -> &'static str {
     }
 }
 
-/// The label of a kind of authority.
-pub(crate) const fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::X509 => "x509",
-        Kind::Jwt => "jwt",
-    }
-}
-
 /// Makes the counters whose labels are known appear at once, so that their first increase is seen as one.
 pub(crate) fn begin() {
     ::metrics::gauge!(BUILD.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    Signature::ALL.into_iter().for_each(|kind| kind.count(0, 0));
+    for purpose in Purpose::ALL {
+        purpose.count(0, 0);
+    }
     ::metrics::counter!(ROTATION_FAILURES.name).increment(0);
     for result in ["ok", "failed"] {
         ::metrics::counter!(COMMITS.name, "result" => result).increment(0);
@@ -187,12 +145,12 @@ pub(crate) fn observe(registry: &Registry, authority: &Authority, health: &Healt
     count(NODES, registry.count_nodes(&NodeFilter::default()));
     count(BUNDLES, registry.count_bundles());
     count(READY, usize::from(health.is_ready()));
-    for of in [Kind::X509, Kind::Jwt] {
+    for kind in [Kind::X509, Kind::Jwt] {
         let active = authority
-            .states(of)
+            .states(kind)
             .and_then(|states| states.active.expires_at);
         let seconds = active.map_or(0, UnixTime::as_secs);
-        ::metrics::gauge!(AUTHORITY_EXPIRY.name, "kind" => kind(of))
+        ::metrics::gauge!(AUTHORITY_EXPIRY.name, "kind" => kind.label())
             .set(Duration::from_secs(seconds).as_secs_f64());
     }
 }

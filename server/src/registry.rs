@@ -12,12 +12,12 @@ use arc_swap::ArcSwap;
 use countersign_identity::bundle::{BundleSet, Bundles};
 use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain, UnixTime};
+use countersign_store::backend::Seq;
+use countersign_store::{Changed, Feed, Record, Store, StoreError};
 use countersign_transport::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits;
-use crate::store::backend::Seq;
-use crate::store::{Changed, Feed, Record, Store, StoreError};
 use affected::Trace;
 use index::{Index, Limit};
 use watch::Watches;

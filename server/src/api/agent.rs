@@ -9,6 +9,7 @@ use countersign_proto::convert::agent::masked;
 use countersign_proto::spire::api::server::agent::v1 as wire;
 use countersign_proto::spire::api::types;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
+use countersign_store::{NodeError, TokenExists};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -17,7 +18,6 @@ use super::status::{self, Failure};
 use super::{Context, client_address, count, filter, paging, svid};
 use crate::attestor::{JoinToken, evict};
 use crate::limits;
-use crate::store::{NodeError, TokenExists};
 
 mod attest;
 

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use countersign_ca::upstream::{Published, UpstreamError};
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::{Bundle, TrustDomain};
 use countersign_proto::convert::bundle::masked;
 use countersign_proto::spire::api::server::bundle::v1 as wire;
 use countersign_proto::spire::api::types;
+use countersign_store::Federating;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::{self, Failure, not_yet};
 use super::{Context, check_batch, count, paging};
 use crate::limits;
-use crate::store::Federating;
-use crate::upstream::{Published, UpstreamError};
 
 mod federated;
 

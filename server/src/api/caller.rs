@@ -5,6 +5,7 @@ use std::sync::Arc;
 use countersign_identity::SpiffeId;
 use countersign_identity::node::Credential;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
+use countersign_store::NodeError;
 use countersign_transport::Connection;
 use countersign_transport::connection::Peer;
 use tonic::Status;
@@ -12,7 +13,6 @@ use tonic::Status;
 use super::Context;
 use super::access::Access;
 use super::status::{self, Failure};
-use crate::store::NodeError;
 
 /// The caller of a method, as far as the method's row in the table asks.
 #[derive(Clone, Debug, PartialEq, Eq)]

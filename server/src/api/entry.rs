@@ -7,14 +7,14 @@ use countersign_identity::{Entry, EntryId};
 use countersign_proto::convert::entry::masked;
 use countersign_proto::spire::api::server::entry::v1 as wire;
 use countersign_proto::spire::api::types;
+use countersign_store::backend::Seq;
+use countersign_store::{EntryExists, UpdateError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::audit::Note;
 use super::status::{self, Failure};
 use super::{Context, check_batch, count, filter, paging};
-use crate::store::backend::Seq;
-use crate::store::{EntryExists, UpdateError};
 use check::{NOT_CREATED, NOT_UPDATED, Refused};
 
 mod check;

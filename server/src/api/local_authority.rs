@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use countersign_ca::authority::{AuthorityState, Kind, Order, OrderError, SlotStatus, States};
 use countersign_identity::UnixTime;
 use countersign_proto::spire::api::server::localauthority::v1 as wire;
 use tonic::{Code, Request, Response, Status};
 
 use super::Context;
 use super::status::Failure;
-use crate::authority::{AuthorityState, Kind, Order, OrderError, SlotStatus, States};
 
 /// The service.
 pub(super) struct LocalAuthorities(pub(super) Arc<Context>);

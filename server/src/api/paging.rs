@@ -1,7 +1,8 @@
 //! Pages of lists. A token is the number of the commit that made the last object of the page.
 
+use countersign_store::backend::Seq;
+
 use crate::registry::Page;
-use crate::store::backend::Seq;
 
 use super::status::Failure;
 

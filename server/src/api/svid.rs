@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_ca::authority::{Issued, JwtRequest, MintError, SignError, WorkloadRequest};
 use countersign_identity::{Entry, SpiffeId};
 use countersign_proto::convert::svid::{SignedJwt, SignedSvid};
 use countersign_proto::spire::api::server::svid::v1 as wire;
@@ -15,7 +16,6 @@ use super::audit::Note;
 use super::filter::workload;
 use super::local_authority::jwt_disabled;
 use super::status::{self, Failure};
-use crate::authority::{Issued, JwtRequest, MintError, SignError, WorkloadRequest};
 use crate::limits;
 
 /// The service.

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
+use countersign_ca::authority::{JwtSettings, Rotation, ServerSvid, Settings};
+use countersign_ca::keymanager::MemoryKeyManager;
 use countersign_daemon::logs::Level;
 use countersign_identity::csr::Csr;
 use countersign_identity::issue::Subject;
@@ -30,9 +32,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::*;
 use crate::attestor::{JoinToken, NodeAttestor};
-use crate::authority::{JwtSettings, Rotation, ServerSvid, Settings};
 use crate::federation::Follower;
-use crate::keymanager::MemoryKeyManager;
 
 mod access;
 mod agent;

@@ -8,12 +8,12 @@ use countersign_identity::federation::{EndpointProfile, Relationship};
 use countersign_proto::convert::federation::{masked, relationship};
 use countersign_proto::spire::api::server::trustdomain::v1 as wire;
 use countersign_proto::spire::api::types;
+use countersign_store::RelationshipError;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::{self, Failure};
 use super::{Context, check_batch, paging};
 use crate::federation::RefreshError;
-use crate::store::RelationshipError;
 
 /// The service.
 pub(super) struct TrustDomains(pub(super) Arc<Context>);

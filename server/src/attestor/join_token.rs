@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use countersign_identity::{SelectorSet, SpiffeId, TrustDomain};
+use countersign_store::{Store, TokenRefused};
 use countersign_transport::SharedClock;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use super::{AttestError, Attested, Conversation, NodeAttestor};
 use crate::limits;
-use crate::store::{Store, TokenRefused};
 
 /// The attestor `join_token`.
 #[derive(Debug)]

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use countersign_identity::{Entry, Node, Selector, SpiffeId};
+use countersign_store::backend::Seq;
+use countersign_store::{NodeError, Store};
 use countersign_transport::SharedClock;
 use tokio_util::sync::CancellationToken;
 
 use super::JoinToken;
 use crate::registry::{EntryFilter, Match, NodeFilter, Page, Registry};
-use crate::store::backend::Seq;
-use crate::store::{NodeError, Store};
 
 /// How often is looked, as often as SPIRE's server does. Up to half of it more, so that servers don't meet.
 const EVERY: Duration = Duration::from_secs(45 * 60);

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use countersign_ca::upstream::{DiskFiles, SpireSettings};
 use countersign_config::{Document, Plugin, Section};
-
-use crate::upstream::{DiskFiles, SpireSettings};
 
 pub mod x509pop;
 

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use countersign_ca::upstream::{DiskFiles, SpireSettings};
 use countersign_identity::issue::Subject;
 use countersign_identity::key::KeyType;
 
 use super::*;
-use crate::upstream::{DiskFiles, SpireSettings};
 
 const MINIMAL: &str = r#"
 server {

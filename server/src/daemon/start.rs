@@ -5,11 +5,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use countersign_ca::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
+use countersign_ca::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
+use countersign_ca::upstream::{Disk, DiskError, Spire, UpstreamAuthority};
 use countersign_daemon::logs::Levels;
 use countersign_daemon::operate::OperateError;
 use countersign_daemon::otlp::Otlp;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{TrustDomain, UnixTime};
+use countersign_store::backend::sled::{OpenError, Sled};
+use countersign_store::{Store, StoreError};
 use countersign_transport::SharedClock;
 use countersign_transport::error::BoxError;
 use countersign_transport::file;
@@ -20,19 +25,14 @@ use super::{Bound, BundleEndpoint};
 use crate::api::{Api, Parts};
 use crate::attestor::x509pop::{self, InvalidRoots, Roots};
 use crate::attestor::{Attestors, JoinToken, NodeAttestor, Pruner, X509Pop};
-use crate::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
 use crate::config::{
     self, KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice, UpstreamChoice,
 };
 use crate::federation::{
     self, CertificateFile, EndpointCertificate, EndpointSettings, Follower, InvalidCertificate,
 };
-use crate::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
 use crate::metrics;
 use crate::registry::Registry;
-use crate::store::backend::sled::{OpenError, Sled};
-use crate::store::{Store, StoreError};
-use crate::upstream::{Disk, DiskError, Spire, UpstreamAuthority};
 
 /// A clock that shows less was never set: this program is younger (2026-01-01).
 const CLOCK_FLOOR: UnixTime = UnixTime::from_secs(1_767_225_600);

@@ -12,6 +12,7 @@ use countersign_identity::bundle::Bundles;
 use countersign_identity::federation::{EndpointProfile, Relationship};
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{Bundle, TrustDomain};
+use countersign_store::{Store, StoreError};
 use countersign_transport::SharedClock;
 use countersign_transport::backoff::jittered;
 use countersign_transport::error::{BoxError, Chain};
@@ -26,7 +27,6 @@ use super::schedule::interval;
 use crate::limits;
 use crate::metrics::{FEDERATION, label};
 use crate::registry::{Behind, Page, Registry};
-use crate::store::{Store, StoreError};
 
 /// The share by which looks are spread, so that many servers don't come at once.
 const SPREAD: f64 = 0.1;

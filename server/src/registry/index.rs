@@ -3,11 +3,11 @@
 use countersign_identity::bundle::BundleSet;
 use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, TrustDomain};
+use countersign_store::backend::Seq;
+use countersign_store::{Changed, Record};
 
 use super::EntryRecord;
 use super::affected::Trace;
-use crate::store::backend::Seq;
-use crate::store::{Changed, Record};
 use entries::Entries;
 use nodes::Nodes;
 use table::Table;

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use countersign_identity::Entry;
+use countersign_store::{Store, StoreError};
 use countersign_transport::SharedClock;
 use tokio_util::sync::CancellationToken;
 
 use super::Registry;
-use crate::limits;
-use crate::store::{Store, StoreError};
 
 /// How often is looked. Until then an expired entry counts as any other.
 const EVERY: Duration = Duration::from_secs(5 * 60);
@@ -32,7 +31,10 @@ pub async fn run(store: Store, registry: Registry, clock: SharedClock, stop: Can
 async fn sweep(store: &Store, registry: &Registry, clock: &SharedClock) -> Result<(), StoreError> {
     let now = clock.now();
     let over = |entry: &Entry| entry.expires_at.is_some_and(|end| end < now);
-    for ids in registry.expired_entries(now).chunks(limits::STORE_BATCH) {
+    for ids in registry
+        .expired_entries(now)
+        .chunks(countersign_store::limits::MAX_BATCH_COMMITS)
+    {
         // An entry that was prolonged meanwhile stays.
         for (id, gone) in ids.iter().zip(store.entries_delete_if(ids, over).await?) {
             if gone.is_ok() {

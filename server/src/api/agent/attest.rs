@@ -11,6 +11,7 @@ use countersign_proto::spire::api::server::agent::v1 as wire;
 use countersign_proto::spire::api::server::agent::v1::attest_agent_request::{Params, Step};
 use countersign_proto::spire::api::server::agent::v1::attest_agent_response as answer;
 use countersign_proto::spire::api::types;
+use countersign_store::NodeError;
 use countersign_transport::connection::network;
 use countersign_transport::turns::Turns;
 use futures::FutureExt as _;
@@ -26,7 +27,6 @@ use super::super::svid;
 use crate::attestor::{AttestError, Attested, Conversation};
 use crate::limits;
 use crate::metrics::ATTESTATIONS;
-use crate::store::NodeError;
 
 /// One attestation, counted at its end, whatever that is.
 struct Counted {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use countersign_identity::{Bundle, EntryId, TrustDomain};
 use countersign_proto::spire::api::types;
+use countersign_store::{BundleKept, Federating};
 use tonic::Code;
 
 use super::Bundles;
 use crate::api::status::Failure;
 use crate::registry::{EntryFilter, Match, Page};
-use crate::store::{BundleKept, Federating};
 
 impl Bundles {
     pub(super) async fn create(&self, bundle: types::Bundle) -> Result<Bundle, Failure> {

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use countersign_ca::upstream::{BundleUpdates, Minted, Published, UpstreamError};
 use countersign_identity::bundle::JwtAuthority;
 use countersign_identity::issue::{IssuingCa, SvidTemplate, authority_request};
 use countersign_identity::verify::verify_svid;
@@ -11,7 +12,6 @@ use tonic::Status;
 
 use super::*;
 use crate::limits;
-use crate::upstream::{BundleUpdates, Minted, Published, UpstreamError};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

@@ -2,9 +2,9 @@
 
 use countersign_proto::spire::api::server::entry::v1 as wire;
 use countersign_proto::spire::api::server::svid::v1 as svid;
+use countersign_store::backend::flaky::{Fault, Flaky};
 
 use super::*;
-use crate::store::backend::flaky::{Fault, Flaky};
 
 async fn create_code(house: &House, path: &str) -> Code {
     let request = wire::BatchCreateEntryRequest {

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use countersign_ca::authority::Authority;
 use countersign_identity::bundle::X509Authority;
 use countersign_identity::csr::Csr;
 use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
@@ -24,7 +25,6 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::authority::Authority;
 
 /// Who may call a method, as SPIRE's authorization policy has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,13 +6,13 @@ use std::hash::Hash;
 use countersign_identity::{
     Entry, EntryId, Selector, SelectorSet, SpiffeId, TrustDomain, UnixTime,
 };
+use countersign_store::Record;
+use countersign_store::backend::Seq;
 
 use super::postings::{List, Postings};
 use super::table::{Table, portion};
 use super::{EntryRecord, Limit, Portion};
 use crate::registry::filter::{EntryFilter, Match};
-use crate::store::Record;
-use crate::store::backend::Seq;
 
 /// Entries by their ID, by when they were made, and by what they are looked up by.
 #[derive(Debug, Default)]

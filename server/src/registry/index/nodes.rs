@@ -1,14 +1,14 @@
 //! Attested nodes, with the index by which it is found to whom a node alias applies.
 
 use countersign_identity::{Node, Selector, SelectorSet, SpiffeId};
+use countersign_store::Record;
+use countersign_store::backend::Seq;
 
 use super::postings::Postings;
 use super::table::Table;
 use super::{Limit, Portion};
 use crate::registry::NodeRecord;
 use crate::registry::filter::NodeFilter;
-use crate::store::Record;
-use crate::store::backend::Seq;
 
 /// Nodes by their ID, by when they were attested first, and by their selectors.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::ops::Bound;
 
-use crate::store::backend::Seq;
+use countersign_store::backend::Seq;
 
 /// For each key, which objects have it, by when they were made.
 #[derive(Debug)]

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain};
+use countersign_store::Record;
+use countersign_store::backend::Seq;
 
 use super::{Limit, Portion};
 use crate::registry::{BundleRecord, RelationshipRecord};
-use crate::store::Record;
-use crate::store::backend::Seq;
 
 /// Objects by their ID and in the order in which they were made.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! What the registry does while its store fails.
 
+use countersign_store::backend::flaky::{Fault, Flaky};
+
 use super::*;
-use crate::store::backend::flaky::{Fault, Flaky};
 
 async fn over(flaky: &Flaky) -> (Store, Registry) {
     let store = Store::new(Arc::new(flaky.clone()));
@@ -40,5 +41,8 @@ async fn a_write_whose_answer_was_lost_is_shown_and_not_made_twice() {
     registry.reached(head).await.unwrap();
     assert!(registry.entry("a").is_some());
     let again = store.entries_create(&wanted).await.unwrap().remove(0);
-    assert!(matches!(again, Err(crate::store::EntryExists::Similar(_))));
+    assert!(matches!(
+        again,
+        Err(countersign_store::EntryExists::Similar(_))
+    ));
 }

@@ -1,0 +1,51 @@
+//! Authorities for servers below this one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_identity::csr::Csr;
+
+use super::{Authority, Issued, Purpose, Shared, SignError};
+
+impl Authority {
+    /// Signs the authority of a server below this one, for about as long as it asked for, or for `ca_ttl`. Of the CSR only
+    /// the key is used, whose possession it must prove.
+    ///
+    /// # Errors
+    /// [`SignError`], by whose fault it is.
+    pub async fn sign_downstream(
+        &self,
+        csr_der: Bytes,
+        preferred_ttl: Option<Duration>,
+    ) -> Result<Issued, SignError> {
+        let shared = Arc::clone(&self.0);
+        let signed = self
+            .0
+            .pool
+            .run(move || shared.sign_downstream(&csr_der, preferred_ttl));
+        let signed = signed.await.map_err(SignError::Internal).flatten();
+        Purpose::Downstream.counted(signed)
+    }
+}
+
+impl Shared {
+    fn sign_downstream(
+        &self,
+        csr_der: &[u8],
+        preferred_ttl: Option<Duration>,
+    ) -> Result<Issued, SignError> {
+        let csr = Csr::parse(csr_der)?;
+        csr.verify_signature()?;
+        let ca = self.x509.load_full().ok_or(SignError::Unavailable)?;
+        let trust_domain = &self.settings.trust_domain;
+        let ttl = preferred_ttl.unwrap_or(self.settings.ca_ttl);
+        let issued = ca.issue_authority(trust_domain, csr.public_key(), ttl, self.clock.now())?;
+        Ok(Issued {
+            id: trust_domain.id(),
+            chain: issued.chain,
+            serial: issued.serial,
+            expires_at: issued.not_after,
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! What the own bundle shows of the authorities: added before they sign, dropped long after.
+
+use std::time::Duration;
+
+use countersign_identity::bundle::{JwtAuthority, X509Authority};
+use countersign_identity::{Bundle, UnixTime};
+use countersign_store::Edit;
+
+use crate::authority::journal::Kind;
+use crate::authority::schedule::{Validity, prune_at};
+use crate::upstream::UpstreamBundle;
+
+/// Authorities to publish.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Publication {
+    /// Roots for X.509-SVIDs.
+    pub(super) x509: Vec<X509Authority>,
+    /// Keys for JWT-SVIDs.
+    pub(super) jwt: Vec<JwtAuthority>,
+}
+
+impl Publication {
+    /// Adds those that the bundle lacks. One that is there stays as it is, tainted or not.
+    pub(super) fn add_to(&self, bundle: &mut Bundle) -> Edit {
+        let mut edit = Edit::Unchanged;
+        for authority in &self.x509 {
+            let is_it = |present: &X509Authority| present.der() == authority.der();
+            if !bundle.x509_authorities.iter().any(is_it) {
+                bundle.x509_authorities.push(authority.clone());
+                edit = Edit::Changed;
+            }
+        }
+        for authority in &self.jwt {
+            let is_it = |present: &JwtAuthority| present.key_id == authority.key_id;
+            if !bundle.jwt_authorities.iter().any(is_it) {
+                bundle.jwt_authorities.push(authority.clone());
+                edit = Edit::Changed;
+            }
+        }
+        edit
+    }
+}
+
+/// Makes the bundle what the server above says it is, with what this server itself still needs beside it. An authority that
+/// was tainted here stays so.
+pub(super) fn mirror(bundle: &mut Bundle, above: &UpstreamBundle, own: &Publication) -> Edit {
+    let x509 = mirrored(
+        &bundle.x509_authorities,
+        above.x509.iter().chain(&own.x509),
+        |one, other| one.der() == other.der(),
+        |wanted, present| wanted.with_tainted(wanted.is_tainted() || present.is_tainted()),
+    );
+    let jwt = mirrored(
+        &bundle.jwt_authorities,
+        above.jwt.iter().chain(&own.jwt),
+        |one, other| one.key_id == other.key_id,
+        |wanted, present| JwtAuthority {
+            tainted: wanted.tainted || present.tainted,
+            ..wanted.clone()
+        },
+    );
+    if x509 == bundle.x509_authorities && jwt == bundle.jwt_authorities {
+        return Edit::Unchanged;
+    }
+    bundle.x509_authorities = x509;
+    bundle.jwt_authorities = jwt;
+    Edit::Changed
+}
+
+/// What is wanted, each once: what is present in the order that it has, then what is new.
+fn mirrored<'a, T: Clone + 'a>(
+    present: &[T],
+    wanted: impl Iterator<Item = &'a T>,
+    same: impl Fn(&T, &T) -> bool,
+    merge: impl Fn(&T, &T) -> T,
+) -> Vec<T> {
+    let mut once: Vec<&T> = Vec::new();
+    for one in wanted {
+        if !once.iter().any(|other| same(one, other)) {
+            once.push(one);
+        }
+    }
+    let kept = present.iter().filter_map(|there| {
+        let wanted = once.iter().find(|one| same(one, there))?;
+        Some(merge(wanted, there))
+    });
+    let mut all: Vec<T> = kept.collect();
+    for one in once {
+        if !present.iter().any(|there| same(one, there)) {
+            all.push(one.clone());
+        }
+    }
+    all
+}
+
+/// Drops what expired long ago, but never the last of a kind: peers take an empty bundle for a withdrawn one.
+///
+/// How long a JWT key lived is not known from the bundle; `ca_ttl` stands in for it.
+pub(super) fn prune(bundle: &mut Bundle, ca_ttl: Duration, now: UnixTime) -> Edit {
+    let x509 = keep(&bundle.x509_authorities, |a| validity(a).prune_at() > now);
+    let jwt = keep(&bundle.jwt_authorities, |a| {
+        a.expires_at.is_none_or(|end| prune_at(end, ca_ttl) > now)
+    });
+    if x509.is_none() && jwt.is_none() {
+        return Edit::Unchanged;
+    }
+    if let Some(kept) = x509 {
+        bundle.x509_authorities = kept;
+    }
+    if let Some(kept) = jwt {
+        bundle.jwt_authorities = kept;
+    }
+    Edit::Changed
+}
+
+/// Those that are wanted; none if that are all of them, or not one.
+fn keep<T: Clone>(all: &[T], wanted: impl Fn(&T) -> bool) -> Option<Vec<T>> {
+    let kept: Vec<T> = all.iter().filter(|a| wanted(a)).cloned().collect();
+    (!kept.is_empty() && kept.len() < all.len()).then_some(kept)
+}
+
+/// When an X.509 authority is valid.
+pub(super) fn validity(authority: &X509Authority) -> Validity {
+    Validity {
+        not_before: authority.not_before(),
+        not_after: authority.not_after(),
+    }
+}
+
+/// Whether an authority of the bundle is tainted; none if the bundle does not have it.
+pub(super) fn is_tainted(bundle: &Bundle, kind: Kind, id: &str) -> Option<bool> {
+    match kind {
+        Kind::X509 => {
+            let mut authorities = bundle.x509_authorities.iter();
+            let found = authorities.find(|a| a.authority_id() == id);
+            found.map(X509Authority::is_tainted)
+        }
+        Kind::Jwt => {
+            let mut authorities = bundle.jwt_authorities.iter();
+            authorities.find(|a| a.key_id == id).map(|a| a.tainted)
+        }
+    }
+}
+
+/// Marks an authority as tainted.
+pub(super) fn taint(bundle: &mut Bundle, kind: Kind, id: &str) -> Edit {
+    if is_tainted(bundle, kind, id) != Some(false) {
+        return Edit::Unchanged;
+    }
+    match kind {
+        Kind::X509 => {
+            for authority in &mut bundle.x509_authorities {
+                if authority.authority_id() == id {
+                    *authority = authority.with_tainted(true);
+                }
+            }
+        }
+        Kind::Jwt => {
+            for authority in &mut bundle.jwt_authorities {
+                authority.tainted |= authority.key_id == id;
+            }
+        }
+    }
+    Edit::Changed
+}
+
+/// Takes an authority out.
+pub(super) fn remove(bundle: &mut Bundle, kind: Kind, id: &str) -> Edit {
+    if is_tainted(bundle, kind, id).is_none() {
+        return Edit::Unchanged;
+    }
+    match kind {
+        Kind::X509 => bundle.x509_authorities.retain(|a| a.authority_id() != id),
+        Kind::Jwt => bundle.jwt_authorities.retain(|a| a.key_id != id),
+    }
+    Edit::Changed
+}

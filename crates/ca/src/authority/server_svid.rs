@@ -1,0 +1,226 @@
+//! The server's own X.509-SVID: what new TLS connections are shown.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_daemon::trace::span;
+use countersign_identity::bundle::Bundles;
+use countersign_identity::tls::{
+    ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, KeyExchange, TlsContext, TlsVersions,
+};
+use countersign_identity::{SpiffeId, TrustDomain, UnixTime, X509Svid};
+use countersign_transport::clock::{self, RustlsTime};
+use countersign_transport::error::BoxError;
+use countersign_transport::{Presented, SharedClock};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::{info, warn};
+
+use super::schedule::Validity;
+use super::{Authority, SignError};
+
+/// After a failure the next try comes this much later. A renewal comes this much after the one before at the earliest:
+/// near its end an authority signs for so short a time that half of it, back-dating included, is over at once.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often it is looked at whether the authority behind the SVID was tainted.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why the server has no new SVID.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerSvidError {
+    /// It could not be signed.
+    #[error("the server's own X.509-SVID could not be signed")]
+    Sign(#[from] SignError),
+    /// rustls does not take it.
+    #[error("the server's own X.509-SVID could not be used for TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Keeps the server's SVID fresh: a new key each time, past half of the lifetime, and away from a tainted authority.
+#[derive(Debug)]
+pub struct ServerSvid {
+    authority: Authority,
+    trust_domain: TrustDomain,
+    bundles: Arc<dyn Bundles>,
+    callers: Expect,
+    tls: TlsContext,
+    clock: SharedClock,
+    current: watch::Sender<Option<Arc<Presented>>>,
+    chain: watch::Sender<Arc<[CertificateDer<'static>]>>,
+    root_id: String,
+    anonymous: watch::Sender<Option<Arc<Presented>>>,
+    not_after: UnixTime,
+    renew_at: UnixTime,
+}
+
+impl ServerSvid {
+    /// Makes the first SVID. Callers with a certificate are verified against `bundles` as they are in each handshake, and
+    /// must be of the authority's trust domain, or one of `admins`; callers without one are let in.
+    ///
+    /// # Errors
+    /// There is no authority, or the SVID can't be signed or used.
+    pub async fn open(
+        authority: Authority,
+        bundles: Arc<dyn Bundles>,
+        admins: Arc<HashSet<SpiffeId>>,
+        key_exchange: KeyExchange,
+        clock: SharedClock,
+    ) -> Result<Self, ServerSvidError> {
+        let trust_domain = authority.settings().trust_domain.clone();
+        let mut this = Self {
+            callers: Expect::MemberOrOneOf(trust_domain.clone(), admins),
+            trust_domain,
+            tls: TlsContext::new(Arc::clone(&bundles), RustlsTime::shared(Arc::clone(&clock)))
+                .exchanging(key_exchange),
+            authority,
+            bundles,
+            current: watch::Sender::new(None),
+            chain: watch::Sender::new(Arc::from([])),
+            root_id: String::new(),
+            anonymous: watch::Sender::new(None),
+            not_after: clock.now(),
+            renew_at: clock.now(),
+            clock,
+        };
+        this.renew().await?;
+        Ok(this)
+    }
+
+    /// What listeners present, as it changes.
+    #[must_use]
+    pub fn identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
+        self.current.subscribe()
+    }
+
+    /// The SVID's certificates, leaf first, as they change.
+    #[must_use]
+    pub fn chain(&self) -> watch::Receiver<Arc<[CertificateDer<'static>]>> {
+        self.chain.subscribe()
+    }
+
+    /// What a listener presents that asks nobody for a certificate and speaks HTTP/1.1 too: the bundle endpoint.
+    #[must_use]
+    pub fn anonymous_identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
+        self.anonymous.subscribe()
+    }
+
+    /// Renews the SVID whenever half of its lifetime is over and a new one would last longer, and whenever its root was
+    /// tainted and a new one would lead to another, until `stop`.
+    ///
+    /// # Errors
+    /// Never by itself: a failure is logged and tried again, while the present SVID serves on.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
+        loop {
+            let look = clock::until(&*self.clock, self.renew_at);
+            let look = tokio::time::timeout(LOOK, look);
+            let Some(looked) = stop.run_until_cancelled(look).await else {
+                return Ok(());
+            };
+            let due = looked.is_ok();
+            // Each renewal asks all connections to go. Near the end of an authority it would gain nothing: the next
+            // authority is about to take over.
+            let gains = due && self.authority.server_svid_end() > Some(self.not_after);
+            if gains || self.must_leave_root() {
+                self.try_renew().await;
+            } else if due {
+                self.renew_at = self.clock.now().after(PAUSE);
+            }
+        }
+    }
+
+    async fn try_renew(&mut self) {
+        let span = span!("renew server svid");
+        if let Err(error) = self.renew().instrument(span).await {
+            self.renew_at = self.clock.now().after(PAUSE);
+            warn!(
+                error = &error as &dyn std::error::Error,
+                seconds_left = self.not_after.since(self.clock.now()).as_secs(),
+                "Server SVID was not renewed"
+            );
+        }
+    }
+
+    /// Whether the SVID's root was tainted while another one is in use.
+    fn must_leave_root(&self) -> bool {
+        let Some(bundle) = self.bundles.bundle(self.trust_domain.as_str()) else {
+            return false;
+        };
+        let mut roots = bundle.x509_authorities.iter();
+        let tainted = roots.any(|root| root.is_tainted() && root.authority_id() == self.root_id);
+        tainted
+            && self
+                .authority
+                .root_id()
+                .is_some_and(|id| id != self.root_id)
+    }
+
+    async fn renew(&mut self) -> Result<(), ServerSvidError> {
+        let (svid, root_id) = self.authority.sign_server().await?;
+        let agents = self.present(&svid, ClientAuth::Optional, &[ALPN_H2])?;
+        let anybody = self.present(&svid, ClientAuth::Never, &[ALPN_H2, ALPN_HTTP11])?;
+        self.current.send_replace(Some(Arc::new(agents)));
+        self.anonymous.send_replace(Some(Arc::new(anybody)));
+        self.chain.send_replace(Arc::from(svid.chain()));
+        let validity = Validity {
+            not_before: svid.not_before(),
+            not_after: svid.not_after(),
+        };
+        self.root_id = root_id;
+        self.not_after = validity.not_after;
+        self.renew_at = validity
+            .half_life()
+            .max(earliest(validity.not_after, self.clock.now()));
+        info!(id = %svid.id(), expires = %svid.not_after(), serial = svid.leaf().serial, "Server SVID renewed");
+        Ok(())
+    }
+
+    fn present(
+        &self,
+        svid: &X509Svid,
+        callers: ClientAuth,
+        alpn: &[&[u8]],
+    ) -> Result<Presented, rustls::Error> {
+        let config = self.tls.server(
+            svid,
+            callers,
+            self.callers.clone(),
+            TlsVersions::From12,
+            alpn,
+        )?;
+        Ok(Presented {
+            config: Arc::new(config),
+            id: svid.id().clone(),
+            kid: svid.kid(),
+            not_after: svid.not_after(),
+        })
+    }
+}
+
+/// When a certificate that was issued now and ends at `not_after` may be renewed: after the pause, or after half of what
+/// is left if that is shorter, but never at once.
+fn earliest(not_after: UnixTime, now: UnixTime) -> UnixTime {
+    let half = not_after.since(now) / 2;
+    now.after(half.min(PAUSE).max(Duration::from_secs(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewals_keep_a_distance_however_short_the_life_is() {
+        let now = UnixTime::from_secs(100);
+        for (left, earliest_in) in [(3600, 5), (10, 5), (6, 3), (3, 1), (1, 1), (0, 1)] {
+            let not_after = now.after(Duration::from_secs(left));
+            assert_eq!(
+                earliest(not_after, now).since(now).as_secs(),
+                earliest_in,
+                "{left}"
+            );
+        }
+    }
+}

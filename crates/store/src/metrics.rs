@@ -1,0 +1,6 @@
+//! Names of what the store counts. The server's list of metrics says what they mean.
+
+/// Counter, by `result` (`ok`, `failed`): calls that wrote.
+pub const COMMITS: &str = "countersign_server_store_commits_total";
+/// Histogram: seconds until what was written is on the disk.
+pub const COMMIT_SECONDS: &str = "countersign_server_store_commit_seconds";

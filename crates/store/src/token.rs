@@ -1,0 +1,147 @@
+//! Join tokens: made once, taken once.
+
+use bytes::Bytes;
+use countersign_identity::{Entry, UnixTime};
+use countersign_proto::store::v1;
+use prost::Message as _;
+
+use super::backend::{Commit, Expect, Key, Row, Seq, Table};
+use super::{MAX_RETRIES, Store, StoreError, damaged, entry};
+use crate::limits;
+
+/// Why a join token was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenExists {
+    /// There is a token with this value that was not used yet.
+    #[error("there is a join token with this value already")]
+    Exists,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a join token was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefused {
+    /// It was never made, or somebody took it before.
+    #[error("join token does not exist or has already been used")]
+    Unknown,
+    /// It came too late. It is gone now.
+    #[error("join token expired")]
+    Expired,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Store {
+    /// Makes a join token and, with it, the entry that gives its node a second ID.
+    ///
+    /// # Errors
+    /// The token exists, or the store failed.
+    pub async fn token_create(
+        &self,
+        value: &str,
+        expires_at: UnixTime,
+        alias: Option<&Entry>,
+    ) -> Result<Seq, TokenExists> {
+        let key = Key::new(Table::Token, value);
+        let message = v1::JoinToken {
+            expires_at: expires_at.as_i64(),
+        };
+        let token = Commit {
+            expect: vec![(key.clone(), Expect::Absent)],
+            put: vec![(key.clone(), message.encode_to_vec().into())],
+            delete: Vec::new(),
+        };
+        let mut commit = token.clone();
+        if let Some(alias) = alias {
+            let create = entry::creation(alias);
+            commit.expect.extend(create.expect);
+            commit.put.extend(create.put);
+        }
+        match self.commit(commit).await? {
+            Ok(seq) => Ok(seq),
+            Err(conflict) if conflict.key == key => Err(TokenExists::Exists),
+            // An earlier token of this value left the same entry behind.
+            Err(_) => self.commit(token).await?.map_err(|_| TokenExists::Exists),
+        }
+    }
+
+    /// Takes a join token: of all who present it, one gets it.
+    ///
+    /// # Errors
+    /// The token is unknown, used or expired, or the store failed.
+    pub async fn token_take(&self, value: &str, now: UnixTime) -> Result<(), TokenRefused> {
+        let key = Key::new(Table::Token, value);
+        for _ in 0..=MAX_RETRIES {
+            let row = self
+                .backend
+                .get(vec![key.clone()])
+                .await
+                .map_err(StoreError::from)?
+                .pop();
+            let row = row.flatten().ok_or(TokenRefused::Unknown)?;
+            let expires_at = expiry(&row)?;
+            if self.commit(removal(&row)).await?.is_ok() {
+                return if now > expires_at {
+                    Err(TokenRefused::Expired)
+                } else {
+                    Ok(())
+                };
+            }
+        }
+        Err(StoreError::Busy {
+            doing: "take a join token",
+        }
+        .into())
+    }
+
+    /// Removes the join tokens that expired unused, and says how many there were.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn tokens_prune(&self, now: UnixTime) -> Result<usize, StoreError> {
+        let mut after = None;
+        let mut removed = 0;
+        loop {
+            let rows = self
+                .backend
+                .scan(Table::Token, after.take(), limits::PAGE_ROWS)
+                .await?;
+            let Some(last) = rows.last() else {
+                return Ok(removed);
+            };
+            after = Some(last.key.name().to_owned());
+            let mut commits = Vec::new();
+            for row in &rows {
+                if now > expiry(row)? {
+                    commits.push(removal(row));
+                }
+            }
+            if !commits.is_empty() {
+                // One that is gone was taken meanwhile.
+                removed += self
+                    .commit_all(commits)
+                    .await?
+                    .iter()
+                    .filter(|r| r.is_ok())
+                    .count();
+            }
+        }
+    }
+}
+
+fn removal(row: &Row) -> Commit {
+    Commit {
+        expect: vec![(row.key.clone(), Expect::Version(row.version))],
+        put: Vec::<(Key, Bytes)>::new(),
+        delete: vec![row.key.clone()],
+    }
+}
+
+fn expiry(row: &Row) -> Result<UnixTime, StoreError> {
+    let v1::JoinToken { expires_at } =
+        v1::JoinToken::decode(row.value.clone()).map_err(|e| damaged(&row.key, &e))?;
+    Ok(UnixTime::from_i64(expires_at))
+}
