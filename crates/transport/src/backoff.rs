@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use rand::Rng;
-
 /// Exponential waits with jitter, so that many who failed together do not come back together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
@@ -70,8 +68,17 @@ impl Backoff {
 #[must_use]
 pub fn jittered(span: Duration, share: f64) -> Duration {
     let share = share.clamp(0.0, 1.0);
-    let by = rand::rng().random_range(-share..=share);
+    let by = (2.0 * fraction() - 1.0) * share;
     Duration::try_from_secs_f64(span.as_secs_f64() * (1.0 + by)).unwrap_or(span)
+}
+
+/// Between 0.0 and 1.0, evenly. Without a random source there is no jitter: in the middle.
+fn fraction() -> f64 {
+    let mut bytes = [0; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl<K: Eq + Hash> Turns<K> {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt as _;
+    use futures_util::FutureExt as _;
 
     use super::*;
 
