@@ -161,7 +161,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 async fn serve(address_file: PathBuf) -> anyhow::Result<()> {
-    let mesh = Mesh::join().await?;
+    let mesh = Mesh::join().wait(Duration::from_secs(30)).await?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let router = Router::new()
@@ -212,8 +212,8 @@ async fn tell(line: &str) -> std::io::Result<()> {
 }
 
 async fn tell_rotations(mesh: Mesh) {
-    while let Some(serial) = mesh.rotated().await {
-        if tell(&format!("rotated {serial}")).await.is_err() {
+    while let Some(svid) = mesh.updated().await {
+        if tell(&format!("rotated {}", svid.serial())).await.is_err() {
             return;
         }
     }
@@ -247,7 +247,7 @@ async fn steady(mesh: Mesh, plan: Plan, number: String) {
 
 /// The handler.
 async fn work(State(mesh): State<Mesh>, request: Request) -> Json<Report> {
-    let context = Context::of(request.extensions());
+    let context = Context::from_extensions(request.extensions());
     let plan = match request.extract::<Bytes, _>().await {
         Ok(body) => serde_json::from_slice(&body).unwrap_or_default(),
         Err(_) => Plan::default(),
@@ -276,7 +276,8 @@ async fn work(State(mesh): State<Mesh>, request: Request) -> Json<Report> {
 async fn carry_out(mesh: &Mesh, plan: &Plan) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for call in &plan.calls {
-        let client = match mesh.callee(&call.to).at(&format!("https://{}", call.at)) {
+        let address = format!("https://{}", call.at);
+        let client = match mesh.client(&call.to).and_then(|callee| callee.at(address)) {
             Ok(client) => client,
             Err(error) => {
                 outcomes.push(Outcome::Failed(error.to_string()));

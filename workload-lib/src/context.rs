@@ -5,20 +5,40 @@ use std::sync::Arc;
 
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_mesh::outbound;
-use countersign_mesh::{ChainId, Grant};
+use countersign_mesh::{ChainId, Grant, NotSent, Reason, Refusal};
 use http::Extensions;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::current::Current;
+use crate::error::{CallError, Refused, RefusedBy};
+use crate::event::Event;
 use crate::mesh::Mesh;
-use crate::outbound::CallError;
 
 /// This workload's part in a piece of work: the verified chain that led here, and what may still be spent.
 ///
 /// The inbound layer puts it into the extensions of the request and into a task-local that covers the handler and the
 /// body of its answer; calls made there continue the chain by themselves. Work that leaves the task takes the context
 /// along by [`Context::scope`] or [`Context::spawn`]. All clones share one ledger.
+///
+/// With feature `axum` it is an extractor. A handler that also serves calls without a chain, where policy allows these,
+/// takes `Option<Context>`.
+///
+/// # Examples
+/// ```
+/// use countersign::Context;
+///
+/// async fn handler() -> String {
+///     match Context::current() {
+///         Some(context) => format!(
+///             "asked by {} for {}, {} calls left",
+///             context.caller().map_or("itself", |id| id.as_str()),
+///             context.originator(),
+///             context.remaining(),
+///         ),
+///         None => "a call without a chain".to_owned(),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Context(Arc<Inner>);
 
@@ -52,13 +72,14 @@ impl Context {
     pub fn current() -> Option<Self> {
         match Current::get() {
             Some(Current::In(context)) => Some(context),
-            Some(Current::Barred) | None => None,
+            Some(Current::NoOrigination) | None => None,
         }
     }
 
-    /// The context of a request, from its extensions.
+    /// The context of a request, from its extensions: `Context::from_extensions(request.extensions())`, for HTTP and
+    /// tonic requests alike.
     #[must_use]
-    pub fn of(extensions: &Extensions) -> Option<Self> {
+    pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
         extensions.get().cloned()
     }
 
@@ -97,7 +118,7 @@ impl Context {
         self.0.chain.members()
     }
 
-    /// How many calls this workload and all below it may still make for this piece of work.
+    /// How many calls this workload and all downstream of it may still make for this piece of work.
     #[must_use]
     pub fn remaining(&self) -> u16 {
         self.0.chain.rest()
@@ -111,6 +132,16 @@ impl Context {
 
     /// What each of `calls` equal calls can grant its callee, out of what remains; each pays for itself first. Hand it
     /// to [`CalleeClient::grant`](crate::CalleeClient::grant).
+    ///
+    /// # Examples
+    /// ```
+    /// # use countersign::{CalleeClient, Context};
+    /// # use std::num::NonZeroU16;
+    /// # fn example(context: &Context, reviewer: &CalleeClient, files: NonZeroU16) {
+    /// // One review for each file, all with the same part of the budget.
+    /// let reviewer = reviewer.grant(context.split(files));
+    /// # }
+    /// ```
     #[must_use]
     pub fn split(&self, calls: NonZeroU16) -> u16 {
         match self.0.chain.split(calls) {
@@ -125,7 +156,7 @@ impl Context {
     }
 
     /// Starts a task with this context in place that is dropped when the call it belongs to is over: when the answer is
-    /// complete, the request is cancelled or reset, or the deadline has passed. It then gives `None`.
+    /// complete, the request is cancelled or reset, or the deadline has passed. It then returns `None`.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -149,11 +180,60 @@ impl Context {
     }
 }
 
+/// What code that runs for a call has to go by: the task-local that covers a handler and the body of its answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Current {
+    /// It acts within a verified chain, or within one that it started.
+    In(Context),
+    /// It serves a call that came without a chain: it has no context and must not start a chain of its own.
+    NoOrigination,
+}
+
+tokio::task_local! {
+    static CURRENT: Current;
+}
+
+impl Current {
+    /// What the running task has, if anything.
+    pub(crate) fn get() -> Option<Self> {
+        CURRENT.try_with(Clone::clone).ok()
+    }
+
+    /// Runs `future` with this in place.
+    pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, future)
+    }
+
+    /// Runs `body` with this in place.
+    pub(crate) fn sync_scope<R>(&self, body: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self.clone(), body)
+    }
+}
+
 /// A piece of work that this workload starts: all calls in its scope share chain ID, deadline and budget, and count as
 /// one new chain.
 ///
 /// Only a workload with an `originate` rule may start one. A workload that serves a call continues that call's chain
 /// instead: it needs none of its own.
+///
+/// # Examples
+/// ```
+/// # async fn example(mesh: countersign::Mesh) -> Result<(), Box<dyn std::error::Error>> {
+/// use countersign::Chain;
+/// use http::Request;
+///
+/// let coder = mesh.client("spiffe://example.org/coder")?.at("https://10.0.0.7:8443")?.http();
+/// let work = Chain::start(&mesh)?;
+/// work.scope(async {
+///     coder.send(Request::post("/tasks").body("write it")?).await?;
+///     coder.send(Request::post("/tasks").body("test it")?).await?;
+///     Ok::<_, Box<dyn std::error::Error>>(())
+/// })
+/// .await?;
+/// println!("{} calls left", work.context().remaining());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Chain(Context);
 
@@ -164,12 +244,15 @@ impl Chain {
     /// [`CallError::Refused`] with `origination_denied` without the right to start chains, or where the running task
     /// serves a call that came without a chain; [`CallError::NoIdentity`] without an identity.
     pub fn start(mesh: &Mesh) -> Result<Self, CallError> {
-        if let Some(Current::Barred) = Current::get() {
-            return Err(CallError::barred());
+        // docs/call-chains.md, section 8: a handler without a chain may not start one in the caller's place.
+        if let Some(Current::NoOrigination) = Current::get() {
+            let detail = "a handler of a call that came without a chain may not start one";
+            let refusal = Refusal::new(Reason::OriginationDenied, detail);
+            return Err(refused_here(mesh, None, &refusal));
         }
         let generation = mesh.generation()?;
         let chain = outbound::start(&mesh.policy(), generation.signer(), mesh.moment())
-            .map_err(|error| CallError::not_sent(&error))?;
+            .map_err(|error| not_sent(mesh, None, error))?;
         let deadline = mesh.instant_of(chain.deadline());
         Ok(Self(Context::new(
             chain,
@@ -189,4 +272,24 @@ impl Chain {
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         self.0.scope(future)
     }
+}
+
+/// The error of a call that was not sent, told to the log and the events.
+pub(crate) fn not_sent(mesh: &Mesh, callee: Option<&SpiffeId>, error: NotSent) -> CallError {
+    match error {
+        NotSent::Refused(refusal) => refused_here(mesh, callee, &refusal),
+        fault => CallError::Signing(fault.into()),
+    }
+}
+
+/// A refusal by this process, told to the log and the events.
+pub(crate) fn refused_here(mesh: &Mesh, callee: Option<&SpiffeId>, refusal: &Refusal) -> CallError {
+    tracing::info!(reason = %refusal.reason(), detail = refusal.detail(), "Call refused before it was sent");
+    mesh.event_log().write(Event::OwnCallRefused {
+        callee: callee.cloned(),
+        reason: refusal.reason(),
+        detail: refusal.detail().to_owned(),
+    });
+    let by = RefusedBy::ThisWorkload;
+    Refused::new(refusal.reason(), by, refusal.retry_after()).into()
 }

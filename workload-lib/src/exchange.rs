@@ -15,8 +15,8 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::BoxError;
-use crate::current::Current;
+use crate::context::Current;
+use crate::error::BoxError;
 
 /// An exchange that was ended before its time.
 #[derive(Debug, thiserror::Error)]

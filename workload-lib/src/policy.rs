@@ -9,66 +9,48 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use countersign_mesh::Policy;
+use countersign_transport::error::Chain;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{MAX_POLICY, POLICY_POLL};
+/// What is wrong in a policy text, from the crate that holds the policy.
+pub use countersign_mesh::policy::{Fault, InvalidPolicy};
 
-/// Why there is no policy in a file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PolicyProblem {
-    /// The file could not be read.
-    #[error("could not read the policy file {path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is larger than [`MAX_POLICY`].
-    #[error("the policy file {path} is larger than {MAX_POLICY} bytes", path = path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The text is not a policy.
-    #[error("the policy file {path} was refused: {errors}", path = path.display())]
-    Refused {
-        /// The file.
-        path: PathBuf,
-        /// Every error in it, each with its line and column.
-        errors: String,
-    },
-}
+use crate::error::PolicyFileError;
+use crate::event::{Event, EventLog};
+use crate::limits::{MAX_POLICY, POLICY_POLL};
 
 /// The policy in force, and why the file as it stands now is not it, if it is not.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InForce {
     pub(crate) policy: Option<Arc<Policy>>,
-    pub(crate) problem: Option<Arc<PolicyProblem>>,
+    pub(crate) problem: Option<Arc<PolicyFileError>>,
 }
 
 /// Starts to watch a file. The task ends with `stop`.
-pub(crate) fn watch_file(path: PathBuf, stop: CancellationToken) -> watch::Receiver<InForce> {
+pub(crate) fn watch_file(
+    path: PathBuf,
+    events: EventLog,
+    stop: CancellationToken,
+) -> watch::Receiver<InForce> {
     let (publish, subscribe) = watch::channel(InForce::default());
     tokio::spawn(async move {
-        stop.run_until_cancelled_owned(follow(path, publish)).await;
+        stop.run_until_cancelled_owned(follow(path, publish, events))
+            .await;
     });
     subscribe
 }
 
-/// A policy that never changes.
+/// A policy that comes from a test, and the half that changes it.
 #[cfg(feature = "test-util")]
-pub(crate) fn fixed(policy: Policy) -> watch::Receiver<InForce> {
-    watch::channel(InForce {
+pub(crate) fn given(policy: Policy) -> watch::Sender<InForce> {
+    watch::Sender::new(InForce {
         policy: Some(Arc::new(policy)),
         problem: None,
     })
-    .1
 }
 
-async fn follow(path: PathBuf, publish: watch::Sender<InForce>) {
+async fn follow(path: PathBuf, publish: watch::Sender<InForce>, events: EventLog) {
     let mut last = Seen::default();
     loop {
         let (file, seen) = (path.clone(), std::mem::take(&mut last));
@@ -76,38 +58,45 @@ async fn follow(path: PathBuf, publish: watch::Sender<InForce>) {
         match tokio::task::spawn_blocking(move || look(&file, seen, settle)).await {
             Ok((seen, change)) => {
                 last = seen;
-                apply(&path, change, &publish);
+                apply(&path, change, &publish, &events);
             }
-            Err(failed) => tracing::error!(error = %failed, "looking at the policy file failed"),
+            Err(failed) => tracing::error!(error = %failed, "Looking at the policy file failed"),
         }
         tokio::time::sleep(POLICY_POLL).await;
     }
 }
 
-fn apply(path: &Path, change: Change, publish: &watch::Sender<InForce>) {
+fn apply(path: &Path, change: Change, publish: &watch::Sender<InForce>, events: &EventLog) {
     match change {
         Change::None => {}
         Change::Good(policy) => {
-            tracing::info!(path = %path.display(), "policy in force");
+            tracing::info!(path = %path.display(), "Policy in force");
             publish.send_replace(InForce {
                 policy: Some(policy),
                 problem: None,
             });
+            events.write(Event::PolicyInForce { path: path.into() });
         }
         Change::Bad(problem) => {
             // The same problem is said once, not every second.
-            let text = problem.to_string();
-            if publish
+            let text = Chain(&problem).to_string();
+            let told = publish
                 .borrow()
                 .problem
                 .as_ref()
-                .is_some_and(|last| last.to_string() == text)
-            {
+                .is_some_and(|last| Chain(&**last).to_string() == text);
+            if told {
                 return;
             }
-            let kept = publish.borrow().policy.is_some();
-            tracing::error!(error = %text, kept, "policy refused; the last good one, if any, stays in force");
-            publish.send_modify(|now| now.problem = Some(Arc::new(problem)));
+            let has_last_good = publish.borrow().policy.is_some();
+            tracing::error!(
+                error = text,
+                has_last_good,
+                "Policy refused; the last good one, if any, stays in force"
+            );
+            let problem = Arc::new(problem);
+            publish.send_modify(|now| now.problem = Some(Arc::clone(&problem)));
+            events.write(Event::PolicyRefused(problem));
         }
     }
 }
@@ -115,7 +104,7 @@ fn apply(path: &Path, change: Change, publish: &watch::Sender<InForce>) {
 enum Change {
     None,
     Good(Arc<Policy>),
-    Bad(PolicyProblem),
+    Bad(PolicyFileError),
 }
 
 /// What tells one state of a file from another.
@@ -162,11 +151,11 @@ fn look(path: &Path, seen: Seen, settle: bool) -> (Seen, Change) {
             let seen = Seen { read, looked: read };
             match Policy::parse(&text) {
                 Ok(policy) => (seen, Change::Good(Arc::new(policy))),
-                Err(errors) => (
+                Err(source) => (
                     seen,
-                    Change::Bad(PolicyProblem::Refused {
+                    Change::Bad(PolicyFileError::Invalid {
                         path: path.into(),
-                        errors: errors.to_string(),
+                        source,
                     }),
                 ),
             }
@@ -184,8 +173,8 @@ enum Found {
     Text(Option<Stamp>, String),
 }
 
-fn read(path: &Path, seen: Seen, settle: bool) -> Result<Found, PolicyProblem> {
-    let failed = |source| PolicyProblem::Read {
+fn read(path: &Path, seen: Seen, settle: bool) -> Result<Found, PolicyFileError> {
+    let failed = |source| PolicyFileError::Read {
         path: path.into(),
         source,
     };
@@ -206,7 +195,7 @@ fn read(path: &Path, seen: Seen, settle: bool) -> Result<Found, PolicyProblem> {
         .read_to_string(&mut text)
         .map_err(failed)?;
     if text.len() > MAX_POLICY {
-        return Err(PolicyProblem::TooLarge { path: path.into() });
+        return Err(PolicyFileError::TooLarge { path: path.into() });
     }
     let after = Stamp::of(&file.metadata().map_err(failed)?);
     if settle && before != after {
@@ -259,7 +248,7 @@ deny "not payments" {
         // Gone for a moment, as some editors do it: that changes nothing.
         std::fs::remove_file(&path).unwrap();
         let (seen, change) = look(&path, seen, true);
-        assert!(matches!(change, Change::Bad(PolicyProblem::Read { .. })));
+        assert!(matches!(change, Change::Bad(PolicyFileError::Read { .. })));
         std::fs::write(&path, ALLOW).unwrap();
         assert!(matches!(look(&path, seen, true).1, Change::None));
     }

@@ -12,6 +12,7 @@ mod tell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use countersign::{ENDPOINT_VARIABLE, Mesh};
@@ -24,6 +25,9 @@ use crate::event::{Event, Order};
 use crate::script::Name;
 use part::Part;
 use tell::Teller;
+
+/// How long a workload waits for the node agent and for its identity.
+const JOIN: Duration = Duration::from_secs(30);
 
 /// Runs the workload that the first argument names.
 pub(crate) fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -54,7 +58,7 @@ fn run(name: Name) -> anyhow::Result<()> {
 /// From joining the mesh to the end of the orders.
 async fn live(name: Name) -> anyhow::Result<()> {
     let endpoint = std::env::var(ENDPOINT_VARIABLE).context("where the node agent is")?;
-    let mesh = Mesh::join().await.context("joining the mesh")?;
+    let mesh = Mesh::join().wait(JOIN).await.context("joining the mesh")?;
     let part = Arc::new(Part::new(name, mesh, endpoint));
     part.tell(&Event::Joined(part.svid()?));
     tokio::spawn(tell_rotations(Arc::clone(&part)));
@@ -70,7 +74,7 @@ async fn live(name: Name) -> anyhow::Result<()> {
 }
 
 async fn tell_rotations(part: Arc<Part>) {
-    while part.mesh().rotated().await.is_some() {
+    while part.mesh().updated().await.is_some() {
         if let Ok(svid) = part.svid() {
             part.tell(&Event::Rotated(svid));
         }
@@ -83,8 +87,8 @@ async fn serve(part: Arc<Part>, listener: TcpListener) {
         Name::Reviewer => serving::watched(&part, listener, reviewer::router(&part)).await,
         Name::Coder => {
             let router = coder::router(&part);
-            part.mesh().serve(listener, router).await;
-            Ok(())
+            let served = part.mesh().serve(listener, router).await;
+            served.map_err(anyhow::Error::from)
         }
         Name::Intruder => Ok(()),
     };

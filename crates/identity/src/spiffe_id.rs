@@ -247,6 +247,12 @@ impl fmt::Debug for SpiffeId {
     }
 }
 
+impl AsRef<str> for SpiffeId {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
 impl std::str::FromStr for SpiffeId {
     type Err = InvalidId;
 

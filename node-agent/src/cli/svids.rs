@@ -118,7 +118,7 @@ fn fetched(svid: &workload::X509svid, now: UnixTime) -> Result<Fetched, CommandE
         return Err(wrong(format!("the certificate is for {}", parsed.id())));
     }
     let mut bundle = Bundle::empty(parsed.id().trust_domain());
-    bundle.x509_authorities = authorities(&bundle.trust_domain.id().to_string(), &svid.bundle)?;
+    bundle.x509_authorities = authorities(bundle.trust_domain.id().as_str(), &svid.bundle)?;
     let (leaf, above) = parsed
         .chain()
         .split_first()

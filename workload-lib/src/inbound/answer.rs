@@ -2,15 +2,16 @@
 //!
 //! Nothing of what the callee found out in detail leaves it; that stands in its log.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use axum::body::Body;
-use countersign_mesh::refusal::{ERROR_DOMAIN, GrpcCode, REFUSAL_HEADER};
+use countersign_mesh::refusal::{ERROR_DOMAIN, REFUSAL_HEADER};
 use countersign_mesh::{Carrier, Refusal};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
-use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::rpc_status::{self, ErrorInfo};
 
 /// The body of a refused HTTP request (RFC 9457).
 #[derive(Serialize)]
@@ -31,7 +32,7 @@ struct Problem<'a> {
 }
 
 /// The answer to a request that was refused.
-pub(crate) fn refused(refusal: &Refusal, carrier: Carrier) -> Response<Body> {
+pub(super) fn refused(refusal: &Refusal, carrier: Carrier) -> Response<Body> {
     match carrier {
         Carrier::Http => http(refusal),
         Carrier::Grpc => grpc(refusal),
@@ -71,40 +72,25 @@ fn http(refusal: &Refusal) -> Response<Body> {
 }
 
 fn grpc(refusal: &Refusal) -> Response<Body> {
-    status(refusal, ERROR_DOMAIN, refusal.reason().title()).into_http()
-}
-
-/// The status of a refusal, with its details under this domain.
-pub(crate) fn status(refusal: &Refusal, domain: &str, message: &str) -> tonic::Status {
     let reason = refusal.reason();
-    let mut metadata =
-        HashMap::from([("retryable".to_owned(), refusal.is_retryable().to_string())]);
-    let mut add = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            metadata.insert(name.to_owned(), value);
-        }
+    let particulars = [
+        ("retryable", Some(refusal.is_retryable().to_string())),
+        ("chain_id", refusal.chain_id().map(|id| id.to_string())),
+        ("hop", refusal.hop().map(|hop| hop.to_string())),
+        ("limit", refusal.limit().map(ToString::to_string)),
+        (
+            "time",
+            refusal.time().map(|time| time.as_secs().to_string()),
+        ),
+    ];
+    let info = ErrorInfo {
+        reason: reason.as_str().to_owned(),
+        domain: ERROR_DOMAIN.to_owned(),
+        metadata: particulars
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect::<BTreeMap<_, _>>(),
     };
-    add("chain_id", refusal.chain_id().map(|id| id.to_string()));
-    add("hop", refusal.hop().map(|hop| hop.to_string()));
-    add("limit", refusal.limit().map(ToString::to_string));
-    add(
-        "time",
-        refusal.time().map(|time| time.as_secs().to_string()),
-    );
-    let mut details = ErrorDetails::with_error_info(reason.as_str(), domain, metadata);
-    if let Some(delay) = refusal.retry_after() {
-        details.set_retry_info(Some(delay));
-    }
-    tonic::Status::with_error_details(code(reason.grpc_code()), message, details)
-}
-
-pub(crate) const fn code(code: GrpcCode) -> tonic::Code {
-    match code {
-        GrpcCode::InvalidArgument => tonic::Code::InvalidArgument,
-        GrpcCode::PermissionDenied => tonic::Code::PermissionDenied,
-        GrpcCode::ResourceExhausted => tonic::Code::ResourceExhausted,
-        GrpcCode::FailedPrecondition => tonic::Code::FailedPrecondition,
-        GrpcCode::Unavailable => tonic::Code::Unavailable,
-        GrpcCode::Unauthenticated => tonic::Code::Unauthenticated,
-    }
+    let code = rpc_status::code(reason.grpc_code());
+    rpc_status::status(code, reason.title(), &info, refusal.retry_after()).into_http()
 }

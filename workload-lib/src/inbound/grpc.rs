@@ -11,19 +11,30 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use super::fields;
-use super::layer::Permitted;
-use crate::BoxError;
+use super::peer::Permitted;
+use crate::error::BoxError;
 use crate::mesh::Mesh;
 
 impl Mesh {
     /// Wraps a tonic service: a request with a content type other than gRPC's is answered with 415, so that its path
     /// has one meaning, and one that did not come through [`Mesh::serve`] or [`Mesh::inbound_layer`] with an error.
+    ///
+    /// # Examples
+    /// ```
+    /// # use countersign_proto::grpc::health::v1::health_server::{Health, HealthServer};
+    /// # async fn example(mesh: countersign::Mesh, healthy: impl Health) -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = tokio::net::TcpListener::bind("0.0.0.0:8443").await?;
+    /// mesh.serve(listener, mesh.grpc(HealthServer::new(healthy))).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    /// Several services: `Routes::new(mesh.grpc(one)).add_service(mesh.grpc(two))`.
     pub fn grpc<S>(&self, service: S) -> GrpcOnly<S> {
         GrpcOnly { service }
     }
 }
 
-/// See [`Mesh::grpc`].
+/// A tonic service that answers gRPC alone, and only with a permit: see [`Mesh::grpc`].
 #[derive(Clone, Debug)]
 pub struct GrpcOnly<S> {
     service: S,
@@ -56,7 +67,7 @@ where
         }
         if request.extensions().get::<Permitted>().is_none() {
             tracing::error!(
-                "a gRPC request reached its service without a permit: add Mesh::inbound_layer to the server"
+                "A gRPC request reached its service without a permit: add Mesh::inbound_layer to the server"
             );
             let status =
                 tonic::Status::internal("this service is not set up: its inbound layer is missing");

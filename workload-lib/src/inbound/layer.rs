@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
+#[cfg(feature = "axum")]
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
@@ -15,36 +16,31 @@ use http::{Extensions, Request, Response};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::listener::AcceptedFrom;
+use super::peer::{PeerInfo, Permitted};
 use super::{answer, fields};
-use crate::BoxError;
-use crate::context::Context;
-use crate::current::Current;
+use crate::context::{Context, Current};
+use crate::error::BoxError;
+use crate::event::Event;
 use crate::exchange::{Exchange, ExchangeBody};
 use crate::mesh::Mesh;
 
-/// The evidence that a request was permitted, in its extensions.
-#[derive(Clone, Debug)]
-pub struct Permitted {
-    caller: SpiffeId,
-    rule: Arc<str>,
-}
-
-impl Permitted {
-    /// Who called, as the connection's certificate says.
-    #[must_use]
-    pub const fn caller(&self) -> &SpiffeId {
-        &self.caller
-    }
-
-    /// The name of the policy's rule that allowed it.
-    #[must_use]
-    pub fn rule(&self) -> &str {
-        &self.rule
-    }
-}
-
-/// See [`Mesh::inbound_layer`].
+/// The layer that decides about each request: see [`Mesh::inbound_layer`].
+///
+/// # Examples
+/// An axum server of your own:
+/// ```
+/// # async fn example(mesh: countersign::Mesh) -> Result<(), Box<dyn std::error::Error>> {
+/// use axum::{Router, routing::get};
+/// use countersign::PeerInfo;
+/// use tower::Layer as _;
+///
+/// let router = Router::new().route("/status", get(async || "ready"));
+/// let router = Router::new().fallback_service(mesh.inbound_layer().layer(router));
+/// let listener = mesh.listener(tokio::net::TcpListener::bind("0.0.0.0:8443").await?)?;
+/// axum::serve(listener, router.into_make_service_with_connect_info::<PeerInfo>()).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct InboundLayer {
     mesh: Mesh,
@@ -125,6 +121,10 @@ enum FirstEnd {
 fn admit<B>(mesh: &Mesh, request: &mut Request<B>, carrier: Carrier) -> Result<Admitted, Refusal> {
     let taken = fields::ChainFields::take(request.headers_mut());
     let connection = connection(request.extensions());
+    if let Some(connection) = &connection {
+        let peer = PeerInfo(Arc::clone(connection));
+        request.extensions_mut().insert(peer);
+    }
     let Some((connection, peer, presented)) = connection.and_then(|connection| {
         let (peer, presented) = (connection.peer.clone()?, connection.presented.clone()?);
         Some((connection, peer, presented))
@@ -133,7 +133,7 @@ fn admit<B>(mesh: &Mesh, request: &mut Request<B>, carrier: Carrier) -> Result<A
             Reason::NoPeerIdentity,
             "the request came over a connection without a verified peer",
         );
-        return Err(log(refusal, None, request));
+        return Err(report(mesh, refusal, None, request));
     };
     let view = PeerView {
         id: &peer.id,
@@ -152,20 +152,23 @@ fn admit<B>(mesh: &Mesh, request: &mut Request<B>, carrier: Carrier) -> Result<A
     let permit = mesh
         .engine()
         .decide(&mesh.policy(), &inbound, mesh.moment())
-        .map_err(|refusal| log(refusal, Some(&peer.id), request))?;
+        .map_err(|refusal| report(mesh, refusal, Some(&peer.id), request))?;
     Ok(prepare(mesh, request, permit, &connection, carrier))
 }
 
+/// The connection of a request, as this crate's server, tonic's or axum's put it into the extensions.
 fn connection(extensions: &Extensions) -> Option<Arc<Connection>> {
-    let by_axum = || {
-        extensions
-            .get::<ConnectInfo<AcceptedFrom>>()
-            .map(|ConnectInfo(from)| Arc::clone(&from.0))
-    };
-    extensions
-        .get::<Arc<Connection>>()
-        .cloned()
-        .or_else(by_axum)
+    if let Some(connection) = extensions.get::<Arc<Connection>>() {
+        return Some(Arc::clone(connection));
+    }
+    if let Some(PeerInfo(connection)) = extensions.get() {
+        return Some(Arc::clone(connection));
+    }
+    #[cfg(feature = "axum")]
+    if let Some(ConnectInfo(PeerInfo(connection))) = extensions.get() {
+        return Some(Arc::clone(connection));
+    }
+    None
 }
 
 fn prepare<B>(
@@ -209,7 +212,7 @@ fn prepare<B>(
             extensions.insert(context.clone());
             Current::In(context)
         }
-        _ => Current::Barred,
+        _ => Current::NoOrigination,
     };
     extensions.insert(permitted);
     Admitted {
@@ -225,23 +228,37 @@ fn end_on_late_failure(chain: &countersign_mesh::Context, exchange: &Arc<Exchang
     chain.on_late_failure(move || {
         if let Some(exchange) = exchange.upgrade() {
             let detail = "the signature of the last link failed after the call had been permitted";
-            tracing::warn!(detail, "exchange ended");
+            tracing::warn!(detail, "Exchange ended");
             exchange.refuse(Refusal::new(Reason::ChainSignatureInvalid, detail));
         }
     });
 }
 
-fn log<B>(refusal: Refusal, peer: Option<&SpiffeId>, request: &Request<B>) -> Refusal {
+/// Tells the log and the events that a call was refused.
+fn report<B>(
+    mesh: &Mesh,
+    refusal: Refusal,
+    peer: Option<&SpiffeId>,
+    request: &Request<B>,
+) -> Refusal {
+    let method = loggable(request.method().as_str());
+    let path = loggable(request.uri().path());
     tracing::info!(
         peer = peer.map(tracing::field::display),
-        method = loggable(request.method().as_str()),
-        path = loggable(request.uri().path()),
+        method,
+        path,
         reason = %refusal.reason(),
         rule = refusal.rule(),
         limit = refusal.limit().map(tracing::field::display),
         detail = refusal.detail(),
-        "call refused"
+        "Call refused"
     );
+    mesh.event_log().write(Event::CallRefused {
+        caller: peer.cloned(),
+        action: format!("{method} {path}"),
+        reason: refusal.reason(),
+        detail: refusal.detail().to_owned(),
+    });
     refusal
 }
 

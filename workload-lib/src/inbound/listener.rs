@@ -7,21 +7,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::IncomingStream;
+use countersign_transport::error::Chain;
 use countersign_transport::tls::TlsIo;
 use countersign_transport::{Connection, TlsAcceptor, limits};
-use futures::Stream;
+use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::causes;
+use super::peer::PeerInfo;
 
 /// Accepted connections, for `tonic`'s `serve_with_incoming` (it is a stream) and for `axum::serve` (it is a listener).
 ///
 /// Either server must have [`Mesh::inbound_layer`](crate::Mesh::inbound_layer) as its outermost layer. Under axum, serve
-/// `router.into_make_service_with_connect_info::<AcceptedFrom>()`, so that the layer knows who is there.
+/// `router.into_make_service_with_connect_info::<PeerInfo>()`, so that the layer knows who is there.
 ///
 /// Chains come with certificates: allow headers of [`HEADER_BYTES`](crate::limits::HEADER_BYTES)
 /// (`http2_max_header_list_size` of tonic's server; axum's own server stops at 16 KiB, [`Mesh::serve`](crate::Mesh::serve) does not).
@@ -41,10 +41,6 @@ pub struct MeshIo {
     io: TlsIo<TcpStream>,
     connection: Arc<Connection>,
 }
-
-/// Who is at the other end, as axum's servers hand it to the layer.
-#[derive(Clone, Debug)]
-pub struct AcceptedFrom(pub(crate) Arc<Connection>);
 
 impl MeshListener {
     pub(crate) fn new(tcp: TcpListener, acceptor: TlsAcceptor) -> io::Result<Self> {
@@ -78,7 +74,7 @@ async fn accept(tcp: TcpListener, acceptor: TlsAcceptor, found: mpsc::Sender<Mes
         let (stream, address) = match tcp.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
+                tracing::warn!(%error, "Could not accept a connection");
                 // Out of file descriptors, most likely: connections that end make room.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -90,7 +86,7 @@ async fn accept(tcp: TcpListener, acceptor: TlsAcceptor, found: mpsc::Sender<Mes
             match acceptor.accept(stream, address).await {
                 Ok((io, connection)) => drop(found.send(MeshIo { io, connection }).await),
                 Err(error) => {
-                    tracing::debug!(%address, error = %causes::on_one_line(&error), "connection refused");
+                    tracing::debug!(%address, error = %Chain(&error), "Connection refused");
                 }
             }
             drop(slot);
@@ -106,6 +102,7 @@ impl Stream for MeshListener {
     }
 }
 
+#[cfg(feature = "axum")]
 impl axum::serve::Listener for MeshListener {
     type Io = MeshIo;
     type Addr = SocketAddr;
@@ -125,17 +122,21 @@ impl axum::serve::Listener for MeshListener {
     }
 }
 
-impl axum::extract::connect_info::Connected<IncomingStream<'_, MeshListener>> for AcceptedFrom {
-    fn connect_info(stream: IncomingStream<'_, MeshListener>) -> Self {
+#[cfg(feature = "axum")]
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, MeshListener>>
+    for PeerInfo
+{
+    fn connect_info(stream: axum::serve::IncomingStream<'_, MeshListener>) -> Self {
         Self(Arc::clone(&stream.io().connection))
     }
 }
 
+#[cfg(feature = "grpc")]
 impl tonic::transport::server::Connected for MeshIo {
-    type ConnectInfo = Arc<Connection>;
+    type ConnectInfo = PeerInfo;
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        Arc::clone(&self.connection)
+    fn connect_info(&self) -> PeerInfo {
+        PeerInfo(Arc::clone(&self.connection))
     }
 }
 

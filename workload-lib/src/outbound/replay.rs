@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
-use crate::BoxError;
+use crate::error::BoxError;
 
 /// How many bytes of a request body are kept for going out again.
 const MAX_REPLAY: usize = 64 * 1024;

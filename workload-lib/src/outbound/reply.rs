@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use crate::error::{Refused, RefusedBy};
+use crate::event::Event;
+use crate::mesh::Mesh;
+use crate::rpc_status;
 use axum::body::Body;
 use countersign_identity::SpiffeId;
 use countersign_mesh::Reason;
@@ -10,9 +14,6 @@ use http::HeaderMap;
 use http::header::RETRY_AFTER;
 use http::response::Parts;
 use http_body_util::{BodyExt as _, Limited};
-use tonic_types::StatusExt as _;
-
-use super::error::Refused;
 
 /// How much of a refusal's body is read for the log, in bytes.
 const MAX_PROBLEM: usize = 4 * 1024;
@@ -31,17 +32,14 @@ pub(super) fn refusal(head: &Parts) -> Option<Refused> {
         return Some(refused(reason, retry_after(&head.headers)));
     }
     let status = tonic::Status::from_header_map(&head.headers)?;
-    let info = status
-        .get_details_error_info()
-        .filter(|info| info.domain == ERROR_DOMAIN)?;
-    let retry_after = status
-        .get_details_retry_info()
-        .and_then(|info| info.retry_delay);
+    let (info, retry_after) =
+        rpc_status::details(&status).filter(|(info, _)| info.domain == ERROR_DOMAIN)?;
     Some(refused(Reason::from_wire(&info.reason), retry_after))
 }
 
 fn refused(reason: Reason, retry_after: Option<Duration>) -> Refused {
-    Refused::by_callee(reason, retry_after.map(|delay| delay.min(LONGEST_DELAY)))
+    let retry_after = retry_after.map(|delay| delay.min(LONGEST_DELAY));
+    Refused::new(reason, RefusedBy::Callee, retry_after)
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -54,8 +52,14 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-/// Logs what the callee says about its refusal.
-pub(super) async fn log(callee: &SpiffeId, refused: &Refused, head: &Parts, body: Body) {
+/// Tells the log and the events what the callee says about its refusal.
+pub(super) async fn report(
+    mesh: &Mesh,
+    callee: &SpiffeId,
+    refused: &Refused,
+    head: &Parts,
+    body: Body,
+) {
     let text = match tonic::Status::from_header_map(&head.headers) {
         Some(status) => status.message().to_owned(),
         None => {
@@ -68,7 +72,13 @@ pub(super) async fn log(callee: &SpiffeId, refused: &Refused, head: &Parts, body
             String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
         }
     };
-    tracing::warn!(%callee, reason = %refused.reason(), said = loggable(&text), "the callee refused the call");
+    let detail = loggable(&text);
+    tracing::warn!(%callee, reason = %refused.reason(), said = detail, "The callee refused the call");
+    mesh.event_log().write(Event::OwnCallRefused {
+        callee: Some(callee.clone()),
+        reason: refused.reason(),
+        detail,
+    });
 }
 
 #[cfg(test)]

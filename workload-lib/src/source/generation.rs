@@ -1,6 +1,7 @@
 //! One generation of this process's identity: an SVID with all that is made from it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use countersign_identity::tls::{
     ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, TlsContext, TlsVersions,
@@ -12,6 +13,7 @@ use countersign_transport::{Presented, SharedClock};
 use tokio::sync::watch;
 
 use super::Trust;
+use crate::svid::Svid;
 
 /// What listeners present, as it changes.
 pub(crate) type Presenting = watch::Receiver<Option<Arc<Presented>>>;
@@ -22,9 +24,11 @@ pub(crate) type Presenting = watch::Receiver<Option<Arc<Presented>>>;
 pub(crate) struct Generation {
     number: u64,
     svid: X509Svid,
+    shown: Arc<Svid>,
     signer: SigningIdentity,
     presented: Arc<Presented>,
     tls: TlsContext,
+    outdated: AtomicBool,
 }
 
 impl Generation {
@@ -55,10 +59,12 @@ impl Generation {
         });
         Ok(Self {
             number,
+            shown: Svid::of(&svid),
             svid,
             signer,
             presented,
             tls,
+            outdated: AtomicBool::new(false),
         })
     }
 
@@ -69,6 +75,21 @@ impl Generation {
 
     pub(crate) const fn svid(&self) -> &X509Svid {
         &self.svid
+    }
+
+    /// The SVID as the application sees it.
+    pub(crate) const fn shown(&self) -> &Arc<Svid> {
+        &self.shown
+    }
+
+    /// Notes that an authority was removed: connections from before may have been verified under it.
+    pub(super) fn outdate(&self) {
+        self.outdated.store(true, Ordering::Release);
+    }
+
+    /// Whether an authority was removed since connections of this generation began to be made.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::Acquire)
     }
 
     /// Signs the links of the calls that go out under this generation.

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_identity::{KeyType, PrivateKey, SigningKey as _, SpiffeId, X509Svid};
 
-use crate::world::NOW;
+use crate::fixture::NOW;
 
 /// The action of most tests.
 pub(crate) const TASKS: &str = "POST /tasks";

@@ -38,7 +38,7 @@ impl Health for Healthy {
         match request.get_ref().service.as_str() {
             "never" => std::future::pending().await,
             _ => Ok(Response::new(verdict(
-                Context::of(request.extensions()).as_ref(),
+                Context::from_extensions(request.extensions()).as_ref(),
             ))),
         }
     }

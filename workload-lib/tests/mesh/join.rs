@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign::{Join, JoinError, Mesh, Which};
+use countersign::{Event, JoinError, Mesh, MeshBuilder, SvidPicker};
 use countersign_identity::{KeyType, PrivateKey, X509Svid};
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Says, svids};
+use crate::fixture::{Authority, HOUR, OPEN, World, now, report};
 use crate::forge::Forge;
-use crate::world::{Authority, HOUR, OPEN, World, now, report};
 
 /// A folder with a policy file, for a node agent's socket.
 fn folder(policy: &str) -> (TempDir, PathBuf) {
@@ -20,7 +20,7 @@ fn folder(policy: &str) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn join(world: &World, agent: &Agent, policy: &PathBuf) -> Join {
+fn join(world: &World, agent: &Agent, policy: &PathBuf) -> MeshBuilder {
     Mesh::join()
         .endpoint(&agent.endpoint)
         .policy_file(policy)
@@ -39,13 +39,14 @@ async fn a_workload_joins_once_its_node_agent_knows_it() {
         .say
         .send_replace(svids(&[(&planner, "")], &world.bundles));
     let mesh = joining.await.unwrap().unwrap();
-    assert_eq!(mesh.id().unwrap(), *planner.id());
-    assert_eq!(mesh.not_after().unwrap(), planner.not_after());
+    assert_eq!(mesh.svid().unwrap().id(), planner.id());
+    assert_eq!(mesh.svid().unwrap().not_after(), planner.not_after());
 
     let coder = world.member("coder").await;
     let client = mesh
-        .callee(coder.id.as_str())
-        .at(&format!("https://{}", coder.address))
+        .client(coder.id.as_str())
+        .unwrap()
+        .at(format!("https://{}", coder.address))
         .unwrap();
     assert_eq!(report(&client, "").await, "done");
 }
@@ -61,12 +62,15 @@ async fn of_several_svids_the_one_that_was_asked_for_is_used() {
     );
     let id_of = |which| {
         let join = join(&world, &agent, &policy).svid(which);
-        async move { join.await.unwrap().id().unwrap() }
+        async move { join.await.unwrap().svid().unwrap().id().clone() }
     };
-    assert_eq!(id_of(Which::First).await, *one.id());
-    assert_eq!(id_of(Which::Id(two.id().clone())).await, *two.id());
-    assert_eq!(id_of(Which::Hint("second".to_owned())).await, *two.id());
-    let missing = join(&world, &agent, &policy).svid(Which::Hint("third".to_owned()));
+    assert_eq!(id_of(SvidPicker::First).await, *one.id());
+    assert_eq!(id_of(SvidPicker::Id(two.id().clone())).await, *two.id());
+    assert_eq!(
+        id_of(SvidPicker::Hint("second".to_owned())).await,
+        *two.id()
+    );
+    let missing = join(&world, &agent, &policy).svid(SvidPicker::Hint("third".to_owned()));
     let error = missing.wait(Duration::from_millis(300)).await.unwrap_err();
     assert!(
         error
@@ -77,50 +81,120 @@ async fn of_several_svids_the_one_that_was_asked_for_is_used() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_said() {
+async fn a_workload_without_an_entry_is_told_so() {
     let world = World::new(OPEN);
-    let (folder, policy) = folder("allow \"broken\" {\n  from = []\n}\n");
-    let wait = Duration::from_millis(300);
+    let (folder, policy) = folder(OPEN);
     let agent = Agent::start(&folder, Says::NoIdentity);
-
+    let wait = Duration::from_millis(300);
     let error = join(&world, &agent, &policy).wait(wait).await.unwrap_err();
     assert!(matches!(error, JoinError::NoIdentity { .. }), "{error}");
     assert!(error.to_string().contains("no identity issued"), "{error}");
-
-    agent
-        .say
-        .send_replace(svids(&[(&world.home.svid("planner"), "")], &world.bundles));
-    let error = join(&world, &agent, &policy).wait(wait).await.unwrap_err();
-    assert!(matches!(error, JoinError::NoPolicy { .. }), "{error}");
-    assert!(
-        error.to_string().contains("mesh.hcl") && error.to_string().contains("2:"),
-        "{error}"
-    );
-
-    let error = join(&world, &agent, &policy.join("none"))
-        .wait(wait)
-        .await
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("could not read the policy file"),
-        "{error}"
-    );
-
-    let error = join(&world, &agent, &policy)
-        .endpoint("unix:///nowhere/agent.sock")
-        .wait(wait)
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("/nowhere/agent.sock"), "{error}");
-    let error = join(&world, &agent, &policy)
-        .endpoint("https://x")
-        .await
-        .unwrap_err();
-    assert!(matches!(error, JoinError::BadEndpoint { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_sign_chains_is_refused_at_once_with_the_setting_named() {
+async fn a_policy_that_is_missing_or_has_errors_fails_at_once() {
+    let world = World::new(OPEN);
+    let (folder, policy) = folder("allow \"broken\" {\n  from = []\n}\n");
+    // The node agent never answers: the policy alone decides.
+    let agent = Agent::start(&folder, Says::NotYet);
+    let hour = Duration::from_secs(3600);
+    let error = join(&world, &agent, &policy).wait(hour).await.unwrap_err();
+    assert!(matches!(error, JoinError::Policy(_)), "{error}");
+    let text = format!("{error:?}");
+    assert!(text.contains("mesh.hcl") && text.contains("2:"), "{text}");
+
+    let missing = policy.with_extension("none");
+    let error = join(&world, &agent, &missing).wait(hour).await.unwrap_err();
+    let text = format!("{error:?}");
+    assert!(text.contains("could not read the policy file"), "{text}");
+    assert!(text.contains("mesh.none"), "{text}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_waiting_cannot_mend_fails_at_once() {
+    let world = World::new(OPEN);
+    let (folder, policy) = folder(OPEN);
+    let agent = Agent::start(&folder, Says::NotYet);
+    let hour = Duration::from_secs(3600);
+    let at = |endpoint: String| {
+        let join = join(&world, &agent, &policy).endpoint(endpoint).wait(hour);
+        async move { join.await.unwrap_err() }
+    };
+    let error = at("https://x".to_owned()).await;
+    assert!(
+        matches!(error, JoinError::InvalidEndpoint { .. }),
+        "{error}"
+    );
+    let error = at(format!("unix://{}", policy.display())).await;
+    assert!(matches!(error, JoinError::NotASocket(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_agent_that_is_away_fails_after_a_second() {
+    let world = World::new(OPEN);
+    let (folder, policy) = folder(OPEN);
+    let agent = Agent::start(&folder, Says::NotYet);
+    let joining = join(&world, &agent, &policy).endpoint("unix:///nowhere/agent.sock");
+    let mut events = joining.events();
+    let error = joining.await.unwrap_err();
+    assert!(matches!(error, JoinError::NoNodeAgent { .. }), "{error}");
+    assert!(error.to_string().contains("/nowhere/agent.sock"), "{error}");
+    assert!(error.to_string().contains("No such file"), "{error}");
+    let mut waiting = false;
+    while let Some(event) = events.next().await {
+        waiting |= matches!(event, Event::Waiting { why } if why.contains("/nowhere/agent.sock"));
+    }
+    assert!(waiting, "what it waits for is an event");
+}
+
+#[tokio::test]
+async fn a_node_agent_that_starts_later_is_waited_for() {
+    let world = World::new(OPEN);
+    let (folder, policy) = folder(OPEN);
+    let planner = world.home.svid("planner");
+    let path = folder.path().join("agent.sock");
+    let joining = Mesh::join()
+        .endpoint(format!("unix://{}", path.display()))
+        .policy_file(&policy)
+        .clock(Arc::new(world.clock.clone()))
+        .wait(Duration::from_secs(60));
+    let mut events = joining.events();
+    let joining = tokio::spawn(joining.into_future());
+    while !matches!(events.next().await, Some(Event::Waiting { .. })) {}
+    let _agent = Agent::start(&folder, svids(&[(&planner, "")], &world.bundles));
+    let mesh = joining.await.unwrap().unwrap();
+    assert_eq!(mesh.svid().unwrap().id(), planner.id());
+}
+
+#[tokio::test]
+async fn events_tell_what_a_log_would() {
+    let world = World::new(OPEN);
+    let (folder, policy) = folder(OPEN);
+    let first = world.home.svid("planner");
+    let agent = Agent::start(&folder, svids(&[(&first, "")], &world.bundles));
+    let mesh = join(&world, &agent, &policy).await.unwrap();
+    let mut events = mesh.events();
+    let mut seen = async |wanted: fn(&Event) -> bool| {
+        while !wanted(&events.next().await.expect("the mesh is there")) {}
+    };
+    let second = world.home.svid("planner");
+    agent
+        .say
+        .send_replace(svids(&[(&second, "")], &world.bundles));
+    seen(|event| matches!(event, Event::PolicyInForce { .. })).await;
+    // From before and after the rotation.
+    seen(|event| matches!(event, Event::SvidInUse(_))).await;
+    seen(|event| matches!(event, Event::SvidInUse(_))).await;
+    std::fs::write(&policy, "nonsense").unwrap();
+    seen(|event| matches!(event, Event::PolicyRefused(_))).await;
+    agent.say.send_replace(Says::NoIdentity);
+    seen(|event| matches!(event, Event::IdentityWithdrawn { .. })).await;
+    drop(mesh);
+    assert!(events.next().await.is_none(), "its end is the mesh's");
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_sign_chains_fails_with_the_setting_named() {
     let world = World::new(OPEN);
     let (folder, policy) = folder(OPEN);
     let key = PrivateKey::generate(KeyType::Rsa2048).unwrap();
@@ -139,7 +213,7 @@ async fn a_key_that_cannot_sign_chains_is_refused_at_once_with_the_setting_named
 }
 
 #[tokio::test]
-async fn case_15_an_svid_that_the_node_agent_rotates_is_taken_over_and_survives_the_node_agent() {
+async fn case_15_a_rotated_svid_is_used_and_outlives_the_node_agent() {
     let world = World::new(OPEN);
     let (folder, policy) = folder(OPEN);
     let first = world.home.svid("planner");
@@ -147,18 +221,19 @@ async fn case_15_an_svid_that_the_node_agent_rotates_is_taken_over_and_survives_
     let mesh = join(&world, &agent, &policy).await.unwrap();
     let coder = world.member("coder").await;
     let client = mesh
-        .callee(coder.id.as_str())
-        .at(&format!("https://{}", coder.address))
+        .client(coder.id.as_str())
+        .unwrap()
+        .at(format!("https://{}", coder.address))
         .unwrap();
 
     let rotate = async |agent: &Agent| {
         let next = world.home.svid("planner");
-        let (serial, _) = tokio::join!(mesh.rotated(), async {
+        let (svid, _) = tokio::join!(mesh.updated(), async {
             agent
                 .say
                 .send_replace(svids(&[(&next, "")], &world.bundles));
         });
-        assert_eq!(serial.unwrap(), next.leaf().serial);
+        assert_eq!(svid.unwrap().serial(), next.leaf().serial);
         assert_eq!(report(&client, "").await, "done");
     };
     rotate(&agent).await;
@@ -174,31 +249,31 @@ async fn case_15_an_svid_that_the_node_agent_rotates_is_taken_over_and_survives_
 }
 
 #[tokio::test]
-async fn an_identity_that_the_node_agent_withdraws_is_gone_until_it_comes_back() {
+async fn a_withdrawn_identity_is_gone_until_it_comes_back() {
     let world = World::new(OPEN);
     let (folder, policy) = folder(OPEN);
     let svid = world.home.svid("planner");
     let agent = Agent::start(&folder, svids(&[(&svid, "")], &world.bundles));
     let mesh = join(&world, &agent, &policy).await.unwrap();
     agent.say.send_replace(Says::NoIdentity);
-    while mesh.id().is_ok() {
+    while mesh.svid().is_ok() {
         tokio::task::yield_now().await;
     }
     assert!(
-        mesh.id()
+        mesh.svid()
             .unwrap_err()
             .to_string()
             .contains("no identity issued")
     );
-    let again = mesh.rotated();
+    let again = mesh.updated();
     agent
         .say
         .send_replace(svids(&[(&svid, "")], &world.bundles));
-    assert_eq!(again.await.unwrap(), svid.leaf().serial);
+    assert_eq!(again.await.unwrap().serial(), svid.leaf().serial);
 }
 
 #[tokio::test]
-async fn a_policy_that_changes_is_read_again_and_a_bad_one_leaves_the_last_good_one() {
+async fn a_changed_policy_is_read_and_a_bad_one_changes_nothing() {
     let world = World::new(OPEN);
     let (folder, policy) = folder(OPEN);
     let svid = world.home.svid("planner");
@@ -206,8 +281,9 @@ async fn a_policy_that_changes_is_read_again_and_a_bad_one_leaves_the_last_good_
     let mesh = join(&world, &agent, &policy).await.unwrap();
     let coder = world.member("coder").await;
     let client = mesh
-        .callee(coder.id.as_str())
-        .at(&format!("https://{}", coder.address))
+        .client(coder.id.as_str())
+        .unwrap()
+        .at(format!("https://{}", coder.address))
         .unwrap();
     assert_eq!(report(&client, "").await, "done");
 
@@ -238,7 +314,7 @@ async fn a_policy_that_changes_is_read_again_and_a_bad_one_leaves_the_last_good_
 }
 
 #[tokio::test]
-async fn what_an_authority_vouched_for_is_forgotten_when_it_is_removed() {
+async fn a_removed_authoritys_signatures_are_forgotten() {
     let other = Authority::new("other.org");
     let text = OPEN.replace("spiffe://ai-agents.org/rogue", "spiffe://other.org/planner");
     let mut world = World::new(&text);

@@ -12,14 +12,17 @@
 )]
 
 mod agent;
-mod case_01_to_04;
-mod case_05_to_07;
-mod case_08_to_11;
-mod case_12_to_14;
-mod case_15_to_16;
+mod canonical_form;
+mod fixture;
 mod forge;
+mod forged_chain;
+mod front_page;
 mod grpc;
 mod join;
+mod loop_and_budget;
+mod own_stack;
+mod peer_identity;
 mod removed_authority;
+mod rotation_and_layer;
+mod test_mesh;
 mod wire;
-mod world;

@@ -69,10 +69,11 @@ impl Part {
 
     /// The SVID in use.
     pub(super) fn svid(&self) -> anyhow::Result<Svid> {
+        let svid = self.mesh.svid()?;
         Ok(Svid {
-            id: self.mesh.id()?.to_string(),
-            serial: self.mesh.serial()?,
-            not_after: self.mesh.not_after()?.as_secs(),
+            id: svid.id().to_string(),
+            serial: svid.serial().to_owned(),
+            not_after: svid.not_after().as_secs(),
         })
     }
 
@@ -117,8 +118,8 @@ impl Part {
     fn connect(&self, callee: Name, place: SocketAddr) -> anyhow::Result<CalleeClient> {
         Ok(self
             .mesh
-            .callee(callee.id())
-            .at(&format!("https://{place}"))?)
+            .client(callee.id())?
+            .at(format!("https://{place}"))?)
     }
 
     /// Makes a call through the library and tells what came of it.

@@ -9,8 +9,8 @@ use countersign::{Chain, Context, Mesh, Reason};
 use futures::StreamExt as _;
 use tokio::sync::oneshot;
 
+use crate::fixture::{Member, OPEN, World, report, text_of};
 use crate::forge::{Claims, Forge};
-use crate::world::{Member, OPEN, World, report, text_of};
 
 #[tokio::test]
 async fn case_08_loops_are_refused_before_they_are_sent() {
@@ -36,7 +36,7 @@ async fn case_08_loops_are_refused_before_they_are_sent() {
 }
 
 #[tokio::test]
-async fn case_08_loops_that_are_sent_all_the_same_are_refused_by_the_callee() {
+async fn case_08_loops_that_are_sent_are_refused_by_the_callee() {
     let world = World::new(OPEN);
     let planner = world.member("planner").await;
     let (coder, reviewer) = (world.home.svid("coder"), world.home.svid("reviewer"));
@@ -67,7 +67,7 @@ async fn case_08_loops_that_are_sent_all_the_same_are_refused_by_the_callee() {
 }
 
 #[tokio::test]
-async fn case_08_with_reentry_1_a_workload_may_be_called_once_more_and_call_on() {
+async fn case_08_with_reentry_1_a_workload_may_be_called_again_once() {
     let policy = OPEN.replace("actions", "reentry = 1\n actions");
     let world = World::new(&policy);
     let planner = world.member("planner").await;
@@ -81,7 +81,7 @@ async fn case_08_with_reentry_1_a_workload_may_be_called_once_more_and_call_on()
 }
 
 #[tokio::test]
-async fn case_09_five_hops_pass_with_the_defaults_and_the_sixth_does_not() {
+async fn case_09_five_hops_pass_by_default_and_the_sixth_does_not() {
     let world = World::new(OPEN);
     let planner = world.member("planner").await;
     let mut members = Vec::new();
@@ -110,7 +110,7 @@ async fn case_09_five_hops_pass_with_the_defaults_and_the_sixth_does_not() {
 }
 
 #[tokio::test]
-async fn case_09_the_65th_call_of_one_edge_in_one_chain_is_chain_budget_exhausted() {
+async fn case_09_the_65th_call_of_an_edge_in_one_chain_is_refused() {
     let world = World::new(OPEN);
     let (planner, coder) = (world.member("planner").await, world.member("coder").await);
     let chain = Chain::start(&planner.mesh).unwrap();
@@ -160,7 +160,7 @@ async fn siblings(
 }
 
 #[tokio::test]
-async fn case_10_siblings_over_the_parents_budget_are_chain_budget_exhausted() {
+async fn case_10_siblings_over_the_parents_budget_are_refused() {
     let world = World::new(OPEN);
     let planner = world.home.svid("planner");
     let (rogue, victim) = (world.member("scraper").await, world.member("victim").await);
@@ -170,7 +170,7 @@ async fn case_10_siblings_over_the_parents_budget_are_chain_budget_exhausted() {
 }
 
 #[tokio::test]
-async fn case_10_two_colluders_get_no_more_than_the_budget_of_the_last_honest_link() {
+async fn case_10_colluders_get_the_budget_of_the_last_honest_link() {
     let world = World::new(OPEN);
     let planner = world.home.svid("planner");
     let (one, two) = (world.member("scraper").await, world.member("fetcher").await);
@@ -194,7 +194,7 @@ fn doubling(mesh: Mesh, next: Option<(String, String)>, served: Arc<AtomicUsize>
         async move {
             served.fetch_add(1, Ordering::SeqCst);
             if let Some((id, address)) = next {
-                let client = mesh.callee(id).at(&address).unwrap();
+                let client = mesh.client(id).unwrap().at(&address).unwrap();
                 let twice = futures::future::join(report(&client, ""), report(&client, ""));
                 let _ = twice.await;
             }
@@ -302,7 +302,8 @@ async fn case_11_a_task_that_lost_its_context_is_origination_denied() {
     let coder = world
         .member_with("coder", move |mesh| {
             let client = mesh
-                .callee("spiffe://ai-agents.org/tester")
+                .client("spiffe://ai-agents.org/tester")
+                .unwrap()
                 .at(&tester)
                 .unwrap();
             axum::Router::new().fallback(move || {
@@ -344,7 +345,8 @@ async fn case_11_a_context_is_there_in_the_response_body() {
     let coder = world
         .member_with("coder", move |mesh| {
             let client = mesh
-                .callee("spiffe://ai-agents.org/tester")
+                .client("spiffe://ai-agents.org/tester")
+                .unwrap()
                 .at(&address)
                 .unwrap();
             axum::Router::new().fallback(move || {
@@ -395,7 +397,7 @@ async fn a_spawned_task_ends_with_the_call_it_belongs_to() {
 }
 
 #[tokio::test]
-async fn a_request_that_its_caller_cancels_takes_its_handler_and_its_tasks_along() {
+async fn a_cancelled_request_takes_its_handler_and_tasks_along() {
     struct Dropped(Option<oneshot::Sender<()>>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -456,8 +458,9 @@ async fn a_request_goes_to_the_callee_of_its_client_and_nowhere_else() {
     let tester = world.member("tester").await;
     let wrong = planner
         .mesh
-        .callee(coder.id.as_str())
-        .at(&format!("https://{}", tester.address))
+        .client(coder.id.as_str())
+        .unwrap()
+        .at(format!("https://{}", tester.address))
         .unwrap();
     let error = wrong
         .http()

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SPIFFE_ENDPOINT_SOCKET=unix:///run/countersign/agent.sock COUNTERSIGN_POLICY=mesh.hcl \
-//!     caller spiffe://ai-agents.org/coder/1 https://10.0.0.7:8443 "first task" "second task"
+//!     originator spiffe://ai-agents.org/coder/1 https://10.0.0.7:8443 "first task" "second task"
 //! ```
 //!
 //! Without tasks it asks the callee's gRPC health service instead.
@@ -17,7 +17,7 @@ use countersign_proto::grpc::health::v1::health_client::HealthClient;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().init();
-    let usage = "usage: caller CALLEE_ID CALLEE_ADDRESS [TASK]...";
+    let usage = "usage: originator CALLEE_ID CALLEE_ADDRESS [TASK]...";
     let mut arguments = std::env::args().skip(1);
     let (callee, address) = (
         arguments.next().context(usage)?,
@@ -26,7 +26,7 @@ async fn main() -> anyhow::Result<()> {
     let tasks: Vec<String> = arguments.collect();
 
     let mesh = Mesh::join().await?;
-    let coder = mesh.callee(callee).at(&address)?;
+    let coder = mesh.client(callee)?.at(address)?;
     let work = Chain::start(&mesh)?;
     let Some(count) = u16::try_from(tasks.len()).ok().and_then(NonZeroU16::new) else {
         let mut health = HealthClient::new(coder.grpc());
@@ -34,9 +34,9 @@ async fn main() -> anyhow::Result<()> {
             .scope(health.check(HealthCheckRequest::default()))
             .await
         {
-            Ok(answer) => tracing::info!(status = answer.into_inner().status, "healthy"),
+            Ok(answer) => tracing::info!(status = answer.into_inner().status, "Healthy"),
             Err(status) => tracing::warn!(
-                reason = Refused::of(&status).map(|r| r.reason().as_str()),
+                reason = Refused::try_from(&status).ok().map(|r| r.reason().as_str()),
                 "{}",
                 status.message()
             ),
@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
         match work.scope(coder.http().send(request)).await {
             Ok(answer) => {
                 let text = axum::body::to_bytes(answer.into_body(), 1024 * 1024).await?;
-                tracing::info!(answer = %String::from_utf8_lossy(&text), "done");
+                tracing::info!(answer = %String::from_utf8_lossy(&text), "Done");
             }
             // A sentence that can be given to a model as it is.
             Err(CallError::Refused(refused)) => {
@@ -59,6 +59,6 @@ async fn main() -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    tracing::info!(left = work.context().remaining(), "calls left");
+    tracing::info!(left = work.context().remaining(), "Calls left");
     Ok(())
 }

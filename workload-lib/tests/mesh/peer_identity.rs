@@ -17,8 +17,8 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use tower::{Layer as _, ServiceExt as _};
 
+use crate::fixture::{Authority, HOUR, NOW, OPEN, Raw, World, now, ok, task_request};
 use crate::forge::{Forge, Style};
-use crate::world::{Authority, HOUR, NOW, OPEN, Raw, World, now, ok, task_request};
 
 fn pay_policy(from: &str) -> String {
     format!(
@@ -89,7 +89,7 @@ async fn case_12_paths_match_whole_segments_in_their_one_spelling() {
 }
 
 #[tokio::test]
-async fn case_12_another_trust_domain_or_no_rule_at_all_is_edge_denied() {
+async fn case_12_another_trust_domain_or_no_rule_is_edge_denied() {
     let other = Authority::new("other.org");
     let mut world = World::new(&pay_policy("spiffe://ai-agents.org/planner"));
     world.bundles.insert(Arc::new(other.bundle()));
@@ -144,7 +144,7 @@ async fn case_12_forwarded_client_certificates_change_nothing() {
 }
 
 #[tokio::test]
-async fn case_12_certificates_that_are_no_svids_do_not_get_through_tls() {
+async fn case_12_certificates_that_are_no_svids_fail_the_handshake() {
     let mut world = World::new(OPEN);
     let crafted = Crafted::new();
     world.bundles = crafted.bundles(&world);
@@ -168,7 +168,7 @@ async fn case_12_certificates_that_are_no_svids_do_not_get_through_tls() {
             &coder.address.to_string(),
             Arc::new(world.clock.clone()),
         );
-        let pool: crate::world::Pool =
+        let pool: crate::fixture::Pool =
             hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
                 .build(connector);
         let failed = pool.request(task_request(&coder, &[])).await;
@@ -324,7 +324,7 @@ async fn case_13_a_peer_without_an_edge_costs_no_decoding() {
 }
 
 #[tokio::test]
-async fn case_13_refused_requests_exhaust_only_the_peers_own_failure_bucket() {
+async fn case_13_refusals_exhaust_only_the_peers_own_failure_bucket() {
     let world = World::new(OPEN);
     let coder = world.member("coder").await;
     let planner = world.home.svid("planner");
@@ -350,7 +350,7 @@ async fn case_13_refused_requests_exhaust_only_the_peers_own_failure_bucket() {
 }
 
 #[tokio::test]
-async fn case_13_one_peers_flood_leaves_anothers_new_chains_and_share_alone() {
+async fn case_13_one_peers_flood_leaves_anothers_quota_alone() {
     let policy = r#"
 originate "starters" {
   workloads  = ["spiffe://ai-agents.org/planner", "spiffe://ai-agents.org/rogue"]
@@ -393,7 +393,7 @@ allow "all" {
 }
 
 #[tokio::test]
-async fn case_13_neither_fresh_keys_nor_a_clock_that_goes_back_refill_anything() {
+async fn case_13_neither_new_keys_nor_a_clock_set_back_refill() {
     let world = World::new(&OPEN.replacen(
         "1000/s burst 1000\"\n}\nallow",
         "1/h burst 1\"\n}\nallow",
@@ -426,7 +426,7 @@ async fn case_13_neither_fresh_keys_nor_a_clock_that_goes_back_refill_anything()
 }
 
 #[tokio::test]
-async fn case_14_a_foreign_certificate_over_the_same_key_does_not_disturb() {
+async fn case_14_a_foreign_certificate_of_the_same_key_is_ignored() {
     let other = Authority::new("other.org");
     let mut world = World::new(OPEN);
     world.bundles.insert(Arc::new(other.bundle()));
@@ -477,7 +477,7 @@ fn certs(leaves: &[Vec<u8>]) -> String {
 }
 
 #[tokio::test]
-async fn case_14_a_link_of_a_trust_domain_without_a_bundle_is_chain_signature_invalid() {
+async fn case_14_a_link_from_a_domain_without_a_bundle_is_refused() {
     let other = Authority::new("other.org");
     let policy = OPEN.replace("spiffe://ai-agents.org/rogue", "spiffe://other.org/planner");
     let world = World::new(&policy);
@@ -493,7 +493,7 @@ async fn case_14_a_link_of_a_trust_domain_without_a_bundle_is_chain_signature_in
 }
 
 #[tokio::test]
-async fn case_14_a_leaf_that_expired_since_its_link_was_made_passes_in_an_earlier_link() {
+async fn case_14_an_earlier_links_leaf_may_expire_after_signing() {
     let world = World::new(OPEN);
     let coder = world.home.svid("coder");
     let reviewer = world.member("reviewer").await;
@@ -531,7 +531,7 @@ async fn case_14_a_leaf_that_expired_since_its_link_was_made_passes_in_an_earlie
 }
 
 #[tokio::test]
-async fn case_14_a_connection_whose_own_leaf_expired_is_no_peer_identity() {
+async fn case_14_a_connection_with_an_expired_leaf_has_no_identity() {
     let world = World::new(OPEN);
     let (planner, coder) = (world.home.svid("planner"), world.home.svid("coder"));
     let connection = world.connection(&planner, &coder);

@@ -1,7 +1,7 @@
 //! A gRPC service in the mesh: the health protocol, answered to workloads that policy allows.
 //!
 //! ```text
-//! SPIFFE_ENDPOINT_SOCKET=unix:///run/countersign/agent.sock COUNTERSIGN_POLICY=mesh.hcl tonic_callee 0.0.0.0:8443
+//! SPIFFE_ENDPOINT_SOCKET=unix:///run/countersign/agent.sock COUNTERSIGN_POLICY=mesh.hcl tonic_agent 0.0.0.0:8443
 //! ```
 //!
 //! The policy's action for it is `/grpc.health.v1.Health/*`.
@@ -16,7 +16,6 @@ use countersign_proto::grpc::health::v1::{
     HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
 };
 use futures::Stream;
-use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 #[tokio::main]
@@ -24,12 +23,12 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().init();
     let listen = std::env::args()
         .nth(1)
-        .context("usage: tonic_callee LISTEN")?;
+        .context("usage: tonic_agent LISTEN")?;
     let mesh = Mesh::join().await?;
-    let router = Routes::new(mesh.grpc(HealthServer::new(Healthy))).into_axum_router();
     let listener = tokio::net::TcpListener::bind(listen).await?;
-    tracing::info!(id = %mesh.id()?, address = %listener.local_addr()?, "serving");
-    mesh.serve(listener, router).await;
+    tracing::info!(id = %mesh.svid()?.id(), address = %listener.local_addr()?, "Serving");
+    mesh.serve(listener, mesh.grpc(HealthServer::new(Healthy)))
+        .await?;
     Ok(())
 }
 
@@ -48,9 +47,9 @@ impl Health for Healthy {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         // The same context is in the request and around the handler.
-        if let Some(context) = Context::of(request.extensions()) {
+        if let Some(context) = Context::from_extensions(request.extensions()) {
             let members: Vec<_> = context.members().map(ToString::to_string).collect();
-            tracing::info!(chain = %context.chain_id(), through = members.join(" > "), "checked");
+            tracing::info!(chain = %context.chain_id(), through = members.join(" > "), "Checked");
         }
         Ok(Response::new(serving()))
     }

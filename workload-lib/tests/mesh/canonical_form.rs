@@ -8,8 +8,8 @@ use countersign::Reason;
 use countersign_identity::X509Svid;
 use countersign_proto::grpc::health::v1::health_server::HealthServer;
 
+use crate::fixture::{Member, NOW, OPEN, Raw, World, report};
 use crate::forge::{self, Claims, Forge, Style, TASKS, bytes, head, int, text};
-use crate::world::{Member, NOW, OPEN, Raw, World, report};
 
 /// A callee, a caller, and a chain whose first signature nobody can check: any cryptography would answer with another
 /// reason than `chain_malformed`.
@@ -287,7 +287,7 @@ async fn case_06_signatures_have_one_form() {
 }
 
 #[tokio::test]
-async fn case_06_an_algorithm_that_the_key_does_not_imply_is_chain_signature_invalid() {
+async fn case_06_an_algorithm_that_the_key_does_not_imply_is_refused() {
     let form = Form::new().await;
     let style = Style {
         alg: Some(-35),
@@ -327,7 +327,7 @@ async fn case_06_an_altered_byte_in_an_earlier_link_is_refused() {
 }
 
 #[tokio::test]
-async fn case_06_with_verify_always_an_altered_byte_anywhere_is_refused() {
+async fn case_06_with_verify_always_any_altered_byte_is_refused() {
     let world = World::new(&format!("defaults {{ verify = \"always\" }}\n{OPEN}"));
     let planner = world.home.svid("planner");
     let coder = world.member("coder").await;
@@ -347,7 +347,7 @@ async fn case_06_with_verify_always_an_altered_byte_anywhere_is_refused() {
 }
 
 #[tokio::test]
-async fn case_06_a_false_last_signature_that_may_wait_is_refused_before_anything_is_appended() {
+async fn case_06_a_false_last_signature_fails_before_the_next_link() {
     let world = World::new(OPEN);
     let planner = world.home.svid("planner");
     let (coder, reviewer) = (world.member("coder").await, world.member("reviewer").await);
@@ -359,7 +359,7 @@ async fn case_06_a_false_last_signature_that_may_wait_is_refused_before_anything
     let value = Some(forge::byte_sequence(&[head(4, 1), link].concat()));
 
     // The handler calls on: the check fails before a link is made, and the exchange ends with that reason.
-    let mut request = crate::world::task_request(&coder, &[("agent-chain", value)]);
+    let mut request = crate::fixture::task_request(&coder, &[("agent-chain", value)]);
     *request.body_mut() = http_body_util::Full::from("reviewer");
     let answer = raw.send(&coder, request).await.unwrap();
     answer.is_refused(Reason::ChainSignatureInvalid);
@@ -367,7 +367,7 @@ async fn case_06_a_false_last_signature_that_may_wait_is_refused_before_anything
 }
 
 #[tokio::test]
-async fn case_07_an_action_that_differs_from_the_request_is_action_denied() {
+async fn case_07_an_action_unlike_the_request_is_action_denied() {
     let world = World::new(OPEN);
     let planner = world.home.svid("planner");
     let coder = world.member("coder").await;
@@ -385,7 +385,7 @@ async fn case_07_an_action_that_differs_from_the_request_is_action_denied() {
     }
     // And a request that no rule allows, rightly signed.
     let chain = Forge::start_with(&planner, &coder.id, |c| c.action = "GET /tasks".to_owned());
-    let mut request = crate::world::task_request(&coder, &[("agent-chain", Some(chain.http()))]);
+    let mut request = crate::fixture::task_request(&coder, &[("agent-chain", Some(chain.http()))]);
     *request.method_mut() = http::Method::GET;
     raw.send(&coder, request)
         .await
@@ -393,7 +393,7 @@ async fn case_07_an_action_that_differs_from_the_request_is_action_denied() {
         .is_refused(Reason::ActionDenied);
     // The query is no part of the action.
     let chain = Forge::start(&planner, &coder.id);
-    let mut request = crate::world::task_request(&coder, &[("agent-chain", Some(chain.http()))]);
+    let mut request = crate::fixture::task_request(&coder, &[("agent-chain", Some(chain.http()))]);
     *request.uri_mut() = format!("https://{}/tasks?model=small", coder.address)
         .parse()
         .unwrap();
@@ -421,7 +421,7 @@ async fn case_07_a_grpc_path_under_another_content_type_is_415() {
     ] {
         let chain = Forge::start_with(&planner, &coder.id, |c| c.action = format!("POST {path}"));
         let mut request =
-            crate::world::task_request(&coder, &[("agent-chain", Some(chain.http()))]);
+            crate::fixture::task_request(&coder, &[("agent-chain", Some(chain.http()))]);
         *request.uri_mut() = format!("https://{}{path}", coder.address).parse().unwrap();
         request
             .headers_mut()
@@ -435,8 +435,9 @@ async fn case_07_a_grpc_path_under_another_content_type_is_415() {
     }
     let (mesh, _feed) = world.mesh(planner);
     let client = mesh
-        .callee(coder.id.as_str())
-        .at(&format!("https://{}", coder.address))
+        .client(coder.id.as_str())
+        .unwrap()
+        .at(format!("https://{}", coder.address))
         .unwrap();
     assert_eq!(crate::grpc::check(&client).await.unwrap(), "SERVING");
     assert_eq!(

@@ -1,15 +1,19 @@
-//! A mesh without a node agent, for tests: the identity comes from the test itself.
+//! A mesh whose SVIDs and bundles are made elsewhere: for this project's own tests, which need bad ones too.
 
 use std::sync::Arc;
 
 use countersign_identity::{BundleSet, X509Svid};
 use countersign_mesh::Policy;
 use countersign_transport::SharedClock;
+use countersign_transport::error::Chain;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::event::EventLog;
 use crate::mesh::Mesh;
-use crate::policy;
-use crate::source::{Which, Writer};
+use crate::policy::{self, InForce};
+use crate::source::Writer;
+use crate::svid::SvidPicker;
 
 /// Stands in for the node agent: what it is fed is checked as if it came from there.
 pub struct Feed(Writer);
@@ -20,7 +24,9 @@ impl Feed {
     /// # Errors
     /// Why they were not taken over, in words.
     pub fn send(&mut self, svid: X509Svid, bundles: BundleSet) -> Result<(), String> {
-        self.0.take(svid, bundles).map_err(|bad| bad.to_string())
+        self.0
+            .take(svid, bundles)
+            .map_err(|bad| Chain(&bad).to_string())
     }
 
     /// Withdraws the identity.
@@ -45,13 +51,18 @@ pub fn mesh(
     policy: Policy,
     clock: SharedClock,
 ) -> Result<(Mesh, Feed), String> {
-    let (writer, reader) = Writer::new(Which::First, Arc::clone(&clock));
-    let mesh = Mesh::new(
-        reader,
-        policy::fixed(policy),
-        clock,
-        CancellationToken::new(),
-    );
+    fed(svid, bundles, policy::given(policy).subscribe(), clock)
+}
+
+pub(super) fn fed(
+    svid: X509Svid,
+    bundles: BundleSet,
+    policy: watch::Receiver<InForce>,
+    clock: SharedClock,
+) -> Result<(Mesh, Feed), String> {
+    let events = EventLog::new();
+    let (writer, reader) = Writer::new(SvidPicker::First, Arc::clone(&clock), events.clone());
+    let mesh = Mesh::new(reader, policy, clock, events, CancellationToken::new());
     let mut feed = Feed(writer);
     feed.send(svid, bundles)?;
     Ok((mesh, feed))

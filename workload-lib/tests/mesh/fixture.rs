@@ -12,7 +12,7 @@ use axum::extract::{Request, State};
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use countersign::inbound::MeshListener;
-use countersign::test_util::{self, Feed};
+use countersign::test::{self, Feed};
 use countersign::{CallError, CalleeClient, Mesh, Reason, RefusedBy};
 use countersign_identity::csr::PublicKey;
 use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
@@ -141,7 +141,7 @@ impl World {
 
     /// A mesh without a listener.
     pub(crate) fn mesh(&self, svid: X509Svid) -> (Mesh, Feed) {
-        test_util::mesh(
+        test::mesh(
             svid,
             self.bundles.clone(),
             self.policy(),
@@ -286,8 +286,9 @@ impl Member {
 
     pub(crate) fn client_of(&self, callee: &Member) -> CalleeClient {
         self.mesh
-            .callee(callee.id.as_str())
-            .at(&format!("https://{}", callee.address))
+            .client(callee.id.as_str())
+            .unwrap()
+            .at(format!("https://{}", callee.address))
             .unwrap()
     }
 
@@ -316,12 +317,13 @@ async fn handle(State(relay): State<Relay>, request: Request) -> axum::response:
         return "done".into_response();
     };
     let address = relay.world.lock().unwrap()[next];
-    let domain = relay.mesh.id().unwrap().trust_domain();
+    let domain = relay.mesh.svid().unwrap().id().trust_domain();
     let callee = domain.id_with_path(&format!("/{next}")).unwrap();
     let client = relay
         .mesh
-        .callee(callee.as_str())
-        .at(&format!("https://{address}"))
+        .client(callee.as_str())
+        .unwrap()
+        .at(format!("https://{address}"))
         .unwrap();
     report(&client, rest).await.into_response()
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use countersign::{Chain, Context, Reason};
 use countersign_identity::{KeyType, PrivateKey, UnixTime, X509Svid};
 
+use crate::fixture::{Member, NOW, OPEN, World, ok, report};
 use crate::forge::{Forge, Style};
-use crate::world::{Member, NOW, OPEN, World, ok, report};
 
 #[tokio::test]
 async fn case_01_a_stripped_header_is_chain_required() {
@@ -21,7 +21,7 @@ async fn case_01_a_stripped_header_is_chain_required() {
 }
 
 #[tokio::test]
-async fn case_01_a_middle_workload_that_starts_a_new_chain_is_origination_denied() {
+async fn case_01_a_new_chain_by_a_middle_workload_is_refused() {
     let world = World::new(OPEN);
     let (coder, reviewer) = (world.member("coder").await, world.member("reviewer").await);
     assert_eq!(coder.task(&reviewer, "").await, "origination_denied here");
@@ -127,8 +127,7 @@ async fn case_02_links_that_were_cut_off_or_spliced_in_are_refused() {
 }
 
 #[tokio::test]
-async fn case_02_a_foreign_first_link_before_a_verified_one_is_refused_with_a_cold_and_a_warm_cache()
- {
+async fn case_02_a_foreign_first_link_is_refused_whatever_is_cached() {
     for warm in [false, true] {
         let world = World::new(OPEN);
         let (planner, coder, reviewer) = (
@@ -168,7 +167,7 @@ async fn case_02_a_foreign_first_link_before_a_verified_one_is_refused_with_a_co
 }
 
 #[tokio::test]
-async fn case_03_a_chain_for_another_callee_or_of_another_caller_is_an_audience_mismatch() {
+async fn case_03_a_chain_of_other_parties_is_an_audience_mismatch() {
     let world = World::new(OPEN);
     let (planner, coder) = (world.home.svid("planner"), world.home.svid("coder"));
     let (reviewer, tester) = (world.member("reviewer").await, world.member("tester").await);
@@ -313,8 +312,9 @@ async fn a_chain_passes_through_keys_of_both_kinds() {
     let svid = world.home.svid_of("planner", KeyType::EcP384);
     let (mesh, _feed) = world.mesh(svid);
     let client = mesh
-        .callee(coder.id.as_str())
-        .at(&format!("https://{}", coder.address))
+        .client(coder.id.as_str())
+        .unwrap()
+        .at(format!("https://{}", coder.address))
         .unwrap();
     let _reviewer = world.member("reviewer").await;
     assert_eq!(report(&client, "reviewer").await, "done");
@@ -328,10 +328,10 @@ async fn a_key_that_cannot_sign_chains_is_refused_at_start() {
     let hour = Duration::from_secs(3600);
     let chain = world
         .home
-        .issue(&world.id("planner"), &key, hour, crate::world::now());
+        .issue(&world.id("planner"), &key, hour, crate::fixture::now());
     let svid = X509Svid::new(chain, key).unwrap();
     let clock = std::sync::Arc::new(world.clock.clone());
-    let error = countersign::test_util::mesh(svid, world.bundles.clone(), world.policy(), clock);
+    let error = countersign::test::mesh(svid, world.bundles.clone(), world.policy(), clock);
     let error = error.map(drop).unwrap_err();
     assert!(error.contains("workload_x509_svid_key_type"), "{error}");
 }

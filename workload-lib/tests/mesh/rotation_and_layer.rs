@@ -9,12 +9,12 @@ use futures::StreamExt as _;
 use http_body_util::BodyExt as _;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::fixture::{NOW, OPEN, World, ok, report, task_request};
 use crate::forge::{self, Forge, head};
 use crate::grpc::{self, HEALTH};
-use crate::world::{NOW, OPEN, World, ok, report, task_request};
 
 #[tokio::test]
-async fn case_15_svids_rotate_on_both_sides_under_calls_without_one_refusal() {
+async fn case_15_svids_rotate_on_both_sides_without_one_refusal() {
     let world = World::new(OPEN);
     let (mut planner, mut coder) = (world.member("planner").await, world.member("coder").await);
     let client = planner.client_of(&coder);
@@ -41,10 +41,10 @@ async fn case_15_svids_rotate_on_both_sides_under_calls_without_one_refusal() {
         let fresh = world.home.svid(&name);
         let serial = fresh.leaf().serial.clone();
         let mesh = rotated.mesh.clone();
-        let (seen, ()) = tokio::join!(mesh.rotated(), async {
+        let (seen, ()) = tokio::join!(mesh.updated(), async {
             rotated.feed.send(fresh, bundles.clone()).unwrap();
         });
-        assert_eq!(seen.unwrap(), serial);
+        assert_eq!(seen.unwrap().serial(), serial);
     }
     for _ in 0..20 {
         assert_eq!(reports.recv().await.unwrap(), "done");
@@ -56,7 +56,7 @@ async fn case_15_svids_rotate_on_both_sides_under_calls_without_one_refusal() {
 }
 
 #[tokio::test]
-async fn case_15_after_a_rotation_new_connections_present_the_new_certificate() {
+async fn case_15_connections_after_a_rotation_show_the_new_svid() {
     let world = World::new(OPEN);
     let mut planner = world.member("planner").await;
     let coder = world
@@ -84,7 +84,7 @@ async fn case_15_after_a_rotation_new_connections_present_the_new_certificate() 
 async fn case_15_a_bad_update_leaves_the_last_good_one() {
     let world = World::new(OPEN);
     let (mut planner, coder) = (world.member("planner").await, world.member("coder").await);
-    let stranger = crate::world::Authority::new("ai-agents.org").svid("planner");
+    let stranger = crate::fixture::Authority::new("ai-agents.org").svid("planner");
     let error = planner
         .feed
         .send(stranger, world.bundles.clone())
@@ -94,7 +94,7 @@ async fn case_15_a_bad_update_leaves_the_last_good_one() {
 }
 
 #[tokio::test]
-async fn case_15_a_late_signature_failure_ends_the_exchange_and_nothing_enters_the_cache() {
+async fn case_15_a_late_signature_failure_ends_the_exchange() {
     let world = World::new(OPEN);
     let planner = world.home.svid("planner");
     let tester = world.member("tester").await;
@@ -105,7 +105,8 @@ async fn case_15_a_late_signature_failure_ends_the_exchange_and_nothing_enters_t
     let coder = world
         .member_with("coder", move |mesh| {
             let client = mesh
-                .callee("spiffe://ai-agents.org/tester")
+                .client("spiffe://ai-agents.org/tester")
+                .unwrap()
                 .at(&address)
                 .unwrap();
             axum::Router::new().fallback(move || {
@@ -186,15 +187,15 @@ allow "an old system reports" {
 }
 
 #[tokio::test]
-async fn case_16_a_handler_of_a_call_without_a_chain_may_not_call_on_though_its_workload_may_originate()
- {
+async fn case_16_a_handler_without_a_chain_may_not_originate() {
     let world = World::new(&optional_policy());
     let tester = world.member("tester").await;
     let address = format!("https://{}", tester.address);
     let coder = world
         .member_with("coder", move |mesh| {
             let client = mesh
-                .callee("spiffe://ai-agents.org/tester")
+                .client("spiffe://ai-agents.org/tester")
+                .unwrap()
                 .at(&address)
                 .unwrap();
             axum::Router::new().fallback(move |request: axum::extract::Request| {
@@ -253,7 +254,7 @@ async fn grpc_calls_carry_the_chain_and_refusals_their_details() {
 
     // Refused by this process: our own sentence, and the reason for programs.
     let status = grpc::check(&coder.client_of(&planner)).await.unwrap_err();
-    let refused = Refused::of(&status).unwrap();
+    let refused = Refused::try_from(&status).unwrap();
     assert_eq!(
         (refused.reason(), status.code()),
         (Reason::OriginationDenied, tonic::Code::PermissionDenied)
@@ -267,7 +268,7 @@ async fn grpc_calls_carry_the_chain_and_refusals_their_details() {
         chain.scope(grpc::check(&client)).await.unwrap();
     }
     let status = chain.scope(grpc::check(&client)).await.unwrap_err();
-    let refused = Refused::of(&status).unwrap();
+    let refused = Refused::try_from(&status).unwrap();
     assert_eq!(
         (refused.reason(), status.code()),
         (
@@ -398,7 +399,7 @@ async fn servers_of_ones_own_work_behind_the_listener_and_the_layer() {
     let planner = world.member("planner").await;
 
     let (mesh, _feed) = world.mesh(world.home.svid("tonic"));
-    let listener = crate::world::own_listener(&mesh).await;
+    let listener = crate::fixture::own_listener(&mesh).await;
     let at = format!("https://{}", listener.local_addr());
     let service =
         countersign_proto::grpc::health::v1::health_server::HealthServer::new(grpc::Healthy);
@@ -408,14 +409,15 @@ async fn servers_of_ones_own_work_behind_the_listener_and_the_layer() {
     let running = tokio::spawn(server.serve_with_incoming(listener));
     let client = planner
         .mesh
-        .callee("spiffe://ai-agents.org/tonic")
+        .client("spiffe://ai-agents.org/tonic")
+        .unwrap()
         .at(&at)
         .unwrap();
     assert_eq!(grpc::check(&client).await.unwrap(), "SERVING");
     running.abort();
 
     let (mesh, _feed) = world.mesh(world.home.svid("axum"));
-    let listener = crate::world::own_listener(&mesh).await;
+    let listener = crate::fixture::own_listener(&mesh).await;
     let at = format!("https://{}", listener.local_addr());
     let inner = axum::Router::new().fallback(|| async {
         countersign::Context::current().map_or("no context".to_owned(), |context| {
@@ -423,12 +425,12 @@ async fn servers_of_ones_own_work_behind_the_listener_and_the_layer() {
         })
     });
     let router = axum::Router::new().fallback_service(mesh.inbound_layer().layer(inner));
-    let service =
-        router.into_make_service_with_connect_info::<countersign::inbound::AcceptedFrom>();
+    let service = router.into_make_service_with_connect_info::<countersign::PeerInfo>();
     let running = tokio::spawn(async move { axum::serve(listener, service).await });
     let client = planner
         .mesh
-        .callee("spiffe://ai-agents.org/axum")
+        .client("spiffe://ai-agents.org/axum")
+        .unwrap()
         .at(&at)
         .unwrap();
     assert_eq!(report(&client, "").await, "spiffe://ai-agents.org/planner");
@@ -440,7 +442,7 @@ async fn a_service_without_the_layer_serves_nobody() {
     let world = World::new(&OPEN.replace("\"POST /tasks\"", HEALTH));
     let planner = world.member("planner").await;
     let (mesh, _feed) = world.mesh(world.home.svid("tonic"));
-    let listener = crate::world::own_listener(&mesh).await;
+    let listener = crate::fixture::own_listener(&mesh).await;
     let at = format!("https://{}", listener.local_addr());
     let service =
         countersign_proto::grpc::health::v1::health_server::HealthServer::new(grpc::Healthy);
@@ -448,7 +450,8 @@ async fn a_service_without_the_layer_serves_nobody() {
     let running = tokio::spawn(server.serve_with_incoming(listener));
     let client = planner
         .mesh
-        .callee("spiffe://ai-agents.org/tonic")
+        .client("spiffe://ai-agents.org/tonic")
+        .unwrap()
         .at(&at)
         .unwrap();
     assert_eq!(
@@ -478,7 +481,7 @@ async fn a_withdrawn_or_expired_identity_makes_no_new_calls() {
     assert!(
         tester
             .mesh
-            .id()
+            .svid()
             .unwrap_err()
             .to_string()
             .contains("expired")
