@@ -1,7 +1,7 @@
 //! The server's gRPC API: one thin module per service, and one table that says who may call what.
 //!
-//! Requests become domain types here, whole or not at all; the registry answers reads, the store takes writes, the
-//! authority signs. A handler that wrote waits until the registry shows it before it answers.
+//! Requests become domain types here, whole or not at all. The index answers reads, the store takes writes, the
+//! authority signs. A handler that wrote waits until the index shows the write before it answers.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use countersign_ca::authority::Authority;
-use countersign_ca::upstream::UpstreamAuthority;
 use countersign_daemon::logs::Levels;
 use countersign_daemon::metrics::CallMetrics;
 use countersign_identity::{SpiffeId, TrustDomain};
@@ -23,7 +21,6 @@ use countersign_proto::spire::api::server::localauthority::v1::local_authority_s
 use countersign_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use countersign_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
-use countersign_store::Store;
 use countersign_transport::SharedClock;
 use countersign_transport::connection::network;
 use rustls_pki_types::CertificateDer;
@@ -32,11 +29,15 @@ use tonic::Request;
 use tonic::service::Routes;
 
 use crate::attestor::Attestors;
+use crate::config::RateLimits;
 use crate::federation::Refresher;
 use crate::limits::{self, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
 use crate::metrics::CALLS;
 use crate::registry::Registry;
 use caller::Caller;
+use countersign_ca::authority::Authority;
+use countersign_ca::upstream::UpstreamAuthority;
+use countersign_store::Store;
 use rate_limit::RateLimit;
 use status::Failure;
 
@@ -49,6 +50,7 @@ mod debug;
 mod entry;
 mod filter;
 mod health;
+mod id;
 mod local_authority;
 mod logger;
 mod paging;
@@ -61,19 +63,10 @@ mod trust_domain;
 const ATTESTATIONS: u32 = 1;
 /// Signatures per second and client, those of certificates and those of tokens each.
 const SIGNATURES: u32 = 500;
-/// Keys of servers below that are published, per second and client.
+/// JWT keys of downstream servers that are published, per second and client.
 const KEY_PUBLICATIONS: u32 = 500;
 /// PostStatus calls per second and client.
 const STATUS_POSTS: u32 = 10;
-
-/// Which of the limits that can be turned off are on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimits {
-    /// Attestations.
-    pub attestation: bool,
-    /// Signatures.
-    pub signing: bool,
-}
 
 /// What the API works with.
 #[derive(Clone, Debug)]
@@ -112,7 +105,7 @@ pub struct Parts {
 #[derive(Clone, Debug)]
 pub struct Api(Arc<Context>);
 
-/// What every handler has at hand.
+/// What the handlers share.
 #[derive(Debug)]
 struct Context {
     parts: Parts,
@@ -191,7 +184,7 @@ impl Api {
         ))
     }
 
-    /// No handler runs before the table said that its caller may call it, and no call goes without its audit line.
+    /// Puts the layers around the services: the guard innermost, so that refused calls are counted and audited too.
     fn guarded(&self, routes: Routes) -> Router {
         let guard = from_fn_with_state(Arc::clone(&self.0), access::guard);
         let counted = CallMetrics::new(CALLS, access::TABLE.iter().map(|(path, _)| *path));
@@ -224,7 +217,8 @@ impl Context {
         }
     }
 
-    /// Takes tokens of a limit for the address that calls, or for its half of an IPv6 network; callers on the local socket are not limited.
+    /// Takes tokens for the calling address, or for its half of an IPv6 network. Callers on the local socket are not
+    /// limited.
     async fn limit<T>(
         limit: &RateLimit,
         request: &Request<T>,
@@ -252,7 +246,20 @@ fn client_address<T>(request: &Request<T>) -> Option<IpAddr> {
     Some(connection.tcp_address()?.ip().to_canonical())
 }
 
-/// A batch of no more items than it may have.
+/// Handles the items of a batch one after the other, if there are not too many.
+async fn batch<I, R, F>(items: Vec<I>, handle: impl Fn(I) -> F) -> Result<Vec<R>, Failure>
+where
+    F: Future<Output = R>,
+{
+    check_batch(items.len())?;
+    let mut results = Vec::with_capacity(items.len());
+    for item in items {
+        results.push(handle(item).await);
+    }
+    Ok(results)
+}
+
+/// Refuses a batch of more items than [`limits::MAX_BATCH_ITEMS`].
 fn check_batch(items: usize) -> Result<(), Failure> {
     if items > limits::MAX_BATCH_ITEMS {
         let limit = limits::MAX_BATCH_ITEMS;
@@ -262,7 +269,7 @@ fn check_batch(items: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// As many as fit into the answer.
+/// A number for the wire, capped at its largest.
 fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }

@@ -1,7 +1,7 @@
-//! Node attestors: each proves by its own means which node is speaking.
+//! Node attestors: each finds out by its own means which node a node agent runs on.
 //!
-//! An attestor gets the payload that a node agent sent, may put questions to it, and says which node it is. Whether that
-//! node may come in (it may be banned), and what it gets, is not decided here.
+//! An attestor gets the payload that a node agent sent, may challenge it, and returns the node's ID and selectors. Whether
+//! the node is banned, and what it gets, is decided by the API.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,23 +11,23 @@ use bytes::Bytes;
 use countersign_identity::{SelectorSet, SpiffeId};
 use futures::future::BoxFuture;
 
+mod evict;
 mod join_token;
 pub mod path_template;
-mod prune;
 pub mod x509pop;
 
+pub use evict::evict;
 pub use join_token::JoinToken;
-pub use prune::{PruneNodes, Pruner, evict};
 pub use x509pop::X509Pop;
 
-/// What an attestor found out.
+/// A node that has proved itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attested {
-    /// The node agent's ID, below `/spire/agent/<attestor>/`.
+    /// The node agent's ID, under `/spire/agent/<attestor>/`.
     pub id: SpiffeId,
-    /// What is known about the node.
+    /// The node's selectors.
     pub selectors: SelectorSet,
-    /// Whether the node can prove itself again; then it does so instead of renewing its SVID.
+    /// Whether the node can attest again. If so it must, instead of renewing its SVID.
     pub can_reattest: bool,
 }
 
@@ -35,25 +35,25 @@ pub struct Attested {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttestError {
-    /// What the agent sent can't be accepted by anyone.
+    /// The payload or a response is malformed, or no proof of this kind could be.
     #[error("{0}")]
     Invalid(String),
-    /// What the agent sent proves nothing.
+    /// The proof was checked and is wrong.
     #[error("{0}")]
     Denied(String),
-    /// The agent went away, or did not answer in the form that the protocol demands.
+    /// The agent went away.
     #[error("the conversation with the agent ended: {0}")]
     Broken(String),
-    /// The server's fault.
+    /// An error of the server.
     #[error("{0}")]
     Internal(String),
-    /// The server's fault, and worth another try.
+    /// An error of the server that may pass.
     #[error("{0}")]
     Unavailable(String),
 }
 
 impl AttestError {
-    /// The same, saying which attestor says it, in the manner of SPIRE's plugins.
+    /// Puts the attestor's name before the message, as SPIRE's plugins do.
     fn by(self, attestor: &str) -> Self {
         let named = |message: String| format!("nodeattestor({attestor}): {message}");
         match self {
@@ -68,16 +68,16 @@ impl AttestError {
 
 /// The conversation with the agent.
 pub trait Conversation: Send {
-    /// Puts a challenge to the agent, and waits for its answer.
+    /// Sends a challenge to the agent, and waits for its response.
     fn challenge(&mut self, challenge: Bytes) -> BoxFuture<'_, Result<Bytes, AttestError>>;
 
-    /// The address that the agent calls from, over the network.
+    /// The address that the agent calls from, if it calls over the network.
     fn client(&self) -> Option<IpAddr>;
 }
 
-/// One way to prove a node.
+/// A node attestor.
 pub trait NodeAttestor: fmt::Debug + Send + Sync + 'static {
-    /// Its name, which agents ask for.
+    /// The attestation type that agents send.
     fn name(&self) -> &'static str;
 
     /// Finds out which node sent this payload.

@@ -12,7 +12,6 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use countersign_ca::authority;
 use countersign_config::{Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning};
 use countersign_daemon::health::HealthPaths;
 use countersign_daemon::logs::{Format, Level, LogOptions};
@@ -25,13 +24,13 @@ use countersign_identity::{SpiffeId, TrustDomain};
 
 pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, UpstreamChoice, x509pop};
 
-use crate::api::RateLimits;
-use crate::attestor::PruneNodes;
 use crate::federation::Settings as Federation;
+use crate::jobs::PruneNodes;
+use countersign_ca::authority;
 
-/// Where SPIRE looks for the file when it is not told.
+/// The configuration file that `run` and `validate` read by default, as with SPIRE.
 pub const DEFAULT_FILE: &str = "conf/server/server.conf";
-/// The admin socket when nothing else is configured.
+/// The default path of the admin socket.
 pub const DEFAULT_SOCKET: &str = "/tmp/spire-server/private/api.sock";
 
 const DEFAULT_ADDRESS: &str = "0.0.0.0";
@@ -39,21 +38,21 @@ const DEFAULT_PORT: u16 = 8081;
 const DEFAULT_CA_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const DEFAULT_SVID_TTL: Duration = Duration::from_secs(60 * 60);
 const DEFAULT_JWT_SVID_TTL: Duration = Duration::from_secs(5 * 60);
-/// A shorter-lived authority would be replaced faster than peers look for the next one.
+/// A shorter-lived authority would be replaced before peers fetch the bundle with the next one.
 const LEAST_CA_TTL: Duration = Duration::from_secs(30);
-/// A shorter-lived SVID would be over before it is used.
+/// A shorter-lived SVID would expire before it is used.
 const LEAST_SVID_TTL: Duration = Duration::from_secs(5);
-/// Ten years: a longer lifetime is a mistake, and dates stay far from their limits.
+/// Ten years: a longer lifetime is a mistake, and with this bound no date overflows.
 const MOST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// The longest organization or common name in a subject, in characters (RFC 5280, appendix A.1).
 const MAX_NAME: usize = 64;
-/// The longest issuer in JWT-SVIDs, in bytes: it stands in every one.
+/// The longest issuer, in bytes: it is part of every JWT-SVID.
 const MAX_JWT_ISSUER: usize = 2_048;
-/// How many expired node agents are forgotten at once, unless told, and at most.
+/// How many expired node agents are pruned in one run: the default and the maximum.
 const DEFAULT_PRUNED: usize = 1_000;
 const MOST_PRUNED: i64 = 100_000;
 
-/// Everything that the server is told.
+/// The whole configuration of the server.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// The address for node agents: an IP address or a name that resolves to one.
@@ -62,39 +61,48 @@ pub struct ServerConfig {
     pub bind_port: u16,
     /// The admin socket.
     pub socket_path: PathBuf,
-    /// Where the server keeps what outlives it; none if nothing does.
+    /// The directory for persistent data; none if everything is in memory.
     pub data_dir: Option<PathBuf>,
-    /// What the authority does.
+    /// The settings of the authorities.
     pub authority: authority::Settings,
-    /// Where entries, nodes and bundles are kept.
+    /// The data store.
     pub store: StoreChoice,
-    /// Where signing keys are kept.
+    /// The key manager.
     pub key_manager: KeyManagerChoice,
-    /// How node agents may prove their node.
+    /// The node attestors.
     pub node_attestors: Vec<NodeAttestorChoice>,
     /// IDs that are admins without an entry, of this trust domain or of others whose bundles are known.
     pub admin_ids: HashSet<SpiffeId>,
-    /// Whether calls of the API are written to the log, one line each.
+    /// Whether each call of the API leaves a line in the log.
     pub audit_log: bool,
-    /// Which expired node agents are forgotten, if any are.
+    /// Which expired node agents are pruned, if any.
     pub prune_nodes: Option<PruneNodes>,
     /// Whether each node agent's ID is also one of its selectors.
     pub agent_id_selector: bool,
-    /// The key exchanges of all TLS that this server speaks, but with a server above it.
+    /// The key exchanges of this server's TLS, except towards an upstream server.
     pub key_exchange: KeyExchange,
-    /// Who signs this server's authorities; itself if nobody is named.
+    /// The upstream authority; without one the server's authorities are self-signed.
     pub upstream: Option<UpstreamChoice>,
-    /// Which calls are rate-limited, per address.
+    /// Which calls are rate-limited per address.
     pub rate_limits: RateLimits,
-    /// Where others read the bundle, and whose bundles are followed.
+    /// The bundle endpoint, and the relationships with foreign trust domains.
     pub federation: Federation,
-    /// What is logged, in what form and where to.
+    /// Level, format and file of the log.
     pub logs: LogOptions,
-    /// Where health and metrics are told.
+    /// The endpoints for health and metrics.
     pub operators: Operators,
 }
 
-/// What the flags of `run` say; each goes before the same key of the file.
+/// Which of the rate limits that can be turned off are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Attestations.
+    pub attestation: bool,
+    /// Signatures.
+    pub signing: bool,
+}
+
+/// The flags of `run`; each overrides the same key of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `-bindAddress`.
@@ -116,7 +124,7 @@ pub struct Overrides {
 }
 
 impl ServerConfig {
-    /// Reads and checks a file. What has no effect in it comes back as warnings.
+    /// Reads and checks a file. Settings without effect are returned as warnings.
     ///
     /// # Errors
     /// The file can't be read or breaks the syntax, or keys and values are wrong: all of them, in the order of the file.
@@ -174,12 +182,12 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
             metrics: collector.metrics,
         }),
     };
-    let (places, node_attestors, upstream) = (
-        plugin::places(document, &server, data_dir),
+    let (storage, node_attestors, upstream) = (
+        plugin::storage(document, &server, data_dir),
         plugin::node_attestors(document),
         plugin::upstream(document),
     );
-    let places = places?;
+    let storage = storage?;
     Some(ServerConfig {
         bind_address: overrides
             .bind_address
@@ -192,10 +200,10 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
             .clone()
             .or(socket_path)
             .unwrap_or_else(|| DEFAULT_SOCKET.into()),
-        data_dir: places.data_dir,
+        data_dir: storage.data_dir,
         authority: authority?,
-        store: places.store,
-        key_manager: places.key_manager,
+        store: storage.store,
+        key_manager: storage.key_manager,
         node_attestors,
         admin_ids,
         audit_log,
@@ -229,7 +237,7 @@ fn authority_settings(server: &Section<'_>, overrides: &Overrides) -> Option<aut
         .unwrap_or(x509_svid_ttl);
     let ca_key_type = key_type(server, "ca_key_type").unwrap_or(KeyType::EcP256);
     let jwt = jwt_settings(server, ca_key_type);
-    warn_of_cuts(
+    warn_if_cut_short(
         server,
         ca_ttl,
         &[
@@ -249,7 +257,7 @@ fn authority_settings(server: &Section<'_>, overrides: &Overrides) -> Option<aut
     })
 }
 
-/// What concerns JWT-SVIDs; none if they are turned off, though what is said about them must be right all the same.
+/// The settings of JWT-SVIDs; none if they are turned off. They are checked in any case.
 fn jwt_settings(server: &Section<'_>, ca_key_type: KeyType) -> Option<authority::JwtSettings> {
     let svid_ttl = server
         .duration("default_jwt_svid_ttl", LEAST_SVID_TTL..=MOST_TTL)
@@ -270,8 +278,9 @@ fn jwt_settings(server: &Section<'_>, ca_key_type: KeyType) -> Option<authority:
     })
 }
 
-/// An authority signs until a sixth of its life is left, and nothing that it signed outlives it.
-fn warn_of_cuts(server: &Section<'_>, ca_ttl: Duration, ttls: &[(&str, Option<Duration>)]) {
+/// Warns of SVIDs that the authority's own end would cut short: it signs until a sixth of its life is left, and no SVID
+/// outlives it.
+fn warn_if_cut_short(server: &Section<'_>, ca_ttl: Duration, ttls: &[(&str, Option<Duration>)]) {
     for (key, ttl) in ttls {
         if let Some(ttl) = ttl
             && *ttl > ca_ttl / 6
@@ -328,7 +337,7 @@ fn subject(server: &Section<'_>) -> Subject {
     }
 }
 
-/// The one name of a list: certificates are written with one attribute of each type.
+/// The only name of a list: subjects are written with one attribute of each type.
 fn only_name(section: &Section<'_>, key: &str) -> String {
     let mut names = section.list(key).unwrap_or_default();
     if names.len() > 1 {
@@ -358,8 +367,8 @@ fn prune_nodes(server: &Section<'_>) -> Option<PruneNodes> {
     let batch = batch.and_then(|batch| usize::try_from(batch).ok());
     Some(PruneNodes {
         expired_for,
-        also_those_that_cannot_reattest: tofu,
-        most: batch.filter(|batch| *batch > 0).unwrap_or(DEFAULT_PRUNED),
+        tofu,
+        batch: batch.filter(|batch| *batch > 0).unwrap_or(DEFAULT_PRUNED),
     })
 }
 

@@ -1,8 +1,9 @@
-//! The running server: everything opened and bound, then served until it is told to stop.
+//! The running server: [`build`] opens and binds everything, [`Bound::serve`] starts the tasks and serves until it is
+//! stopped.
 //!
-//! [`build`] does all that can fail for a reason that a person can mend, and each such failure says what to do. What it
-//! returns has its addresses and serves nobody yet; [`Bound::serve`] starts the tasks.
+//! Whatever a person can mend fails in [`build`], with an error that says what to do.
 
+mod observe;
 mod start;
 
 use std::net::SocketAddr;
@@ -11,13 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use countersign_ca::authority::{Rotation, ServerSvid};
-use countersign_ca::upstream::UpstreamAuthority;
 use countersign_daemon::address_file::{self, Listening};
 use countersign_daemon::health::{Health, State};
 use countersign_daemon::operate;
 use countersign_daemon::systemd;
-use countersign_store::Store;
 use countersign_transport::error::BoxError;
 use countersign_transport::file::WriteError;
 use countersign_transport::serve::Http;
@@ -29,19 +27,21 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::attestor::Pruner;
 use crate::federation::{CertificateFile, Follower};
+use crate::jobs::{Pruner, sweep};
 use crate::limits;
-use crate::metrics;
-use crate::registry::{Registry, sweep};
+use crate::registry::Registry;
+use countersign_ca::authority::{Rotation, ServerSvid};
+use countersign_ca::upstream::UpstreamAuthority;
+use countersign_store::Store;
 
 pub use start::{StartError, build};
 
 /// Connections of node agents are asked to go at this age, as SPIRE's are, so that agents spread over servers anew.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3 * 60);
-/// How long running exchanges may take to finish when the server stops.
+/// How long running calls may take to finish when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long all tasks together may take after that was asked of them; longer than [`DRAIN`], which is part of it.
+/// How long all tasks together may take to stop; longer than [`DRAIN`], which is part of it.
 const STOP: Duration = Duration::from_secs(15);
 
 /// Everything opened and bound; nothing serves yet.
@@ -63,12 +63,12 @@ pub struct Bound {
     clock: SharedClock,
 }
 
-/// Where foreign trust domains read the bundle.
+/// The bundle endpoint for foreign trust domains.
 struct BundleEndpoint {
     address: SocketAddr,
     listener: TcpListener,
     identity: Identities,
-    /// Whose files are to be read again and again, if there are any.
+    /// The Web PKI certificate to reload, unless the endpoint presents the server's SVID.
     certificate: Option<CertificateFile>,
     router: Router,
 }
@@ -77,7 +77,7 @@ struct BundleEndpoint {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// A part without which it makes no sense ended.
+    /// An essential task ended.
     #[error("the server stopped")]
     Task(#[from] TaskFault),
     /// The address file could not be written.
@@ -86,7 +86,7 @@ pub enum ServeError {
 }
 
 impl Bound {
-    /// Where node agents, admins, foreign trust domains and operators reach it.
+    /// All addresses that it listens on.
     #[must_use]
     pub fn listening(&self) -> Vec<Listening> {
         let bundle_endpoint = self.bundle_endpoint.as_ref();
@@ -158,13 +158,13 @@ impl Bound {
             tcp_address: _,
         } = self;
         let stop = tasks.token().clone();
-        // A part that ends ends the server: whoever is answered here is served.
+        // An essential task that ends stops the server, so a server that answers health checks is alive.
         let health = Health::default();
         let _server = health.check("server", State::Well);
         let observe = {
             let (registry, authority) = (registry.clone(), rotation.authority());
             let health = health.clone();
-            move || metrics::observe(&registry, &authority, &health)
+            move || observe::gauges(&registry, &authority, &health)
         };
         operators.serve(tasks, &health, &clock, observe);
         tasks.spawn(

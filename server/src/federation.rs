@@ -1,8 +1,8 @@
 //! Federation with foreign trust domains: the endpoint where they read this one's bundle (`endpoint`), and the client
 //! that follows theirs (`follow`).
 //!
-//! What is followed are the relationships of the configuration and those of the store; of two with one trust domain the
-//! configuration's counts. What is fetched is written to the store and reaches everybody from there.
+//! The relationships come from the configuration and from the store; if both have one for the same trust domain, that of
+//! the configuration wins. A fetched bundle is written to the store, and reaches the index and node agents from there.
 
 mod certificate;
 mod endpoint;
@@ -38,20 +38,20 @@ pub struct EndpointSettings {
     pub port: u16,
     /// How often others are told to look for a new version.
     pub refresh_hint: Duration,
-    /// What it proves itself by.
+    /// The certificate that it presents.
     pub certificate: EndpointCertificate,
 }
 
-/// What a bundle endpoint proves itself by.
+/// The certificate of a bundle endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointCertificate {
     /// `https_spiffe`: the server's own X.509-SVID.
     Svid,
-    /// `https_web`: a certificate of the web's PKI, from files.
+    /// `https_web`: a Web PKI certificate, from files.
     File(CertificateFiles),
 }
 
-/// A certificate with its key in files that somebody else keeps fresh.
+/// A certificate and its key in files that another program renews.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// The chain in PEM, the leaf first.

@@ -6,6 +6,7 @@ mod cli;
 pub mod config;
 pub mod daemon;
 pub mod federation;
+pub mod jobs;
 pub mod limits;
 pub mod metrics;
 pub mod registry;

@@ -71,9 +71,9 @@ pub const REGISTRY_WAIT: Duration = Duration::from_secs(10);
 pub const MAX_AUDIT_IDS: usize = 16;
 /// The most of one text that a caller sent, or was told, in an audit line, in bytes.
 pub const MAX_AUDIT_TEXT: usize = 256;
-/// Audit lines per second, and at once, for callers that were refused or whom nobody asked who they are. At about 500
-/// bytes each that is less than half a gigabyte a day.
-pub const AUDIT_STRANGERS: (u32, u32) = (10, 1_000);
+/// Audit lines per second, and at once, for callers that were refused or not identified. At about 500 bytes each that is
+/// less than half a gigabyte a day.
+pub const AUDIT_UNIDENTIFIED: (u32, u32) = (10, 1_000);
 /// The same for node agents and downstream servers together.
 pub const AUDIT_AGENTS: (u32, u32) = (200, 20_000);
 /// The same for administrators, local or not.

@@ -1,15 +1,8 @@
 //! What the server counts: each metric with its help, listed in [`ALL`].
 
-use std::time::Duration;
-
-use countersign_ca::authority::{Authority, Kind, Purpose};
 use countersign_ca::metrics as ca;
-use countersign_daemon::health::Health;
-use countersign_daemon::metrics::{CallNames, Metric, count};
-use countersign_identity::UnixTime;
+use countersign_daemon::metrics::{CallNames, Metric};
 use countersign_store::metrics as store;
-
-use crate::registry::{EntryFilter, NodeFilter, Registry};
 
 /// Calls of the API.
 pub const CALLS: CallNames = CallNames {
@@ -123,34 +116,5 @@ pub(crate) const fn label<T, E>(result: &Result<T, E>) -> &'static str {
     match result {
         Ok(_) => "ok",
         Err(_) => "failed",
-    }
-}
-
-/// Makes the counters whose labels are known appear at once, so that their first increase is seen as one.
-pub(crate) fn begin() {
-    ::metrics::gauge!(BUILD.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    for purpose in Purpose::ALL {
-        purpose.count(0, 0);
-    }
-    ::metrics::counter!(ROTATION_FAILURES.name).increment(0);
-    for result in ["ok", "failed"] {
-        ::metrics::counter!(COMMITS.name, "result" => result).increment(0);
-        ::metrics::counter!(FEDERATION.name, "result" => result).increment(0);
-    }
-}
-
-/// What changes without anybody telling of it.
-pub(crate) fn observe(registry: &Registry, authority: &Authority, health: &Health) {
-    count(ENTRIES, registry.count_entries(&EntryFilter::default()));
-    count(NODES, registry.count_nodes(&NodeFilter::default()));
-    count(BUNDLES, registry.count_bundles());
-    count(READY, usize::from(health.is_ready()));
-    for kind in [Kind::X509, Kind::Jwt] {
-        let active = authority
-            .states(kind)
-            .and_then(|states| states.active.expires_at);
-        let seconds = active.map_or(0, UnixTime::as_secs);
-        ::metrics::gauge!(AUTHORITY_EXPIRY.name, "kind" => kind.label())
-            .set(Duration::from_secs(seconds).as_secs_f64());
     }
 }

@@ -1,8 +1,8 @@
 //! The index that answers every read: list, filter, page, count, authorise, crawl.
 //!
-//! One task follows the store's changes and applies them in place; readers hold the lock for as long as a lookup takes
-//! and never across an await. A handler that wrote waits for [`Registry::reached`] before it answers, so that whoever
-//! asks next sees the write.
+//! One task follows the store's changes and applies them in place; readers hold the lock for one lookup and never across
+//! an await. A handler that wrote waits for [`Registry::reached`] before it answers, so that the next caller reads the
+//! write.
 
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,26 +12,24 @@ use arc_swap::ArcSwap;
 use countersign_identity::bundle::{BundleSet, Bundles};
 use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain, UnixTime};
-use countersign_store::backend::Seq;
-use countersign_store::{Changed, Feed, Record, Store, StoreError};
 use countersign_transport::backoff::Backoff;
+use countersign_transport::error::Chain;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits;
-use affected::Trace;
-use index::{Index, Limit};
-use watch::Watches;
+use countersign_store::backend::Seq;
+use countersign_store::{Changed, Feed, Record, Store, StoreError};
+use invalidation::{Invalidated, Invalidation};
+use subscribers::{Subscribers, Subscription};
+use tables::{ChangeObserver, Limit, Tables};
 
-pub mod affected;
 mod crawl;
-pub mod filter;
-mod index;
-pub mod sweep;
-pub mod watch;
+mod filter;
+mod invalidation;
+mod subscribers;
+mod tables;
 
-pub use affected::Affected;
 pub use filter::{EntryFilter, Match, NodeFilter};
-pub use watch::Watch;
 
 /// An entry with its place in lists.
 pub type EntryRecord = Arc<Record<Entry>>;
@@ -76,12 +74,12 @@ pub struct Registry(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     store: Store,
-    index: RwLock<Index>,
-    /// What verification of peers reads, on every handshake.
+    tables: RwLock<Tables>,
+    /// Read on every handshake, without the lock.
     bundles: ArcSwap<BundleSet>,
     reached: tokio::sync::watch::Sender<Seq>,
     federation: tokio::sync::watch::Sender<()>,
-    watches: Watches,
+    subscribers: Subscribers,
     stopped: CancellationToken,
 }
 
@@ -91,21 +89,21 @@ impl Registry {
     /// # Errors
     /// The store failed, or holds something that makes no sense.
     pub async fn load(store: Store) -> Result<Self, StoreError> {
-        let (index, seq) = load(&store).await?;
-        let bundles = ArcSwap::from_pointee(index.bundle_set());
+        let (tables, seq) = load(&store).await?;
+        let bundles = ArcSwap::from_pointee(tables.bundle_set());
         Ok(Self(Arc::new(Shared {
             store,
-            index: RwLock::new(index),
+            tables: RwLock::new(tables),
             bundles,
             reached: tokio::sync::watch::Sender::new(seq),
             federation: tokio::sync::watch::Sender::new(()),
-            watches: Watches::default(),
+            subscribers: Subscribers::default(),
             stopped: CancellationToken::new(),
         })))
     }
 
-    /// Applies the store's changes as they come, until the store fails for good; a fault that may pass is waited out. When
-    /// the future is dropped, whoever waits for a commit is told.
+    /// Applies the store's changes as they come, until the store fails for good; errors that may pass are retried. When the
+    /// future is dropped, waits for a commit end with [`Behind::Stopped`].
     pub fn follow(&self) -> impl Future<Output = StoreError> + Send + use<> {
         let registry = self.clone();
         let stop = self.0.stopped.clone().drop_guard();
@@ -118,7 +116,7 @@ impl Registry {
                 match registry.catch_up(target).await {
                     Ok(()) => backoff.reset(),
                     Err(error) if error.may_pass() => {
-                        tracing::warn!(%error, "could not read what changed in the store; trying again");
+                        tracing::warn!(error = %Chain(&error), "Could not read changes from the store; trying again");
                         backoff.wait().await;
                         continue;
                     }
@@ -131,7 +129,7 @@ impl Registry {
         }
     }
 
-    /// Waits until everything up to this commit can be read here.
+    /// Waits until the index shows everything up to this commit.
     ///
     /// # Errors
     /// The registry has stopped following the store, or can't read it for the moment.
@@ -139,7 +137,7 @@ impl Registry {
         let mut reached = self.0.reached.subscribe();
         tokio::select! {
             biased;
-            there = reached.wait_for(|there| *there >= seq) => there.map(drop).map_err(|_| Behind::Stopped),
+            shown = reached.wait_for(|shown| *shown >= seq) => shown.map(drop).map_err(|_| Behind::Stopped),
             () = self.0.stopped.cancelled() => Err(Behind::Stopped),
             () = tokio::time::sleep(limits::REGISTRY_WAIT) => Err(Behind::Late),
         }
@@ -148,14 +146,14 @@ impl Registry {
     /// One entry.
     #[must_use]
     pub fn entry(&self, id: &str) -> Option<EntryRecord> {
-        self.read(|index| index.entries.by_id(id).cloned())
+        self.read(|tables| tables.entries.by_id(id).cloned())
     }
 
     /// The entries that match, in the order in which they were made.
     #[must_use]
     pub fn entries(&self, filter: &EntryFilter, page: Page) -> Vec<EntryRecord> {
-        self.list(page, |index, after, limit| {
-            index.entries.after(filter, after, limit)
+        self.list(page, |tables, after, limit| {
+            tables.entries.after(filter, after, limit)
         })
     }
 
@@ -163,7 +161,7 @@ impl Registry {
     #[must_use]
     pub fn count_entries(&self, filter: &EntryFilter) -> usize {
         if filter.is_empty() {
-            return self.read(|index| index.entries.len());
+            return self.read(|tables| tables.entries.len());
         }
         self.entries(filter, Page::All).len()
     }
@@ -183,50 +181,59 @@ impl Registry {
     /// The entries that expired before this moment.
     #[must_use]
     pub fn expired_entries(&self, now: UnixTime) -> Vec<EntryId> {
-        self.read(|index| index.entries.expired(now))
+        self.read(|tables| tables.entries.expired(now))
     }
 
     /// The entries whose SVIDs this node agent may have, in no particular order.
     #[must_use]
     pub fn authorized_entries(&self, agent: &SpiffeId) -> Vec<EntryRecord> {
-        self.read(|index| crawl::down(index, agent))
+        self.read(|tables| crawl::descendants(tables, agent))
     }
 
     /// The entry of this ID, if this node agent may have its SVID.
     #[must_use]
     pub fn authorized_entry(&self, agent: &SpiffeId, entry: &str) -> Option<EntryRecord> {
-        self.read(|index| crawl::up(index, agent, index.entries.by_id(entry)?))
+        self.read(|tables| {
+            let entry = tables.entries.by_id(entry)?;
+            crawl::has_ancestor(tables, entry, agent).then(|| Arc::clone(entry))
+        })
     }
 
     /// Whether an entry makes this ID an admin.
     #[must_use]
     pub fn is_admin(&self, id: &SpiffeId) -> bool {
-        self.read(|index| index.entries.of_id(id).any(|entry| entry.value.admin))
+        self.read(|tables| tables.entries.of_id(id).any(|entry| entry.value.admin))
     }
 
     /// Whether an entry makes this ID a downstream server.
     #[must_use]
     pub fn is_downstream(&self, id: &SpiffeId) -> bool {
-        self.read(|index| index.entries.of_id(id).any(|entry| entry.value.downstream))
+        self.read(|tables| tables.entries.of_id(id).any(|entry| entry.value.downstream))
     }
 
-    /// Tells from now on when something changes that concerns this node agent.
-    #[must_use]
-    pub fn watch(&self, agent: &SpiffeId) -> Watch {
-        self.0.watches.open(agent)
+    /// Subscribes to changes that concern this node agent.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "Node/Watch, which pushes policy, will be its caller"
+        )
+    )]
+    pub(crate) fn subscribe(&self, agent: &SpiffeId) -> Subscription {
+        self.0.subscribers.subscribe(agent)
     }
 
     /// One node.
     #[must_use]
     pub fn node(&self, id: &SpiffeId) -> Option<NodeRecord> {
-        self.read(|index| index.nodes.by_id(id).cloned())
+        self.read(|tables| tables.nodes.by_id(id).cloned())
     }
 
     /// The nodes that match, in the order in which they were attested first.
     #[must_use]
     pub fn nodes(&self, filter: &NodeFilter, page: Page) -> Vec<NodeRecord> {
-        self.list(page, |index, after, limit| {
-            index.nodes.after(filter, after, limit)
+        self.list(page, |tables, after, limit| {
+            tables.nodes.after(filter, after, limit)
         })
     }
 
@@ -234,7 +241,7 @@ impl Registry {
     #[must_use]
     pub fn count_nodes(&self, filter: &NodeFilter) -> usize {
         if *filter == NodeFilter::default() {
-            return self.read(|index| index.nodes.len());
+            return self.read(|tables| tables.nodes.len());
         }
         self.nodes(filter, Page::All).len()
     }
@@ -242,38 +249,38 @@ impl Registry {
     /// One bundle.
     #[must_use]
     pub fn bundle_record(&self, td: &TrustDomain) -> Option<BundleRecord> {
-        self.read(|index| index.bundles.by_id(td).cloned())
+        self.read(|tables| tables.bundles.by_id(td).cloned())
     }
 
     /// All bundles, in the order in which they were made.
     #[must_use]
     pub fn bundles(&self, page: Page) -> Vec<BundleRecord> {
-        self.list(page, |index, after, limit| {
-            index.bundles.after(after, limit)
+        self.list(page, |tables, after, limit| {
+            tables.bundles.after(after, limit)
         })
     }
 
     /// How many bundles there are.
     #[must_use]
     pub fn count_bundles(&self) -> usize {
-        self.read(|index| index.bundles.len())
+        self.read(|tables| tables.bundles.len())
     }
 
     /// One relationship with a foreign trust domain.
     #[must_use]
     pub fn relationship(&self, td: &TrustDomain) -> Option<RelationshipRecord> {
-        self.read(|index| index.relationships.by_id(td).cloned())
+        self.read(|tables| tables.relationships.by_id(td).cloned())
     }
 
     /// All relationships, in the order in which they were made.
     #[must_use]
     pub fn relationships(&self, page: Page) -> Vec<RelationshipRecord> {
-        self.list(page, |index, after, limit| {
-            index.relationships.after(after, limit)
+        self.list(page, |tables, after, limit| {
+            tables.relationships.after(after, limit)
         })
     }
 
-    /// Moves whenever relationships or bundles have changed.
+    /// Signals whenever relationships or bundles have changed.
     #[must_use]
     pub fn federation_changes(&self) -> tokio::sync::watch::Receiver<()> {
         self.0.federation.subscribe()
@@ -283,25 +290,29 @@ impl Registry {
     async fn catch_up(&self, target: Seq) -> Result<(), StoreError> {
         let mut at = *self.0.reached.borrow();
         while at < target {
-            let affected;
-            (at, affected) = match self.0.store.changed(at).await? {
+            let invalidated;
+            (at, invalidated) = match self.0.store.changed(at).await? {
                 Feed::Changed { through, objects } => (through, self.apply(objects)),
                 Feed::TooOld => {
-                    let (index, seq) = load(&self.0.store).await?;
-                    self.0.bundles.store(Arc::new(index.bundle_set()));
-                    *self.0.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+                    let (tables, seq) = load(&self.0.store).await?;
+                    self.0.bundles.store(Arc::new(tables.bundle_set()));
+                    *self
+                        .0
+                        .tables
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner) = tables;
                     self.0.federation.send_replace(());
-                    (seq, Affected::all())
+                    (seq, Invalidated::everything())
                 }
             };
             self.0.reached.send_replace(at);
-            self.0.watches.tell(&affected);
+            self.0.subscribers.wake(&invalidated);
         }
         Ok(())
     }
 
-    /// Takes over changes, and finds out whom they concern.
-    fn apply(&self, objects: Vec<Changed>) -> Affected {
+    /// Applies changes, and finds the nodes that they invalidate if there are subscribers.
+    fn apply(&self, objects: Vec<Changed>) -> Invalidated {
         let bundles = objects
             .iter()
             .any(|object| matches!(object, Changed::Bundle(..)));
@@ -309,30 +320,39 @@ impl Registry {
             || objects
                 .iter()
                 .any(|object| matches!(object, Changed::Relationship(..)));
-        let mut index = self.0.index.write().unwrap_or_else(PoisonError::into_inner);
-        let mut trace = Trace::default();
-        for object in objects {
-            index.apply(object, &mut trace);
-        }
+        let mut tables = self
+            .0
+            .tables
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Asked under the lock: who subscribes later reads these changes, as a subscriber reads after it subscribed.
+        let invalidated = if self.0.subscribers.is_empty() {
+            apply_all(&mut tables, objects, &mut ());
+            Invalidated::default()
+        } else {
+            let mut invalidation = Invalidation::default();
+            apply_all(&mut tables, objects, &mut invalidation);
+            invalidation.finish()
+        };
         if bundles {
-            self.0.bundles.store(Arc::new(index.bundle_set()));
+            self.0.bundles.store(Arc::new(tables.bundle_set()));
         }
-        drop(index);
+        drop(tables);
         if federation {
             self.0.federation.send_replace(());
         }
-        trace.into_affected()
+        invalidated
     }
 
-    fn read<T>(&self, f: impl FnOnce(&Index) -> T) -> T {
-        f(&self.0.index.read().unwrap_or_else(PoisonError::into_inner))
+    fn read<T>(&self, f: impl FnOnce(&Tables) -> T) -> T {
+        f(&self.0.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Goes through candidates in portions, so that the lock is never held for long.
     fn list<T>(
         &self,
         page: Page,
-        portion: impl Fn(&Index, Seq, Limit) -> index::Portion<T>,
+        portion: impl Fn(&Tables, Seq, Limit) -> tables::Portion<T>,
     ) -> Vec<T> {
         let (mut after, size) = match page {
             Page::All => (Seq::ZERO, usize::MAX),
@@ -344,7 +364,7 @@ impl Registry {
                 candidates: limits::REGISTRY_PORTION,
                 wanted: size - found.len(),
             };
-            let portion = self.read(|index| portion(index, after, limit));
+            let portion = self.read(|tables| portion(tables, after, limit));
             found.extend(portion.found);
             after = match portion.more_after {
                 Some(last) if found.len() < size => last,
@@ -360,66 +380,80 @@ impl Bundles for Registry {
     }
 }
 
-/// Everything in the store, and a commit up to which nothing is missing.
-async fn load(store: &Store) -> Result<(Index, Seq), StoreError> {
+/// Loads all tables, and the commit up to which they are complete.
+async fn load(store: &Store) -> Result<(Tables, Seq), StoreError> {
     loop {
         let start = *store.head().borrow();
-        let mut index = Index::default();
-        let mut last = None;
-        loop {
-            let page = store.entries_page(last.as_ref()).await?;
-            let Some(record) = page.last() else { break };
-            last = Some(record.value.id.clone());
-            for record in page {
-                index.entries.put(record);
-            }
-        }
-        let mut last = None;
-        loop {
-            let page = store.nodes_page(last.as_ref()).await?;
-            let Some(record) = page.last() else { break };
-            last = Some(record.value.id.clone());
-            for record in page {
-                index.nodes.put(record);
-            }
-        }
-        let mut last = None;
-        loop {
-            let page = store.bundles_page(last.as_ref()).await?;
-            let Some(record) = page.last() else { break };
-            last = Some(record.value.trust_domain.clone());
-            for record in page {
-                index.bundles.put(record);
-            }
-        }
-        let mut last = None;
-        loop {
-            let page = store.relationships_page(last.as_ref()).await?;
-            let Some(record) = page.last() else { break };
-            last = Some(record.value.trust_domain.clone());
-            for record in page {
-                index.relationships.put(record);
-            }
-        }
-        // What changed while the pages were read.
-        if let Some(seq) = settle(store, &mut index, start).await? {
-            return Ok((index, seq));
+        let mut tables = Tables::default();
+        load_table(
+            |last: Option<EntryId>| async move { store.entries_page(last.as_ref()).await },
+            |entry: &Entry| entry.id.clone(),
+            |record| drop(tables.entries.put(record)),
+        )
+        .await?;
+        load_table(
+            |last: Option<SpiffeId>| async move { store.nodes_page(last.as_ref()).await },
+            |node: &Node| node.id.clone(),
+            |record| drop(tables.nodes.put(record)),
+        )
+        .await?;
+        load_table(
+            |last: Option<TrustDomain>| async move { store.bundles_page(last.as_ref()).await },
+            |bundle: &Bundle| bundle.trust_domain.clone(),
+            |record| drop(tables.bundles.put(record)),
+        )
+        .await?;
+        load_table(
+            |last: Option<TrustDomain>| async move { store.relationships_page(last.as_ref()).await },
+            |relationship: &Relationship| relationship.trust_domain.clone(),
+            |record| drop(tables.relationships.put(record)),
+        )
+        .await?;
+        // The pages are of different moments: what changed meanwhile is applied on top.
+        if let Some(seq) = apply_since(store, &mut tables, start).await? {
+            return Ok((tables, seq));
         }
     }
 }
 
-/// Applies what changed since `start`; `None` if the store has forgotten some of it.
-async fn settle(store: &Store, index: &mut Index, start: Seq) -> Result<Option<Seq>, StoreError> {
+fn apply_all(tables: &mut Tables, changes: Vec<Changed>, observer: &mut impl ChangeObserver) {
+    for change in changes {
+        tables.apply(change, observer);
+    }
+}
+
+/// Reads a table of the store page by page.
+async fn load_table<K, V, P>(
+    page: impl Fn(Option<K>) -> P,
+    key: impl Fn(&V) -> K,
+    mut put: impl FnMut(Record<V>),
+) -> Result<(), StoreError>
+where
+    P: Future<Output = Result<Vec<Record<V>>, StoreError>>,
+{
+    let mut last = None;
+    loop {
+        let records = page(last.take()).await?;
+        let Some(record) = records.last() else {
+            return Ok(());
+        };
+        last = Some(key(&record.value));
+        records.into_iter().for_each(&mut put);
+    }
+}
+
+/// Applies what changed since `start`; `None` if the feed does not reach back that far.
+async fn apply_since(
+    store: &Store,
+    tables: &mut Tables,
+    start: Seq,
+) -> Result<Option<Seq>, StoreError> {
     let target = *store.head().borrow();
     let mut at = start;
     while at < target {
         match store.changed(at).await? {
             Feed::Changed { through, objects } => {
-                // Nobody watches yet.
-                let mut trace = Trace::default();
-                for object in objects {
-                    index.apply(object, &mut trace);
-                }
+                apply_all(tables, objects, &mut ());
                 at = through;
             }
             Feed::TooOld => return Ok(None),
@@ -429,4 +463,4 @@ async fn settle(store: &Store, index: &mut Index, start: Seq) -> Result<Option<S
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,4 +1,4 @@
-//! Who may call what: one table, and the guard that goes by it.
+//! The table of who may call which method, and the guard that enforces it.
 
 use std::sync::Arc;
 
@@ -10,24 +10,7 @@ use tonic::Status;
 
 use super::Context;
 use super::audit::Note;
-use super::caller::Caller;
-
-/// Who may call a method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    /// Anyone, also without a certificate.
-    Anyone,
-    /// Node agents.
-    Agent,
-    /// Servers below this one.
-    Downstream,
-    /// Callers on the local socket.
-    Local,
-    /// Callers on the local socket, and admins.
-    Admin,
-    /// Callers on the local socket, admins and node agents.
-    AdminOrAgent,
-}
+use super::caller::{Access, Caller};
 
 /// Every method of every service that is served.
 #[rustfmt::skip]
@@ -99,7 +82,6 @@ pub(super) const TABLE: &[(&str, Access)] = &[
     ("/grpc.health.v1.Health/Watch",                                                   Access::Local),
 ];
 
-/// The row of a method.
 fn access_of(method: &str) -> Option<Access> {
     TABLE
         .iter()
@@ -107,7 +89,7 @@ fn access_of(method: &str) -> Option<Access> {
         .map(|(_, access)| *access)
 }
 
-/// Lets a request through, with its [`Caller`] beside it, or answers it.
+/// Lets a request through with its [`Caller`] in its extensions, or answers it with the refusal.
 pub(super) async fn guard(
     State(context): State<Arc<Context>>,
     mut request: Request,

@@ -15,7 +15,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::audit::Note;
 use super::status::{self, Failure};
-use super::{Context, client_address, count, filter, paging, svid};
+use super::{Context, client_address, count, filter, id, paging, svid};
 use crate::attestor::{JoinToken, evict};
 use crate::limits;
 
@@ -31,24 +31,15 @@ const NOT_FOUND: &str = "agent not found";
 impl Agents {
     /// An agent's ID in this trust domain.
     fn agent_id(&self, id: Option<types::Spiffeid>) -> Result<SpiffeId, Failure> {
-        let td = &self.0.parts.trust_domain;
-        let invalid =
-            |cause: String| Failure::new(Code::InvalidArgument, "invalid agent ID", cause);
-        let id = id.ok_or_else(|| invalid("request must specify SPIFFE ID".into()))?;
-        let id = filter::member(id, td).map_err(invalid)?;
-        if !id.is_agent() {
-            return Err(invalid(format!(
-                "\"{id}\" is not an agent in trust domain \"{td}\"; path is not in the agent namespace"
-            )));
-        }
-        Ok(id)
+        id::agent(id, &self.0.parts.trust_domain)
+            .map_err(|why| Failure::new(Code::InvalidArgument, "invalid agent ID", why))
     }
 
     async fn delete(&self, id: &SpiffeId) -> Result<(), Failure> {
         let parts = &self.0.parts;
         let always = |_: &Node| true;
         let seq = evict(&parts.store, &parts.registry, id, &always).await;
-        let seq = seq.map_err(|e| node_failure("failed to remove agent", e))?;
+        let seq = seq.map_err(|e| node_error("failed to remove agent", e))?;
         if let Some(seq) = seq {
             parts.registry.reached(seq).await?;
         }
@@ -62,7 +53,7 @@ impl Agents {
             .store
             .node_banned(id)
             .await
-            .map_err(|e| node_failure("failed to ban agent", e))?;
+            .map_err(|e| node_error("failed to ban agent", e))?;
         parts.registry.reached(written.seq).await?;
         tracing::info!(agent_id = %id, "Agent banned");
         Ok(())
@@ -89,7 +80,7 @@ impl Agents {
             .authority
             .sign_agent(id, csr)
             .await
-            .map_err(|e| svid::sign_failure("failed to sign X509 SVID", &e))?;
+            .map_err(|e| svid::sign_error("failed to sign X509 SVID", &e))?;
         let pending = Credential {
             serial: issued.serial.clone(),
             expires_at: issued.expires_at,
@@ -98,7 +89,7 @@ impl Agents {
             .store
             .node_renewed(id, pending)
             .await
-            .map_err(|e| node_failure("failed to update agent", e))?;
+            .map_err(|e| node_error("failed to update agent", e))?;
         parts
             .registry
             .reached(written.seq)
@@ -125,10 +116,10 @@ impl Agents {
             return Err(Failure::invalid("ttl is required, you must provide one"));
         }
         let agent_id = agent_id
-            .map(|id| filter::workload(id, td))
+            .map(|id| id::workload(Some(id), td))
             .transpose()
             .map_err(|e| Failure::new(Code::InvalidArgument, "invalid agent ID", e))?;
-        // The second ID, and never the token.
+        // The audit log gets the second ID, never the token: it is a secret until it is used.
         agent_id.iter().for_each(|id| note.about(id));
         let value = if token.is_empty() {
             uuid::Uuid::new_v4().to_string()
@@ -186,7 +177,7 @@ impl Agents {
             .store
             .node_versioned(id, version)
             .await
-            .map_err(|e| node_failure("failed to update agent", e))?;
+            .map_err(|e| node_error("failed to update agent", e))?;
         Ok(parts.registry.reached(written.seq).await?)
     }
 }
@@ -323,7 +314,7 @@ impl wire::agent_server::Agent for Agents {
     }
 }
 
-fn node_failure(summary: &str, error: NodeError) -> Failure {
+fn node_error(summary: &str, error: NodeError) -> Failure {
     match error {
         NodeError::Missing => Failure::not_found(NOT_FOUND),
         NodeError::Banned => Failure::new(Code::PermissionDenied, summary, "agent is banned"),

@@ -1,10 +1,10 @@
-//! The audit log: one line for each call, when it ends, refused ones and those of unknown methods too.
+//! The audit log: one line for each call when it ends, also for refused calls and unknown methods.
 //!
-//! A layer around everything makes the line; the guard notes who calls, handlers note what it was about. Secrets have
-//! no place in it: nothing of a request is written but IDs that handlers note, and the status that the caller got.
+//! A layer around everything writes the line; the guard notes who calls, handlers note which objects it was about.
+//! Secrets never reach it: nothing of a request is written but the IDs that handlers note, and the status of the answer.
 //!
-//! A flood can't fill the disk with it: each kind of caller has an allowance of lines, and what is held back beyond it is
-//! counted on the next line of its kind.
+//! A flood can't fill the disk: each class of callers has a rate limit for its lines, and lines over the limit are counted
+//! on the next line of the class.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ use uuid::Uuid;
 use super::caller::Caller;
 use crate::limits;
 
-/// What is known of a call while it runs. Without an audit log there is nothing to note.
+/// What is known of a call while it runs. Empty, and ignored, if the audit log is off.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Note(Option<Arc<Mutex<Noted>>>);
 
@@ -46,17 +46,17 @@ impl Note {
         extensions.get().cloned().unwrap_or_default()
     }
 
-    /// Who was let in.
+    /// Notes the caller that the guard let through.
     pub(super) fn caller(&self, caller: &Caller) {
         self.edit(|noted| noted.caller = Some(caller.clone()));
     }
 
-    /// An ID that the call is about; further ones are not written beyond a bound.
+    /// Notes an ID that the call is about; beyond [`limits::MAX_AUDIT_IDS`] they are not written.
     pub(super) fn about(&self, id: impl Display) {
         self.edit(|noted| noted.add(id));
     }
 
-    /// One item of a batch, and what became of it.
+    /// Notes one item of a batch with its status.
     pub(super) fn item(&self, id: impl Display, status: Option<&types::Status>) {
         self.edit(|noted| {
             noted.items += 1;
@@ -85,27 +85,27 @@ impl Noted {
     }
 }
 
-/// The beginning of a text that somebody sent.
+/// The beginning of a text that a caller sent.
 fn short(text: &str) -> &str {
     let end = text.floor_char_boundary(limits::MAX_AUDIT_TEXT);
     text.get(..end).unwrap_or_default()
 }
 
-/// Whose lines share an allowance.
+/// Callers whose lines share a rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Callers that were refused, and those of whom nobody asked who they are.
-    Stranger,
+    /// Callers that were refused, and those of methods that anyone may call.
+    Unidentified,
     /// Node agents and downstream servers.
     Agent,
     /// Administrators.
     Admin,
 }
 
-/// How many lines each kind of caller may still have.
+/// The rate limits of lines, one for each class of callers.
 #[derive(Debug)]
 pub(super) struct Audit {
-    strangers: Allowance,
+    unidentified: Allowance,
     agents: Allowance,
     admins: Allowance,
 }
@@ -113,7 +113,7 @@ pub(super) struct Audit {
 impl Audit {
     pub(super) fn new() -> Self {
         Self {
-            strangers: Allowance::new(limits::AUDIT_STRANGERS),
+            unidentified: Allowance::new(limits::AUDIT_UNIDENTIFIED),
             agents: Allowance::new(limits::AUDIT_AGENTS),
             admins: Allowance::new(limits::AUDIT_ADMINS),
         }
@@ -121,7 +121,7 @@ impl Audit {
 
     fn line(&self, kind: Kind) -> Option<u64> {
         let allowance = match kind {
-            Kind::Stranger => &self.strangers,
+            Kind::Unidentified => &self.unidentified,
             Kind::Agent => &self.agents,
             Kind::Admin => &self.admins,
         };
@@ -129,7 +129,7 @@ impl Audit {
     }
 }
 
-/// One call on its way to its line.
+/// A call that has not ended, with what its line needs.
 struct Call {
     audit: Arc<Audit>,
     note: Note,
@@ -155,7 +155,7 @@ pub(super) async fn layer(
         request_id: Uuid::new_v4(),
     };
     request.extensions_mut().insert(note);
-    // Should the caller go before there is an answer, the line says so.
+    // If the caller goes before there is an answer, this is dropped and the line says so.
     let mut ending = Ending(Some(call));
     let response = next.run(request).await;
     if let Some(status) = Status::from_header_map(response.headers()) {
@@ -227,7 +227,7 @@ impl Call {
         let mut noted = Noted::default();
         self.note.edit(|all| noted = std::mem::take(all));
         let (kind, class) = match &noted.caller {
-            None | Some(Caller::Anyone) => (Kind::Stranger, "nobody"),
+            None | Some(Caller::Anyone) => (Kind::Unidentified, "nobody"),
             Some(Caller::Agent(_)) => (Kind::Agent, "agent"),
             Some(Caller::Downstream(_)) => (Kind::Agent, "downstream"),
             Some(Caller::Admin(_)) => (Kind::Admin, "admin"),
@@ -269,11 +269,11 @@ impl Call {
     }
 }
 
-/// The program that a process runs, if the process is there and can be seen.
+/// The executable of a process, if the process still runs and /proc shows it.
 fn program(process: &UnixCaller) -> Option<PathBuf> {
     let pid = process.pid?;
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    // After its end, the number may be another process's.
+    // The PID may have been reused between the connection and this look.
     let runs = process.process.as_ref()?.is_running();
     runs.unwrap_or_default().then_some(path)
 }

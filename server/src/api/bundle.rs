@@ -1,19 +1,21 @@
 //! Bundles.
 
+use std::fmt;
 use std::sync::Arc;
 
-use countersign_ca::upstream::{Published, UpstreamError};
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::{Bundle, TrustDomain};
 use countersign_proto::convert::bundle::masked;
 use countersign_proto::spire::api::server::bundle::v1 as wire;
 use countersign_proto::spire::api::types;
-use countersign_store::Federating;
+use countersign_transport::error::Chain;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::{self, Failure, not_yet};
-use super::{Context, check_batch, count, paging};
+use super::{Context, batch, count, paging};
 use crate::limits;
+use countersign_ca::upstream::{Published, UpstreamError};
+use countersign_store::Federating;
 
 mod federated;
 
@@ -49,24 +51,9 @@ impl Bundles {
                 "more than {limit} authorities of one kind"
             )));
         }
-        let x509 = x509_authorities
-            .into_iter()
-            .map(X509Authority::try_from)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| {
-                Failure::new(
-                    Code::InvalidArgument,
-                    "failed to convert X.509 authority",
-                    e,
-                )
-            })?;
-        let jwt = jwt_authorities
-            .into_iter()
-            .map(JwtAuthority::try_from)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| {
-                Failure::new(Code::InvalidArgument, "failed to convert JWT authority", e)
-            })?;
+        let x509: Vec<X509Authority> =
+            converted(x509_authorities, "failed to convert X.509 authority")?;
+        let jwt: Vec<JwtAuthority> = converted(jwt_authorities, "failed to convert JWT authority")?;
         let parts = &self.0.parts;
         let written = parts
             .store
@@ -77,8 +64,8 @@ impl Bundles {
         Ok(masked((&written.value).into(), output_mask.as_ref()))
     }
 
-    /// Takes the JWT key of a server below this one, passes it on to the server above if there is one, and answers with all
-    /// keys of the trust domain.
+    /// Takes the JWT key of a downstream server, passes it on to the upstream authority if there is one, and answers with
+    /// all keys of the trust domain.
     async fn publish(
         &self,
         request: wire::PublishJwtAuthorityRequest,
@@ -88,7 +75,7 @@ impl Bundles {
             .ok_or_else(|| Failure::invalid("missing JWT authority"))?;
         let key = JwtAuthority::try_from(key)
             .map_err(|e| Failure::new(Code::InvalidArgument, "invalid JWT authority", e))?;
-        self.check_place_for(&key)?;
+        self.check_publishable(&key)?;
         let parts = &self.0.parts;
         let published = match &parts.upstream {
             Some(upstream) => upstream
@@ -111,8 +98,8 @@ impl Bundles {
         Ok(keys.map(Into::into).collect())
     }
 
-    /// Whether the bundle has room for this key, and no other one under its ID.
-    fn check_place_for(&self, key: &JwtAuthority) -> Result<(), Failure> {
+    /// Refuses a key for which the bundle has no room, or whose ID another key has.
+    fn check_publishable(&self, key: &JwtAuthority) -> Result<(), Failure> {
         let parts = &self.0.parts;
         let Some(bundle) = parts.registry.bundle_record(&parts.trust_domain) else {
             return Ok(());
@@ -194,18 +181,8 @@ impl wire::bundle_server::Bundle for Bundles {
             trust_domain,
             output_mask,
         } = request.into_inner();
-        let td = TrustDomain::from_name_or_id(&trust_domain).map_err(|e| {
-            Failure::new(
-                Code::InvalidArgument,
-                "trust domain argument is not valid",
-                e,
-            )
-        })?;
-        if td == self.0.parts.trust_domain {
-            let message =
-                "getting a federated bundle for the server's own trust domain is not allowed";
-            return Err(Failure::invalid(message).into());
-        }
+        let own = "getting a federated bundle for the server's own trust domain is not allowed";
+        let td = self.foreign(&trust_domain, own)?;
         self.one(&td, output_mask.as_ref())
     }
 
@@ -224,7 +201,7 @@ impl wire::bundle_server::Bundle for Bundles {
         &self,
         _request: Request<wire::PublishWitAuthorityRequest>,
     ) -> Result<Response<wire::PublishWitAuthorityResponse>, Status> {
-        Err(not_yet("take WIT authorities of servers below it"))
+        Err(not_yet("take WIT authorities of downstream servers"))
     }
 
     async fn batch_create_federated_bundle(
@@ -235,12 +212,12 @@ impl wire::bundle_server::Bundle for Bundles {
             bundle,
             output_mask,
         } = request.into_inner();
-        check_batch(bundle.len())?;
-        let mut results = Vec::with_capacity(bundle.len());
-        for bundle in bundle {
-            let (status, bundle) = item(self.create(bundle).await, output_mask.as_ref());
-            results.push(wire::batch_create_federated_bundle_response::Result { status, bundle });
-        }
+        let mask = output_mask.as_ref();
+        let results = batch(bundle, |bundle| async move {
+            let (status, bundle) = item(self.create(bundle).await, mask);
+            wire::batch_create_federated_bundle_response::Result { status, bundle }
+        })
+        .await?;
         Ok(Response::new(wire::BatchCreateFederatedBundleResponse {
             results,
         }))
@@ -255,13 +232,12 @@ impl wire::bundle_server::Bundle for Bundles {
             input_mask,
             output_mask,
         } = request.into_inner();
-        check_batch(bundle.len())?;
-        let mut results = Vec::with_capacity(bundle.len());
-        for bundle in bundle {
-            let updated = self.update(bundle, input_mask.as_ref()).await;
-            let (status, bundle) = item(updated, output_mask.as_ref());
-            results.push(wire::batch_update_federated_bundle_response::Result { status, bundle });
-        }
+        let (change, mask) = (input_mask.as_ref(), output_mask.as_ref());
+        let results = batch(bundle, |bundle| async move {
+            let (status, bundle) = item(self.update(bundle, change).await, mask);
+            wire::batch_update_federated_bundle_response::Result { status, bundle }
+        })
+        .await?;
         Ok(Response::new(wire::BatchUpdateFederatedBundleResponse {
             results,
         }))
@@ -275,12 +251,12 @@ impl wire::bundle_server::Bundle for Bundles {
             bundle,
             output_mask,
         } = request.into_inner();
-        check_batch(bundle.len())?;
-        let mut results = Vec::with_capacity(bundle.len());
-        for bundle in bundle {
-            let (status, bundle) = item(self.set(bundle).await, output_mask.as_ref());
-            results.push(wire::batch_set_federated_bundle_response::Result { status, bundle });
-        }
+        let mask = output_mask.as_ref();
+        let results = batch(bundle, |bundle| async move {
+            let (status, bundle) = item(self.set(bundle).await, mask);
+            wire::batch_set_federated_bundle_response::Result { status, bundle }
+        })
+        .await?;
         Ok(Response::new(wire::BatchSetFederatedBundleResponse {
             results,
         }))
@@ -306,19 +282,27 @@ impl wire::bundle_server::Bundle for Bundles {
                 return Err(Failure::invalid(message).into());
             }
         };
-        check_batch(trust_domains.len())?;
-        let mut results = Vec::with_capacity(trust_domains.len());
-        for trust_domain in trust_domains {
+        let results = batch(trust_domains, |trust_domain| async move {
             let deleted = self.delete(&trust_domain, mode).await;
-            results.push(wire::batch_delete_federated_bundle_response::Result {
+            wire::batch_delete_federated_bundle_response::Result {
                 status: Some(deleted.map_or_else(Failure::item, |()| status::ok())),
                 trust_domain,
-            });
-        }
+            }
+        })
+        .await?;
         Ok(Response::new(wire::BatchDeleteFederatedBundleResponse {
             results,
         }))
     }
+}
+
+/// All of the messages as domain types, or the error of the first that is malformed.
+fn converted<M, T>(messages: Vec<M>, summary: &str) -> Result<Vec<T>, Failure>
+where
+    T: TryFrom<M, Error: fmt::Display>,
+{
+    let converted: Result<_, _> = messages.into_iter().map(T::try_from).collect();
+    converted.map_err(|error| Failure::new(Code::InvalidArgument, summary, error))
 }
 
 /// The status and bundle of a batch's item.
@@ -332,13 +316,12 @@ fn item(
     }
 }
 
-/// Why stands in the log, not in the answer.
+/// The reason goes to the log, not to the downstream server.
 fn not_published(key: &JwtAuthority, error: &UpstreamError) -> Failure {
-    let error = error as &dyn std::error::Error;
     tracing::warn!(
-        error,
+        error = %Chain(error),
         key_id = key.key_id,
-        "A server below could not publish its JWT key"
+        "The JWT key of a downstream server could not be published"
     );
     let cause = "the upstream authority did not take it";
     Failure::new(Code::Internal, "failed to publish JWT key", cause)

@@ -1,4 +1,4 @@
-//! Who calls, and whether a node agent still is one.
+//! Who may call a method, who the caller is, and whether a node agent's SVID is still the current one.
 
 use std::sync::Arc;
 
@@ -11,32 +11,48 @@ use countersign_transport::connection::Peer;
 use tonic::Status;
 
 use super::Context;
-use super::access::Access;
 use super::status::{self, Failure};
 
-/// The caller of a method, as far as the method's row in the table asks.
+/// Who may call a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Anyone, also without a certificate.
+    Anyone,
+    /// Node agents.
+    Agent,
+    /// Downstream servers.
+    Downstream,
+    /// Callers on the local socket.
+    Local,
+    /// Callers on the local socket, and admins.
+    Admin,
+    /// Callers on the local socket, admins and node agents.
+    AdminOrAgent,
+}
+
+/// The caller of a method, identified as far as the method's [`Access`] needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Caller {
-    /// The method is for anyone: nobody asked.
+    /// The method is for anyone, so the caller was not identified.
     Anyone,
     /// On the local socket.
     Local,
     /// An admin.
     Admin(SpiffeId),
-    /// A server below this one.
+    /// A downstream server.
     Downstream(SpiffeId),
     /// A node agent whose SVID is the current one.
     Agent(SpiffeId),
 }
 
-/// Why a node agent is not let in.
+/// Why a node agent is refused.
 enum Refusal {
     Agent(Reason),
     Failed(Failure),
 }
 
 impl Context {
-    /// Finds the caller among those who may call, in the order anyone, local, admin or downstream, agent.
+    /// Identifies the caller, in the order anyone, local, admin or downstream, agent, and refuses those that may not call.
     pub(super) async fn authorise(
         &self,
         access: Access,
@@ -76,7 +92,8 @@ impl Context {
         self.parts.admin_ids.contains(id) || self.parts.registry.is_admin(id)
     }
 
-    /// The checks in the order that node agents rely on. The first use of a renewed SVID makes it the current one.
+    /// Checks a node agent's SVID. The order decides which reason the agent gets. The first use of a renewed SVID makes it
+    /// the current one.
     async fn check_agent(&self, peer: &Arc<Peer>) -> Result<(), Refusal> {
         let refuse = |reason| Err(Refusal::Agent(reason));
         if self.parts.clock.now() > peer.not_after {

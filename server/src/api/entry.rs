@@ -25,30 +25,28 @@ pub(super) use sync::Syncs;
 /// The service.
 pub(super) struct Entries(pub(super) Arc<Context>);
 
-/// How one item of a batch went.
-type Item = Result<Box<Entry>, Fault>;
+/// The outcome of one item of a batch.
+type Item = Result<Box<Entry>, ItemError>;
 
-/// Why an item failed, and the entry that was in the way if there was one.
-struct Fault {
-    failure: Failure,
+/// Why an item failed, and the similar entry if one exists: SPIRE sends it along.
+struct ItemError {
+    error: Failure,
     existing: Option<Box<Entry>>,
 }
 
-impl From<Failure> for Fault {
-    fn from(failure: Failure) -> Self {
+impl From<Failure> for ItemError {
+    fn from(error: Failure) -> Self {
         Self {
-            failure,
+            error,
             existing: None,
         }
     }
 }
 
-impl Fault {
-    /// Two entries would be alike.
+impl ItemError {
     fn similar(existing: Entry) -> Self {
-        let failure = Failure::plain(Code::AlreadyExists, SIMILAR);
         Self {
-            failure,
+            error: Failure::plain(Code::AlreadyExists, SIMILAR),
             existing: Some(Box::new(existing)),
         }
     }
@@ -61,7 +59,7 @@ impl Entries {
         let parts = &self.0.parts;
         let now = parts.clock.now();
         let mut items: Vec<Option<Item>> = Vec::with_capacity(entries.len());
-        let mut sound = Vec::with_capacity(entries.len());
+        let mut valid = Vec::with_capacity(entries.len());
         for wire in entries {
             let wire = types::Entry {
                 id: if wire.id.is_empty() {
@@ -73,24 +71,24 @@ impl Entries {
                 created_at: now.as_i64(),
                 ..wire
             };
-            match self.sound(wire) {
+            match self.checked(wire) {
                 Ok(entry) => {
                     items.push(None);
-                    sound.push(entry);
+                    valid.push(entry);
                 }
                 Err(failed) => items.push(Some(Err(failed))),
             }
         }
         let made = parts
             .store
-            .entries_create(&sound)
+            .entries_create(&valid)
             .await
             .map_err(|e| Failure::store(NOT_CREATED, &e))?;
         let last = made.iter().flatten().map(|written| written.seq).max();
         self.reached(last).await?;
-        let mut made = made.into_iter().map(|result| match result {
+        let made = made.into_iter().map(|result| match result {
             Ok(written) => Ok(Box::new(written.value.value)),
-            Err(EntryExists::Similar(existing)) => Err(Fault::similar(existing.value)),
+            Err(EntryExists::Similar(existing)) => Err(ItemError::similar(existing.value)),
             Err(error @ EntryExists::Id) => {
                 Err(Failure::new(Code::AlreadyExists, NOT_CREATED, error).into())
             }
@@ -99,28 +97,26 @@ impl Entries {
             }
             Err(error) => Err(Failure::new(Code::Aborted, NOT_CREATED, error).into()),
         });
-        Ok(items
-            .into_iter()
-            .map(|item| item.or_else(|| made.next()).unwrap_or_else(lost))
-            .collect())
+        Ok(merged(items, made))
     }
 
-    /// A new entry, if it is sound. If something is repeated in it that may not be, an entry like it comes first.
-    fn sound(&self, wire: types::Entry) -> Result<Entry, Fault> {
+    /// A new entry that may be stored.
+    fn checked(&self, wire: types::Entry) -> Result<Entry, ItemError> {
         let td = &self.0.parts.trust_domain;
-        // Few entries repeat anything; those are looked at a second time, so that the others need not be copied.
+        // Few entries repeat anything. Only those are copied, to be checked a second time without the repetitions.
         let spare = has_repetitions(&wire).then(|| without_repetitions(wire.clone()));
-        let failure = match check::new(wire, td) {
+        let repeated = match check::new(wire, td) {
             Ok(entry) => return Ok(entry),
-            Err(Refused::Told(failure)) => return Err(failure.into()),
-            Err(Refused::Repeated(failure)) => failure,
+            Err(Refused::Malformed(error)) => return Err(error.into()),
+            Err(Refused::Repeated(error)) => error,
         };
+        // SPIRE looks for a similar entry before it finds the repetition, so that error goes first.
         let existing = spare
             .and_then(|wire| check::new(wire, td).ok())
             .and_then(|entry| self.0.parts.registry.similar_entry(&entry));
         Err(match existing {
-            Some(existing) => Fault::similar(existing.value.clone()),
-            None => failure.into(),
+            Some(existing) => ItemError::similar(existing.value.clone()),
+            None => repeated.into(),
         })
     }
 
@@ -135,8 +131,8 @@ impl Entries {
         let (mut known, mut wanted) = (Vec::new(), Vec::new());
         for wire in entries {
             let failed = match (check::update(&wire, mask, td), EntryId::new(&wire.id)) {
-                (Err(failure), _) => Some(failure),
-                // No entry has such an ID.
+                (Err(error), _) => Some(error),
+                // No entry can have such an ID.
                 (Ok(()), Err(_)) => Some(Failure::not_found(NOT_UPDATED)),
                 (Ok(()), Ok(id)) => {
                     known.push(id);
@@ -144,7 +140,7 @@ impl Entries {
                     None
                 }
             };
-            items.push(failed.map(|failure| Err(failure.into())));
+            items.push(failed.map(|error| Err(error.into())));
         }
         let change = |i: usize, old: &Entry| {
             let new = wanted.get(i).cloned().unwrap_or_default();
@@ -157,19 +153,16 @@ impl Entries {
             .map_err(|e| Failure::store(NOT_UPDATED, &e))?;
         let last = changed.iter().flatten().map(|written| written.seq).max();
         self.reached(last).await?;
-        let mut changed = changed.into_iter().map(|result| match result {
+        let changed = changed.into_iter().map(|result| match result {
             Ok(written) => Ok(Box::new(written.value.value)),
             Err(UpdateError::Missing) => Err(Failure::not_found(NOT_UPDATED).into()),
-            Err(UpdateError::Refused(failure)) => Err(failure.into()),
+            Err(UpdateError::Refused(error)) => Err(error.into()),
             Err(error @ UpdateError::BundleMissing(_)) => {
                 Err(Failure::new(Code::Internal, NOT_UPDATED, error).into())
             }
             Err(error) => Err(Failure::new(Code::Aborted, NOT_UPDATED, error).into()),
         });
-        Ok(items
-            .into_iter()
-            .map(|item| item.or_else(|| changed.next()).unwrap_or_else(lost))
-            .collect())
+        Ok(merged(items, changed))
     }
 
     async fn delete(&self, ids: &[String]) -> Result<Vec<Result<(), Failure>>, Failure> {
@@ -278,9 +271,7 @@ impl wire::entry_server::Entry for Entries {
             .await?
             .into_iter()
             .map(|item| {
-                let (status, entry) = told(item, output_mask.as_ref());
-                let id = entry.as_ref().map_or("", |entry| &entry.id);
-                note.item(id, status.as_ref());
+                let (status, entry) = answered(item, output_mask.as_ref(), &note);
                 wire::batch_create_entry_response::Result { status, entry }
             })
             .collect();
@@ -303,9 +294,7 @@ impl wire::entry_server::Entry for Entries {
             .await?
             .into_iter()
             .map(|item| {
-                let (status, entry) = told(item, output_mask.as_ref());
-                let id = entry.as_ref().map_or("", |entry| &entry.id);
-                note.item(id, status.as_ref());
+                let (status, entry) = answered(item, output_mask.as_ref(), &note);
                 wire::batch_update_entry_response::Result { status, entry }
             })
             .collect();
@@ -364,24 +353,33 @@ impl wire::entry_server::Entry for Entries {
 
 const SIMILAR: &str = "similar entry already exists";
 
-/// The two parts of an item's result.
-fn told(
+/// The status and entry of an item's result, also noted for the audit log.
+fn answered(
     item: Item,
     mask: Option<&types::EntryMask>,
+    note: &Note,
 ) -> (Option<types::Status>, Option<types::Entry>) {
     let (status, entry) = match item {
         Ok(entry) => (status::ok(), Some(entry)),
-        Err(Fault { failure, existing }) => (failure.item(), existing),
+        Err(ItemError { error, existing }) => (error.item(), existing),
     };
-    (
-        Some(status),
-        entry.map(|entry| masked((&*entry).into(), mask)),
-    )
+    let status = Some(status);
+    let entry = entry.map(|entry| masked((&*entry).into(), mask));
+    let id = entry.as_ref().map_or("", |entry| &entry.id);
+    note.item(id, status.as_ref());
+    (status, entry)
 }
 
-/// The store answers every item; this is for the case that it does not.
-fn lost() -> Item {
-    Err(Failure::plain(Code::Internal, "the store did not answer for this item").into())
+/// All items in the order of the request: those that were refused at once, and the store's results in the gaps.
+fn merged(items: Vec<Option<Item>>, mut stored: impl Iterator<Item = Item>) -> Vec<Item> {
+    let missing = || {
+        // The store answers every item. Should it not, the others keep their places.
+        Err(Failure::plain(Code::Internal, "the store did not answer for this item").into())
+    };
+    items
+        .into_iter()
+        .map(|item| item.or_else(|| stored.next()).unwrap_or_else(missing))
+        .collect()
 }
 
 /// Whether a selector or a DNS name comes twice.

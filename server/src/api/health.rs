@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use countersign_proto::grpc::health::v1 as wire;
 use countersign_proto::grpc::health::v1::health_check_response::ServingStatus;
+use countersign_transport::error::Chain;
 use tonic::{Request, Response, Status};
 
 use super::Context;
@@ -31,7 +32,7 @@ impl wire::health_server::Health for Health {
             Ok(Some(_)) => ServingStatus::Serving,
             Ok(None) => ServingStatus::NotServing,
             Err(error) => {
-                tracing::warn!(%error, "the server is not healthy: its bundle can't be read");
+                tracing::warn!(error = %Chain(&error), "The server is not healthy: its bundle can't be read");
                 ServingStatus::NotServing
             }
         };

@@ -7,6 +7,8 @@ use countersign_identity::UnixTime;
 use countersign_proto::spire::api::server::localauthority::v1 as wire;
 use tonic::{Code, Request, Response, Status};
 
+use countersign_transport::error::Chain;
+
 use super::Context;
 use super::status::Failure;
 
@@ -14,7 +16,7 @@ use super::status::Failure;
 pub(super) struct LocalAuthorities(pub(super) Arc<Context>);
 
 impl LocalAuthorities {
-    /// The kind, if this server has authorities of it.
+    /// Refuses JWT authorities if JWT-SVIDs are turned off.
     fn served(&self, kind: Kind) -> Result<Kind, Failure> {
         if kind == Kind::Jwt && !self.0.parts.authority.signs_jwt() {
             return Err(jwt_disabled());
@@ -110,7 +112,7 @@ impl LocalAuthorities {
         Ok(to_wire(self.order(order, refusal).await?))
     }
 
-    /// Taints or revokes the authority above the old one. Its ID may be in capitals.
+    /// Taints or revokes the upstream authority that signed the old one. Its ID may be in capitals.
     async fn upstream(
         &self,
         order: impl FnOnce(String) -> Order,
@@ -138,20 +140,19 @@ impl LocalAuthorities {
     }
 }
 
-/// What callers of a method about JWT-SVIDs are told where there are none.
+/// The error of every method about JWT-SVIDs while they are turned off.
 pub(super) fn jwt_disabled() -> Failure {
     Failure::plain(Code::Unimplemented, "JWT functionality is disabled")
 }
 
-/// What is told of a failed order whatever it was.
+/// The error of a failed command where the command has none of its own for it.
 fn failed(summary: &str, error: &OrderError) -> Failure {
     let code = match error {
         OrderError::Initializing | OrderError::Stopping => Code::Unavailable,
         OrderError::IdMissing | OrderError::Unexpected => Code::InvalidArgument,
         OrderError::NoUpstream => Code::FailedPrecondition,
         OrderError::Failed(why) => {
-            let why = why as &dyn std::error::Error;
-            tracing::error!(error = why, "{summary}");
+            tracing::error!(error = %Chain(why), request = summary, "A command to the certificate authority failed");
             return Failure::new(Code::Internal, summary, error);
         }
         _ => return Failure::new(Code::Internal, summary, error),
@@ -221,7 +222,7 @@ impl wire::local_authority_server::LocalAuthority for LocalAuthorities {
     ) -> Result<Response<wire::TaintJwtAuthorityResponse>, Status> {
         let id = request.into_inner().authority_id;
         let AuthorityState { id, .. } = self.taint(Kind::Jwt, id).await?;
-        // Of a JWT authority only the ID is told here.
+        // SPIRE answers with the ID alone here.
         let tainted_authority = Some(wire::AuthorityState {
             authority_id: id,
             ..Default::default()

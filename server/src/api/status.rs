@@ -1,21 +1,22 @@
-//! What callers are told when something fails: gRPC statuses and the statuses of a batch's items.
+//! Errors of the API: as gRPC statuses, and as the statuses of a batch's items.
 
 use std::fmt;
 
 use bytes::Bytes;
 use countersign_proto::spire::api::types;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
-use countersign_store::StoreError;
-use countersign_store::backend::BackendError;
+use countersign_transport::error::Chain;
 use prost::Message as _;
 use tonic::{Code, Status};
 
 use crate::registry::Behind;
+use countersign_store::StoreError;
+use countersign_store::backend::BackendError;
 
 /// The type of [`types::PermissionDeniedDetails`] as node agents look for it.
 const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
 
-/// A failure on its way to a caller: `summary: cause`. Not-found says the summary only, because tools match it.
+/// An error for a caller: `summary: cause`. Not-found has the summary only, because tools match it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     code: Code,
@@ -46,8 +47,7 @@ impl Failure {
         Self::plain(Code::NotFound, message)
     }
 
-    /// The store's fault. What exactly is wrong stands in the log, not in the answer. A store that is away may come
-    /// back: the caller is asked to come again.
+    /// The store failed. The cause goes to the log, not to the caller. I/O errors may pass, so the caller may retry.
     pub(super) fn store(summary: &str, error: &StoreError) -> Self {
         let (code, cause) = match error {
             StoreError::Busy { .. } => return Self::new(Code::Aborted, summary, error),
@@ -59,12 +59,12 @@ impl Failure {
                 (Code::Internal, "the server's store failed; see its log")
             }
         };
-        tracing::error!(%error, "{summary}");
+        tracing::error!(error = %Chain(error), request = summary, "The store failed");
         Self::new(code, summary, cause)
     }
 
-    /// The same failure, with what was rejected for it before its message.
-    pub(super) fn rejecting(mut self, summary: &str) -> Self {
+    /// Puts a summary before the message.
+    pub(super) fn with_summary(mut self, summary: &str) -> Self {
         self.message = format!("{summary}: {}", self.message);
         self
     }
@@ -85,8 +85,8 @@ impl fmt::Display for Failure {
 }
 
 impl From<Failure> for Status {
-    fn from(failure: Failure) -> Self {
-        Self::new(failure.code, failure.message)
+    fn from(error: Failure) -> Self {
+        Self::new(error.code, error.message)
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) fn ok() -> types::Status {
     }
 }
 
-/// Permission denied, with the reason on which hangs what a node agent does next.
+/// Permission denied, with the reason as a detail: it decides whether a node agent attests again or gives up.
 pub(super) fn denied(message: impl Into<String>, reason: Reason) -> Status {
     let message = message.into();
     let detail = types::PermissionDeniedDetails {
@@ -125,7 +125,7 @@ pub(super) fn denied(message: impl Into<String>, reason: Reason) -> Status {
     )
 }
 
-/// A method that belongs to later work.
+/// The status of a method that is not implemented yet.
 pub(super) fn not_yet(what: &str) -> Status {
     Status::unimplemented(format!("this server does not {what} yet"))
 }
@@ -135,24 +135,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn not_found_says_no_cause_and_everything_else_does() {
-        let told = |code| Failure::new(code, "failed to x", "y").message;
-        assert_eq!(told(Code::InvalidArgument), "failed to x: y");
-        assert_eq!(told(Code::NotFound), "failed to x");
+    fn only_not_found_omits_the_cause() {
+        let message = |code| Failure::new(code, "failed to x", "y").message;
+        assert_eq!(message(Code::InvalidArgument), "failed to x: y");
+        assert_eq!(message(Code::NotFound), "failed to x");
     }
 
     #[test]
-    fn a_store_that_is_away_is_worth_another_try_and_a_damaged_one_is_not() {
-        let told = |error: StoreError| Failure::store("failed to x", &error).code;
+    fn store_io_errors_may_be_retried_and_damage_may_not() {
+        let code = |error: StoreError| Failure::store("failed to x", &error).code;
         let io = BackendError::Io {
             doing: "write",
             why: "no space left".into(),
         };
-        assert_eq!(told(io.into()), Code::Unavailable);
-        assert_eq!(told(BackendError::Closed.into()), Code::Unavailable);
-        assert_eq!(told(StoreError::Busy { doing: "x" }), Code::Aborted);
+        assert_eq!(code(io.into()), Code::Unavailable);
+        assert_eq!(code(BackendError::Closed.into()), Code::Unavailable);
+        assert_eq!(code(StoreError::Busy { doing: "x" }), Code::Aborted);
         let damaged = BackendError::Damaged { what: "x".into() };
-        assert_eq!(told(damaged.into()), Code::Internal);
+        assert_eq!(code(damaged.into()), Code::Internal);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::Context;
 use super::audit::Note;
-use super::filter::workload;
+use super::id;
 use super::local_authority::jwt_disabled;
 use super::status::{self, Failure};
 use crate::limits;
@@ -21,7 +21,7 @@ use crate::limits;
 /// The service.
 pub(super) struct Svids(pub(super) Arc<Context>);
 
-type Result_ = wire::batch_new_x509svid_response::Result;
+type BatchResult = wire::batch_new_x509svid_response::Result;
 
 impl Svids {
     /// What is to be signed for an item, if this agent may have it.
@@ -43,7 +43,7 @@ impl Svids {
         })
     }
 
-    /// The authority of a server below this one, and the roots to which it leads.
+    /// Signs the authority of a downstream server.
     async fn downstream(
         &self,
         request: wire::NewDownstreamX509caRequest,
@@ -55,7 +55,7 @@ impl Svids {
             .authority
             .sign_downstream(csr, seconds(preferred_ttl))
             .await
-            .map_err(|e| sign_failure("failed to sign downstream X.509 CA", &e))?;
+            .map_err(|e| sign_error("failed to sign downstream X.509 CA", &e))?;
         let bundle = parts
             .registry
             .bundle_record(&parts.trust_domain)
@@ -81,7 +81,7 @@ impl Svids {
         }
         let id = request.id.clone();
         let signed = self.0.parts.authority.sign_jwt(request).await;
-        let issued = signed.map_err(|error| sign_failure("failed to sign JWT-SVID", &error))?;
+        let issued = signed.map_err(|error| sign_error("failed to sign JWT-SVID", &error))?;
         Ok((&SignedJwt {
             id,
             token: issued.token,
@@ -148,10 +148,7 @@ impl wire::svid_server::Svid for Svids {
             .into_iter()
             .map(|plan| match plan {
                 Ok(()) => answer(signed.next()),
-                Err(failure) => Result_ {
-                    status: Some(failure.item()),
-                    svid: None,
-                },
+                Err(error) => not_signed(error),
             })
             .inspect(|result| note.item("", result.status.as_ref()))
             .collect();
@@ -166,7 +163,7 @@ impl wire::svid_server::Svid for Svids {
         check_csr(&csr)?;
         let minted = self.0.parts.authority.mint(csr, seconds(ttl)).await;
         let issued = minted.map_err(|error| match &error {
-            MintError::Sign(why) => sign_failure("failed to sign X509-SVID", why),
+            MintError::Sign(why) => sign_error("failed to sign X509-SVID", why),
             faulty => Failure::invalid(faulty.to_string()),
         })?;
         let svid = Some(to_wire(issued));
@@ -179,9 +176,8 @@ impl wire::svid_server::Svid for Svids {
     ) -> Result<Response<wire::MintJwtsvidResponse>, Status> {
         self.check_signs_jwt()?;
         let wire::MintJwtsvidRequest { id, audience, ttl } = request.into_inner();
-        let invalid = |why: String| Failure::new(Code::InvalidArgument, "invalid SPIFFE ID", why);
-        let id = id.ok_or_else(|| invalid("request must specify SPIFFE ID".into()))?;
-        let id = workload(id, &self.0.parts.trust_domain).map_err(invalid)?;
+        let id = id::workload(id, &self.0.parts.trust_domain)
+            .map_err(|why| Failure::new(Code::InvalidArgument, "invalid SPIFFE ID", why))?;
         let svid = self
             .sign_jwt(JwtRequest {
                 id,
@@ -209,8 +205,8 @@ impl wire::svid_server::Svid for Svids {
         let context = &self.0;
         if context.parts.rate_limits.signing {
             let limited = Context::limit(&context.jwt_signatures, &request, 1).await;
-            limited.map_err(|failure| {
-                failure.rejecting("rejecting request due to JWT signing request rate limiting")
+            limited.map_err(|error| {
+                error.with_summary("rejecting request due to JWT signing request rate limiting")
             })?;
         }
         self.check_signs_jwt()?;
@@ -262,14 +258,14 @@ pub(super) fn check_csr(csr: &Bytes) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the caller is told when nothing was signed.
-pub(super) fn sign_failure(summary: &str, error: &SignError) -> Failure {
+/// The error for a caller whose request was not signed.
+pub(super) fn sign_error(summary: &str, error: &SignError) -> Failure {
     match error {
         SignError::Audience(why) => Failure::new(Code::InvalidArgument, summary, why),
         SignError::InvalidCsr(why) => Failure::new(Code::InvalidArgument, "malformed CSR", why),
         SignError::Unavailable => Failure::new(Code::Unavailable, summary, error),
         SignError::Internal(why) => {
-            tracing::error!(error = %why, "{summary}");
+            tracing::error!(error = %why, request = summary, "Signing failed");
             Failure::new(Code::Internal, summary, error)
         }
     }
@@ -291,25 +287,25 @@ pub(super) fn to_wire(issued: Issued) -> types::X509svid {
         .into()
 }
 
-fn answer(signed: Option<Result<Issued, SignError>>) -> Result_ {
+fn answer(signed: Option<Result<Issued, SignError>>) -> BatchResult {
+    let summary = "failed to sign X509-SVID";
+    let signed = match signed {
+        Some(signed) => signed.map_err(|error| sign_error(summary, &error)),
+        // The authority answers every request. Should it not, the others keep their places.
+        None => Err(Failure::plain(Code::Internal, summary)),
+    };
     match signed {
-        Some(Ok(issued)) => Result_ {
+        Ok(issued) => BatchResult {
             status: Some(status::ok()),
             svid: Some(to_wire(issued)),
         },
-        Some(Err(error)) => {
-            let failure = sign_failure("failed to sign X509-SVID", &error);
-            Result_ {
-                status: Some(failure.item()),
-                svid: None,
-            }
-        }
-        None => {
-            let failure = Failure::plain(Code::Internal, "failed to sign X509-SVID");
-            Result_ {
-                status: Some(failure.item()),
-                svid: None,
-            }
-        }
+        Err(error) => not_signed(error),
+    }
+}
+
+fn not_signed(error: Failure) -> BatchResult {
+    BatchResult {
+        status: Some(error.item()),
+        svid: None,
     }
 }

@@ -12,7 +12,7 @@ use countersign_store::RelationshipError;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::{self, Failure};
-use super::{Context, check_batch, paging};
+use super::{Context, batch, paging};
 use crate::federation::RefreshError;
 
 /// The service.
@@ -25,7 +25,7 @@ impl TrustDomains {
         &self,
         message: types::FederationRelationship,
     ) -> Result<Relationship, Failure> {
-        let (relationship, bundle) = self.sound(message, "create")?;
+        let (relationship, bundle) = self.checked(message, "create")?;
         let summary = "failed to create federation relationship";
         let parts = &self.0.parts;
         let created = parts
@@ -36,17 +36,17 @@ impl TrustDomains {
             .map_err(|e| Failure::store(summary, &e))?
             .map_err(|e| Failure::new(Code::Internal, summary, e))?;
         parts.registry.reached(seq).await?;
-        self.warn_of(&relationship);
+        self.warn_if_unverifiable(&relationship);
         Ok(relationship)
     }
 
-    /// The whole message must be sound, whatever the mask says.
+    /// SPIRE converts the whole message before it looks at the mask, so all of it must be valid.
     async fn update(
         &self,
         message: types::FederationRelationship,
         mask: Option<&Mask>,
     ) -> Result<Relationship, Failure> {
-        let (wanted, bundle) = self.sound(message, "update")?;
+        let (wanted, bundle) = self.checked(message, "update")?;
         let bundle = bundle.filter(|_| mask.is_none_or(|mask| mask.trust_domain_bundle));
         let summary = "failed to update federation relationship";
         let parts = &self.0.parts;
@@ -69,7 +69,7 @@ impl TrustDomains {
             .map_err(|e| Failure::store(summary, &e))?
             .map_err(|e| Failure::new(Code::Internal, summary, e))?;
         parts.registry.reached(written.seq).await?;
-        self.warn_of(&written.value);
+        self.warn_if_unverifiable(&written.value);
         Ok(written.value)
     }
 
@@ -94,8 +94,8 @@ impl TrustDomains {
         Ok(parts.registry.reached(seq).await?)
     }
 
-    /// A relationship that makes sense, with a trust domain that is not this server's own.
-    fn sound(
+    /// The relationship and bundle of a message, if they are valid and of a foreign trust domain.
+    fn checked(
         &self,
         message: types::FederationRelationship,
         verb: &str,
@@ -111,8 +111,8 @@ impl TrustDomains {
         Ok((relationship, bundle))
     }
 
-    /// An endpoint that can't be verified yet is no fault: the bundle may come later.
-    fn warn_of(&self, relationship: &Relationship) {
+    /// An endpoint that can't be verified yet is no error: an administrator may set its bundle later.
+    fn warn_if_unverifiable(&self, relationship: &Relationship) {
         if let EndpointProfile::Spiffe(id) = &relationship.profile
             && self.0.parts.registry.bundle_of(id).is_none()
         {
@@ -125,7 +125,7 @@ impl TrustDomains {
         }
     }
 
-    fn told(
+    fn to_wire(
         &self,
         relationship: &Relationship,
         mask: Option<&Mask>,
@@ -145,7 +145,7 @@ impl TrustDomains {
         mask: Option<&Mask>,
     ) -> (Option<types::Status>, Option<types::FederationRelationship>) {
         match result {
-            Ok(relationship) => (Some(status::ok()), Some(self.told(&relationship, mask))),
+            Ok(relationship) => (Some(status::ok()), Some(self.to_wire(&relationship, mask))),
             Err(failure) => (Some(failure.item()), None),
         }
     }
@@ -167,7 +167,7 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
         let records = self.0.parts.registry.relationships(page);
         let federation_relationships = records
             .iter()
-            .map(|record| self.told(&record.value, output_mask.as_ref()))
+            .map(|record| self.to_wire(&record.value, output_mask.as_ref()))
             .collect();
         let next_page_token = paging::next(page, records.last().map(|record| record.created));
         Ok(Response::new(wire::ListFederationRelationshipsResponse {
@@ -189,7 +189,7 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
         let record =
             record.ok_or_else(|| Failure::not_found("federation relationship does not exist"))?;
         Ok(Response::new(
-            self.told(&record.value, output_mask.as_ref()),
+            self.to_wire(&record.value, output_mask.as_ref()),
         ))
     }
 
@@ -201,18 +201,15 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
             federation_relationships,
             output_mask,
         } = request.into_inner();
-        check_batch(federation_relationships.len())?;
-        let mut results = Vec::with_capacity(federation_relationships.len());
-        for message in federation_relationships {
-            let created = self.create(message).await;
-            let (status, federation_relationship) = self.item(created, output_mask.as_ref());
-            results.push(
-                wire::batch_create_federation_relationship_response::Result {
-                    status,
-                    federation_relationship,
-                },
-            );
-        }
+        let mask = output_mask.as_ref();
+        let results = batch(federation_relationships, |message| async move {
+            let (status, federation_relationship) = self.item(self.create(message).await, mask);
+            wire::batch_create_federation_relationship_response::Result {
+                status,
+                federation_relationship,
+            }
+        })
+        .await?;
         Ok(Response::new(
             wire::BatchCreateFederationRelationshipResponse { results },
         ))
@@ -227,18 +224,16 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
             input_mask,
             output_mask,
         } = request.into_inner();
-        check_batch(federation_relationships.len())?;
-        let mut results = Vec::with_capacity(federation_relationships.len());
-        for message in federation_relationships {
-            let updated = self.update(message, input_mask.as_ref()).await;
-            let (status, federation_relationship) = self.item(updated, output_mask.as_ref());
-            results.push(
-                wire::batch_update_federation_relationship_response::Result {
-                    status,
-                    federation_relationship,
-                },
-            );
-        }
+        let (change, mask) = (input_mask.as_ref(), output_mask.as_ref());
+        let results = batch(federation_relationships, |message| async move {
+            let updated = self.update(message, change).await;
+            let (status, federation_relationship) = self.item(updated, mask);
+            wire::batch_update_federation_relationship_response::Result {
+                status,
+                federation_relationship,
+            }
+        })
+        .await?;
         Ok(Response::new(
             wire::BatchUpdateFederationRelationshipResponse { results },
         ))
@@ -249,22 +244,19 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
         request: Request<wire::BatchDeleteFederationRelationshipRequest>,
     ) -> Result<Response<wire::BatchDeleteFederationRelationshipResponse>, Status> {
         let wire::BatchDeleteFederationRelationshipRequest { trust_domains } = request.into_inner();
-        check_batch(trust_domains.len())?;
-        let mut results = Vec::with_capacity(trust_domains.len());
-        for trust_domain in trust_domains {
+        let results = batch(trust_domains, |trust_domain| async move {
             let deleted = self.delete(&trust_domain).await;
-            // A trust domain that was understood is told by its bare name.
+            // SPIRE answers with the bare name, also if an ID was sent; with the text itself if it can't be parsed.
             let trust_domain = match TrustDomain::from_name_or_id(&trust_domain) {
                 Ok(td) => td.to_string(),
                 Err(_) => trust_domain,
             };
-            results.push(
-                wire::batch_delete_federation_relationship_response::Result {
-                    status: Some(deleted.map_or_else(Failure::item, |()| status::ok())),
-                    trust_domain,
-                },
-            );
-        }
+            wire::batch_delete_federation_relationship_response::Result {
+                status: Some(deleted.map_or_else(Failure::item, |()| status::ok())),
+                trust_domain,
+            }
+        })
+        .await?;
         Ok(Response::new(
             wire::BatchDeleteFederationRelationshipResponse { results },
         ))
@@ -279,7 +271,7 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
         let refreshed = self.0.parts.refresher.refresh(td).await;
         refreshed.map_err(|error| match error {
             RefreshError::Unknown(_) => Failure::not_found(error.to_string()),
-            RefreshError::Failed(_) => {
+            RefreshError::Failed(_) | RefreshError::Crowded => {
                 Failure::new(Code::Internal, "failed to refresh bundle", error)
             }
             RefreshError::Stopped => {

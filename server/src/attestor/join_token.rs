@@ -1,9 +1,10 @@
-//! Join tokens: whoever presents one first is the node that it was made for.
+//! Join tokens: the first to present a token is the node that it was made for.
 
 use bytes::Bytes;
 use countersign_identity::{SelectorSet, SpiffeId, TrustDomain};
 use countersign_store::{Store, TokenRefused};
 use countersign_transport::SharedClock;
+use countersign_transport::error::Chain;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
@@ -19,7 +20,7 @@ pub struct JoinToken {
 }
 
 impl JoinToken {
-    /// Its name.
+    /// The attestation type.
     pub const NAME: &str = "join_token";
 
     /// An attestor that takes its tokens from this store.
@@ -58,7 +59,7 @@ impl JoinToken {
                 return Err(AttestError::Invalid(expired.to_string()));
             }
             Err(TokenRefused::Store(error)) => {
-                tracing::error!(%error, "failed to take the join token");
+                tracing::error!(error = %Chain(&error), "Could not take the join token");
                 return Err(AttestError::Unavailable(
                     "failed to take the join token: the server's store can't be used at the moment; see its log"
                         .into(),
@@ -100,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// Join tokens ask nothing.
+    /// Join tokens need no challenge.
     struct Silent;
 
     impl Conversation for Silent {

@@ -1,12 +1,12 @@
-//! Proof of possession of a certificate's key, as SPIRE's `x509pop`: the node shows a certificate that leads to a known
-//! authority, and signs what the server asks it to.
+//! Proof of possession of a certificate's key, as SPIRE's `x509pop`: the node sends a certificate that leads to a known
+//! authority, and signs a nonce with its key.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use countersign_identity::bundle::{Bundles, X509Authority};
-use countersign_identity::verify::{MAX_CERTIFICATE_LEN, paths};
+use countersign_identity::verify::paths;
 use countersign_identity::{Selector, SelectorSet, SpiffeId, TrustDomain};
 use countersign_transport::SharedClock;
 use futures::FutureExt as _;
@@ -27,24 +27,24 @@ use leaf::{Leaf, fingerprint};
 use proof::Challenge;
 pub use roots::{InvalidRoots, Roots};
 
-/// Who vouches for the certificates of nodes.
+/// The authorities of the certificates of nodes.
 #[derive(Clone, Debug)]
 pub enum Mode {
-    /// Authorities that have nothing to do with this trust domain.
+    /// Authorities of a PKI outside of this trust domain.
     ExternalPki(Roots),
     /// This trust domain itself: the certificate is an X.509-SVID whose path begins with the prefix, which ends with `/`.
     Spiffe {
-        /// What the path begins with; it is cut off for the ID.
+        /// The beginning of the path; templates get the path without it.
         prefix: String,
     },
 }
 
-/// What the attestor is told.
+/// The settings of the attestor.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who vouches.
+    /// The authorities.
     pub mode: Mode,
-    /// The path of the node agent's ID below `/spire/agent`.
+    /// The path of the node agent's ID after `/spire/agent`.
     pub path_template: PathTemplate,
     /// The most intermediate certificates that a node may send.
     pub max_intermediates: usize,
@@ -63,15 +63,15 @@ pub struct X509Pop {
     clock: SharedClock,
 }
 
-/// A certificate that leads to an authority; whether the caller has its key is not known yet.
+/// A certificate that leads to an authority. Whether the caller has its key is not known yet.
 struct Trusted {
     leaf: Leaf,
-    /// The SHA-1 fingerprints of all certificates on all ways to authorities, each once, in the order of the ways.
+    /// The SHA-1 fingerprints of all certificates on all paths to authorities, each once, in the order of the paths.
     authorities: Vec<String>,
 }
 
 impl X509Pop {
-    /// Its name.
+    /// The attestation type.
     pub const NAME: &str = "x509pop";
 
     /// An attestor for a trust domain; `bundles` has the trust domain's own one, for [`Mode::Spiffe`].
@@ -105,7 +105,7 @@ impl X509Pop {
         self.attested(trusted)
     }
 
-    /// The leaf, if it may be here at all. What costs most comes last.
+    /// Checks the certificates, cheap checks first: anyone can call this.
     fn trusted(
         &self,
         certificates: &[Vec<u8>],
@@ -119,19 +119,13 @@ impl X509Pop {
             return Err(invalid("too many intermediate certificates".into()));
         }
         let longest = self.settings.max_rsa_key_size;
-        let read = |der: &[u8]| {
-            if der.len() > MAX_CERTIFICATE_LEN {
-                return Err(format!("it is larger than {MAX_CERTIFICATE_LEN} bytes"));
-            }
-            Leaf::parse(der)
-        };
-        let leaf =
-            read(first).map_err(|e| invalid(format!("unable to parse leaf certificate: {e}")))?;
+        let leaf = Leaf::parse(first)
+            .map_err(|e| invalid(format!("unable to parse leaf certificate: {e}")))?;
         if leaf.rsa_bits().is_some_and(|bits| bits > longest) {
             return Err(invalid("leaf certificate key size too large".into()));
         }
         for (place, der) in others.iter().enumerate() {
-            let other = read(der).map_err(|e| {
+            let other = Leaf::parse(der).map_err(|e| {
                 invalid(format!(
                     "unable to parse intermediate certificate {place}: {e}"
                 ))

@@ -1,4 +1,4 @@
-//! The `federation` section: where others read this trust domain's bundle, and whose bundles are followed.
+//! The `federation` section: the bundle endpoint, and the relationships with foreign trust domains.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::federation::{CertificateFiles, EndpointCertificate, EndpointSettings,
 
 const DEFAULT_REFRESH_HINT: Duration = Duration::from_secs(5 * 60);
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(60 * 60);
-/// Files are looked at once a second at most.
+/// The files are read once a second at most.
 const LEAST_SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// SPIRE's peers take no smaller hint at its word.
+/// SPIRE's smallest hint.
 const LEAST_REFRESH_HINT: Duration = Duration::from_secs(1);
-/// Beyond this somebody must have meant another unit.
+/// A longer time is a mistake in the unit.
 const MOST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// Reads the section; what is wrong in it is noted.
+/// Reads the section; faults are noted on it.
 pub(super) fn settings(server: &Section<'_>) -> Settings {
     let section = server.section("federation");
     let own = server.string("trust_domain");

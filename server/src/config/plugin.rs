@@ -1,4 +1,4 @@
-//! The `plugins` section: one built-in choice per kind, and where each keeps its files.
+//! The `plugins` section: the built-in plugin of each kind, and its files.
 
 use std::path::{Path, PathBuf};
 
@@ -7,16 +7,16 @@ use countersign_config::{Document, Plugin, Section};
 
 pub mod x509pop;
 
-/// Where entries, nodes and bundles are kept.
+/// The data store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreChoice {
     /// In memory: gone with the process.
     Memory,
-    /// In an embedded database, in a folder of its own below this one.
+    /// An embedded database in this directory.
     Sled(PathBuf),
 }
 
-/// Where signing keys are kept.
+/// The key manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyManagerChoice {
     /// In memory: a new authority at each start.
@@ -25,53 +25,53 @@ pub enum KeyManagerChoice {
     Disk(PathBuf),
 }
 
-/// How a node agent may prove its node.
+/// A node attestor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeAttestorChoice {
-    /// A token that an admin made, good for one use.
+    /// A token that an admin created, good for one use.
     JoinToken,
-    /// A certificate whose key the node has.
+    /// Proof of possession of a certificate's key.
     X509Pop(x509pop::Choice),
 }
 
-/// Who signs this server's authorities.
+/// The upstream authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamChoice {
     /// A certificate and its key in files.
     Disk(DiskFiles),
-    /// A server above this one.
+    /// An upstream server.
     Spire(SpireSettings),
 }
 
-/// What the plugins and `data_dir` together say about places on the disk.
+/// Where data goes on the disk, as the plugins and `data_dir` say together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Places {
+pub(super) struct Storage {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) store: StoreChoice,
     pub(super) key_manager: KeyManagerChoice,
 }
 
-/// Where keys go below the `directory` of the key manager.
+/// The folder for keys in the `directory` of the key manager.
 const KEYS_FOLDER: &str = "keys";
 
-/// A store before it is known where its data goes.
+/// A data store whose directory may still have to come from `data_dir`.
 enum StoreKind {
     Memory,
     Sled(Option<PathBuf>),
 }
 
-pub(super) fn places(
+pub(super) fn storage(
     document: &Document,
     server: &Section<'_>,
     data_dir: Option<PathBuf>,
-) -> Option<Places> {
+) -> Option<Storage> {
     let keys = document
         .required_plugin("KeyManager")
         .and_then(|plugin| key_manager(&plugin));
     let store = store(document);
     let (key_manager, key_folder) = keys?;
     let data_dir = data_dir.or_else(|| {
-        // A configuration of SPIRE's early days has one directory, in the key manager.
+        // Old SPIRE configurations have one directory only, in the key manager.
         let folder = key_folder?;
         server.warn(
             "data_dir",
@@ -94,14 +94,14 @@ pub(super) fn places(
             return None;
         }
     };
-    Some(Places {
+    Some(Storage {
         data_dir,
         store,
         key_manager,
     })
 }
 
-/// The choice, and the folder that stands in for a missing `data_dir`.
+/// The key manager, and the folder that replaces a missing `data_dir`.
 fn key_manager(plugin: &Plugin<'_>) -> Option<(KeyManagerChoice, Option<PathBuf>)> {
     match plugin.name {
         "memory" => Some((KeyManagerChoice::Memory, None)),
@@ -232,7 +232,7 @@ fn spire(data: &Section<'_>) -> Option<SpireSettings> {
     })
 }
 
-/// The registry of keys lists a plugin that nothing here answers to: never silent, so that the first test finds it.
+/// A plugin that is in the registry of keys but not handled here: an error, so that the first test finds it.
 fn unknown<T>(plugin: &Plugin<'_>, name: &str) -> Option<T> {
     plugin.data.wrong(
         "",

@@ -333,10 +333,7 @@ fn what_concerns_callers_and_nodes_is_read() {
     assert!(config.audit_log && config.agent_id_selector);
     let prune = config.prune_nodes.unwrap();
     assert_eq!(prune.expired_for, Duration::from_secs(720 * 3600));
-    assert_eq!(
-        (prune.also_those_that_cannot_reattest, prune.most),
-        (true, 5)
-    );
+    assert_eq!((prune.tofu, prune.batch), (true, 5));
 }
 
 /// A file with the attestor `x509pop` and these lines in its data.

@@ -1,56 +1,57 @@
-//! From a configuration to a server that is ready to serve.
+//! Builds a server from its configuration.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use countersign_ca::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
-use countersign_ca::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
-use countersign_ca::upstream::{Disk, DiskError, Spire, UpstreamAuthority};
 use countersign_daemon::logs::Levels;
 use countersign_daemon::operate::OperateError;
 use countersign_daemon::otlp::Otlp;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{TrustDomain, UnixTime};
-use countersign_store::backend::sled::{OpenError, Sled};
-use countersign_store::{Store, StoreError};
 use countersign_transport::SharedClock;
 use countersign_transport::error::BoxError;
 use countersign_transport::file;
 use countersign_transport::unix::{Access, BindError, Socket};
 use tokio::net::TcpListener;
 
-use super::{Bound, BundleEndpoint};
+use super::{Bound, BundleEndpoint, observe};
 use crate::api::{Api, Parts};
 use crate::attestor::x509pop::{self, InvalidRoots, Roots};
-use crate::attestor::{Attestors, JoinToken, NodeAttestor, Pruner, X509Pop};
+use crate::attestor::{Attestors, JoinToken, NodeAttestor, X509Pop};
 use crate::config::{
     self, KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice, UpstreamChoice,
 };
 use crate::federation::{
     self, CertificateFile, EndpointCertificate, EndpointSettings, Follower, InvalidCertificate,
 };
+use crate::jobs::Pruner;
 use crate::metrics;
 use crate::registry::Registry;
+use countersign_ca::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
+use countersign_ca::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
+use countersign_ca::upstream::{Disk, DiskError, Spire, UpstreamAuthority};
+use countersign_store::backend::sled::{OpenError, Sled};
+use countersign_store::{Store, StoreError};
 
-/// A clock that shows less was never set: this program is younger (2026-01-01).
+/// 2026-01-01. An earlier time means that the clock was never set, as this program did not exist then.
 const CLOCK_FLOOR: UnixTime = UnixTime::from_secs(1_767_225_600);
-/// The file beside the store that names this server's row in the journal.
+/// The file in the store's directory with the server ID, under which its journal is stored.
 const SERVER_ID_FILE: &str = "server-id";
-/// Whose keys on the disk are if the store is in memory, and with it the server's ID.
+/// The owner of keys on the disk if the store is in memory: the server ID is lost with it.
 const MEMORY_OWNER: &str = "memory";
 /// The longest server ID, in bytes.
 const MAX_SERVER_ID: usize = 64;
 
-/// Why the server did not start. Each says what a person can do about it.
+/// Why the server did not start. Each message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The machine's clock was never set.
     #[error("this machine's clock says {now}, which is long ago: set the clock, then start again")]
     Clock {
-        /// What it says.
+        /// The time that it shows.
         now: UnixTime,
     },
     /// The store could not be opened.
@@ -140,10 +141,10 @@ fn bind_advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Opens everything and binds the addresses. Nothing is served yet. `levels` is the level of this process's logs.
+/// Opens everything and binds the addresses. Nothing is served yet. `levels` changes the log level of this process.
 ///
 /// # Errors
-/// [`StartError`]; what was opened is closed again.
+/// [`StartError`]; everything that was opened is closed again.
 pub async fn build(
     config: &ServerConfig,
     levels: Levels,
@@ -164,7 +165,7 @@ pub async fn build(
     let tcp = bind(&config.bind_address, config.bind_port).await?;
     let socket = Socket::bind(&config.socket_path, Access::ADMIN).await?;
     let operators = config.operators.bind(metrics::ALL, otlp).await?;
-    metrics::begin();
+    observe::begin();
 
     let settings = config.authority.clone();
     let trust_domain = settings.trust_domain.clone();
@@ -255,7 +256,7 @@ pub async fn build(
     })
 }
 
-/// The bundle endpoint, bound and with its certificate.
+/// Binds the bundle endpoint and loads its certificate.
 async fn bundle_endpoint(
     settings: &EndpointSettings,
     svid: &ServerSvid,
@@ -333,7 +334,7 @@ fn x509pop_settings(choice: &config::x509pop::Choice) -> Result<x509pop::Setting
     })
 }
 
-/// The store, and the ID of the server whose it is.
+/// Opens the store, and reads the server ID beside it.
 async fn open_store(choice: StoreChoice) -> Result<(Store, String), StartError> {
     blocking(move || match choice {
         StoreChoice::Memory => Ok((Store::in_memory(), new_server_id())),
@@ -389,7 +390,7 @@ async fn blocking<T: Send + 'static>(
         .map_err(|e| StartError::Step(e.into()))?
 }
 
-/// The ID in the file, which is made if it is not there.
+/// Reads the server ID, or creates it at the first start.
 fn server_id(path: &Path) -> io::Result<String> {
     match std::fs::read_to_string(path) {
         Ok(text) => {

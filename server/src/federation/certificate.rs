@@ -1,4 +1,4 @@
-//! The bundle endpoint's certificate of the web's PKI, from files that are read again and again.
+//! The bundle endpoint's Web PKI certificate, from files that are read again at an interval.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::CertificateFiles;
 use crate::limits;
 
-/// Why the files hold no certificate that can be presented.
+/// Why the files can't be presented.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidCertificate {
@@ -31,7 +31,7 @@ pub enum InvalidCertificate {
         /// Why not.
         source: io::Error,
     },
-    /// A file is larger than anything that could be meant.
+    /// A file is larger than [`limits::MAX_CERTIFICATE_FILE_BYTES`].
     #[error("{} is larger than {} bytes", path.display(), limits::MAX_CERTIFICATE_FILE_BYTES)]
     TooLarge {
         /// The file.
@@ -49,7 +49,7 @@ pub enum InvalidCertificate {
         /// The file.
         path: PathBuf,
     },
-    /// Certificate and key don't go together, or are of a kind that TLS doesn't know.
+    /// Certificate and key don't match, or are of a kind that TLS does not have.
     #[error("{} and {} can't be used for TLS", chain.display(), key.display())]
     Pair {
         /// The certificates' file.
@@ -59,19 +59,19 @@ pub enum InvalidCertificate {
         /// Why not.
         source: rustls::Error,
     },
-    /// The thread that read them did not come back.
+    /// The thread that read them panicked.
     #[error("the files were not read")]
     Step(#[source] BoxError),
 }
 
-/// Keeps what the bundle endpoint presents as the files say it.
+/// The certificate that the bundle endpoint presents, reloaded as its files change.
 #[derive(Debug)]
 pub struct CertificateFile {
     files: CertificateFiles,
     id: SpiffeId,
     key_exchange: KeyExchange,
     clock: SharedClock,
-    /// What is presented was made from these.
+    /// The contents that `current` was made from.
     read: Files,
     current: watch::Sender<Option<Arc<Presented>>>,
 }
@@ -95,7 +95,7 @@ impl std::fmt::Debug for Files {
 }
 
 impl CertificateFile {
-    /// Reads the files for the first time. `id` is the server's, which stands in logs.
+    /// Reads the files for the first time. `id` is the server's own, for logs.
     ///
     /// # Errors
     /// They can't be used.
@@ -117,7 +117,7 @@ impl CertificateFile {
         })
     }
 
-    /// What listeners present, as it changes.
+    /// The certificate for listeners, as it changes.
     #[must_use]
     pub fn identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
         self.current.subscribe()
@@ -126,7 +126,7 @@ impl CertificateFile {
     /// Reads the files at each interval until `stop`.
     ///
     /// # Errors
-    /// Never by itself: files that can't be used leave what was presented before, with a warning.
+    /// None: if the files can't be used, the previous certificate stays, with a warning.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
         let pause: Duration = self.files.sync_interval;
         while stop
@@ -134,20 +134,20 @@ impl CertificateFile {
             .await
             .is_some()
         {
-            match self.again().await {
+            match self.reload().await {
                 Ok(true) => tracing::info!("The bundle endpoint presents a new certificate"),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(
-                    cause = %Chain(&error),
-                    "The bundle endpoint's certificate could not be read again; the one before serves on"
+                    error = %Chain(&error),
+                    "The bundle endpoint's certificate could not be reloaded; the previous one stays in use"
                 ),
             }
         }
         Ok(())
     }
 
-    /// Whether there is something new, which is presented from now on.
-    async fn again(&mut self) -> Result<bool, InvalidCertificate> {
+    /// Presents what is in the files; whether that is new.
+    async fn reload(&mut self) -> Result<bool, InvalidCertificate> {
         let read = read(&self.files).await?;
         if read == self.read {
             return Ok(false);
@@ -218,11 +218,10 @@ fn present(
         })?;
     Ok(Presented {
         config: Arc::new(config),
-        // The certificate has no SPIFFE ID and its key is nobody's SVID's: the process's own ID, and a name for this
-        // certificate.
+        // A Web PKI certificate has no SPIFFE ID: these two only name the connection in logs.
         id: id.clone(),
         kid,
-        // Whoever comes judges its end: a connection is not cut for it.
+        // The client judges the certificate's expiry; no connection is cut for it.
         not_after: UnixTime::from_secs(u64::from(u32::MAX)),
     })
 }

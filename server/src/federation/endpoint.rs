@@ -1,4 +1,4 @@
-//! The bundle endpoint: this trust domain's bundle, for anybody who asks (SPIFFE Federation, section 5).
+//! The bundle endpoint: serves this trust domain's bundle to any caller (SPIFFE Federation, section 5).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use countersign_identity::bundle::{Bundles as _, document};
 use countersign_identity::{Bundle, TrustDomain};
 
+use countersign_transport::error::Chain;
+
 use crate::registry::Registry;
 
 struct Source {
@@ -18,7 +20,7 @@ struct Source {
     refresh_hint: Duration,
 }
 
-/// What is served: `GET /` is the bundle as it is now, anything else an error.
+/// `GET /` is answered with the current bundle, anything else with an error.
 pub fn router(registry: Registry, trust_domain: TrustDomain, refresh_hint: Duration) -> Router {
     let source = Source {
         registry,
@@ -31,14 +33,14 @@ pub fn router(registry: Registry, trust_domain: TrustDomain, refresh_hint: Durat
 
 async fn answer(State(source): State<Arc<Source>>, method: Method, uri: Uri) -> Response {
     if method != Method::GET {
-        return told(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed\n");
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed\n");
     }
     if uri.path() != "/" {
-        return told(StatusCode::NOT_FOUND, "404 page not found\n");
+        return plain(StatusCode::NOT_FOUND, "404 page not found\n");
     }
     let Some(bundle) = source.registry.bundle(source.trust_domain.as_str()) else {
-        tracing::error!("Foreign trust domains can't be served: the bundle is not there");
-        return told(
+        tracing::error!("The bundle endpoint can't answer: the trust domain has no bundle");
+        return plain(
             StatusCode::INTERNAL_SERVER_ERROR,
             "500 the bundle is not there\n",
         );
@@ -53,8 +55,11 @@ async fn answer(State(source): State<Arc<Source>>, method: Method, uri: Uri) -> 
             (headers, json).into_response()
         }
         Err(error) => {
-            tracing::error!(%error, "Foreign trust domains can't be served: the bundle can't be written");
-            told(
+            tracing::error!(
+                error = %Chain(&error),
+                "The bundle endpoint can't answer: the bundle can't be encoded"
+            );
+            plain(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "500 the bundle can't be written\n",
             )
@@ -62,6 +67,6 @@ async fn answer(State(source): State<Arc<Source>>, method: Method, uri: Uri) -> 
     }
 }
 
-fn told(status: StatusCode, text: &'static str) -> Response {
+fn plain(status: StatusCode, text: &'static str) -> Response {
     (status, text).into_response()
 }

@@ -1,4 +1,4 @@
-//! One fetch of a foreign trust domain's bundle: the connection, who is there, the redirects, the document.
+//! One fetch of a foreign trust domain's bundle: connection, authentication of the endpoint, redirects, document.
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use countersign_identity::{Bundle, SpiffeId, TrustDomain};
 use countersign_transport::SharedClock;
 use countersign_transport::clock::RustlsTime;
 use countersign_transport::dial::{Cause, DialError, TlsConnector};
+use countersign_transport::error::Chain;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
@@ -24,25 +25,25 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::limits;
 
-/// Who asks, for the endpoint's log.
+/// The user agent, for the endpoint's log.
 const AGENT: &str = concat!("countersign-server/", env!("CARGO_PKG_VERSION"));
 /// How long name resolution, TCP and TLS may take together.
 const DIAL: Duration = Duration::from_secs(10);
 
-/// Why a bundle was not fetched. Each says what a person can do about it.
+/// Why a bundle was not fetched. Each message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(super) enum FetchError {
-    /// There is nothing to verify the endpoint with.
+pub(crate) enum FetchError {
+    /// No bundle is stored to verify the endpoint with.
     #[error(
         "no bundle of trust domain {0:?} is stored, so the endpoint's SVID can't be verified: set it once, with \
          `bundle set -id spiffe://{0} -format spiffe`"
     )]
     NoBundle(TrustDomain),
-    /// The connection to an endpoint with an SVID.
+    /// The connection to an `https_spiffe` endpoint failed.
     #[error("{}", dial_advice(.0))]
     Dial(#[source] DialError),
-    /// The connection to an endpoint with a certificate of the web's PKI.
+    /// The connection to an `https_web` endpoint failed.
     #[error("cannot connect to {url}")]
     Connect {
         /// Where to.
@@ -50,12 +51,12 @@ pub(super) enum FetchError {
         /// Why.
         source: io::Error,
     },
-    /// It is not a name that a certificate could have.
+    /// The host is no name that a certificate could have.
     #[error("the host of {0} is neither a name nor an address")]
     Host(EndpointUrl),
-    /// The handshake with an endpoint with a certificate of the web's PKI.
+    /// The handshake with an `https_web` endpoint failed.
     #[error(
-        "{url} could not prove by the web's PKI that it is its host: have it present a certificate for this host by an \
+        "{url} could not prove by the Web PKI that it is its host: have it present a certificate for this host by an \
          authority that this machine trusts, or, if it presents an X.509-SVID, use the profile https_spiffe"
     )]
     Web {
@@ -64,16 +65,16 @@ pub(super) enum FetchError {
         /// Why.
         source: io::Error,
     },
-    /// This machine trusts nobody.
+    /// This machine has no root certificates.
     #[error(
         "this machine has no root certificates: install them (package ca-certificates), or name a file with \
          SSL_CERT_FILE"
     )]
     NoRoots,
-    /// The TLS settings.
+    /// rustls refused the settings.
     #[error("TLS could not be set up")]
     Tls(#[from] rustls::Error),
-    /// The exchange broke.
+    /// The HTTP exchange failed.
     #[error("the exchange with {url} broke")]
     Http {
         /// With whom.
@@ -89,7 +90,7 @@ pub(super) enum FetchError {
         /// Why.
         source: http::Error,
     },
-    /// The body broke, or is too large.
+    /// The body broke off, or is too large.
     #[error("the answer of {url} could not be read, {}", body_advice(source.as_ref()))]
     Body {
         /// Whose.
@@ -97,7 +98,7 @@ pub(super) enum FetchError {
         /// How.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Another status than 200.
+    /// The status is not 200.
     #[error("unexpected status {status} fetching the bundle from {url}: check the URL")]
     Status {
         /// From where.
@@ -105,29 +106,29 @@ pub(super) enum FetchError {
         /// Which.
         status: StatusCode,
     },
-    /// A redirect to what is no bundle endpoint.
-    #[error("{url} redirects to where no bundle endpoint can be: {why}")]
+    /// The location of a redirect can't be a bundle endpoint.
+    #[error("{url} redirects to where no bundle endpoint can be")]
     Redirect {
         /// From where.
         url: EndpointUrl,
         /// Why not.
-        why: InvalidUrl,
+        source: InvalidUrl,
     },
-    /// It goes on and on.
+    /// Too many redirects.
     #[error("{url} redirects more than {limit} times", limit = limits::MAX_REDIRECTS)]
     Redirects {
         /// From where.
         url: EndpointUrl,
     },
-    /// What is there is no bundle document.
-    #[error("what {url} serves can't be used: {why}")]
+    /// The body is no bundle document.
+    #[error("what {url} serves can't be used")]
     Document {
         /// Where.
         url: EndpointUrl,
         /// Why not.
-        why: InvalidDocument,
+        source: InvalidDocument,
     },
-    /// All of it together took too long.
+    /// The whole fetch took too long.
     #[error("{url} did not answer within {limit} s", limit = limits::BUNDLE_FETCH.as_secs())]
     Slow {
         /// Who.
@@ -158,15 +159,15 @@ pub(super) struct Fetcher {
     clock: SharedClock,
 }
 
-/// What an endpoint said.
+/// The answer of an endpoint.
 enum Answer {
     Document(Bytes),
-    /// Look there.
-    Elsewhere(String),
+    /// Redirected to this location.
+    Redirect(String),
 }
 
 impl Fetcher {
-    /// Verifies endpoints with an SVID against these bundles, as they are then.
+    /// A fetcher that verifies endpoints with an SVID against these bundles, as they are at the time of the fetch.
     pub(super) fn new(
         bundles: Arc<dyn Bundles>,
         key_exchange: KeyExchange,
@@ -202,12 +203,12 @@ impl Fetcher {
             match answer {
                 Answer::Document(json) => {
                     return document::read(&from.trust_domain, &json)
-                        .map_err(|why| FetchError::Document { url, why });
+                        .map_err(|source| FetchError::Document { url, source });
                 }
-                Answer::Elsewhere(location) => {
+                Answer::Redirect(location) => {
                     url = url
                         .redirected(&location)
-                        .map_err(|why| FetchError::Redirect { url, why })?;
+                        .map_err(|source| FetchError::Redirect { url, source })?;
                 }
             }
         }
@@ -216,7 +217,7 @@ impl Fetcher {
         })
     }
 
-    /// Connects to an endpoint that must have exactly this ID, by the bundle of the ID's own trust domain.
+    /// Connects to an `https_spiffe` endpoint with exactly this ID, verified by the bundle of the ID's trust domain.
     async fn dial(
         &self,
         url: &EndpointUrl,
@@ -236,7 +237,7 @@ impl Fetcher {
             .map_err(FetchError::Dial)
     }
 
-    /// Connects to an endpoint that must be its host, by the roots that this machine trusts.
+    /// Connects to an `https_web` endpoint, verified by the roots of this machine.
     async fn dial_web(
         &self,
         url: &EndpointUrl,
@@ -264,13 +265,13 @@ impl Fetcher {
             })
     }
 
-    /// The roots are read each time: machines replace them while they run.
+    /// Reads this machine's roots each time, since they are replaced while the server runs.
     async fn web(&self) -> Result<rustls::ClientConfig, FetchError> {
         let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs)
             .await
             .map_err(|_| FetchError::NoRoots)?;
         for error in &found.errors {
-            tracing::debug!(%error, "Some root certificates of this machine can't be read");
+            tracing::debug!(error = %Chain(error), "Some root certificates of this machine can't be read");
         }
         let mut roots = rustls::RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
@@ -293,7 +294,7 @@ fn target(url: &EndpointUrl) -> String {
     format!("{}:{}", url.host(), url.port())
 }
 
-/// Asks once, over a connection of its own.
+/// Makes one request over a connection of its own.
 async fn exchange(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     url: &EndpointUrl,
@@ -318,7 +319,7 @@ async fn exchange(
     if status != StatusCode::OK {
         let location = response.headers().get(header::LOCATION);
         return match location.and_then(|location| location.to_str().ok()) {
-            Some(location) if redirects(status) => Ok(Answer::Elsewhere(location.to_owned())),
+            Some(location) if is_redirect(status) => Ok(Answer::Redirect(location.to_owned())),
             _ => Err(FetchError::Status {
                 url: url.clone(),
                 status,
@@ -335,8 +336,8 @@ async fn exchange(
     }
 }
 
-/// The statuses that send a GET elsewhere (RFC 9110, section 15.4).
-fn redirects(status: StatusCode) -> bool {
+/// The statuses that redirect a GET (RFC 9110, section 15.4).
+fn is_redirect(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::MOVED_PERMANENTLY

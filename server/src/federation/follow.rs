@@ -1,8 +1,8 @@
-//! Follows the bundles of foreign trust domains: one task owns when each is looked at, a few fetches run beside it.
+//! Follows the bundles of foreign trust domains: one task owns the schedule, a few fetches run beside it.
 //!
-//! A relationship that is new or changed is followed at once. A fetch whose relationship has changed meanwhile counts for
-//! nothing. A bundle that is fetched replaces the stored one whole if it says anything else; who has the endpoint's key
-//! decides what the bundle is, so that there is nothing to compare sequence numbers for.
+//! A new or changed relationship is fetched at once. The result of a fetch whose relationship changed meanwhile is thrown
+//! away. A fetched bundle that differs replaces the stored one whole. Sequence numbers are not compared: whoever holds the
+//! endpoint's key decides what the bundle is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -28,19 +28,22 @@ use crate::limits;
 use crate::metrics::{FEDERATION, label};
 use crate::registry::{Behind, Page, Registry};
 
-/// The share by which looks are spread, so that many servers don't come at once.
+/// The jitter of the interval, so that many servers don't fetch at the same moment.
 const SPREAD: f64 = 0.1;
 
 /// Why a bundle was not refreshed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefreshError {
     /// There is no relationship with the trust domain.
     #[error("no relationship with trust domain {0:?}")]
     Unknown(String),
     /// It could not be fetched or stored.
-    #[error("{0}")]
-    Failed(String),
+    #[error("{}", Chain(&**.0))]
+    Failed(Arc<FollowError>),
+    /// Too many callers wait for the same bundle.
+    #[error("too many others wait for the same; try again")]
+    Crowded,
     /// The server is going down.
     #[error("the server is stopping")]
     Stopped,
@@ -48,12 +51,12 @@ pub enum RefreshError {
 
 type Reply = oneshot::Sender<Result<(), RefreshError>>;
 
-/// Asks for a look at a bundle now. Cheap to clone.
+/// Requests a fetch out of turn. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Refresher(mpsc::Sender<(TrustDomain, Reply)>);
 
 impl Refresher {
-    /// Looks at the bundle of a trust domain now, and answers when that is done.
+    /// Fetches the bundle of a trust domain now, and returns when that is done.
     ///
     /// # Errors
     /// [`RefreshError`].
@@ -65,9 +68,9 @@ impl Refresher {
     }
 }
 
-/// Why a look at a bundle came to nothing.
+/// Why a fetch did not refresh the bundle.
 #[derive(Debug, thiserror::Error)]
-enum FollowError {
+pub enum FollowError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("the bundle was fetched and could not be stored")]
@@ -92,24 +95,24 @@ pub struct Follower {
 #[derive(Debug)]
 struct Followed {
     relationship: Relationship,
-    state: State,
-    /// Whether the last look failed because there was nothing to verify the endpoint with.
+    state: FetchState,
+    /// Whether the last fetch failed because no bundle was stored to verify the endpoint with.
     unverifiable: bool,
-    /// Who waits for a look that begins after they asked.
+    /// Requests for a fetch that begins after they came.
     waiting: Vec<Reply>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
-    /// The next look is then.
+enum FetchState {
+    /// The next fetch begins then.
     Due(Instant),
     Running,
 }
 
-/// A look that is over.
-struct Look {
+/// A fetch that has ended.
+struct Fetched {
     relationship: Relationship,
-    fetched: Result<Bundle, FetchError>,
+    result: Result<Bundle, FetchError>,
     waiting: Vec<Reply>,
 }
 
@@ -141,32 +144,32 @@ impl Follower {
     /// Follows until `stop`.
     ///
     /// # Errors
-    /// Never by itself: failures are logged and tried again.
+    /// A fetch panicked. Failures are logged and tried again.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
         let mut changes = self.registry.federation_changes();
-        let mut looks = JoinSet::new();
+        let mut fetches = JoinSet::new();
         loop {
             changes.borrow_and_update();
-            self.adopt();
-            self.start_due(&mut looks);
-            let next = self.next_due(looks.len());
+            self.reconcile();
+            self.start_due(&mut fetches);
+            let next = self.next_due(fetches.len());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 changed = changes.changed() => if changed.is_err() {
-                    // The registry's end is told elsewhere.
+                    // The task of the index reports its end itself.
                     stop.cancelled().await;
                 },
-                // A fetch that panicked leaves a bundle that nobody looks at: the server's end rather than that.
-                Some(look) = looks.join_next() => self.finish(look?).await,
+                // After a panic this bundle would never be fetched again: rather stop the server.
+                Some(fetched) = fetches.join_next() => self.finish(fetched?).await,
                 Some((td, reply)) = self.requests.recv() => self.ask(&td, reply),
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
     }
 
-    /// Takes over the relationships as they are now.
-    fn adopt(&mut self) {
+    /// Brings `followed` up to the relationships as they are now.
+    fn reconcile(&mut self) {
         let mut wanted: HashMap<TrustDomain, Relationship> = HashMap::new();
         for record in self.registry.relationships(Page::All) {
             wanted.insert(record.value.trust_domain.clone(), record.value.clone());
@@ -182,7 +185,7 @@ impl Follower {
                 for reply in followed.waiting.drain(..) {
                     drop(reply.send(Err(RefreshError::Unknown(td.to_string()))));
                 }
-                tracing::info!(trust_domain = %td, "The bundle is no longer followed");
+                tracing::info!(trust_domain = %td, "Stopped following the bundle");
             }
             kept
         });
@@ -212,11 +215,10 @@ impl Follower {
 
     fn ask(&mut self, td: &TrustDomain, reply: Reply) {
         match self.followed.get_mut(td) {
-            // Nobody waits any more if that fails.
+            // Sending fails if the caller has gone.
             None => drop(reply.send(Err(RefreshError::Unknown(td.to_string())))),
             Some(followed) if followed.waiting.len() >= limits::MAX_BUNDLE_REFRESHES => {
-                let error = "too many others wait for the same; try again".to_owned();
-                drop(reply.send(Err(RefreshError::Failed(error))));
+                drop(reply.send(Err(RefreshError::Crowded)));
             }
             Some(followed) => {
                 followed.waiting.push(reply);
@@ -225,34 +227,34 @@ impl Follower {
         }
     }
 
-    /// Starts the looks whose time has come, those that somebody waits for first.
-    fn start_due(&mut self, looks: &mut JoinSet<Look>) {
+    /// Starts the fetches that are due, requested ones first.
+    fn start_due(&mut self, fetches: &mut JoinSet<Fetched>) {
         let now = Instant::now();
         let mut due: Vec<_> = self
             .followed
             .values_mut()
-            .filter(|followed| matches!(followed.state, State::Due(at) if at <= now))
+            .filter(|followed| matches!(followed.state, FetchState::Due(at) if at <= now))
             .collect();
         due.sort_by_key(|followed| followed.waiting.is_empty());
-        let free = limits::MAX_BUNDLE_FETCHES.saturating_sub(looks.len());
+        let free = limits::MAX_BUNDLE_FETCHES.saturating_sub(fetches.len());
         for followed in due.into_iter().take(free) {
-            followed.state = State::Running;
+            followed.state = FetchState::Running;
             let relationship = followed.relationship.clone();
             let waiting = std::mem::take(&mut followed.waiting);
             let fetcher = self.fetcher.clone();
-            looks.spawn(async move {
+            fetches.spawn(async move {
                 let span = span!("refresh foreign bundle");
-                let fetched = fetcher.fetch(&relationship).instrument(span).await;
-                Look {
+                let result = fetcher.fetch(&relationship).instrument(span).await;
+                Fetched {
                     relationship,
-                    fetched,
+                    result,
                     waiting,
                 }
             });
         }
     }
 
-    /// When the next look is due; none if all places are taken, as one that becomes free is noticed.
+    /// When the next fetch is due; none while all slots are taken, since the end of a fetch wakes the task too.
     fn next_due(&self, running: usize) -> Option<Instant> {
         if running >= limits::MAX_BUNDLE_FETCHES {
             return None;
@@ -261,21 +263,21 @@ impl Follower {
             .followed
             .values()
             .filter_map(|followed| match followed.state {
-                State::Due(at) => Some(at),
-                State::Running => None,
+                FetchState::Due(at) => Some(at),
+                FetchState::Running => None,
             });
         due.min()
     }
 
-    async fn finish(&mut self, look: Look) {
-        let Look {
+    async fn finish(&mut self, fetched: Fetched) {
+        let Fetched {
             relationship,
-            fetched,
+            result: fetched,
             waiting,
-        } = look;
+        } = fetched;
         let td = &relationship.trust_domain;
-        // What may have changed since: nothing is stored for a relationship that is no more.
-        self.adopt();
+        // The relationship may be gone or changed by now: then nothing is stored, and the requests wait for the next fetch.
+        self.reconcile();
         let Some(followed) = self
             .followed
             .get_mut(td)
@@ -287,42 +289,41 @@ impl Follower {
             return;
         };
         let result = match fetched {
-            Ok(bundle) => keep(&self.store, &self.registry, bundle).await,
+            Ok(bundle) => store_bundle(&self.store, &self.registry, bundle).await,
             Err(error) => Err(error.into()),
         };
         ::metrics::counter!(FEDERATION.name, "result" => label(&result)).increment(1);
         let stored = self.registry.bundle(td.as_str());
         let next = jittered(interval(stored.as_deref()), SPREAD);
         followed.unverifiable = matches!(&result, Err(FollowError::Fetch(FetchError::NoBundle(_))));
-        followed.state = State::Due(Instant::now() + next);
+        followed.state = FetchState::Due(Instant::now() + next);
         if !followed.waiting.is_empty() {
             followed.hurry();
         }
         if let Err(error) = &result {
-            tracing::error!(trust_domain = %td, url = %relationship.url, cause = %Chain(error), again_in = ?next, "The bundle of a foreign trust domain could not be refreshed");
+            tracing::error!(trust_domain = %td, url = %relationship.url, error = %Chain(error), again_in = ?next, "The bundle of a foreign trust domain could not be refreshed");
         }
-        let told = result.map_err(|error| RefreshError::Failed(Chain(&error).to_string()));
+        let outcome = result.map_err(|error| RefreshError::Failed(Arc::new(error)));
         for reply in waiting {
-            drop(reply.send(told.clone()));
+            drop(reply.send(outcome.clone()));
         }
     }
 }
 
 impl Followed {
-    /// To be looked at now.
     fn new(relationship: Relationship) -> Self {
         Self {
             relationship,
-            state: State::Due(Instant::now()),
+            state: FetchState::Due(Instant::now()),
             unverifiable: false,
             waiting: Vec::new(),
         }
     }
 
-    /// The next look is now, or as soon as the one that runs is over.
+    /// Makes the next fetch due now; while one runs, it is made due when that ends.
     fn hurry(&mut self) {
-        if let State::Due(_) = self.state {
-            self.state = State::Due(Instant::now());
+        if let FetchState::Due(_) = self.state {
+            self.state = FetchState::Due(Instant::now());
         }
     }
 }
@@ -334,14 +335,18 @@ fn verifiable(relationship: &Relationship, bundles: &Registry) -> bool {
     }
 }
 
-/// Stores a bundle, unless the stored one says the same.
-async fn keep(store: &Store, registry: &Registry, bundle: Bundle) -> Result<(), FollowError> {
+/// Stores a bundle if it differs from the stored one.
+async fn store_bundle(
+    store: &Store,
+    registry: &Registry,
+    bundle: Bundle,
+) -> Result<(), FollowError> {
     let stored = registry.bundle(bundle.trust_domain.as_str());
-    if stored.is_some_and(|stored| same(&stored, &bundle)) {
+    if stored.is_some_and(|stored| is_same(&stored, &bundle)) {
         return Ok(());
     }
     let written = store.bundle_set(&bundle).await?;
-    // Whoever asked for it sees it afterwards.
+    // A caller that requested the refresh reads the new bundle afterwards.
     registry.reached(written.seq).await?;
     tracing::info!(
         trust_domain = %bundle.trust_domain,
@@ -353,8 +358,8 @@ async fn keep(store: &Store, registry: &Registry, bundle: Bundle) -> Result<(), 
     Ok(())
 }
 
-/// Whether two bundles say the same. Sequence numbers are the peer's and say nothing by themselves.
-fn same(stored: &Bundle, fetched: &Bundle) -> bool {
+/// Whether two bundles differ in nothing but the sequence number, which is the peer's own and not compared.
+fn is_same(stored: &Bundle, fetched: &Bundle) -> bool {
     let fetched = Bundle {
         sequence_number: stored.sequence_number,
         ..fetched.clone()

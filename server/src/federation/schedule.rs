@@ -1,4 +1,4 @@
-//! When a foreign bundle is looked at again.
+//! How often a foreign bundle is fetched.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use countersign_identity::Bundle;
 
 use crate::limits;
 
-/// No bundle is looked at as often as a hint below this would ask for.
+/// A smaller hint counts as this one.
 const LEAST_HINT: Duration = Duration::from_secs(60);
-/// Of the life of an authority this part passes between looks if there is no hint.
-const PARTS_OF_A_LIFE: u32 = 10;
-/// So many looks in the time of a hint, so that a few may fail.
-const LOOKS_PER_HINT: u32 = 4;
+/// Without a hint, a tenth of an authority's lifetime stands in for it.
+const HINTS_PER_LIFETIME: u32 = 10;
+/// Four fetches per hint, so that a few may fail.
+const FETCHES_PER_HINT: u32 = 4;
 
-/// How long after a look the next one comes, given the bundle as it is now. A hint can't put the next look off for
-/// longer than [`limits::MAX_BUNDLE_POLL`]: what an authority's theft makes its owner do shall not wait for years.
+/// The time between two fetches, given the stored bundle. At most [`limits::MAX_BUNDLE_POLL`], whatever the hint: a trust
+/// domain that revokes a stolen authority must not have to wait for years until we notice.
 pub(super) fn interval(bundle: Option<&Bundle>) -> Duration {
     let Some(bundle) = bundle else {
         return LEAST_HINT;
@@ -26,9 +26,9 @@ pub(super) fn interval(bundle: Option<&Bundle>) -> Duration {
         .min();
     let hint = bundle
         .refresh_hint
-        .or_else(|| Some(shortest? / PARTS_OF_A_LIFE))
+        .or_else(|| Some(shortest? / HINTS_PER_LIFETIME))
         .unwrap_or(LEAST_HINT);
-    (hint.max(LEAST_HINT) / LOOKS_PER_HINT).min(limits::MAX_BUNDLE_POLL)
+    (hint.max(LEAST_HINT) / FETCHES_PER_HINT).min(limits::MAX_BUNDLE_POLL)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-mod affected;
+mod invalidation;
 mod outage;
 
 fn td() -> TrustDomain {
@@ -26,7 +26,7 @@ fn selectors(numbers: &[u8]) -> SelectorSet {
         .collect()
 }
 
-pub(super) fn entry(name: &str, path: &str, parent: &str, with: &[u8]) -> Entry {
+pub(crate) fn entry(name: &str, path: &str, parent: &str, with: &[u8]) -> Entry {
     Entry {
         id: EntryId::new(name).unwrap(),
         spiffe_id: id(path),
@@ -63,7 +63,7 @@ fn node(path: &str, with: &[u8]) -> Node {
 }
 
 /// A registry that follows a store in memory.
-pub(super) async fn following() -> (Store, Registry) {
+pub(crate) async fn following() -> (Store, Registry) {
     let store = Store::in_memory();
     let registry = Registry::load(store.clone()).await.unwrap();
     tokio::spawn(registry.follow());
@@ -359,15 +359,15 @@ fn naive_wants(filter: &EntryFilter, entry: &Entry) -> bool {
         .is_none_or(|(how, asked)| naive_match(*how, &federates, asked))
 }
 
-/// An index after these entries were put, some of them put again in another form and some removed.
-fn index_of(entries: &[Entry], removed: &[usize]) -> (Index, Vec<Entry>) {
-    let mut index = Index::default();
+/// Tables after these entries were put, some of them put again in another form and some removed.
+fn tables_of(entries: &[Entry], removed: &[usize]) -> (Tables, Vec<Entry>) {
+    let mut tables = Tables::default();
     let mut left: BTreeMap<String, Entry> = BTreeMap::new();
     let mut made: BTreeMap<String, Seq> = BTreeMap::new();
     for (n, entry) in entries.iter().enumerate() {
         let name = entry.id.to_string();
         let created = *made.entry(name.clone()).or_insert(Seq::new(n as u64 + 1));
-        index.entries.put(Record {
+        tables.entries.put(Record {
             value: entry.clone(),
             created,
         });
@@ -375,11 +375,11 @@ fn index_of(entries: &[Entry], removed: &[usize]) -> (Index, Vec<Entry>) {
     }
     for n in removed {
         if let Some(entry) = entries.get(*n) {
-            index.entries.remove(&entry.id);
+            tables.entries.remove(&entry.id);
             left.remove(entry.id.as_str());
         }
     }
-    (index, left.into_values().collect())
+    (tables, left.into_values().collect())
 }
 
 proptest! {
@@ -391,11 +391,11 @@ proptest! {
         portion in 1..5_usize,
         wanted in 1..5_usize,
     ) {
-        let (index, left) = index_of(&entries, &removed);
+        let (tables, left) = tables_of(&entries, &removed);
         let mut got = BTreeSet::new();
         let mut after = Seq::ZERO;
         loop {
-            let part = index.entries.after(&filter, after, Limit { candidates: portion, wanted });
+            let part = tables.entries.after(&filter, after, Limit { candidates: portion, wanted });
             got.extend(part.found.iter().map(|r| r.value.id.to_string()));
             match part.more_after {
                 Some(seq) => {
@@ -416,19 +416,19 @@ proptest! {
         removed in proptest::collection::vec(0..25_usize, 0..5),
         with in proptest::collection::vec(0..4_u8, 0..4),
     ) {
-        let (mut index, left) = index_of(&entries, &removed);
+        let (mut tables, left) = tables_of(&entries, &removed);
         let node = node("/spire/agent/a", &with);
-        index.nodes.put(Record { value: node.clone(), created: Seq::new(1) });
+        tables.nodes.put(Record { value: node.clone(), created: Seq::new(1) });
         for agent in ["/spire/agent/a", "/spire/agent/b"] {
             let agent = id(agent);
             let want = naive_crawl(&left, std::slice::from_ref(&node), &agent);
-            let found = crawl::down(&index, &agent);
+            let found = crawl::descendants(&tables, &agent);
             let got: BTreeSet<String> = found.iter().map(|r| r.value.id.to_string()).collect();
             prop_assert_eq!(found.len(), got.len(), "an entry came twice");
             prop_assert_eq!(&got, &want);
             for entry in &left {
-                let record = index.entries.by_id(entry.id.as_str()).unwrap();
-                let allowed = crawl::up(&index, &agent, record).is_some();
+                let record = tables.entries.by_id(entry.id.as_str()).unwrap();
+                let allowed = crawl::has_ancestor(&tables, record, &agent);
                 prop_assert_eq!(allowed, want.contains(entry.id.as_str()), "{:?}", entry.id);
             }
         }

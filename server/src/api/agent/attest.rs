@@ -50,7 +50,7 @@ impl Drop for Counted {
 
 type Answer = Result<wire::AttestAgentResponse, Status>;
 
-/// What the agent says and hears.
+/// The two directions of the conversation with the agent.
 struct Stream {
     incoming: Streaming<wire::AttestAgentRequest>,
     outgoing: mpsc::Sender<Answer>,
@@ -59,9 +59,9 @@ struct Stream {
 
 /// What is known of the agent before it says anything.
 pub(super) struct Caller {
-    /// Where it calls from, over the network.
+    /// The address it calls from, over the network.
     pub(super) address: Option<IpAddr>,
-    /// What the audit log is told.
+    /// Its call in the audit log.
     pub(super) note: Note,
 }
 
@@ -98,7 +98,8 @@ impl Attesting {
     }
 }
 
-/// Attests the agent at the other end, in a task that ends with the stream, with success or after a while.
+/// Attests the agent at the other end, in a task that ends when the stream does, and at the latest after
+/// [`limits::ATTESTATION_TIME`].
 pub(super) fn start(
     context: Arc<Context>,
     incoming: Streaming<wire::AttestAgentRequest>,
@@ -152,7 +153,7 @@ async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result
     let attested = attestor
         .attest(payload, stream)
         .await
-        .map_err(attest_failure)?;
+        .map_err(attest_error)?;
     let Attested {
         id,
         mut selectors,
@@ -181,7 +182,7 @@ async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result
         .authority
         .sign_agent(&id, csr)
         .await
-        .map_err(|e| svid::sign_failure("failed to sign X509 SVID", &e))?;
+        .map_err(|e| svid::sign_error("failed to sign X509 SVID", &e))?;
     let node = Node {
         id,
         attestation_type: kind,
@@ -223,7 +224,7 @@ async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result
     })
 }
 
-/// What the first message of an attestation says.
+/// The first message of an attestation.
 struct Proof {
     kind: String,
     payload: Bytes,
@@ -274,14 +275,14 @@ fn banned() -> Failure {
     )
 }
 
-fn attest_failure(error: AttestError) -> Failure {
+fn attest_error(error: AttestError) -> Failure {
     match error {
         AttestError::Invalid(message) => Failure::invalid(message),
         AttestError::Denied(message) => Failure::plain(Code::PermissionDenied, message),
         AttestError::Broken(message) => Failure::invalid(message),
         AttestError::Unavailable(message) => Failure::plain(Code::Unavailable, message),
         AttestError::Internal(message) => {
-            tracing::error!(error = %message, "attestation failed");
+            tracing::error!(error = message, "Attestation failed");
             Failure::plain(Code::Internal, message)
         }
     }

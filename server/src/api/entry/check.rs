@@ -1,14 +1,14 @@
-//! From a message to an entry that may be stored: what is checked, and in which words a refusal is told.
+//! Checks an entry from the wire before it is stored, and words the refusal.
 //!
-//! The order is SPIRE's, so that of several faults the same one is told: who is meant, then the other fields, then what
-//! only the store knows.
+//! The order is SPIRE's, so that of several faults the same one is reported: the IDs, then the other fields, then what
+//! SPIRE's data store would find.
 
 use countersign_identity::{Entry, TrustDomain};
 use countersign_proto::convert::entry::{InvalidEntry, updated};
 use countersign_proto::spire::api::types;
 use tonic::Code;
 
-use crate::api::filter;
+use crate::api::id::{self, UnusableId};
 use crate::api::status::Failure;
 
 /// What a failed creation says first.
@@ -20,15 +20,15 @@ const NOT_CONVERTED: &str = "failed to convert entry";
 
 /// Why a new entry is refused.
 pub(super) enum Refused {
-    /// As told.
-    Told(Failure),
-    /// Something is repeated in it that may not be. An entry like it, if there is one, would be told first.
+    /// It is malformed.
+    Malformed(Failure),
+    /// A selector or DNS name comes twice. If a similar entry exists, SPIRE reports that instead.
     Repeated(Failure),
 }
 
 impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self::Told(failure)
+    fn from(error: Failure) -> Self {
+        Self::Malformed(error)
     }
 }
 
@@ -36,11 +36,11 @@ impl From<Failure> for Refused {
 pub(super) fn new(wire: types::Entry, td: &TrustDomain) -> Result<Entry, Refused> {
     ids(wire.parent_id.as_ref(), wire.spiffe_id.as_ref(), td)?;
     Entry::try_from(wire).map_err(|error| {
-        let failure = told(NOT_CREATED, &error);
+        let refusal = refusal(NOT_CREATED, &error);
         if error.is_repetition() {
-            Refused::Repeated(failure)
+            Refused::Repeated(refusal)
         } else {
-            Refused::Told(failure)
+            Refused::Malformed(refusal)
         }
     })
 }
@@ -63,7 +63,7 @@ pub(super) fn applied(
 ) -> Result<Entry, Failure> {
     let wire = updated(old, new, mask);
     ids(wire.parent_id.as_ref(), wire.spiffe_id.as_ref(), td)?;
-    Entry::try_from(wire).map_err(|error| told(NOT_UPDATED, &error))
+    Entry::try_from(wire).map_err(|error| refusal(NOT_UPDATED, &error))
 }
 
 /// Whether parent and workload are of this trust domain, and of the right kind.
@@ -72,25 +72,16 @@ fn ids(
     workload: Option<&types::Spiffeid>,
     td: &TrustDomain,
 ) -> Result<(), Failure> {
-    let missing = || "request must specify SPIFFE ID".to_owned();
-    let parent = parent.cloned().ok_or_else(missing);
-    let parent = parent.and_then(|id| filter::member(id, td));
-    parent.map_err(|why| invalid_id("parent ID", &why))?;
-    let workload = workload.cloned().ok_or_else(missing);
-    let workload = workload.and_then(|id| filter::workload(id, td));
-    workload.map_err(|why| invalid_id("spiffe ID", &why))?;
+    let invalid = |what: &str, why: UnusableId| {
+        let cause = format_args!("invalid {what}: {why}");
+        Failure::new(Code::InvalidArgument, NOT_CONVERTED, cause)
+    };
+    id::member(parent.cloned(), td).map_err(|why| invalid("parent ID", why))?;
+    id::workload(workload.cloned(), td).map_err(|why| invalid("spiffe ID", why))?;
     Ok(())
 }
 
-fn invalid_id(what: &str, why: &str) -> Failure {
-    Failure::new(
-        Code::InvalidArgument,
-        NOT_CONVERTED,
-        format_args!("invalid {what}: {why}"),
-    )
-}
-
-fn told(summary: &str, error: &InvalidEntry) -> Failure {
+fn refusal(summary: &str, error: &InvalidEntry) -> Failure {
     if error.is_repetition() {
         Failure::new(Code::AlreadyExists, summary, error)
     } else if error.is_found_by_store() {

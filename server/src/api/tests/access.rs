@@ -6,7 +6,8 @@ use prost::Message as _;
 use tonic::Status;
 
 use super::*;
-use crate::api::access::{Access, TABLE};
+use crate::api::access::TABLE;
+use crate::api::caller::Access;
 
 /// What a caller of a unary method with an empty message is told. Streams see the same guard.
 pub(super) async fn told(door: &Door, method: &str) -> Status {

@@ -194,7 +194,7 @@ async fn strangers_fill_neither_the_disk_nor_the_allowance_of_others() {
     let house = audited().await;
     let lines = Lines::default();
     let _listening = lines.listen();
-    let (_, at_once) = crate::limits::AUDIT_STRANGERS;
+    let (_, at_once) = crate::limits::AUDIT_UNIDENTIFIED;
     let mut bundles = house.stranger().bundles();
     for _ in 0..at_once * 2 {
         let request =

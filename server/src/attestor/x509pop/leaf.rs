@@ -1,4 +1,4 @@
-//! What stands in a node's certificate.
+//! A node's certificate: its key, its names, and its fields as templates name them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use aws_lc_rs::digest;
 use countersign_identity::TrustDomain;
+use countersign_identity::verify::MAX_CERTIFICATE_LEN;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
@@ -22,7 +24,7 @@ const P521: &str = "1.3.132.0.35";
 /// The longest serial number, in bytes (RFC 5280, 4.1.2.2), and the zero byte that keeps it positive.
 const MAX_SERIAL: usize = 21;
 
-/// A public key that can answer a challenge, or can't.
+/// A public key, by the algorithm of its challenge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     /// The SubjectPublicKeyInfo, and the length of the modulus in bits.
@@ -52,11 +54,11 @@ pub(super) struct Leaf {
     issuer: Name,
 }
 
-/// A subject or issuer, by the names that Go gives to its parts.
+/// A subject or issuer, by the names of Go's `pkix.Name`.
 #[derive(Clone, Debug, Default)]
 struct Name(BTreeMap<&'static str, Vec<String>>);
 
-/// Parts that can be there more than once, and the two of which Go takes the last.
+/// Attributes that Go keeps as lists, and the two of which it keeps the last.
 const LISTS: [(&str, &str); 7] = [
     ("2.5.4.6", "Country"),
     ("2.5.4.10", "Organization"),
@@ -68,17 +70,35 @@ const LISTS: [(&str, &str); 7] = [
 ];
 const TEXTS: [(&str, &str); 2] = [("2.5.4.3", "CommonName"), ("2.5.4.5", "SerialNumber")];
 
+/// Why a certificate can't be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InvalidLeaf {
+    #[error("it is larger than {MAX_CERTIFICATE_LEN} bytes")]
+    TooLarge,
+    #[error(transparent)]
+    Certificate(#[from] x509_parser::nom::Err<X509Error>),
+    #[error(transparent)]
+    Extension(#[from] X509Error),
+    #[error("there are bytes after the certificate")]
+    Trailing,
+    #[error("its serial number is too long")]
+    Serial,
+}
+
 impl Leaf {
     /// Reads exactly one certificate in DER.
-    pub(super) fn parse(der: &[u8]) -> Result<Self, String> {
-        let (rest, cert) = X509Certificate::from_der(der).map_err(|e| e.to_string())?;
+    pub(super) fn parse(der: &[u8]) -> Result<Self, InvalidLeaf> {
+        if der.len() > MAX_CERTIFICATE_LEN {
+            return Err(InvalidLeaf::TooLarge);
+        }
+        let (rest, cert) = X509Certificate::from_der(der)?;
         if !rest.is_empty() {
-            return Err("there are bytes after the certificate".into());
+            return Err(InvalidLeaf::Trailing);
         }
         if cert.raw_serial().len() > MAX_SERIAL {
-            return Err("its serial number is too long".into());
+            return Err(InvalidLeaf::Serial);
         }
-        let usage = cert.key_usage().map_err(|e| e.to_string())?;
+        let usage = cert.key_usage()?;
         let mut this = Self {
             key: key(&cert),
             may_sign: usage.is_some_and(|usage| usage.value.digital_signature()),
@@ -91,7 +111,7 @@ impl Leaf {
             subject: Name::read(cert.subject()),
             issuer: Name::read(cert.issuer()),
         };
-        let names = cert.subject_alternative_name().map_err(|e| e.to_string())?;
+        let names = cert.subject_alternative_name()?;
         for name in names.iter().flat_map(|names| &names.value.general_names) {
             match name {
                 GeneralName::URI(uri) => this.uris.push((*uri).to_owned()),
@@ -116,7 +136,7 @@ impl Leaf {
             .filter(|name| !name.is_empty())
     }
 
-    /// What URIs such as `x509pop://<trust domain>/<key>/<value>` say.
+    /// The keys and values of URIs such as `x509pop://<trust domain>/<key>/<value>`.
     pub(super) fn named_values(&self, trust_domain: &TrustDomain) -> BTreeMap<String, String> {
         let prefix = format!("x509pop://{trust_domain}/");
         let mut named = BTreeMap::new();
@@ -130,7 +150,7 @@ impl Leaf {
                 Some((key, value)) => {
                     named.insert(key.to_owned(), value.to_owned());
                 }
-                None => tracing::warn!(uri = ?uri, "Cannot extract x509pop san selectors"),
+                None => tracing::warn!(?uri, "Cannot extract x509pop san selectors"),
             }
         }
         named
@@ -162,7 +182,7 @@ impl Leaf {
     }
 }
 
-/// Which fields templates have, and what they are.
+/// The kind of a field of templates; `None` if there is no such field.
 #[must_use]
 pub fn field_kind(path: &[String]) -> Option<Kind> {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -228,7 +248,7 @@ fn key(cert: &X509Certificate<'_>) -> Key {
     }
 }
 
-/// How long a big-endian number is, in bits.
+/// The length of a big-endian number, in bits.
 fn bits(number: &[u8]) -> usize {
     let mut digits = number.iter().skip_while(|byte| **byte == 0);
     digits.next().map_or(0, |first| {
@@ -237,7 +257,7 @@ fn bits(number: &[u8]) -> usize {
     })
 }
 
-/// The SHA-1 of a certificate, in lower-case hex. It names it; nothing is trusted by it.
+/// The SHA-1 of a certificate, in lower-case hex. A name only, as in SPIRE: nothing is trusted by it.
 pub(super) fn fingerprint(der: &[u8]) -> String {
     hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, der).as_ref())
 }

@@ -1,4 +1,4 @@
-//! The messages of x509pop, and what proves possession.
+//! The messages of x509pop, and the check of the proof.
 //!
 //! What is signed is the digest of both nonces, as it is. Since that digest is SHA-256 of their concatenation, and the
 //! signatures hash with SHA-256, checking a signature of the concatenation is the same.
@@ -83,7 +83,7 @@ struct EcdsaSignature {
     s: Base64,
 }
 
-/// What a node is asked to sign.
+/// A nonce for the node to sign.
 pub(super) struct Challenge {
     nonce: [u8; NONCE],
     kind: &'static str,
@@ -123,7 +123,7 @@ impl Challenge {
         json.to_string().into()
     }
 
-    /// Whether the response proves possession of the leaf's key.
+    /// Checks that the response proves possession of the leaf's key.
     pub(super) async fn check(&self, leaf: &Leaf, response: &[u8]) -> Result<(), AttestError> {
         let response: Response = object(response).map_err(|e| {
             AttestError::Invalid(format!("unable to unmarshal challenge response: {e}"))
@@ -158,8 +158,8 @@ impl Challenge {
     }
 }
 
-/// With a salt of whatever length. SPIRE's agents take the longest, most libraries that of the digest; the others
-/// take one try each, on a thread that may take its time.
+/// Accepts a PSS salt of any length. SPIRE's agents use the longest, most libraries the digest's; any other length costs
+/// one verification per try, on a blocking thread.
 async fn verify_rsa(
     spki: &[u8],
     bits: usize,

@@ -1,4 +1,4 @@
-//! The authorities that the operator named.
+//! The authorities from the files that the operator configured.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use x509_parser::prelude::FromDer as _;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRoots {
-    /// It can't be read, or is no PEM.
+    /// The file can't be read, or is no PEM.
     #[error("unable to load trust bundle {path:?}: check that it is there and holds certificates in PEM", path = path.display())]
     Unreadable {
         /// The file.
@@ -43,7 +43,7 @@ pub enum InvalidRoots {
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
     authorities: Vec<X509Authority>,
-    /// Certificates that may not sign others stand for themselves.
+    /// Certificates that are no CAs: each admits exactly itself.
     pinned: Vec<CertificateDer<'static>>,
 }
 
@@ -93,7 +93,7 @@ impl Roots {
         &self.authorities
     }
 
-    /// Whether exactly this certificate was named, and is valid.
+    /// Whether exactly this certificate is pinned, and valid now.
     pub(super) fn pins(&self, der: &[u8], now: UnixTime) -> bool {
         let valid = || {
             let (_, cert) = X509Certificate::from_der(der).ok()?;

@@ -8,9 +8,9 @@ use crate::attestor::path_template::PathTemplate;
 use crate::attestor::x509pop::field_kind;
 
 const DEFAULT_INTERMEDIATES: usize = 4;
-/// More certificates than this never lead anywhere.
+/// A longer chain is a mistake.
 const MOST_INTERMEDIATES: i64 = 32;
-/// What is verified at all, and the default.
+/// The sizes that can be verified at all; the largest is the default.
 const RSA_BITS: std::ops::RangeInclusive<i64> = 2_048..=8_192;
 const DEFAULT_RSA_BITS: usize = 8_192;
 /// The prefix of SVIDs that are exchanged for those of node agents.
@@ -18,12 +18,12 @@ const DEFAULT_PREFIX: &str = "/spire-exchange/";
 const DEFAULT_TEMPLATE: &str = "/{{ .PluginName }}/{{ .Fingerprint }}";
 const DEFAULT_SPIFFE_TEMPLATE: &str = "/{{ .PluginName }}/{{ .SVIDPathTrimmed }}";
 
-/// What the attestor is told; the files of authorities are read at the start.
+/// The settings of the attestor. The files of authorities are read when the server starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// Who vouches for the certificates of nodes.
+    /// The authorities of the certificates of nodes.
     pub mode: Mode,
-    /// The path of the node agent's ID below `/spire/agent`.
+    /// The path of the node agent's ID after `/spire/agent`.
     pub path_template: PathTemplate,
     /// The most intermediate certificates that a node may send.
     pub max_intermediates: usize,
@@ -33,7 +33,7 @@ pub struct Choice {
     pub verify_client_ip: bool,
 }
 
-/// Who vouches for the certificates of nodes.
+/// The authorities of the certificates of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The authorities in these files.

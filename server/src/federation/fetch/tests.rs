@@ -126,11 +126,11 @@ fn document_of(bundle: &Bundle) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{json}").into_bytes()
 }
 
-fn elsewhere(location: &str) -> Vec<u8> {
+fn redirect(location: &str) -> Vec<u8> {
     format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n").into_bytes()
 }
 
-fn told(error: &FetchError) -> String {
+fn printed(error: &FetchError) -> String {
     Chain(error).to_string()
 }
 
@@ -141,8 +141,8 @@ async fn a_redirect_leads_to_the_document() {
     let bundle = foreign.bundle.clone();
     let whole = format!("https://127.0.0.1:{}/third", foreign.port);
     let _server = foreign.answer(move |path| match path {
-        "/first" => elsewhere("/second"),
-        "/second" => elsewhere(&whole),
+        "/first" => redirect("/second"),
+        "/second" => redirect(&whole),
         _ => document_of(&bundle),
     });
     let fetched = fetcher.fetch(&from).await.unwrap();
@@ -158,8 +158,8 @@ async fn a_redirect_to_plain_http_or_without_end_is_refused() {
     ] {
         let foreign = Foreign::new().await;
         let (fetcher, from) = (foreign.fetcher(), foreign.relationship("/spire/server"));
-        let _server = foreign.answer(move |_| elsewhere(location));
-        let error = told(&fetcher.fetch(&from).await.unwrap_err());
+        let _server = foreign.answer(move |_| redirect(location));
+        let error = printed(&fetcher.fetch(&from).await.unwrap_err());
         assert!(error.contains(said), "{location}: {error}");
     }
 }
@@ -171,10 +171,10 @@ async fn a_redirect_does_not_change_who_must_be_there() {
     let (fetcher, from) = (ours.fetcher(), ours.relationship("/spire/server"));
     let away = format!("https://127.0.0.1:{}/", other.port);
     let bundle = other.bundle.clone();
-    let _ours = ours.answer(move |_| elsewhere(&away));
+    let _ours = ours.answer(move |_| redirect(&away));
     let _other = other.answer(move |_| document_of(&bundle));
     let error = fetcher.fetch(&from).await.unwrap_err();
-    assert!(matches!(error, FetchError::Dial(_)), "{}", told(&error));
+    assert!(matches!(error, FetchError::Dial(_)), "{}", printed(&error));
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn an_endpoint_with_another_id_is_refused() {
     let bundle = foreign.bundle.clone();
     let _server = foreign.answer(move |_| document_of(&bundle));
     let error = fetcher.fetch(&from).await.unwrap_err();
-    assert!(matches!(error, FetchError::Dial(_)), "{}", told(&error));
+    assert!(matches!(error, FetchError::Dial(_)), "{}", printed(&error));
 }
 
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn a_body_that_is_too_large_breaks_off_or_has_another_status_is_no_documen
         let foreign = Foreign::new().await;
         let (fetcher, from) = (foreign.fetcher(), foreign.relationship("/spire/server"));
         let _server = foreign.answer(move |_| answer.clone());
-        let error = told(&fetcher.fetch(&from).await.unwrap_err());
+        let error = printed(&fetcher.fetch(&from).await.unwrap_err());
         assert!(error.contains(said), "{said}: {error}");
     }
 }
@@ -229,7 +229,11 @@ async fn without_a_bundle_nobody_is_asked() {
         .fetch(&foreign.relationship("/spire/server"))
         .await
         .unwrap_err();
-    assert!(matches!(error, FetchError::NoBundle(_)), "{}", told(&error));
+    assert!(
+        matches!(error, FetchError::NoBundle(_)),
+        "{}",
+        printed(&error)
+    );
 }
 
 #[tokio::test]
@@ -237,9 +241,9 @@ async fn an_endpoint_that_never_answers_is_given_up() {
     let foreign = Foreign::new().await;
     let (fetcher, from) = (foreign.fetcher(), foreign.relationship("/spire/server"));
     let asked = Arc::new(Notify::new());
-    let told_so = Arc::clone(&asked);
+    let notify = Arc::clone(&asked);
     let _server = foreign.answer(move |_| {
-        told_so.notify_one();
+        notify.notify_one();
         Vec::new()
     });
     let fetch = AbortOnDropHandle::new(tokio::spawn(async move { fetcher.fetch(&from).await }));
@@ -247,5 +251,9 @@ async fn an_endpoint_that_never_answers_is_given_up() {
     // From here on there is nothing to wait for but the limit: tokio's time jumps there.
     tokio::time::pause();
     let error = fetch.await.unwrap().unwrap_err();
-    assert!(matches!(error, FetchError::Slow { .. }), "{}", told(&error));
+    assert!(
+        matches!(error, FetchError::Slow { .. }),
+        "{}",
+        printed(&error)
+    );
 }

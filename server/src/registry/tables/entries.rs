@@ -22,7 +22,7 @@ pub(in crate::registry) struct Entries {
     by_parent: Postings<SpiffeId>,
     by_federation: Postings<TrustDomain>,
     by_selector: Postings<Selector>,
-    /// Node aliases, each under one of its selectors: a node must have that one in any case.
+    /// Node aliases, each under one of its selectors. A node to which the alias applies has that one too.
     aliases: Postings<Selector>,
     expiring: BTreeSet<(UnixTime, Seq)>,
 }
@@ -41,16 +41,16 @@ impl Entries {
         self.records(self.by_spiffe_id.of(id))
     }
 
-    /// The entries below this parent.
-    pub(in crate::registry) fn below(
+    /// The entries with this parent.
+    pub(in crate::registry) fn children(
         &self,
         parent: &SpiffeId,
     ) -> impl Iterator<Item = &EntryRecord> {
         self.records(self.by_parent.of(parent))
     }
 
-    /// Whether anything is below this parent.
-    pub(in crate::registry) fn has_below(&self, parent: &SpiffeId) -> bool {
+    /// Whether any entry has this parent.
+    pub(in crate::registry) fn has_children(&self, parent: &SpiffeId) -> bool {
         self.by_parent.count(parent) > 0
     }
 
@@ -72,7 +72,7 @@ impl Entries {
             .filter(|alias| alias.value.selectors.is_subset_of(node))
     }
 
-    /// Those that expired before this moment.
+    /// The entries that expired before `now`.
     pub(in crate::registry) fn expired(&self, now: UnixTime) -> Vec<EntryId> {
         self.expiring
             .range(..(now, Seq::ZERO))
@@ -80,7 +80,7 @@ impl Entries {
             .collect()
     }
 
-    /// Of the next candidates those that are wanted, by the shortest way there is.
+    /// The next entries that the filter wants, found by the index with the fewest candidates.
     pub(in crate::registry) fn after(
         &self,
         filter: &EntryFilter,
@@ -88,19 +88,19 @@ impl Entries {
         limit: Limit,
     ) -> Portion<EntryRecord> {
         let wants = |entry: &Entry| filter.wants(entry);
-        let shortest = self
-            .ways(filter)
+        let fewest = self
+            .candidates(filter)
             .into_iter()
             .flatten()
-            .min_by_key(|way| way.count);
-        match shortest {
-            Some(way) => portion(self.records(way.seqs_after(after)), limit, wants),
+            .min_by_key(|candidates| candidates.count);
+        match fewest {
+            Some(found) => portion(self.records(found.after(after)), limit, wants),
             None => self.table.portion(after, limit, wants),
         }
     }
 
-    /// The indexes in which all entries are that the filter wants.
-    fn ways<'a>(&'a self, filter: &'a EntryFilter) -> [Option<Way<'a>>; 4] {
+    /// For each index that the filter can use, the entries among which all that it wants are.
+    fn candidates<'a>(&'a self, filter: &'a EntryFilter) -> [Option<Candidates<'a>>; 4] {
         let selector = filter
             .selectors
             .as_ref()
@@ -110,10 +110,10 @@ impl Entries {
             .as_ref()
             .and_then(|(how, asked)| needed(*how, asked.iter(), |td| self.by_federation.count(td)));
         [
-            Way::by(&self.by_spiffe_id, filter.spiffe_id.as_ref()),
-            Way::by(&self.by_parent, filter.parent_id.as_ref()),
-            Way::by(&self.by_selector, selector),
-            Way::by(&self.by_federation, federation),
+            Candidates::of(&self.by_spiffe_id, filter.spiffe_id.as_ref()),
+            Candidates::of(&self.by_parent, filter.parent_id.as_ref()),
+            Candidates::of(&self.by_selector, selector),
+            Candidates::of(&self.by_federation, federation),
         ]
     }
 
@@ -154,7 +154,7 @@ impl Entries {
             self.by_selector.take(selector, seq);
         }
         if entry.is_node_alias() {
-            // Under which it is depends on what was there when it came.
+            // Which selector it is under depends on what was there when it was added.
             let _ = entry
                 .selectors
                 .iter()
@@ -165,14 +165,14 @@ impl Entries {
         }
     }
 
-    /// The selector under which the fewest aliases are: one that all of them have would make every crawl look at all.
+    /// The selector with the fewest aliases under it: under a selector that all have, each crawl would look at all aliases.
     fn alias_selector<'a>(&self, selectors: &'a SelectorSet) -> Option<&'a Selector> {
         selectors
             .iter()
             .min_by_key(|selector| self.aliases.count(selector))
     }
 
-    /// Lets an entry share the text of what many have in common.
+    /// Replaces IDs and selectors by equal ones of other entries, so that their text is in memory once.
     fn share(&self, entry: &mut Entry) {
         if let Some(parent) = self.by_parent.shared(&entry.parent_id) {
             entry.parent_id = parent.clone();
@@ -202,13 +202,13 @@ impl Entries {
 }
 
 /// The entries under one key of an index.
-struct Way<'a> {
+struct Candidates<'a> {
     count: usize,
     list: Option<&'a List>,
 }
 
-impl<'a> Way<'a> {
-    fn by<K: Eq + Hash + Clone>(index: &'a Postings<K>, key: Option<&K>) -> Option<Self> {
+impl<'a> Candidates<'a> {
+    fn of<K: Eq + Hash + Clone>(index: &'a Postings<K>, key: Option<&K>) -> Option<Self> {
         let key = key?;
         Some(Self {
             count: index.count(key),
@@ -216,14 +216,14 @@ impl<'a> Way<'a> {
         })
     }
 
-    fn seqs_after(self, after: Seq) -> impl Iterator<Item = Seq> + use<'a> {
+    fn after(self, after: Seq) -> impl Iterator<Item = Seq> + use<'a> {
         self.list
             .into_iter()
             .flat_map(move |list| list.after(after))
     }
 }
 
-/// Of what is asked for, that which every wanted entry has in any case and the fewest others have.
+/// A selector or trust domain that every wanted entry must have: of several, the one that the fewest entries have.
 fn needed<'a, K>(
     how: Match,
     mut asked: impl ExactSizeIterator<Item = &'a K>,
@@ -231,7 +231,7 @@ fn needed<'a, K>(
 ) -> Option<&'a K> {
     match how {
         Match::Exact | Match::Superset => asked.min_by_key(|key| count(key)),
-        // Any one of several will do.
+        // With several, an entry needs only one of them, and it can be any.
         Match::Any | Match::Subset if asked.len() == 1 => asked.next(),
         Match::Any | Match::Subset => None,
     }

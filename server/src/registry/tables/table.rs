@@ -1,4 +1,4 @@
-//! Objects by their ID and in the order in which they were made.
+//! Objects by their ID and in the order of creation.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
@@ -14,14 +14,14 @@ use countersign_store::backend::Seq;
 use super::{Limit, Portion};
 use crate::registry::{BundleRecord, RelationshipRecord};
 
-/// Objects by their ID and in the order in which they were made.
+/// Objects by their ID and in the order of creation.
 #[derive(Debug)]
 pub(in crate::registry) struct Table<K, V> {
     by_id: HashMap<K, Arc<Record<V>>>,
     by_creation: BTreeMap<Seq, Arc<Record<V>>>,
 }
 
-/// What has an ID of its own.
+/// An object with an ID of its own.
 pub(super) trait Identified<K> {
     fn id(&self) -> K;
 }
@@ -73,12 +73,12 @@ impl<K: Eq + Hash, V: Identified<K>> Table<K, V> {
         self.by_id.get(id)
     }
 
-    /// The object that this commit made.
+    /// The object that this commit created.
     pub(super) fn made_by(&self, seq: Seq) -> Option<&Arc<Record<V>>> {
         self.by_creation.get(&seq)
     }
 
-    /// All of them, in the order in which they were made.
+    /// All objects in the order of creation.
     pub(in crate::registry) fn in_order(&self) -> impl Iterator<Item = &Arc<Record<V>>> {
         self.by_creation.values()
     }
@@ -98,7 +98,7 @@ impl<K: Eq + Hash, V: Identified<K>> Table<K, V> {
         Some(old)
     }
 
-    /// Of the next candidates those that are wanted.
+    /// The wanted objects among the next candidates.
     pub(super) fn portion(
         &self,
         after: Seq,
@@ -128,7 +128,7 @@ impl Table<TrustDomain, Bundle> {
     }
 }
 
-/// Looks at the next records, within the limit.
+/// The wanted records among the next ones, within the limit.
 pub(super) fn portion<'a, V: 'a>(
     mut next: impl Iterator<Item = &'a Arc<Record<V>>>,
     limit: Limit,

@@ -1,4 +1,4 @@
-//! Which objects have something: an ID, a parent, a selector.
+//! Posting lists: for an ID, a parent or a selector, the objects that have it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -6,11 +6,11 @@ use std::ops::Bound;
 
 use countersign_store::backend::Seq;
 
-/// For each key, which objects have it, by when they were made.
+/// For each key the objects that have it, in the order in which they were created.
 #[derive(Debug)]
 pub(super) struct Postings<K>(HashMap<K, List>);
 
-/// Most keys have one object, and some have all: that costs nothing beside the map, and this is changed in little time.
+/// Most keys have one object, which needs no allocation of its own; some have all, where inserting must stay fast.
 #[derive(Debug)]
 pub(super) enum List {
     One(Seq),
@@ -18,7 +18,7 @@ pub(super) enum List {
 }
 
 impl List {
-    /// Those that were made after this, in order.
+    /// The objects that were created after this, in order.
     pub(super) fn after(&self, after: Seq) -> impl Iterator<Item = Seq> {
         let (one, many) = match self {
             Self::One(seq) => (Some(*seq).filter(|seq| *seq > after), None),
@@ -59,7 +59,7 @@ impl<K: Eq + Hash + Clone> Postings<K> {
         self.0.get(key)
     }
 
-    /// The key as it is kept here, so that equal ones share their text.
+    /// The equal key that is stored here, so that its text can be shared.
     pub(super) fn shared(&self, key: &K) -> Option<&K> {
         self.0.get_key_value(key).map(|(kept, _)| kept)
     }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_none_one_or_many_and_forgets_them() {
+    fn a_key_has_none_one_or_many_objects() {
         let mut postings = Postings::default();
         assert_eq!((postings.count(&"k"), listed(&postings, 0)), (0, vec![]));
         for seq in [5, 5, 3, 9] {

@@ -1,4 +1,4 @@
-//! Attested nodes, with the index by which it is found to whom a node alias applies.
+//! Attested nodes, indexed by selector so that the nodes of an alias are found.
 
 use countersign_identity::{Node, Selector, SelectorSet, SpiffeId};
 use countersign_store::Record;
@@ -26,13 +26,13 @@ impl Nodes {
         self.table.by_id(id)
     }
 
-    /// The node that was attested before all others.
+    /// The node that was attested first.
     pub(in crate::registry) fn first(&self) -> Option<&NodeRecord> {
         self.table.in_order().next()
     }
 
-    /// The nodes that have all of these selectors; none if there are no selectors, as a node alias without any applies to
-    /// nobody.
+    /// The nodes that have all of these selectors. None if the set is empty: a node alias without selectors applies to no
+    /// node.
     pub(in crate::registry) fn with_all<'a>(
         &'a self,
         selectors: &'a SelectorSet,

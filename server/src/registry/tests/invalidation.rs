@@ -1,14 +1,14 @@
-//! Whom a change concerns, held against what the crawl of each node says before and after.
+//! Which nodes a change invalidates, held against the crawl of each node before and after it.
 
 use std::collections::HashMap;
 
 use super::*;
-use crate::registry::affected::{Nodes, Trace};
+use crate::registry::invalidation::{Invalidation, NodeSet};
 
 /// One change of the graph.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A new entry, or one that is overwritten by it.
+    /// A new entry, or one that replaces an entry of the same ID.
     Put(Entry),
     /// The n-th entry becomes this one.
     Become(usize, Entry),
@@ -36,7 +36,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 /// A graph that grows by steps.
 #[derive(Default)]
 struct Graph {
-    index: Index,
+    tables: Tables,
     made: HashMap<String, Seq>,
     last: u64,
 }
@@ -54,7 +54,7 @@ impl Graph {
             wanted: usize::MAX,
         };
         let all = self
-            .index
+            .tables
             .entries
             .after(&EntryFilter::default(), Seq::ZERO, everything)
             .found;
@@ -94,20 +94,20 @@ impl Graph {
         )
     }
 
-    fn apply(&mut self, steps: Vec<Step>) -> Affected {
-        let mut trace = Trace::default();
+    fn apply(&mut self, steps: Vec<Step>) -> Invalidated {
+        let mut invalidation = Invalidation::default();
         for step in steps {
             if let Some(change) = self.change(step) {
-                self.index.apply(change, &mut trace);
+                self.tables.apply(change, &mut invalidation);
             }
         }
-        trace.into_affected()
+        invalidation.finish()
     }
 
-    /// What each node may have.
+    /// The entries that each node may have.
     fn crawls(&self) -> Vec<BTreeMap<String, Entry>> {
         let crawl = |node: &&str| {
-            crawl::down(&self.index, &id(node))
+            crawl::descendants(&self.tables, &id(node))
                 .into_iter()
                 .map(|record| (record.value.id.to_string(), record.value.clone()))
                 .collect()
@@ -132,22 +132,22 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn everybody_whose_crawl_differs_is_affected(
+    fn every_node_whose_crawl_differs_is_invalidated(
         start in proptest::collection::vec(any_step(), 0..25),
         batch in proptest::collection::vec(any_step(), 1..8),
     ) {
         let mut graph = Graph::default();
         graph.apply(start);
         let before = graph.crawls();
-        let affected = graph.apply(batch);
+        let invalidated = graph.apply(batch);
         for node in differing(&before, &graph.crawls()) {
-            prop_assert!(affected.entries.contains(&node), "{node} is not in {affected:?}");
+            prop_assert!(invalidated.entries.contains(&node), "{node} is not in {invalidated:?}");
         }
-        prop_assert!(affected.bundles.is_none());
+        prop_assert!(invalidated.bundles.is_empty());
     }
 
     #[test]
-    fn a_single_entry_concerns_nobody_else(
+    fn a_single_entry_invalidates_no_other_node(
         start in proptest::collection::vec(any_step(), 0..25),
         step in any_step(),
     ) {
@@ -155,7 +155,7 @@ proptest! {
         graph.apply(start);
         let is_alias = |change: &Option<Changed>, graph: &Graph| match change {
             Some(Changed::Entry(id, new)) => {
-                let old = graph.index.entries.by_id(id.as_str());
+                let old = graph.tables.entries.by_id(id.as_str());
                 old.is_some_and(|old| old.value.is_node_alias())
                     || new.as_ref().is_some_and(|new| new.value.is_node_alias())
             }
@@ -164,14 +164,14 @@ proptest! {
         let change = graph.change(step);
         prop_assume!(!is_alias(&change, &graph));
         let before = graph.crawls();
-        let mut trace = Trace::default();
-        graph.index.apply(change.unwrap(), &mut trace);
+        let mut invalidation = Invalidation::default();
+        graph.tables.apply(change.unwrap(), &mut invalidation);
         let want = differing(&before, &graph.crawls());
-        prop_assert_eq!(trace.into_affected().entries, Nodes::These(want));
+        prop_assert_eq!(invalidation.finish().entries, NodeSet::These(want));
     }
 
     #[test]
-    fn another_domain_s_bundle_concerns_those_whose_entries_federate_with_it(
+    fn a_foreign_bundle_invalidates_the_nodes_that_need_it(
         start in proptest::collection::vec(any_step(), 0..25),
         other in 0..3_u8,
     ) {
@@ -179,17 +179,17 @@ proptest! {
         graph.apply(start);
         let other = TrustDomain::new(&format!("o{other}")).unwrap();
         let record = Record { value: Bundle::empty(other.clone()), created: Seq::new(9_999) };
-        let mut trace = Trace::default();
-        graph.index.apply(Changed::Bundle(other.clone(), Some(record)), &mut trace);
+        let mut invalidation = Invalidation::default();
+        graph.tables.apply(Changed::Bundle(other.clone(), Some(record)), &mut invalidation);
         let needs = |crawl: &BTreeMap<String, Entry>| {
             crawl.values().any(|entry| entry.federates_with.contains(&other))
         };
         let crawls = graph.crawls();
         let pairs = NODES.iter().zip(&crawls);
         let want = pairs.filter(|(_, crawl)| needs(crawl)).map(|(node, _)| id(node)).collect();
-        let affected = trace.into_affected();
-        prop_assert_eq!(affected.bundles, Nodes::These(want));
-        prop_assert!(affected.entries.is_none());
+        let invalidated = invalidation.finish();
+        prop_assert_eq!(invalidated.bundles, NodeSet::These(want));
+        prop_assert!(invalidated.entries.is_empty());
     }
 }
 
@@ -210,68 +210,71 @@ fn changed_entry(entry: Entry, created: u64) -> Changed {
     )
 }
 
-fn applied(index: &mut Index, changes: impl IntoIterator<Item = Changed>) -> Affected {
-    let mut trace = Trace::default();
+fn applied(tables: &mut Tables, changes: impl IntoIterator<Item = Changed>) -> Invalidated {
+    let mut invalidation = Invalidation::default();
     for change in changes {
-        index.apply(change, &mut trace);
+        tables.apply(change, &mut invalidation);
     }
-    trace.into_affected()
+    invalidation.finish()
 }
 
 #[test]
-fn what_concerns_more_than_half_concerns_all() {
-    let mut index = Index::default();
+fn more_than_half_of_the_nodes_are_all_nodes() {
+    let mut tables = Tables::default();
     let nodes = (0..40).map(|n| changed_node(n, if n < 19 { &[1, 2] } else { &[2] }));
-    assert!(applied(&mut index, nodes).is_none());
+    assert!(applied(&mut tables, nodes).is_empty());
     let aliases = [
         changed_entry(entry("few", "/few", "/spire/server", &[1]), 1),
         changed_entry(entry("most", "/most", "/spire/server", &[2]), 2),
     ];
     assert!(
-        applied(&mut index, aliases).is_none(),
-        "nothing is below them"
+        applied(&mut tables, aliases).is_empty(),
+        "they have no children"
     );
-    let below = |parent: &str, n| {
-        let name = format!("below-{parent}");
+    let child = |parent: &str, n| {
+        let name = format!("child-{parent}");
         changed_entry(entry(&name, "/w", &format!("/{parent}"), &[1]), n)
     };
-    let few = applied(&mut index, [below("few", 3)]);
-    assert!(matches!(few.entries, Nodes::These(nodes) if nodes.len() == 19));
-    let most = applied(&mut index, [below("most", 4)]);
-    assert_eq!(most.entries, Nodes::All);
+    let few = applied(&mut tables, [child("few", 3)]);
+    assert!(matches!(few.entries, NodeSet::These(nodes) if nodes.len() == 19));
+    let most = applied(&mut tables, [child("most", 4)]);
+    assert_eq!(most.entries, NodeSet::All);
 }
 
 #[test]
-fn the_own_bundle_concerns_all() {
-    let mut index = Index::default();
-    applied(&mut index, [changed_node(0, &[1])]);
+fn the_own_bundle_invalidates_all_nodes() {
+    let mut tables = Tables::default();
+    applied(&mut tables, [changed_node(0, &[1])]);
     let record = Record {
         value: Bundle::empty(td()),
         created: Seq::new(1),
     };
     let change = || Changed::Bundle(td(), Some(record.clone()));
-    let affected = applied(&mut index, [change()]);
+    let invalidated = applied(&mut tables, [change()]);
     assert_eq!(
-        (affected.bundles, affected.entries.is_none()),
-        (Nodes::All, true)
+        (invalidated.bundles, invalidated.entries.is_empty()),
+        (NodeSet::All, true)
     );
-    assert!(applied(&mut index, [change()]).is_none(), "told twice");
+    assert!(
+        applied(&mut tables, [change()]).is_empty(),
+        "the feed may repeat a change"
+    );
 }
 
 #[tokio::test]
-async fn a_watch_hears_of_what_concerns_its_node_and_reads_it() {
+async fn a_subscriber_is_woken_and_reads_the_change() {
     let (store, registry) = following().await;
-    let mut watch = registry.watch(&id(NODES[0]));
-    let mut other = registry.watch(&id(NODES[1]));
+    let mut subscription = registry.subscribe(&id(NODES[0]));
+    let mut other = registry.subscribe(&id(NODES[1]));
     let made = [
         entry("a", "/a", "/b", &[1]),
         entry("b", "/b", NODES[0], &[1]),
     ];
     create(&store, &registry, &made).await;
-    assert!(watch.changed().await.entries);
+    assert!(subscription.changed().await.entries);
     assert_eq!(registry.authorized_entries(&id(NODES[0])).len(), 2);
     create(&store, &registry, &[entry("c", "/c", NODES[1], &[1])]).await;
     assert!(other.changed().await.entries);
-    let heard = futures::FutureExt::now_or_never(watch.changed());
-    assert_eq!(heard, None, "the other node's entry does not concern it");
+    let woken = futures::FutureExt::now_or_never(subscription.changed());
+    assert_eq!(woken, None, "the other node's entry does not concern it");
 }

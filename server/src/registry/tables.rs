@@ -1,13 +1,12 @@
-//! The objects in memory, by all that they are looked up by.
+//! All objects in memory, indexed by everything that they are looked up by.
 
 use countersign_identity::bundle::BundleSet;
 use countersign_identity::federation::Relationship;
-use countersign_identity::{Bundle, TrustDomain};
-use countersign_store::backend::Seq;
-use countersign_store::{Changed, Record};
+use countersign_identity::{Bundle, Entry, SelectorSet, SpiffeId, TrustDomain};
 
 use super::EntryRecord;
-use super::affected::Trace;
+use countersign_store::backend::Seq;
+use countersign_store::{Changed, Record};
 use entries::Entries;
 use nodes::Nodes;
 use table::Table;
@@ -17,16 +16,16 @@ mod nodes;
 mod postings;
 mod table;
 
-/// Everything.
+/// The tables of the index.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct Tables {
     pub(super) entries: Entries,
     pub(super) nodes: Nodes,
     pub(super) bundles: Table<TrustDomain, Bundle>,
     pub(super) relationships: Table<TrustDomain, Relationship>,
 }
 
-/// Part of a list, and from where to go on.
+/// Part of a list, and where the next part begins.
 pub(super) struct Portion<T> {
     pub(super) found: Vec<T>,
     /// The last candidate looked at; `None` if there are no more.
@@ -36,15 +35,43 @@ pub(super) struct Portion<T> {
 /// How much of a list is looked at in one go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
-    /// At most so many are looked at, so that the lock is not held for long.
+    /// At most this many records are looked at, so that the lock is not held for long.
     pub(super) candidates: usize,
-    /// It ends when so many are found.
+    /// The portion ends when this many are found.
     pub(super) wanted: usize,
 }
 
-impl Index {
-    /// Takes over one change, and notes whom it concerns.
-    pub(super) fn apply(&mut self, change: Changed, trace: &mut Trace) {
+/// Sees changes as they are applied.
+pub(super) trait ChangeObserver {
+    /// An entry is about to be replaced or removed, or has been added.
+    fn entry(&mut self, tables: &Tables, entry: &Entry);
+
+    /// A node was added or removed, or its selectors may have changed. `None` is a node that is not there.
+    fn node(
+        &mut self,
+        tables: &Tables,
+        id: &SpiffeId,
+        old: Option<&SelectorSet>,
+        new: Option<&SelectorSet>,
+    );
+
+    /// A bundle was added, removed or replaced.
+    fn bundle(&mut self, tables: &Tables, td: &TrustDomain);
+}
+
+/// While nobody subscribes, changes need not be followed.
+impl ChangeObserver for () {
+    fn entry(&mut self, _: &Tables, _: &Entry) {}
+
+    fn node(&mut self, _: &Tables, _: &SpiffeId, _: Option<&SelectorSet>, _: Option<&SelectorSet>) {
+    }
+
+    fn bundle(&mut self, _: &Tables, _: &TrustDomain) {}
+}
+
+impl Tables {
+    /// Applies one change of the store.
+    pub(super) fn apply(&mut self, change: Changed, observer: &mut impl ChangeObserver) {
         match change {
             Changed::Entry(id, new) => {
                 let old = self.entries.by_id(id.as_str()).cloned();
@@ -52,12 +79,12 @@ impl Index {
                     return;
                 }
                 if let Some(old) = &old {
-                    trace.entry(self, &old.value);
+                    observer.entry(self, &old.value);
                 }
                 match new {
                     Some(record) => {
                         let record = self.entries.put(record);
-                        trace.entry(self, &record.value);
+                        observer.entry(self, &record.value);
                     }
                     None => self.entries.remove(&id),
                 }
@@ -77,7 +104,7 @@ impl Index {
                 let value = |record: &Option<super::NodeRecord>| {
                     record.as_ref().map(|record| record.value.selectors.clone())
                 };
-                trace.node(self, &id, value(&old).as_ref(), value(&new).as_ref());
+                observer.node(self, &id, value(&old).as_ref(), value(&new).as_ref());
             }
             Changed::Bundle(td, new) => {
                 if is_same(self.bundles.by_id(&td).map(AsRef::as_ref), new.as_ref()) {
@@ -87,15 +114,15 @@ impl Index {
                     Some(record) => drop(self.bundles.put(record)),
                     None => drop(self.bundles.remove(&td)),
                 }
-                trace.bundle(self, &td);
+                observer.bundle(self, &td);
             }
-            // It concerns no node agent.
+            // No node agent needs relationships.
             Changed::Relationship(_, Some(record)) => drop(self.relationships.put(record)),
             Changed::Relationship(td, None) => drop(self.relationships.remove(&td)),
         }
     }
 
-    /// The bundles alone, as verification wants them.
+    /// The bundles in the form that verification reads.
     pub(super) fn bundle_set(&self) -> BundleSet {
         self.bundles
             .in_order()
@@ -104,7 +131,7 @@ impl Index {
     }
 }
 
-/// Whether a change tells nothing new: the feed may tell of one more than once.
+/// Whether a change is none: the feed may repeat what was already loaded.
 fn is_same<T: PartialEq>(old: Option<&Record<T>>, new: Option<&Record<T>>) -> bool {
     old == new
 }

@@ -1,31 +1,32 @@
-//! Forgetting nodes: because an admin says so, or because they have been expired for long.
+//! Prunes node agents whose SVIDs expired long ago.
 
 use std::time::Duration;
 
-use countersign_identity::{Entry, Node, Selector, SpiffeId};
-use countersign_store::backend::Seq;
-use countersign_store::{NodeError, Store};
+use countersign_identity::Node;
+use countersign_identity::node::Credential;
 use countersign_transport::SharedClock;
+use countersign_transport::error::Chain;
 use tokio_util::sync::CancellationToken;
 
-use super::JoinToken;
-use crate::registry::{EntryFilter, Match, NodeFilter, Page, Registry};
+use crate::attestor::evict;
+use crate::registry::{NodeFilter, Page, Registry};
+use countersign_store::{NodeError, Store};
 
-/// How often is looked, as often as SPIRE's server does. Up to half of it more, so that servers don't meet.
+/// The pause between two runs, SPIRE's. Up to half of it is added, so that servers don't run at the same time.
 const EVERY: Duration = Duration::from_secs(45 * 60);
 
-/// Which nodes are forgotten. Banned ones never are: that would lift the ban.
+/// Which nodes are pruned. Banned nodes never are: that would lift the ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PruneNodes {
-    /// Those whose SVID expired longer ago than this.
+    /// Nodes whose SVID expired longer ago than this.
     pub expired_for: Duration,
-    /// Also nodes that can't attest again by themselves, which so lose their ID for good.
-    pub also_those_that_cannot_reattest: bool,
-    /// At most so many at a time.
-    pub most: usize,
+    /// Also nodes that can't attest again by themselves (trust on first use), which lose their ID for good.
+    pub tofu: bool,
+    /// At most this many in one run.
+    pub batch: usize,
 }
 
-/// Forgets nodes that have been expired for long, again and again.
+/// The job.
 #[derive(Clone, Debug)]
 pub struct Pruner {
     prune: PruneNodes,
@@ -35,9 +36,8 @@ pub struct Pruner {
 }
 
 impl Pruner {
-    /// A pruner that has not begun.
     #[must_use]
-    pub const fn new(
+    pub(crate) const fn new(
         prune: PruneNodes,
         store: Store,
         registry: Registry,
@@ -51,7 +51,7 @@ impl Pruner {
         }
     }
 
-    /// Prunes until it is told to stop. What fails is told and tried again the next time.
+    /// Prunes at each interval until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let pause = || EVERY + EVERY.mul_f64(rand::random_range(0.0..0.5));
         while stop
@@ -62,77 +62,47 @@ impl Pruner {
             match self.prune().await {
                 Ok(0) => {}
                 Ok(agents) => tracing::info!(agents, "Pruned expired agents"),
-                Err(error) => tracing::error!(%error, "Could not prune expired agents"),
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), "Could not prune expired agents");
+                }
             }
         }
     }
 
-    /// How many were forgotten.
+    /// Returns how many were pruned.
     async fn prune(&self) -> Result<usize, NodeError> {
         let PruneNodes {
             expired_for,
-            also_those_that_cannot_reattest,
-            most,
+            tofu,
+            batch,
         } = self.prune;
         let filter = NodeFilter {
             banned: Some(false),
-            can_reattest: (!also_those_that_cannot_reattest).then_some(true),
+            can_reattest: (!tofu).then_some(true),
             expires_before: Some(self.clock.now().before(expired_for)),
             ..NodeFilter::default()
         };
-        // Looked at again where it is deleted: it may have attested meanwhile.
+        // Checked again inside of the deleting transaction: the node may have attested or renewed meanwhile.
         let due = |node: &Node| {
-            let renewed = |pending: &countersign_identity::node::Credential| {
-                Some(pending.expires_at) >= filter.expires_before
-            };
+            let renewed = |pending: &Credential| Some(pending.expires_at) >= filter.expires_before;
             filter.wants(node) && !node.pending.as_ref().is_some_and(renewed)
         };
-        let mut gone = 0;
+        let mut pruned = 0;
         let found = self.registry.nodes(&filter, Page::All);
-        for node in found.iter().take(most) {
+        for node in found.iter().take(batch) {
             match evict(&self.store, &self.registry, &node.value.id, &due).await {
-                Ok(Some(_)) => gone += 1,
+                Ok(Some(_)) => pruned += 1,
                 Ok(None) | Err(NodeError::Missing) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(gone)
+        Ok(pruned)
     }
-}
-
-/// Forgets a node that is as `due` says, and the entry that came with its join token. Without a commit it stayed.
-///
-/// # Errors
-/// There is no such node, or the store failed.
-pub async fn evict(
-    store: &Store,
-    registry: &Registry,
-    id: &SpiffeId,
-    due: &(dyn Fn(&Node) -> bool + Sync),
-) -> Result<Option<Seq>, NodeError> {
-    let node = registry.node(id).ok_or(NodeError::Missing)?;
-    let alias = (node.value.attestation_type == JoinToken::NAME)
-        .then(|| token_entry(registry, id))
-        .flatten();
-    store.node_deleted(id, alias.as_ref(), due).await
-}
-
-/// The entry that came with the node's join token: below the node, with the node's ID as its only selector.
-fn token_entry(registry: &Registry, node: &SpiffeId) -> Option<Entry> {
-    let own = Selector::new("spiffe_id", node.as_str());
-    let filter = EntryFilter {
-        parent_id: Some(node.clone()),
-        selectors: Some((Match::Exact, own.into_iter().collect())),
-        ..EntryFilter::default()
-    };
-    let found = registry.entries(&filter, Page::All);
-    found.first().map(|record| record.value.clone())
 }
 
 #[cfg(test)]
 mod tests {
-    use countersign_identity::UnixTime;
-    use countersign_identity::node::Credential;
+    use countersign_identity::{SpiffeId, UnixTime};
     use countersign_transport::clock::TestClock;
 
     use super::*;
@@ -188,16 +158,16 @@ mod tests {
     async fn only_what_expired_long_ago_and_can_come_back_goes() {
         let prune = PruneNodes {
             expired_for: Duration::from_secs(60),
-            also_those_that_cannot_reattest: false,
-            most: 10,
+            tofu: false,
+            batch: 10,
         };
         assert_eq!(left(prune).await, ["banned", "fresh", "renewed", "token"]);
         let all = PruneNodes {
-            also_those_that_cannot_reattest: true,
+            tofu: true,
             ..prune
         };
         assert_eq!(left(all).await, ["banned", "fresh", "renewed"]);
-        let one = PruneNodes { most: 1, ..prune };
+        let one = PruneNodes { batch: 1, ..prune };
         assert_eq!(left(one).await.len(), 5);
     }
 }

@@ -1,24 +1,34 @@
-//! Removes what has expired: entries, and join tokens that nobody used.
+//! Removes expired entries, and expired join tokens that were not used.
 
 use std::time::Duration;
 
 use countersign_identity::Entry;
-use countersign_store::{Store, StoreError};
 use countersign_transport::SharedClock;
+use countersign_transport::error::Chain;
 use tokio_util::sync::CancellationToken;
 
-use super::Registry;
+use crate::registry::Registry;
+use countersign_store::limits::MAX_BATCH_COMMITS;
+use countersign_store::{Store, StoreError};
 
-/// How often is looked. Until then an expired entry counts as any other.
+/// The pause between two runs. Until the next run an expired entry counts as any other, as with SPIRE.
 const EVERY: Duration = Duration::from_secs(5 * 60);
 
-/// Sweeps again and again until it is told to stop. A sweep that fails is told and tried again at the next.
-pub async fn run(store: Store, registry: Registry, clock: SharedClock, stop: CancellationToken) {
+/// Sweeps at each interval until `stop`.
+pub(crate) async fn run(
+    store: Store,
+    registry: Registry,
+    clock: SharedClock,
+    stop: CancellationToken,
+) {
     let again = async {
         loop {
             tokio::time::sleep(EVERY).await;
             if let Err(error) = sweep(&store, &registry, &clock).await {
-                tracing::warn!(%error, "could not remove what has expired; trying again later");
+                tracing::warn!(
+                    error = %Chain(&error),
+                    "Could not remove expired entries and tokens; trying again later"
+                );
             }
         }
     };
@@ -30,14 +40,11 @@ pub async fn run(store: Store, registry: Registry, clock: SharedClock, stop: Can
 
 async fn sweep(store: &Store, registry: &Registry, clock: &SharedClock) -> Result<(), StoreError> {
     let now = clock.now();
-    let over = |entry: &Entry| entry.expires_at.is_some_and(|end| end < now);
-    for ids in registry
-        .expired_entries(now)
-        .chunks(countersign_store::limits::MAX_BATCH_COMMITS)
-    {
-        // An entry that was prolonged meanwhile stays.
-        for (id, gone) in ids.iter().zip(store.entries_delete_if(ids, over).await?) {
-            if gone.is_ok() {
+    let expired = |entry: &Entry| entry.expires_at.is_some_and(|end| end < now);
+    for ids in registry.expired_entries(now).chunks(MAX_BATCH_COMMITS) {
+        // Checked again inside of the transaction: an update may have prolonged the entry meanwhile.
+        for (id, deleted) in ids.iter().zip(store.entries_delete_if(ids, expired).await?) {
+            if deleted.is_ok() {
                 tracing::info!(entry_id = %id, "Pruned an expired registration");
             }
         }
@@ -53,11 +60,11 @@ async fn sweep(store: &Store, registry: &Registry, clock: &SharedClock) -> Resul
 mod tests {
     use countersign_transport::clock::TestClock;
 
-    use super::super::tests::{entry, following};
     use super::*;
+    use crate::registry::tests::{entry, following};
 
     #[tokio::test]
-    async fn what_has_expired_is_removed_and_the_rest_stays() {
+    async fn only_expired_entries_and_tokens_are_removed() {
         let (store, registry) = following().await;
         let clock = TestClock::fixed(countersign_identity::UnixTime::from_secs(1_000)).shared();
         let until = |name: &str, secs| Entry {

@@ -1,0 +1,38 @@
+//! Eviction of a node agent: its record, and what its attestation left besides.
+
+use countersign_identity::{Entry, Node, Selector, SpiffeId};
+
+use super::JoinToken;
+use crate::registry::{EntryFilter, Match, Page, Registry};
+use countersign_store::backend::Seq;
+use countersign_store::{NodeError, Store};
+
+/// Deletes a node for which `due` holds when it is deleted, and the alias entry that its join token made. Without a
+/// commit in the answer `due` did not hold any more.
+///
+/// # Errors
+/// There is no such node, or the store failed.
+pub async fn evict(
+    store: &Store,
+    registry: &Registry,
+    id: &SpiffeId,
+    due: &(dyn Fn(&Node) -> bool + Sync),
+) -> Result<Option<Seq>, NodeError> {
+    let node = registry.node(id).ok_or(NodeError::Missing)?;
+    let alias = (node.value.attestation_type == JoinToken::NAME)
+        .then(|| token_entry(registry, id))
+        .flatten();
+    store.node_deleted(id, alias.as_ref(), due).await
+}
+
+/// The entry that a join token with a second ID made: a child of the node, with the node's ID as its only selector.
+fn token_entry(registry: &Registry, node: &SpiffeId) -> Option<Entry> {
+    let own = Selector::new("spiffe_id", node.as_str());
+    let filter = EntryFilter {
+        parent_id: Some(node.clone()),
+        selectors: Some((Match::Exact, own.into_iter().collect())),
+        ..EntryFilter::default()
+    };
+    let found = registry.entries(&filter, Page::All);
+    found.first().map(|record| record.value.clone())
+}
