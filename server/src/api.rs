@@ -28,18 +28,18 @@ use tokio::sync::watch;
 use tonic::Request;
 use tonic::service::Routes;
 
-use crate::attestor::Attestors;
 use crate::config::RateLimits;
 use crate::federation::Refresher;
+use crate::index::Index;
 use crate::limits::{self, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
 use crate::metrics::CALLS;
-use crate::registry::Registry;
+use crate::node_attestor::Attestors;
 use caller::Caller;
 use countersign_ca::authority::Authority;
 use countersign_ca::upstream::UpstreamAuthority;
 use countersign_store::Store;
 use rate_limit::RateLimit;
-use status::Failure;
+use status::ApiError;
 
 mod access;
 mod agent;
@@ -70,40 +70,40 @@ const STATUS_POSTS: u32 = 10;
 
 /// What the API works with.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// The server's trust domain.
-    pub trust_domain: TrustDomain,
+    pub(crate) trust_domain: TrustDomain,
     /// Takes the writes.
-    pub store: Store,
+    pub(crate) store: Store,
     /// Answers the reads.
-    pub registry: Registry,
+    pub(crate) index: Index,
     /// Signs.
-    pub authority: Authority,
+    pub(crate) authority: Authority,
     /// Signs this server's authority and takes JWT keys, if this server is no root.
-    pub upstream: Option<Arc<dyn UpstreamAuthority>>,
+    pub(crate) upstream: Option<Arc<dyn UpstreamAuthority>>,
     /// Prove nodes.
-    pub attestors: Attestors,
+    pub(crate) attestors: Attestors,
     /// Looks at foreign bundles now.
-    pub refresher: Refresher,
+    pub(crate) refresher: Refresher,
     /// IDs that are admins without an entry.
-    pub admin_ids: HashSet<SpiffeId>,
+    pub(crate) admin_ids: HashSet<SpiffeId>,
     /// Whether each node agent's ID is also one of its selectors.
-    pub agent_id_selector: bool,
+    pub(crate) agent_id_selector: bool,
     /// Whether each call leaves a line in the log.
-    pub audit_log: bool,
+    pub(crate) audit_log: bool,
     /// Which limits are on.
-    pub rate_limits: RateLimits,
+    pub(crate) rate_limits: RateLimits,
     /// The level of this process's logs.
-    pub levels: Levels,
+    pub(crate) levels: Levels,
     /// The server's own SVID, leaf first, as it is renewed.
-    pub server_svid: watch::Receiver<Arc<[CertificateDer<'static>]>>,
+    pub(crate) server_svid: watch::Receiver<Arc<[CertificateDer<'static>]>>,
     /// Tells the time.
-    pub clock: SharedClock,
+    pub(crate) clock: SharedClock,
 }
 
 /// The API.
 #[derive(Clone, Debug)]
-pub struct Api(Arc<Context>);
+pub(crate) struct Api(Arc<Context>);
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ struct Context {
 impl Api {
     /// The API over these parts.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         Self(Arc::new(Context {
             parts,
             attestations: RateLimit::new(ATTESTATIONS),
@@ -137,50 +137,50 @@ impl Api {
     }
 
     /// What is served over the network. Each request must carry its `Arc<Connection>`.
-    pub fn network(&self) -> Router {
+    pub(crate) fn network(&self) -> Router {
         self.guarded(self.services())
     }
 
     /// What is served on the server's own socket: the same, and what concerns this process alone.
-    pub fn local(&self) -> Router {
+    pub(crate) fn local(&self) -> Router {
         let context = || Arc::clone(&self.0);
         let services = self
             .services()
-            .add_service(HealthServer::new(health::Health(context())))
-            .add_service(DebugServer::new(debug::Debug::new(context())))
-            .add_service(LoggerServer::new(logger::Logger(context())));
+            .add_service(HealthServer::new(health::HealthService(context())))
+            .add_service(DebugServer::new(debug::DebugService::new(context())))
+            .add_service(LoggerServer::new(logger::LoggerService(context())));
         self.guarded(services)
     }
 
     fn services(&self) -> Routes {
         let context = || Arc::clone(&self.0);
         Routes::new(
-            AgentServer::new(agent::Agents(context()))
+            AgentServer::new(agent::AgentService(context()))
                 .max_decoding_message_size(MAX_REQUEST_BYTES)
                 .max_encoding_message_size(MAX_RESPONSE_BYTES),
         )
         .add_service(
-            EntryServer::new(entry::Entries(context()))
+            EntryServer::new(entry::EntryService(context()))
                 .max_decoding_message_size(MAX_REQUEST_BYTES)
                 .max_encoding_message_size(MAX_RESPONSE_BYTES),
         )
         .add_service(
-            SvidServer::new(svid::Svids(context()))
+            SvidServer::new(svid::SvidService(context()))
                 .max_decoding_message_size(MAX_REQUEST_BYTES)
                 .max_encoding_message_size(MAX_RESPONSE_BYTES),
         )
         .add_service(
-            BundleServer::new(bundle::Bundles(context()))
+            BundleServer::new(bundle::BundleService(context()))
                 .max_decoding_message_size(MAX_REQUEST_BYTES)
                 .max_encoding_message_size(MAX_RESPONSE_BYTES),
         )
         .add_service(
-            TrustDomainServer::new(trust_domain::TrustDomains(context()))
+            TrustDomainServer::new(trust_domain::TrustDomainService(context()))
                 .max_decoding_message_size(MAX_REQUEST_BYTES)
                 .max_encoding_message_size(MAX_RESPONSE_BYTES),
         )
         .add_service(LocalAuthorityServer::new(
-            local_authority::LocalAuthorities(context()),
+            local_authority::LocalAuthorityService(context()),
         ))
     }
 
@@ -199,18 +199,18 @@ impl Api {
 
 impl Context {
     /// The caller, as the guard found it.
-    fn caller<T>(request: &Request<T>) -> Result<Caller, Failure> {
+    fn caller<T>(request: &Request<T>) -> Result<Caller, ApiError> {
         let caller = request.extensions().get::<Caller>();
         caller.cloned().ok_or_else(|| {
-            Failure::plain(tonic::Code::Internal, "the request did not pass the guard")
+            ApiError::plain(tonic::Code::Internal, "the request did not pass the guard")
         })
     }
 
     /// The node agent that calls.
-    fn agent<T>(request: &Request<T>) -> Result<SpiffeId, Failure> {
+    fn agent<T>(request: &Request<T>) -> Result<SpiffeId, ApiError> {
         match Self::caller(request)? {
             Caller::Agent(id) => Ok(id),
-            _ => Err(Failure::plain(
+            _ => Err(ApiError::plain(
                 tonic::Code::Internal,
                 "the caller is no node agent",
             )),
@@ -223,7 +223,7 @@ impl Context {
         limit: &RateLimit,
         request: &Request<T>,
         tokens: usize,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ApiError> {
         match client_address(request) {
             Some(client) => {
                 limit
@@ -247,7 +247,7 @@ fn client_address<T>(request: &Request<T>) -> Option<IpAddr> {
 }
 
 /// Handles the items of a batch one after the other, if there are not too many.
-async fn batch<I, R, F>(items: Vec<I>, handle: impl Fn(I) -> F) -> Result<Vec<R>, Failure>
+async fn batch<I, R, F>(items: Vec<I>, handle: impl Fn(I) -> F) -> Result<Vec<R>, ApiError>
 where
     F: Future<Output = R>,
 {
@@ -260,11 +260,11 @@ where
 }
 
 /// Refuses a batch of more items than [`limits::MAX_BATCH_ITEMS`].
-fn check_batch(items: usize) -> Result<(), Failure> {
+fn check_batch(items: usize) -> Result<(), ApiError> {
     if items > limits::MAX_BATCH_ITEMS {
         let limit = limits::MAX_BATCH_ITEMS;
         let message = format!("the batch has {items} items, and may have {limit} at most");
-        return Err(Failure::invalid(message));
+        return Err(ApiError::invalid(message));
     }
     Ok(())
 }

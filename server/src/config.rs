@@ -22,16 +22,18 @@ use countersign_identity::key::KeyType;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{SpiffeId, TrustDomain};
 
-pub use plugin::{KeyManagerChoice, NodeAttestorChoice, StoreChoice, UpstreamChoice, x509pop};
+pub(crate) use plugin::{
+    KeyManagerChoice, NodeAttestorChoice, StoreChoice, UpstreamChoice, x509pop,
+};
 
-use crate::federation::Settings as Federation;
+use crate::federation::FederationSettings;
 use crate::jobs::PruneNodes;
 use countersign_ca::authority;
 
 /// The configuration file that `run` and `validate` read by default, as with SPIRE.
-pub const DEFAULT_FILE: &str = "conf/server/server.conf";
+pub(crate) const DEFAULT_FILE: &str = "conf/server/server.conf";
 /// The default path of the admin socket.
-pub const DEFAULT_SOCKET: &str = "/tmp/spire-server/private/api.sock";
+pub(crate) const DEFAULT_SOCKET: &str = "/tmp/spire-server/private/api.sock";
 
 const DEFAULT_ADDRESS: &str = "0.0.0.0";
 const DEFAULT_PORT: u16 = 8081;
@@ -56,50 +58,48 @@ const MOST_PRUNED: i64 = 100_000;
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// The address for node agents: an IP address or a name that resolves to one.
-    pub bind_address: String,
+    pub(crate) bind_address: String,
     /// The port for node agents; 0 takes a free one.
     pub bind_port: u16,
     /// The admin socket.
-    pub socket_path: PathBuf,
-    /// The directory for persistent data; none if everything is in memory.
-    pub data_dir: Option<PathBuf>,
+    pub(crate) socket_path: PathBuf,
     /// The settings of the authorities.
-    pub authority: authority::Settings,
+    pub(crate) authority: authority::Settings,
     /// The data store.
-    pub store: StoreChoice,
+    pub(crate) store: StoreChoice,
     /// The key manager.
-    pub key_manager: KeyManagerChoice,
+    pub(crate) key_manager: KeyManagerChoice,
     /// The node attestors.
-    pub node_attestors: Vec<NodeAttestorChoice>,
+    pub(crate) node_attestors: Vec<NodeAttestorChoice>,
     /// IDs that are admins without an entry, of this trust domain or of others whose bundles are known.
-    pub admin_ids: HashSet<SpiffeId>,
+    pub(crate) admin_ids: HashSet<SpiffeId>,
     /// Whether each call of the API leaves a line in the log.
-    pub audit_log: bool,
+    pub(crate) audit_log: bool,
     /// Which expired node agents are pruned, if any.
-    pub prune_nodes: Option<PruneNodes>,
+    pub(crate) prune_nodes: Option<PruneNodes>,
     /// Whether each node agent's ID is also one of its selectors.
-    pub agent_id_selector: bool,
+    pub(crate) agent_id_selector: bool,
     /// The key exchanges of this server's TLS, except towards an upstream server.
-    pub key_exchange: KeyExchange,
+    pub(crate) key_exchange: KeyExchange,
     /// The upstream authority; without one the server's authorities are self-signed.
-    pub upstream: Option<UpstreamChoice>,
+    pub(crate) upstream: Option<UpstreamChoice>,
     /// Which calls are rate-limited per address.
-    pub rate_limits: RateLimits,
+    pub(crate) rate_limits: RateLimits,
     /// The bundle endpoint, and the relationships with foreign trust domains.
-    pub federation: Federation,
+    pub(crate) federation: FederationSettings,
     /// Level, format and file of the log.
-    pub logs: LogOptions,
+    pub(crate) logs: LogOptions,
     /// The endpoints for health and metrics.
-    pub operators: Operators,
+    pub(crate) operators: Operators,
 }
 
 /// Which of the rate limits that can be turned off are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimits {
+pub(crate) struct RateLimits {
     /// Attestations.
-    pub attestation: bool,
+    pub(crate) attestation: bool,
     /// Signatures.
-    pub signing: bool,
+    pub(crate) signing: bool,
 }
 
 /// The flags of `run`; each overrides the same key of the file.
@@ -128,7 +128,7 @@ impl ServerConfig {
     ///
     /// # Errors
     /// The file can't be read or breaks the syntax, or keys and values are wrong: all of them, in the order of the file.
-    pub fn load(
+    pub(crate) fn load(
         file: &Path,
         expansion: Expansion,
         overrides: &Overrides,
@@ -200,7 +200,6 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
             .clone()
             .or(socket_path)
             .unwrap_or_else(|| DEFAULT_SOCKET.into()),
-        data_dir: storage.data_dir,
         authority: authority?,
         store: storage.store,
         key_manager: storage.key_manager,

@@ -28,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::federation::{CertificateFile, Follower};
+use crate::index::Index;
 use crate::jobs::{Pruner, sweep};
 use crate::limits;
-use crate::registry::Registry;
 use countersign_ca::authority::{Rotation, ServerSvid};
 use countersign_ca::upstream::UpstreamAuthority;
 use countersign_store::Store;
@@ -50,7 +50,7 @@ pub struct Bound {
     tcp_address: SocketAddr,
     socket: Socket,
     store: Store,
-    registry: Registry,
+    index: Index,
     pruner: Option<Pruner>,
     rotation: Rotation,
     upstream: Option<Arc<dyn UpstreamAuthority>>,
@@ -88,7 +88,7 @@ pub enum ServeError {
 impl Bound {
     /// All addresses that it listens on.
     #[must_use]
-    pub fn listening(&self) -> Vec<Listening> {
+    pub(crate) fn listening(&self) -> Vec<Listening> {
         let bundle_endpoint = self.bundle_endpoint.as_ref();
         let mut places = vec![
             Listening::Tcp(self.tcp_address),
@@ -144,7 +144,7 @@ impl Bound {
             tcp,
             socket,
             store,
-            registry,
+            index,
             pruner,
             rotation,
             upstream,
@@ -162,16 +162,16 @@ impl Bound {
         let health = Health::default();
         let _server = health.check("server", State::Well);
         let observe = {
-            let (registry, authority) = (registry.clone(), rotation.authority());
+            let (index, authority) = (index.clone(), rotation.authority());
             let health = health.clone();
-            move || observe::gauges(&registry, &authority, &health)
+            move || observe::gauges(&index, &authority, &health)
         };
         operators.serve(tasks, &health, &clock, observe);
         tasks.spawn(
             "sweep",
             sweep::run(
                 store.clone(),
-                registry.clone(),
+                index.clone(),
                 Arc::clone(&clock),
                 stop.clone(),
             ),
@@ -181,8 +181,8 @@ impl Bound {
         }
         let broken = async move { BoxError::from(store.broken().await) };
         tasks.essential("store", until_stop(stop.clone(), broken));
-        let behind = async move { BoxError::from(registry.follow().await) };
-        tasks.essential("registry", until_stop(stop.clone(), behind));
+        let behind = async move { BoxError::from(index.follow().await) };
+        tasks.essential("index", until_stop(stop.clone(), behind));
 
         let identity = Arc::new(svid.identity());
         tasks.essential("authority", rotation.run(stop.clone()));

@@ -16,35 +16,35 @@ use std::time::Duration;
 
 use countersign_identity::federation::Relationship;
 
-pub use certificate::{CertificateFile, InvalidCertificate};
-pub use endpoint::router;
-pub use follow::{Follower, RefreshError, Refresher};
+pub(crate) use certificate::{CertificateFile, InvalidCertificate};
+pub(crate) use endpoint::router;
+pub(crate) use follow::{Follower, RefreshError, Refresher};
 
 /// What the configuration says about federation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct FederationSettings {
     /// The bundle endpoint; none unless it is configured.
-    pub endpoint: Option<EndpointSettings>,
+    pub(crate) endpoint: Option<EndpointSettings>,
     /// The relationships that the configuration names.
-    pub relationships: Vec<Relationship>,
+    pub(crate) relationships: Vec<Relationship>,
 }
 
 /// The bundle endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointSettings {
+pub(crate) struct EndpointSettings {
     /// Where it listens.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The port; 0 takes a free one.
-    pub port: u16,
+    pub(crate) port: u16,
     /// How often others are told to look for a new version.
-    pub refresh_hint: Duration,
+    pub(crate) refresh_hint: Duration,
     /// The certificate that it presents.
-    pub certificate: EndpointCertificate,
+    pub(crate) certificate: EndpointCertificate,
 }
 
 /// The certificate of a bundle endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EndpointCertificate {
+pub(crate) enum EndpointCertificate {
     /// `https_spiffe`: the server's own X.509-SVID.
     Svid,
     /// `https_web`: a Web PKI certificate, from files.
@@ -53,11 +53,11 @@ pub enum EndpointCertificate {
 
 /// A certificate and its key in files that another program renews.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFiles {
+pub(crate) struct CertificateFiles {
     /// The chain in PEM, the leaf first.
-    pub chain: PathBuf,
+    pub(crate) chain: PathBuf,
     /// The key in PEM.
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
     /// How often the files are read again.
-    pub sync_interval: Duration,
+    pub(crate) sync_interval: Duration,
 }

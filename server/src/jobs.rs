@@ -3,6 +3,6 @@
 //! Each is one task that the daemon starts and stops. A run that fails is logged and tried again at the next.
 
 mod prune;
-pub mod sweep;
+pub(crate) mod sweep;
 
-pub use prune::{PruneNodes, Pruner};
+pub(crate) use prune::{PruneNodes, Pruner};

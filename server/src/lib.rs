@@ -1,14 +1,15 @@
 //! The Countersign server: attests node agents, keeps registration entries, issues X.509-SVIDs.
 
-pub mod api;
-pub mod attestor;
+mod api;
 mod cli;
-pub mod config;
-pub mod daemon;
-pub mod federation;
-pub mod jobs;
-pub mod limits;
-pub mod metrics;
-pub mod registry;
+mod config;
+mod daemon;
+pub mod embed;
+mod federation;
+mod index;
+mod jobs;
+mod limits;
+mod metrics;
+mod node_attestor;
 
 pub use cli::{command, main};

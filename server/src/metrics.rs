@@ -5,7 +5,7 @@ use countersign_daemon::metrics::{CallNames, Metric};
 use countersign_store::metrics as store;
 
 /// Calls of the API.
-pub const CALLS: CallNames = CallNames {
+pub(crate) const CALLS: CallNames = CallNames {
     total: Metric::counter(
         "countersign_server_calls_total",
         &["method", "code"],
@@ -23,73 +23,73 @@ pub const CALLS: CallNames = CallNames {
     ),
 };
 /// What was signed.
-pub const SIGNATURES: Metric = Metric::counter(
+pub(crate) const SIGNATURES: Metric = Metric::counter(
     ca::SIGNATURES,
     &["kind", "result"],
     "What was signed, or asked for and not signed: agent (SVIDs of node agents), x509 and jwt (SVIDs of workloads), \
      downstream (authorities of servers below).",
 );
 /// Attestations of node agents.
-pub const ATTESTATIONS: Metric = Metric::counter(
+pub(crate) const ATTESTATIONS: Metric = Metric::counter(
     "countersign_server_node_attestations_total",
     &["attestor", "result"],
     "Attestations of node agents, by node attestor.",
 );
 /// Commits.
-pub const COMMITS: Metric = Metric::counter(
+pub(crate) const COMMITS: Metric = Metric::counter(
     store::COMMITS,
     &["result"],
     "Calls that wrote to the store. What failed may be written all the same.",
 );
 /// How long they take.
-pub const COMMIT_SECONDS: Metric = Metric::histogram(
+pub(crate) const COMMIT_SECONDS: Metric = Metric::histogram(
     store::COMMIT_SECONDS,
     &[],
     "Time until what was written is on the disk.",
 );
 /// Registration entries.
-pub const ENTRIES: Metric =
+pub(crate) const ENTRIES: Metric =
     Metric::gauge("countersign_server_entries", &[], "Registration entries.");
 /// Node agents.
-pub const NODES: Metric = Metric::gauge(
+pub(crate) const NODES: Metric = Metric::gauge(
     "countersign_server_nodes",
     &[],
     "Node agents that are known: attested and not evicted, expired and banned ones too.",
 );
 /// Bundles.
-pub const BUNDLES: Metric = Metric::gauge(
+pub(crate) const BUNDLES: Metric = Metric::gauge(
     "countersign_server_bundles",
     &[],
     "Bundles that are known, the own one among them.",
 );
 /// When what signs expires.
-pub const AUTHORITY_EXPIRY: Metric = Metric::gauge(
+pub(crate) const AUTHORITY_EXPIRY: Metric = Metric::gauge(
     "countersign_server_authority_expiry_timestamp_seconds",
     &["kind"],
     "When the authority that signs expires, in Unix time; 0 if there is none.",
 );
 /// New authorities.
-pub const ACTIVATIONS: Metric = Metric::counter(
+pub(crate) const ACTIVATIONS: Metric = Metric::counter(
     ca::ACTIVATIONS,
     &["kind"],
     "Authorities that began to sign, the one at the start included.",
 );
 /// Authorities that could not be kept going.
-pub const ROTATION_FAILURES: Metric = Metric::counter(
+pub(crate) const ROTATION_FAILURES: Metric = Metric::counter(
     ca::ROTATION_FAILURES,
     &[],
     "Steps of the rotation of authorities that failed and are tried again.",
 );
 /// Looks at foreign bundles.
-pub const FEDERATION: Metric = Metric::counter(
+pub(crate) const FEDERATION: Metric = Metric::counter(
     "countersign_server_federation_refreshes_total",
     &["result"],
     "Looks at the bundles of foreign trust domains.",
 );
 /// Whether callers are served.
-pub const READY: Metric = Metric::ready("countersign_server_ready");
+pub(crate) const READY: Metric = Metric::ready("countersign_server_ready");
 /// Which program it is.
-pub const BUILD: Metric = Metric::build("countersign_server_build_info");
+pub(crate) const BUILD: Metric = Metric::build("countersign_server_build_info");
 
 /// Every metric of the server.
 pub const ALL: &[Metric] = &[

@@ -14,47 +14,47 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::audit::Note;
-use super::status::{self, Failure};
+use super::status::{self, ApiError};
 use super::{Context, client_address, count, filter, id, paging, svid};
-use crate::attestor::{JoinToken, evict};
 use crate::limits;
+use crate::node_attestor::{JoinToken, evict};
 
 mod attest;
 
 pub(super) use attest::Attesting;
 
 /// The service.
-pub(super) struct Agents(pub(super) Arc<Context>);
+pub(super) struct AgentService(pub(super) Arc<Context>);
 
 const NOT_FOUND: &str = "agent not found";
 
-impl Agents {
+impl AgentService {
     /// An agent's ID in this trust domain.
-    fn agent_id(&self, id: Option<types::Spiffeid>) -> Result<SpiffeId, Failure> {
+    fn agent_id(&self, id: Option<types::Spiffeid>) -> Result<SpiffeId, ApiError> {
         id::agent(id, &self.0.parts.trust_domain)
-            .map_err(|why| Failure::new(Code::InvalidArgument, "invalid agent ID", why))
+            .map_err(|why| ApiError::new(Code::InvalidArgument, "invalid agent ID", why))
     }
 
-    async fn delete(&self, id: &SpiffeId) -> Result<(), Failure> {
+    async fn delete(&self, id: &SpiffeId) -> Result<(), ApiError> {
         let parts = &self.0.parts;
         let always = |_: &Node| true;
-        let seq = evict(&parts.store, &parts.registry, id, &always).await;
+        let seq = evict(&parts.store, &parts.index, id, &always).await;
         let seq = seq.map_err(|e| node_error("failed to remove agent", e))?;
         if let Some(seq) = seq {
-            parts.registry.reached(seq).await?;
+            parts.index.reached(seq).await?;
         }
         tracing::info!(agent_id = %id, "Agent deleted");
         Ok(())
     }
 
-    async fn ban(&self, id: &SpiffeId) -> Result<(), Failure> {
+    async fn ban(&self, id: &SpiffeId) -> Result<(), ApiError> {
         let parts = &self.0.parts;
         let written = parts
             .store
             .node_banned(id)
             .await
             .map_err(|e| node_error("failed to ban agent", e))?;
-        parts.registry.reached(written.seq).await?;
+        parts.index.reached(written.seq).await?;
         tracing::info!(agent_id = %id, "Agent banned");
         Ok(())
     }
@@ -66,15 +66,15 @@ impl Agents {
     ) -> Result<types::X509svid, Status> {
         let parts = &self.0.parts;
         let node = parts
-            .registry
+            .index
             .node(id)
-            .ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+            .ok_or_else(|| ApiError::not_found(NOT_FOUND))?;
         if node.value.can_reattest {
             let message = "agent must reattest instead of renew";
             return Err(status::denied(message, Reason::AgentMustReattest));
         }
         let wire::AgentX509svidParams { csr } =
-            params.ok_or_else(|| Failure::invalid("missing X509-SVID parameters"))?;
+            params.ok_or_else(|| ApiError::invalid("missing X509-SVID parameters"))?;
         svid::check_csr(&csr)?;
         let issued = parts
             .authority
@@ -91,10 +91,10 @@ impl Agents {
             .await
             .map_err(|e| node_error("failed to update agent", e))?;
         parts
-            .registry
+            .index
             .reached(written.seq)
             .await
-            .map_err(Failure::from)?;
+            .map_err(ApiError::from)?;
         tracing::info!(agent_id = %id, expires_at = %issued.expires_at, "Agent SVID renewed");
         Ok(svid::to_wire(issued))
     }
@@ -103,7 +103,7 @@ impl Agents {
         &self,
         request: wire::CreateJoinTokenRequest,
         note: &Note,
-    ) -> Result<types::JoinToken, Failure> {
+    ) -> Result<types::JoinToken, ApiError> {
         let wire::CreateJoinTokenRequest {
             ttl,
             token,
@@ -113,12 +113,12 @@ impl Agents {
         let td = &parts.trust_domain;
         let ttl = u64::try_from(ttl).unwrap_or(0);
         if ttl == 0 {
-            return Err(Failure::invalid("ttl is required, you must provide one"));
+            return Err(ApiError::invalid("ttl is required, you must provide one"));
         }
         let agent_id = agent_id
             .map(|id| id::workload(Some(id), td))
             .transpose()
-            .map_err(|e| Failure::new(Code::InvalidArgument, "invalid agent ID", e))?;
+            .map_err(|e| ApiError::new(Code::InvalidArgument, "invalid agent ID", e))?;
         // The audit log gets the second ID, never the token: it is a secret until it is used.
         agent_id.iter().for_each(|id| note.about(id));
         let value = if token.is_empty() {
@@ -130,7 +130,7 @@ impl Agents {
             .filter(|value| value.len() <= limits::MAX_JOIN_TOKEN_BYTES)
             .and_then(|value| JoinToken::node_id(td, value))
             .ok_or_else(|| {
-                Failure::invalid(format!(
+                ApiError::invalid(format!(
                     "invalid token: it becomes part of the agent's SPIFFE ID, so it may have at most {} letters, \
                      numbers, dots, dashes and underscores",
                     limits::MAX_JOIN_TOKEN_BYTES
@@ -144,32 +144,32 @@ impl Agents {
             .token_create(&value, expires_at, alias.as_ref())
             .await;
         let seq = created.map_err(|error| match error {
-            TokenExists::Store(error) => Failure::store("failed to create token", &error),
-            TokenExists::Exists => Failure::new(Code::Internal, "failed to create token", error),
+            TokenExists::Store(error) => ApiError::store("failed to create token", &error),
+            TokenExists::Exists => ApiError::new(Code::Internal, "failed to create token", error),
         })?;
-        parts.registry.reached(seq).await?;
+        parts.index.reached(seq).await?;
         Ok(types::JoinToken {
             value,
             expires_at: expires_at.as_i64(),
         })
     }
 
-    async fn note_version(&self, id: &SpiffeId, version: &str) -> Result<(), Failure> {
+    async fn note_version(&self, id: &SpiffeId, version: &str) -> Result<(), ApiError> {
         if version.len() > limits::MAX_AGENT_VERSION_BYTES {
             let limit = limits::MAX_AGENT_VERSION_BYTES;
-            return Err(Failure::invalid(format!(
+            return Err(ApiError::invalid(format!(
                 "agent version is longer than {limit} bytes"
             )));
         }
         if version.chars().any(char::is_control) {
             // It is shown to admins, line by line.
-            return Err(Failure::invalid("agent version has control characters"));
+            return Err(ApiError::invalid("agent version has control characters"));
         }
         let parts = &self.0.parts;
         let node = parts
-            .registry
+            .index
             .node(id)
-            .ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+            .ok_or_else(|| ApiError::not_found(NOT_FOUND))?;
         if version.is_empty() || node.value.agent_version == version {
             return Ok(());
         }
@@ -178,12 +178,12 @@ impl Agents {
             .node_versioned(id, version)
             .await
             .map_err(|e| node_error("failed to update agent", e))?;
-        Ok(parts.registry.reached(written.seq).await?)
+        Ok(parts.index.reached(written.seq).await?)
     }
 }
 
 #[tonic::async_trait]
-impl wire::agent_server::Agent for Agents {
+impl wire::agent_server::Agent for AgentService {
     type AttestAgentStream = ReceiverStream<Result<wire::AttestAgentResponse, Status>>;
 
     async fn count_agents(
@@ -192,7 +192,7 @@ impl wire::agent_server::Agent for Agents {
     ) -> Result<Response<wire::CountAgentsResponse>, Status> {
         let wire::CountAgentsRequest { filter } = request.into_inner();
         let filter = filter::nodes_to_count(filter, "failed to count agents")?;
-        let count = count(self.0.parts.registry.count_nodes(&filter));
+        let count = count(self.0.parts.index.count_nodes(&filter));
         Ok(Response::new(wire::CountAgentsResponse { count }))
     }
 
@@ -209,7 +209,7 @@ impl wire::agent_server::Agent for Agents {
         } = request.into_inner();
         let filter = filter::nodes_to_list(filter, summary)?;
         let page = paging::requested(page_size, &page_token, summary)?;
-        let records = self.0.parts.registry.nodes(&filter, page);
+        let records = self.0.parts.index.nodes(&filter, page);
         let next_page_token = paging::next(page, records.last().map(|record| record.created));
         let agents = records
             .iter()
@@ -229,8 +229,8 @@ impl wire::agent_server::Agent for Agents {
         let wire::GetAgentRequest { id, output_mask } = request.into_inner();
         let id = self.agent_id(id)?;
         note.about(&id);
-        let node = self.0.parts.registry.node(&id);
-        let node = node.ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+        let node = self.0.parts.index.node(&id);
+        let node = node.ok_or_else(|| ApiError::not_found(NOT_FOUND))?;
         Ok(Response::new(masked(
             (&node.value).into(),
             output_mask.as_ref(),
@@ -268,7 +268,7 @@ impl wire::agent_server::Agent for Agents {
         if self.0.parts.rate_limits.attestation {
             Context::limit(&self.0.attestations, &request, 1).await?;
         }
-        let caller = attest::Caller {
+        let caller = attest::Origin {
             address: client_address(&request),
             note: Note::of(request.extensions()),
         };
@@ -314,18 +314,18 @@ impl wire::agent_server::Agent for Agents {
     }
 }
 
-fn node_error(summary: &str, error: NodeError) -> Failure {
+fn node_error(summary: &str, error: NodeError) -> ApiError {
     match error {
-        NodeError::Missing => Failure::not_found(NOT_FOUND),
-        NodeError::Banned => Failure::new(Code::PermissionDenied, summary, "agent is banned"),
-        NodeError::Store(error) => Failure::store(summary, &error),
+        NodeError::Missing => ApiError::not_found(NOT_FOUND),
+        NodeError::Banned => ApiError::new(Code::PermissionDenied, summary, "agent is banned"),
+        NodeError::Store(error) => ApiError::store(summary, &error),
     }
 }
 
 /// The entry that gives the node of a join token a second ID.
-fn token_entry(spiffe_id: SpiffeId, node: SpiffeId, now: UnixTime) -> Result<Entry, Failure> {
+fn token_entry(spiffe_id: SpiffeId, node: SpiffeId, now: UnixTime) -> Result<Entry, ApiError> {
     let internal = |e: &dyn std::fmt::Display| {
-        Failure::new(
+        ApiError::new(
             Code::Internal,
             "failed to create join token registration entry",
             e,

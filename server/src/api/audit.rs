@@ -93,7 +93,7 @@ fn short(text: &str) -> &str {
 
 /// Callers whose lines share a rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum CallerClass {
     /// Callers that were refused, and those of methods that anyone may call.
     Unidentified,
     /// Node agents and downstream servers.
@@ -119,11 +119,11 @@ impl Audit {
         }
     }
 
-    fn line(&self, kind: Kind) -> Option<u64> {
+    fn line(&self, kind: CallerClass) -> Option<u64> {
         let allowance = match kind {
-            Kind::Unidentified => &self.unidentified,
-            Kind::Agent => &self.agents,
-            Kind::Admin => &self.admins,
+            CallerClass::Unidentified => &self.unidentified,
+            CallerClass::Agent => &self.agents,
+            CallerClass::Admin => &self.admins,
         };
         allowance.line()
     }
@@ -227,11 +227,11 @@ impl Call {
         let mut noted = Noted::default();
         self.note.edit(|all| noted = std::mem::take(all));
         let (kind, class) = match &noted.caller {
-            None | Some(Caller::Anyone) => (Kind::Unidentified, "nobody"),
-            Some(Caller::Agent(_)) => (Kind::Agent, "agent"),
-            Some(Caller::Downstream(_)) => (Kind::Agent, "downstream"),
-            Some(Caller::Admin(_)) => (Kind::Admin, "admin"),
-            Some(Caller::Local) => (Kind::Admin, "local"),
+            None | Some(Caller::Anyone) => (CallerClass::Unidentified, "nobody"),
+            Some(Caller::Agent(_)) => (CallerClass::Agent, "agent"),
+            Some(Caller::Downstream(_)) => (CallerClass::Agent, "downstream"),
+            Some(Caller::Admin(_)) => (CallerClass::Admin, "admin"),
+            Some(Caller::Local) => (CallerClass::Admin, "local"),
         };
         let Some(held_back) = self.audit.line(kind) else {
             return;
@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_sent_is_cut_between_characters() {
+    fn long_texts_are_cut_between_characters() {
         let long = "ü".repeat(limits::MAX_AUDIT_TEXT);
         assert!(short(&long).len() <= limits::MAX_AUDIT_TEXT);
         assert_eq!(short("x"), "x");

@@ -1,4 +1,4 @@
-//! Bundles.
+//! BundleService.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use countersign_proto::spire::api::types;
 use countersign_transport::error::Chain;
 use tonic::{Code, Request, Response, Status};
 
-use super::status::{self, Failure, not_yet};
+use super::status::{self, ApiError, not_yet};
 use super::{Context, batch, count, paging};
 use crate::limits;
 use countersign_ca::upstream::{Published, UpstreamError};
@@ -20,22 +20,22 @@ use countersign_store::Federating;
 mod federated;
 
 /// The service.
-pub(super) struct Bundles(pub(super) Arc<Context>);
+pub(super) struct BundleService(pub(super) Arc<Context>);
 
 const NOT_FOUND: &str = "bundle not found";
 
-impl Bundles {
+impl BundleService {
     fn one(
         &self,
         td: &TrustDomain,
         mask: Option<&types::BundleMask>,
     ) -> Result<Response<types::Bundle>, Status> {
-        let record = self.0.parts.registry.bundle_record(td);
-        let record = record.ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+        let record = self.0.parts.index.bundle_record(td);
+        let record = record.ok_or_else(|| ApiError::not_found(NOT_FOUND))?;
         Ok(Response::new(masked((&record.value).into(), mask)))
     }
 
-    async fn append(&self, request: wire::AppendBundleRequest) -> Result<types::Bundle, Failure> {
+    async fn append(&self, request: wire::AppendBundleRequest) -> Result<types::Bundle, ApiError> {
         let wire::AppendBundleRequest {
             x509_authorities,
             jwt_authorities,
@@ -43,11 +43,11 @@ impl Bundles {
             wit_authorities: _,
         } = request;
         if x509_authorities.is_empty() && jwt_authorities.is_empty() {
-            return Err(Failure::invalid("no authorities to append"));
+            return Err(ApiError::invalid("no authorities to append"));
         }
         if x509_authorities.len().max(jwt_authorities.len()) > limits::MAX_BUNDLE_AUTHORITIES {
             let limit = limits::MAX_BUNDLE_AUTHORITIES;
-            return Err(Failure::invalid(format!(
+            return Err(ApiError::invalid(format!(
                 "more than {limit} authorities of one kind"
             )));
         }
@@ -59,8 +59,8 @@ impl Bundles {
             .store
             .bundle_append(&parts.trust_domain, &x509, &jwt)
             .await
-            .map_err(|e| Failure::store("failed to append bundle", &e))?;
-        parts.registry.reached(written.seq).await?;
+            .map_err(|e| ApiError::store("failed to append bundle", &e))?;
+        parts.index.reached(written.seq).await?;
         Ok(masked((&written.value).into(), output_mask.as_ref()))
     }
 
@@ -69,12 +69,12 @@ impl Bundles {
     async fn publish(
         &self,
         request: wire::PublishJwtAuthorityRequest,
-    ) -> Result<Vec<types::JwtKey>, Failure> {
+    ) -> Result<Vec<types::JwtKey>, ApiError> {
         let key = request
             .jwt_authority
-            .ok_or_else(|| Failure::invalid("missing JWT authority"))?;
+            .ok_or_else(|| ApiError::invalid("missing JWT authority"))?;
         let key = JwtAuthority::try_from(key)
-            .map_err(|e| Failure::new(Code::InvalidArgument, "invalid JWT authority", e))?;
+            .map_err(|e| ApiError::new(Code::InvalidArgument, "invalid JWT authority", e))?;
         self.check_publishable(&key)?;
         let parts = &self.0.parts;
         let published = match &parts.upstream {
@@ -92,22 +92,22 @@ impl Bundles {
             .store
             .bundle_append(&parts.trust_domain, &[], &keys)
             .await
-            .map_err(|e| Failure::store("failed to publish JWT key", &e))?;
-        parts.registry.reached(written.seq).await?;
+            .map_err(|e| ApiError::store("failed to publish JWT key", &e))?;
+        parts.index.reached(written.seq).await?;
         let keys = written.value.jwt_authorities.iter();
         Ok(keys.map(Into::into).collect())
     }
 
     /// Refuses a key for which the bundle has no room, or whose ID another key has.
-    fn check_publishable(&self, key: &JwtAuthority) -> Result<(), Failure> {
+    fn check_publishable(&self, key: &JwtAuthority) -> Result<(), ApiError> {
         let parts = &self.0.parts;
-        let Some(bundle) = parts.registry.bundle_record(&parts.trust_domain) else {
+        let Some(bundle) = parts.index.bundle_record(&parts.trust_domain) else {
             return Ok(());
         };
         let keys = &bundle.value.jwt_authorities;
         match keys.iter().find(|present| present.key_id == key.key_id) {
             Some(present) if present.public_key == key.public_key => Ok(()),
-            Some(_) => Err(Failure::new(
+            Some(_) => Err(ApiError::new(
                 Code::InvalidArgument,
                 "invalid JWT authority",
                 "another key has this key ID",
@@ -116,7 +116,7 @@ impl Bundles {
                 let limit = limits::MAX_PUBLISHED_JWT_KEYS;
                 let message =
                     format!("the bundle has {limit} JWT authorities and no place for more");
-                Err(Failure::plain(Code::ResourceExhausted, message))
+                Err(ApiError::plain(Code::ResourceExhausted, message))
             }
             None => Ok(()),
         }
@@ -124,12 +124,12 @@ impl Bundles {
 }
 
 #[tonic::async_trait]
-impl wire::bundle_server::Bundle for Bundles {
+impl wire::bundle_server::Bundle for BundleService {
     async fn count_bundles(
         &self,
         _request: Request<wire::CountBundlesRequest>,
     ) -> Result<Response<wire::CountBundlesResponse>, Status> {
-        let count = count(self.0.parts.registry.count_bundles());
+        let count = count(self.0.parts.index.count_bundles());
         Ok(Response::new(wire::CountBundlesResponse { count }))
     }
 
@@ -159,7 +159,7 @@ impl wire::bundle_server::Bundle for Bundles {
         } = request.into_inner();
         let page = paging::requested(page_size, &page_token, "failed to list bundles")?;
         let parts = &self.0.parts;
-        let records = parts.registry.bundles(page);
+        let records = parts.index.bundles(page);
         // The server's own bundle takes part in the paging, and is left out afterwards.
         let bundles = records
             .iter()
@@ -279,13 +279,13 @@ impl wire::bundle_server::Bundle for Bundles {
             Err(_) => {
                 let message =
                     format!("failed to parse deletion mode: unhandled delete mode \"{mode}\"");
-                return Err(Failure::invalid(message).into());
+                return Err(ApiError::invalid(message).into());
             }
         };
         let results = batch(trust_domains, |trust_domain| async move {
             let deleted = self.delete(&trust_domain, mode).await;
             wire::batch_delete_federated_bundle_response::Result {
-                status: Some(deleted.map_or_else(Failure::item, |()| status::ok())),
+                status: Some(deleted.map_or_else(ApiError::item, |()| status::ok())),
                 trust_domain,
             }
         })
@@ -297,17 +297,17 @@ impl wire::bundle_server::Bundle for Bundles {
 }
 
 /// All of the messages as domain types, or the error of the first that is malformed.
-fn converted<M, T>(messages: Vec<M>, summary: &str) -> Result<Vec<T>, Failure>
+fn converted<M, T>(messages: Vec<M>, summary: &str) -> Result<Vec<T>, ApiError>
 where
     T: TryFrom<M, Error: fmt::Display>,
 {
     let converted: Result<_, _> = messages.into_iter().map(T::try_from).collect();
-    converted.map_err(|error| Failure::new(Code::InvalidArgument, summary, error))
+    converted.map_err(|error| ApiError::new(Code::InvalidArgument, summary, error))
 }
 
 /// The status and bundle of a batch's item.
 fn item(
-    result: Result<Bundle, Failure>,
+    result: Result<Bundle, ApiError>,
     mask: Option<&types::BundleMask>,
 ) -> (Option<types::Status>, Option<types::Bundle>) {
     match result {
@@ -317,12 +317,12 @@ fn item(
 }
 
 /// The reason goes to the log, not to the downstream server.
-fn not_published(key: &JwtAuthority, error: &UpstreamError) -> Failure {
+fn not_published(key: &JwtAuthority, error: &UpstreamError) -> ApiError {
     tracing::warn!(
         error = %Chain(error),
         key_id = key.key_id,
         "The JWT key of a downstream server could not be published"
     );
     let cause = "the upstream authority did not take it";
-    Failure::new(Code::Internal, "failed to publish JWT key", cause)
+    ApiError::new(Code::Internal, "failed to publish JWT key", cause)
 }

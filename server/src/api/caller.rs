@@ -11,7 +11,7 @@ use countersign_transport::connection::Peer;
 use tonic::Status;
 
 use super::Context;
-use super::status::{self, Failure};
+use super::status::{self, ApiError};
 
 /// Who may call a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) enum Caller {
 /// Why a node agent is refused.
 enum Refusal {
     Agent(Reason),
-    Failed(Failure),
+    Failed(ApiError),
 }
 
 impl Context {
@@ -75,7 +75,7 @@ impl Context {
         if matches!(access, Access::Admin | Access::AdminOrAgent) && self.is_admin(&peer.id) {
             return Ok(Caller::Admin(peer.id.clone()));
         }
-        if access == Access::Downstream && self.parts.registry.is_downstream(&peer.id) {
+        if access == Access::Downstream && self.parts.index.is_downstream(&peer.id) {
             return Ok(Caller::Downstream(peer.id.clone()));
         }
         if !matches!(access, Access::Agent | Access::AdminOrAgent) {
@@ -89,7 +89,7 @@ impl Context {
     }
 
     fn is_admin(&self, id: &SpiffeId) -> bool {
-        self.parts.admin_ids.contains(id) || self.parts.registry.is_admin(id)
+        self.parts.admin_ids.contains(id) || self.parts.index.is_admin(id)
     }
 
     /// Checks a node agent's SVID. The order decides which reason the agent gets. The first use of a renewed SVID makes it
@@ -99,7 +99,7 @@ impl Context {
         if self.parts.clock.now() > peer.not_after {
             return refuse(Reason::AgentExpired);
         }
-        let Some(node) = self.parts.registry.node(&peer.id) else {
+        let Some(node) = self.parts.index.node(&peer.id) else {
             return refuse(Reason::AgentNotAttested);
         };
         let is = |svid: &Option<Credential>| {
@@ -120,11 +120,11 @@ impl Context {
             Err(NodeError::Banned) => return refuse(Reason::AgentBanned),
             Err(NodeError::Store(error)) => {
                 let summary = "failed to activate the renewed SVID of the agent";
-                return Err(Refusal::Failed(Failure::store(summary, &error)));
+                return Err(Refusal::Failed(ApiError::store(summary, &error)));
             }
         };
         self.parts
-            .registry
+            .index
             .reached(promoted.seq)
             .await
             .map_err(|stopped| Refusal::Failed(stopped.into()))?;

@@ -10,21 +10,21 @@ use countersign_proto::spire::api::server::debug::v1 as wire;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
-use super::status::Failure;
+use super::status::ApiError;
 use super::{Context, count};
-use crate::registry::{EntryFilter, NodeFilter};
+use crate::index::{EntryFilter, NodeFilter};
 
 /// How long an answer is given again.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// The service.
-pub(super) struct Debug {
+pub(super) struct DebugService {
     context: Arc<Context>,
     started: Instant,
     last: Mutex<Option<(Instant, wire::GetInfoResponse)>>,
 }
 
-impl Debug {
+impl DebugService {
     pub(super) fn new(context: Arc<Context>) -> Self {
         Self {
             context,
@@ -33,24 +33,24 @@ impl Debug {
         }
     }
 
-    fn info(&self) -> Result<wire::GetInfoResponse, Failure> {
-        let registry = &self.context.parts.registry;
+    fn info(&self) -> Result<wire::GetInfoResponse, ApiError> {
+        let index = &self.context.parts.index;
         Ok(wire::GetInfoResponse {
             svid_chain: self.svid_chain()?,
             uptime: i32::try_from(self.started.elapsed().as_secs()).unwrap_or(i32::MAX),
-            agents_count: count(registry.count_nodes(&NodeFilter::default())),
-            federated_bundles_count: count(registry.count_bundles()),
-            entries_count: count(registry.count_entries(&EntryFilter::default())),
+            agents_count: count(index.count_nodes(&NodeFilter::default())),
+            federated_bundles_count: count(index.count_bundles()),
+            entries_count: count(index.count_entries(&EntryFilter::default())),
         })
     }
 
     /// The server's own SVID and what vouches for it, up to the root.
-    fn svid_chain(&self) -> Result<Vec<wire::get_info_response::Cert>, Failure> {
+    fn svid_chain(&self) -> Result<Vec<wire::get_info_response::Cert>, ApiError> {
         let parts = &self.context.parts;
-        let bundle = parts.registry.bundle(parts.trust_domain.as_str());
-        let bundle = bundle.ok_or_else(|| Failure::not_found("trust domain bundle not found"))?;
+        let bundle = parts.index.bundle(parts.trust_domain.as_str());
+        let bundle = bundle.ok_or_else(|| ApiError::not_found("trust domain bundle not found"))?;
         let failed = |cause: &dyn std::fmt::Display| {
-            Failure::new(Code::Internal, "failed verification against bundle", cause)
+            ApiError::new(Code::Internal, "failed verification against bundle", cause)
         };
         let presented = parts.server_svid.borrow().clone();
         let (leaf, intermediates) = presented
@@ -84,7 +84,7 @@ fn shown(der: &[u8]) -> Result<wire::get_info_response::Cert, String> {
 }
 
 #[tonic::async_trait]
-impl wire::debug_server::Debug for Debug {
+impl wire::debug_server::Debug for DebugService {
     async fn get_info(
         &self,
         _request: Request<wire::GetInfoRequest>,

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::audit::Note;
-use super::status::{self, Failure};
+use super::status::{self, ApiError};
 use super::{Context, check_batch, count, filter, paging};
 use check::{NOT_CREATED, NOT_UPDATED, Refused};
 
@@ -23,19 +23,19 @@ mod sync;
 pub(super) use sync::Syncs;
 
 /// The service.
-pub(super) struct Entries(pub(super) Arc<Context>);
+pub(super) struct EntryService(pub(super) Arc<Context>);
 
 /// The outcome of one item of a batch.
 type Item = Result<Box<Entry>, ItemError>;
 
 /// Why an item failed, and the similar entry if one exists: SPIRE sends it along.
 struct ItemError {
-    error: Failure,
+    error: ApiError,
     existing: Option<Box<Entry>>,
 }
 
-impl From<Failure> for ItemError {
-    fn from(error: Failure) -> Self {
+impl From<ApiError> for ItemError {
+    fn from(error: ApiError) -> Self {
         Self {
             error,
             existing: None,
@@ -46,7 +46,7 @@ impl From<Failure> for ItemError {
 impl ItemError {
     fn similar(existing: Entry) -> Self {
         Self {
-            error: Failure::plain(Code::AlreadyExists, SIMILAR),
+            error: ApiError::plain(Code::AlreadyExists, SIMILAR),
             existing: Some(Box::new(existing)),
         }
     }
@@ -54,8 +54,8 @@ impl ItemError {
 
 const NOT_FOUND: &str = "entry not found";
 
-impl Entries {
-    async fn create(&self, entries: Vec<types::Entry>) -> Result<Vec<Item>, Failure> {
+impl EntryService {
+    async fn create(&self, entries: Vec<types::Entry>) -> Result<Vec<Item>, ApiError> {
         let parts = &self.0.parts;
         let now = parts.clock.now();
         let mut items: Vec<Option<Item>> = Vec::with_capacity(entries.len());
@@ -83,19 +83,19 @@ impl Entries {
             .store
             .entries_create(&valid)
             .await
-            .map_err(|e| Failure::store(NOT_CREATED, &e))?;
+            .map_err(|e| ApiError::store(NOT_CREATED, &e))?;
         let last = made.iter().flatten().map(|written| written.seq).max();
         self.reached(last).await?;
         let made = made.into_iter().map(|result| match result {
             Ok(written) => Ok(Box::new(written.value.value)),
             Err(EntryExists::Similar(existing)) => Err(ItemError::similar(existing.value)),
             Err(error @ EntryExists::Id) => {
-                Err(Failure::new(Code::AlreadyExists, NOT_CREATED, error).into())
+                Err(ApiError::new(Code::AlreadyExists, NOT_CREATED, error).into())
             }
             Err(error @ EntryExists::BundleMissing(_)) => {
-                Err(Failure::new(Code::Internal, NOT_CREATED, error).into())
+                Err(ApiError::new(Code::Internal, NOT_CREATED, error).into())
             }
-            Err(error) => Err(Failure::new(Code::Aborted, NOT_CREATED, error).into()),
+            Err(error) => Err(ApiError::new(Code::Aborted, NOT_CREATED, error).into()),
         });
         Ok(merged(items, made))
     }
@@ -113,7 +113,7 @@ impl Entries {
         // SPIRE looks for a similar entry before it finds the repetition, so that error goes first.
         let existing = spare
             .and_then(|wire| check::new(wire, td).ok())
-            .and_then(|entry| self.0.parts.registry.similar_entry(&entry));
+            .and_then(|entry| self.0.parts.index.similar_entry(&entry));
         Err(match existing {
             Some(existing) => ItemError::similar(existing.value.clone()),
             None => repeated.into(),
@@ -124,7 +124,7 @@ impl Entries {
         &self,
         entries: Vec<types::Entry>,
         mask: Option<&types::EntryMask>,
-    ) -> Result<Vec<Item>, Failure> {
+    ) -> Result<Vec<Item>, ApiError> {
         let parts = &self.0.parts;
         let td = &parts.trust_domain;
         let mut items: Vec<Option<Item>> = Vec::with_capacity(entries.len());
@@ -133,7 +133,7 @@ impl Entries {
             let failed = match (check::update(&wire, mask, td), EntryId::new(&wire.id)) {
                 (Err(error), _) => Some(error),
                 // No entry can have such an ID.
-                (Ok(()), Err(_)) => Some(Failure::not_found(NOT_UPDATED)),
+                (Ok(()), Err(_)) => Some(ApiError::not_found(NOT_UPDATED)),
                 (Ok(()), Ok(id)) => {
                     known.push(id);
                     wanted.push(wire);
@@ -150,22 +150,22 @@ impl Entries {
             .store
             .entries_update(&known, change)
             .await
-            .map_err(|e| Failure::store(NOT_UPDATED, &e))?;
+            .map_err(|e| ApiError::store(NOT_UPDATED, &e))?;
         let last = changed.iter().flatten().map(|written| written.seq).max();
         self.reached(last).await?;
         let changed = changed.into_iter().map(|result| match result {
             Ok(written) => Ok(Box::new(written.value.value)),
-            Err(UpdateError::Missing) => Err(Failure::not_found(NOT_UPDATED).into()),
+            Err(UpdateError::Missing) => Err(ApiError::not_found(NOT_UPDATED).into()),
             Err(UpdateError::Refused(error)) => Err(error.into()),
             Err(error @ UpdateError::BundleMissing(_)) => {
-                Err(Failure::new(Code::Internal, NOT_UPDATED, error).into())
+                Err(ApiError::new(Code::Internal, NOT_UPDATED, error).into())
             }
-            Err(error) => Err(Failure::new(Code::Aborted, NOT_UPDATED, error).into()),
+            Err(error) => Err(ApiError::new(Code::Aborted, NOT_UPDATED, error).into()),
         });
         Ok(merged(items, changed))
     }
 
-    async fn delete(&self, ids: &[String]) -> Result<Vec<Result<(), Failure>>, Failure> {
+    async fn delete(&self, ids: &[String]) -> Result<Vec<Result<(), ApiError>>, ApiError> {
         let parts = &self.0.parts;
         let parsed: Vec<Option<EntryId>> = ids.iter().map(|id| EntryId::new(id).ok()).collect();
         let known: Vec<EntryId> = parsed.iter().flatten().cloned().collect();
@@ -173,7 +173,7 @@ impl Entries {
             .store
             .entries_delete(&known)
             .await
-            .map_err(|e| Failure::store("failed to delete entry", &e))?;
+            .map_err(|e| ApiError::store("failed to delete entry", &e))?;
         let last = gone.iter().flatten().copied().max();
         self.reached(last).await?;
         let mut gone = gone.into_iter();
@@ -181,26 +181,26 @@ impl Entries {
             .iter()
             .zip(parsed)
             .map(|(id, parsed)| match parsed {
-                _ if id.is_empty() => Err(Failure::invalid("missing entry ID")),
-                None => Err(Failure::not_found(NOT_FOUND)),
+                _ if id.is_empty() => Err(ApiError::invalid("missing entry ID")),
+                None => Err(ApiError::not_found(NOT_FOUND)),
                 Some(_) => match gone.next() {
                     Some(Ok(_)) => Ok(()),
-                    _ => Err(Failure::not_found(NOT_FOUND)),
+                    _ => Err(ApiError::not_found(NOT_FOUND)),
                 },
             })
             .collect())
     }
 
-    async fn reached(&self, last: Option<Seq>) -> Result<(), Failure> {
+    async fn reached(&self, last: Option<Seq>) -> Result<(), ApiError> {
         match last {
-            Some(seq) => Ok(self.0.parts.registry.reached(seq).await?),
+            Some(seq) => Ok(self.0.parts.index.reached(seq).await?),
             None => Ok(()),
         }
     }
 }
 
 #[tonic::async_trait]
-impl wire::entry_server::Entry for Entries {
+impl wire::entry_server::Entry for EntryService {
     type SyncAuthorizedEntriesStream =
         ReceiverStream<Result<wire::SyncAuthorizedEntriesResponse, Status>>;
 
@@ -211,7 +211,7 @@ impl wire::entry_server::Entry for Entries {
         let wire::CountEntriesRequest { filter } = request.into_inner();
         let parts = &self.0.parts;
         let filter = filter::entries_to_count(filter, &parts.trust_domain)?;
-        let count = count(parts.registry.count_entries(&filter));
+        let count = count(parts.index.count_entries(&filter));
         Ok(Response::new(wire::CountEntriesResponse { count }))
     }
 
@@ -228,7 +228,7 @@ impl wire::entry_server::Entry for Entries {
         let parts = &self.0.parts;
         let filter = filter::entries_to_list(filter, &parts.trust_domain)?;
         let page = paging::requested(page_size, &page_token, "failed to list entries")?;
-        let records = parts.registry.entries(&filter, page);
+        let records = parts.index.entries(&filter, page);
         let next_page_token = paging::next(page, records.last().map(|record| record.created));
         let entries = records
             .iter()
@@ -246,10 +246,10 @@ impl wire::entry_server::Entry for Entries {
     ) -> Result<Response<types::Entry>, Status> {
         let wire::GetEntryRequest { id, output_mask } = request.into_inner();
         if id.is_empty() {
-            return Err(Failure::invalid("missing ID").into());
+            return Err(ApiError::invalid("missing ID").into());
         }
-        let entry = self.0.parts.registry.entry(&id);
-        let entry = entry.ok_or_else(|| Failure::not_found(NOT_FOUND))?;
+        let entry = self.0.parts.index.entry(&id);
+        let entry = entry.ok_or_else(|| ApiError::not_found(NOT_FOUND))?;
         Ok(Response::new(masked(
             (&entry.value).into(),
             output_mask.as_ref(),
@@ -313,7 +313,7 @@ impl wire::entry_server::Entry for Entries {
             .into_iter()
             .zip(outcomes)
             .map(|(id, outcome)| {
-                let status = Some(outcome.map_or_else(Failure::item, |()| status::ok()));
+                let status = Some(outcome.map_or_else(ApiError::item, |()| status::ok()));
                 note.item(&id, status.as_ref());
                 wire::batch_delete_entry_response::Result { status, id }
             })
@@ -327,7 +327,7 @@ impl wire::entry_server::Entry for Entries {
     ) -> Result<Response<wire::GetAuthorizedEntriesResponse>, Status> {
         let agent = Context::agent(&request)?;
         let wire::GetAuthorizedEntriesRequest { output_mask } = request.into_inner();
-        let records = self.0.parts.registry.authorized_entries(&agent);
+        let records = self.0.parts.index.authorized_entries(&agent);
         let entries = records
             .iter()
             .map(|record| masked((&record.value).into(), output_mask.as_ref()))
@@ -374,7 +374,7 @@ fn answered(
 fn merged(items: Vec<Option<Item>>, mut stored: impl Iterator<Item = Item>) -> Vec<Item> {
     let missing = || {
         // The store answers every item. Should it not, the others keep their places.
-        Err(Failure::plain(Code::Internal, "the store did not answer for this item").into())
+        Err(ApiError::plain(Code::Internal, "the store did not answer for this item").into())
     };
     items
         .into_iter()

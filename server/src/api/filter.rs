@@ -17,9 +17,9 @@ use time::macros::format_description;
 use tonic::Code;
 
 use super::id;
-use super::status::Failure;
+use super::status::ApiError;
+use crate::index::{EntryFilter, Match, NodeFilter};
 use crate::limits;
-use crate::registry::{EntryFilter, Match, NodeFilter};
 
 /// Go's `2006-01-02 15:04:05 -0700`; the ` -07` behind it repeats the hours.
 const GO_TIME: &[BorrowedFormatItem<'_>] = format_description!(
@@ -30,7 +30,7 @@ const GO_TIME: &[BorrowedFormatItem<'_>] = format_description!(
 pub(super) fn entries_to_count(
     filter: Option<entry::count_entries_request::Filter>,
     td: &TrustDomain,
-) -> Result<EntryFilter, Failure> {
+) -> Result<EntryFilter, ApiError> {
     // The same fields in another message.
     let filter = filter.map(|filter| {
         let entry::count_entries_request::Filter {
@@ -57,7 +57,7 @@ pub(super) fn entries_to_count(
 pub(super) fn entries_to_list(
     filter: Option<ListEntries>,
     td: &TrustDomain,
-) -> Result<EntryFilter, Failure> {
+) -> Result<EntryFilter, ApiError> {
     let ListEntries {
         by_spiffe_id,
         by_parent_id,
@@ -89,7 +89,7 @@ pub(super) fn entries_to_list(
 pub(super) fn nodes_to_count(
     filter: Option<agent::count_agents_request::Filter>,
     summary: &str,
-) -> Result<NodeFilter, Failure> {
+) -> Result<NodeFilter, ApiError> {
     let filter = filter.map(|filter| {
         let agent::count_agents_request::Filter {
             by_attestation_type,
@@ -113,7 +113,7 @@ pub(super) fn nodes_to_count(
 pub(super) fn nodes_to_list(
     filter: Option<ListAgents>,
     summary: &str,
-) -> Result<NodeFilter, Failure> {
+) -> Result<NodeFilter, ApiError> {
     let ListAgents {
         by_attestation_type,
         by_selector_match,
@@ -125,7 +125,7 @@ pub(super) fn nodes_to_list(
         // SPIRE's data store complains here, not its API: hence Internal.
         Some(asked) if asked.selectors.is_empty() => {
             let cause = "cannot filter by an empty selector set";
-            return Err(Failure::new(Code::Internal, summary, cause));
+            return Err(ApiError::new(Code::Internal, summary, cause));
         }
         Some(asked) => {
             let how = match_behavior(asked.r#match)?;
@@ -144,7 +144,7 @@ pub(super) fn nodes_to_list(
     })
 }
 
-fn entry_selectors(asked: types::SelectorMatch) -> Result<(Match, SelectorSet), Failure> {
+fn entry_selectors(asked: types::SelectorMatch) -> Result<(Match, SelectorSet), ApiError> {
     let summary = "malformed selectors filter";
     let types::SelectorMatch {
         selectors: list,
@@ -176,7 +176,7 @@ fn selectors(list: Vec<types::Selector>) -> Result<SelectorSet, UnusableSelector
 
 fn trust_domains(
     asked: types::FederatesWithMatch,
-) -> Result<(Match, BTreeSet<TrustDomain>), Failure> {
+) -> Result<(Match, BTreeSet<TrustDomain>), ApiError> {
     let summary = "malformed federates with filter";
     let types::FederatesWithMatch {
         trust_domains,
@@ -198,7 +198,7 @@ fn trust_domains(
 }
 
 /// `SelectorMatch` and `FederatesWithMatch` number their behaviors alike.
-fn match_behavior(number: i32) -> Result<Match, Failure> {
+fn match_behavior(number: i32) -> Result<Match, ApiError> {
     use types::selector_match::MatchBehavior;
 
     match MatchBehavior::try_from(number) {
@@ -206,12 +206,14 @@ fn match_behavior(number: i32) -> Result<Match, Failure> {
         Ok(MatchBehavior::MatchSubset) => Ok(Match::Subset),
         Ok(MatchBehavior::MatchSuperset) => Ok(Match::Superset),
         Ok(MatchBehavior::MatchAny) => Ok(Match::Any),
-        Err(_) => Err(Failure::invalid(format!("unknown match behavior {number}"))),
+        Err(_) => Err(ApiError::invalid(format!(
+            "unknown match behavior {number}"
+        ))),
     }
 }
 
-fn malformed(summary: &str, cause: impl fmt::Display) -> Failure {
-    Failure::new(Code::InvalidArgument, summary, cause)
+fn malformed(summary: &str, cause: impl fmt::Display) -> ApiError {
+    ApiError::new(Code::InvalidArgument, summary, cause)
 }
 
 /// A time in Go's layout `2006-01-02 15:04:05 -0700 -07`. A text in another form does not filter, as with SPIRE.

@@ -11,10 +11,10 @@ use tonic::{Request, Response, Status};
 use super::Context;
 
 /// The service.
-pub(super) struct Health(pub(super) Arc<Context>);
+pub(super) struct HealthService(pub(super) Arc<Context>);
 
 #[tonic::async_trait]
-impl wire::health_server::Health for Health {
+impl wire::health_server::Health for HealthService {
     type WatchStream = tokio_stream::Empty<Result<wire::HealthCheckResponse, Status>>;
 
     async fn check(

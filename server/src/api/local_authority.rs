@@ -10,70 +10,70 @@ use tonic::{Code, Request, Response, Status};
 use countersign_transport::error::Chain;
 
 use super::Context;
-use super::status::Failure;
+use super::status::ApiError;
 
 /// The service.
-pub(super) struct LocalAuthorities(pub(super) Arc<Context>);
+pub(super) struct LocalAuthorityService(pub(super) Arc<Context>);
 
-impl LocalAuthorities {
+impl LocalAuthorityService {
     /// Refuses JWT authorities if JWT-SVIDs are turned off.
-    fn served(&self, kind: Kind) -> Result<Kind, Failure> {
+    fn served(&self, kind: Kind) -> Result<Kind, ApiError> {
         if kind == Kind::Jwt && !self.0.parts.authority.signs_jwt() {
             return Err(jwt_disabled());
         }
         Ok(kind)
     }
 
-    fn states(&self, kind: Kind) -> Result<States, Failure> {
+    fn states(&self, kind: Kind) -> Result<States, ApiError> {
         let states = self.0.parts.authority.states(self.served(kind)?);
         states.ok_or_else(|| failed("", &OrderError::Initializing))
     }
 
-    /// Has an order carried out; the registry shows it when this returns.
+    /// Has an order carried out; the index shows it when this returns.
     async fn order(
         &self,
         order: Order,
-        refusal: impl FnOnce(&OrderError) -> Failure + Send,
-    ) -> Result<AuthorityState, Failure> {
+        refusal: impl FnOnce(&OrderError) -> ApiError + Send,
+    ) -> Result<AuthorityState, ApiError> {
         let parts = &self.0.parts;
         let done = parts.authority.order(order).await;
         let done = done.map_err(|error| refusal(&error))?;
-        parts.registry.reached(done.seq).await?;
+        parts.index.reached(done.seq).await?;
         Ok(done.state)
     }
 
-    async fn prepare(&self, kind: Kind) -> Result<wire::AuthorityState, Failure> {
+    async fn prepare(&self, kind: Kind) -> Result<wire::AuthorityState, ApiError> {
         let order = Order::Prepare(self.served(kind)?);
         let summary = format!("failed to prepare {kind} authority");
         let state = self.order(order, |error| failed(&summary, error)).await?;
         Ok(to_wire(state))
     }
 
-    async fn activate(&self, kind: Kind, id: String) -> Result<wire::AuthorityState, Failure> {
+    async fn activate(&self, kind: Kind, id: String) -> Result<wire::AuthorityState, ApiError> {
         let order = Order::Activate(self.served(kind)?, id);
         let summary = format!("failed to activate {kind} authority");
         let refusal = |error: &OrderError| match error {
-            OrderError::Status(_) => Failure::new(
+            OrderError::Status(_) => ApiError::new(
                 Code::Internal,
                 "only Prepared authorities can be activated",
                 error,
             ),
-            OrderError::IsActive => Failure::invalid("unexpected authority ID"),
+            OrderError::IsActive => ApiError::invalid("unexpected authority ID"),
             _ => failed(&summary, error),
         };
         Ok(to_wire(self.order(order, refusal).await?))
     }
 
-    async fn taint(&self, kind: Kind, id: String) -> Result<AuthorityState, Failure> {
+    async fn taint(&self, kind: Kind, id: String) -> Result<AuthorityState, ApiError> {
         let order = Order::Taint(self.served(kind)?, id);
         let summary = format!("failed to taint {kind} authority");
         let refusal = |error: &OrderError| match error {
-            OrderError::HasUpstream => Failure::plain(
+            OrderError::HasUpstream => ApiError::plain(
                 Code::FailedPrecondition,
                 "local authority can't be tainted if there is an upstream authority",
             ),
-            OrderError::IsActive => Failure::invalid("unable to taint current local authority"),
-            OrderError::Status(_) => Failure::new(
+            OrderError::IsActive => ApiError::invalid("unable to taint current local authority"),
+            OrderError::Status(_) => ApiError::new(
                 Code::InvalidArgument,
                 "only Old local authorities can be tainted",
                 error,
@@ -83,13 +83,13 @@ impl LocalAuthorities {
         self.order(order, refusal).await
     }
 
-    async fn revoke(&self, kind: Kind, id: String) -> Result<wire::AuthorityState, Failure> {
+    async fn revoke(&self, kind: Kind, id: String) -> Result<wire::AuthorityState, ApiError> {
         let order = Order::Revoke(self.served(kind)?, id);
         let summary = format!("failed to revoke {kind} authority");
         let refusal = |error: &OrderError| {
             let why = match (error, kind) {
                 (OrderError::HasUpstream, _) => {
-                    return Failure::plain(
+                    return ApiError::plain(
                         Code::FailedPrecondition,
                         "local authority can't be revoked if there is an upstream authority",
                     );
@@ -107,7 +107,7 @@ impl LocalAuthorities {
                 }
                 _ => return failed(&summary, error),
             };
-            Failure::new(Code::InvalidArgument, "invalid authority ID", why)
+            ApiError::new(Code::InvalidArgument, "invalid authority ID", why)
         };
         Ok(to_wire(self.order(order, refusal).await?))
     }
@@ -119,7 +119,7 @@ impl LocalAuthorities {
         id: &str,
         invalid: &str,
         summary: &str,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, ApiError> {
         let refusal = |error: &OrderError| {
             let why = match error {
                 OrderError::IdMissing => "no subject key ID provided",
@@ -133,7 +133,7 @@ impl LocalAuthorities {
                 }
                 _ => return failed(summary, error),
             };
-            Failure::new(Code::InvalidArgument, invalid, why)
+            ApiError::new(Code::InvalidArgument, invalid, why)
         };
         let order = order(id.to_ascii_lowercase());
         Ok(self.order(order, refusal).await?.id)
@@ -141,23 +141,23 @@ impl LocalAuthorities {
 }
 
 /// The error of every method about JWT-SVIDs while they are turned off.
-pub(super) fn jwt_disabled() -> Failure {
-    Failure::plain(Code::Unimplemented, "JWT functionality is disabled")
+pub(super) fn jwt_disabled() -> ApiError {
+    ApiError::plain(Code::Unimplemented, "JWT functionality is disabled")
 }
 
 /// The error of a failed command where the command has none of its own for it.
-fn failed(summary: &str, error: &OrderError) -> Failure {
+fn failed(summary: &str, error: &OrderError) -> ApiError {
     let code = match error {
         OrderError::Initializing | OrderError::Stopping => Code::Unavailable,
         OrderError::IdMissing | OrderError::Unexpected => Code::InvalidArgument,
         OrderError::NoUpstream => Code::FailedPrecondition,
         OrderError::Failed(why) => {
             tracing::error!(error = %Chain(why), request = summary, "A command to the certificate authority failed");
-            return Failure::new(Code::Internal, summary, error);
+            return ApiError::new(Code::Internal, summary, error);
         }
-        _ => return Failure::new(Code::Internal, summary, error),
+        _ => return ApiError::new(Code::Internal, summary, error),
     };
-    Failure::plain(code, error.to_string())
+    ApiError::plain(code, error.to_string())
 }
 
 fn to_wire(state: AuthorityState) -> wire::AuthorityState {
@@ -178,7 +178,7 @@ fn no_wit() -> Status {
 }
 
 #[tonic::async_trait]
-impl wire::local_authority_server::LocalAuthority for LocalAuthorities {
+impl wire::local_authority_server::LocalAuthority for LocalAuthorityService {
     async fn get_jwt_authority_state(
         &self,
         _request: Request<wire::GetJwtAuthorityStateRequest>,

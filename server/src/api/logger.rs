@@ -9,12 +9,12 @@ use countersign_proto::spire::api::types::LogLevel;
 use tonic::{Request, Response, Status};
 
 use super::Context;
-use super::status::Failure;
+use super::status::ApiError;
 
 /// The service.
-pub(super) struct Logger(pub(super) Arc<Context>);
+pub(super) struct LoggerService(pub(super) Arc<Context>);
 
-impl Logger {
+impl LoggerService {
     fn levels(&self) -> &Levels {
         &self.0.parts.levels
     }
@@ -29,7 +29,7 @@ impl Logger {
 }
 
 #[tonic::async_trait]
-impl wire::logger_server::Logger for Logger {
+impl wire::logger_server::Logger for LoggerService {
     async fn get_logger(
         &self,
         _request: Request<wire::GetLoggerRequest>,
@@ -60,9 +60,9 @@ impl wire::logger_server::Logger for Logger {
     }
 }
 
-fn from_wire(level: i32) -> Result<Level, Failure> {
+fn from_wire(level: i32) -> Result<Level, ApiError> {
     match LogLevel::try_from(level) {
-        Ok(LogLevel::Unspecified) => Err(Failure::invalid(
+        Ok(LogLevel::Unspecified) => Err(ApiError::invalid(
             "newLevel value cannot be LogLevel_UNSPECIFIED",
         )),
         Ok(LogLevel::Panic) => Ok(Level::Panic),
@@ -72,7 +72,7 @@ fn from_wire(level: i32) -> Result<Level, Failure> {
         Ok(LogLevel::Info) => Ok(Level::Info),
         Ok(LogLevel::Debug) => Ok(Level::Debug),
         Ok(LogLevel::Trace) => Ok(Level::Trace),
-        Err(_) => Err(Failure::invalid("unsupported log level")),
+        Err(_) => Err(ApiError::invalid("unsupported log level")),
     }
 }
 

@@ -2,12 +2,12 @@
 
 use countersign_store::backend::Seq;
 
-use crate::registry::Page;
+use crate::index::Page;
 
-use super::status::Failure;
+use super::status::ApiError;
 
 /// The page that is asked for. Without a size everything, whatever the token.
-pub(super) fn requested(size: i32, token: &str, summary: &str) -> Result<Page, Failure> {
+pub(super) fn requested(size: i32, token: &str, summary: &str) -> Result<Page, ApiError> {
     match usize::try_from(size) {
         Err(_) | Ok(0) => Ok(Page::All),
         Ok(size) if token.is_empty() => Ok(Page::After(Seq::ZERO, size)),
@@ -16,7 +16,7 @@ pub(super) fn requested(size: i32, token: &str, summary: &str) -> Result<Page, F
             let number = token.bytes().all(|b| b.is_ascii_digit()).then_some(token);
             let after = number.and_then(|n| n.parse().ok()).ok_or_else(|| {
                 let shown: String = token.chars().take(64).collect();
-                Failure::new(
+                ApiError::new(
                     tonic::Code::Internal,
                     summary,
                     format_args!("could not parse token '{shown}'"),
@@ -58,11 +58,11 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_nobody_gave_out_is_told() {
+    fn a_malformed_page_token_is_refused() {
         for token in ["abc", "-1", "+1", " 1", "1.5", "99999999999999999999"] {
             let failure = requested(5, token, "failed to list entries").unwrap_err();
             let want = format!("failed to list entries: could not parse token '{token}'");
-            assert_eq!(failure, Failure::plain(tonic::Code::Internal, want));
+            assert_eq!(failure, ApiError::plain(tonic::Code::Internal, want));
         }
     }
 }

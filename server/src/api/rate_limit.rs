@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 
-use super::status::Failure;
+use super::status::ApiError;
 use crate::limits;
 
 /// A bucket of tokens for each client: so many per second, and at most as many at once.
@@ -40,8 +40,8 @@ impl RateLimit {
         client: IpAddr,
         tokens: usize,
         deadline: Option<Instant>,
-    ) -> Result<(), Failure> {
-        let exhausted = |why: String| Failure::plain(Code::ResourceExhausted, why);
+    ) -> Result<(), ApiError> {
+        let exhausted = |why: String| ApiError::plain(Code::ResourceExhausted, why);
         let Some(tokens) = u32::try_from(tokens).ok().filter(|n| *n <= self.per_second) else {
             return Err(exhausted(format!(
                 "rate ({tokens}) exceeds burst size ({})",
@@ -179,11 +179,11 @@ mod tests {
         let limit = RateLimit::new(500);
         let refused = limit.take(CLIENT, 501, None).await.unwrap_err();
         let want = "rate (501) exceeds burst size (500)";
-        assert_eq!(refused, Failure::plain(Code::ResourceExhausted, want));
+        assert_eq!(refused, ApiError::plain(Code::ResourceExhausted, want));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_past_the_deadline() {
+    async fn no_call_waits_past_its_deadline() {
         let limit = RateLimit::new(1);
         limit.take(CLIENT, 1, None).await.unwrap();
         let deadline = Instant::now() + Duration::from_millis(500);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_gives_up_gives_its_tokens_back() {
+    async fn a_cancelled_call_gives_its_tokens_back() {
         let limit = RateLimit::new(1);
         limit.take(CLIENT, 1, None).await.unwrap();
         for _ in 0..50 {

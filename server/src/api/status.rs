@@ -9,7 +9,7 @@ use countersign_transport::error::Chain;
 use prost::Message as _;
 use tonic::{Code, Status};
 
-use crate::registry::Behind;
+use crate::index::Behind;
 use countersign_store::StoreError;
 use countersign_store::backend::BackendError;
 
@@ -18,12 +18,12 @@ const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDenied
 
 /// An error for a caller: `summary: cause`. Not-found has the summary only, because tools match it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct ApiError {
     code: Code,
     message: String,
 }
 
-impl Failure {
+impl ApiError {
     pub(super) fn new(code: Code, summary: &str, cause: impl fmt::Display) -> Self {
         let message = match code {
             Code::NotFound => summary.to_owned(),
@@ -78,19 +78,19 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl From<Failure> for Status {
-    fn from(error: Failure) -> Self {
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
         Self::new(error.code, error.message)
     }
 }
 
-impl From<Behind> for Failure {
+impl From<Behind> for ApiError {
     fn from(behind: Behind) -> Self {
         Self::plain(Code::Unavailable, behind.to_string())
     }
@@ -136,14 +136,14 @@ mod tests {
 
     #[test]
     fn only_not_found_omits_the_cause() {
-        let message = |code| Failure::new(code, "failed to x", "y").message;
+        let message = |code| ApiError::new(code, "failed to x", "y").message;
         assert_eq!(message(Code::InvalidArgument), "failed to x: y");
         assert_eq!(message(Code::NotFound), "failed to x");
     }
 
     #[test]
     fn store_io_errors_may_be_retried_and_damage_may_not() {
-        let code = |error: StoreError| Failure::store("failed to x", &error).code;
+        let code = |error: StoreError| ApiError::store("failed to x", &error).code;
         let io = BackendError::Io {
             doing: "write",
             why: "no space left".into(),

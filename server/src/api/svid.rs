@@ -15,27 +15,27 @@ use super::Context;
 use super::audit::Note;
 use super::id;
 use super::local_authority::jwt_disabled;
-use super::status::{self, Failure};
+use super::status::{self, ApiError};
 use crate::limits;
 
 /// The service.
-pub(super) struct Svids(pub(super) Arc<Context>);
+pub(super) struct SvidService(pub(super) Arc<Context>);
 
 type BatchResult = wire::batch_new_x509svid_response::Result;
 
-impl Svids {
+impl SvidService {
     /// What is to be signed for an item, if this agent may have it.
     fn plan(
         &self,
         agent: &SpiffeId,
         params: wire::NewX509svidParams,
-    ) -> Result<WorkloadRequest, Failure> {
+    ) -> Result<WorkloadRequest, ApiError> {
         let wire::NewX509svidParams { entry_id, csr } = params;
         if entry_id.is_empty() {
-            return Err(Failure::invalid("missing entry ID"));
+            return Err(ApiError::invalid("missing entry ID"));
         }
         check_csr(&csr)?;
-        let entry = self.0.parts.registry.authorized_entry(agent, &entry_id);
+        let entry = self.0.parts.index.authorized_entry(agent, &entry_id);
         let entry = entry.ok_or_else(not_authorized)?;
         Ok(WorkloadRequest {
             entry: Arc::new(Entry::clone(&entry.value)),
@@ -47,7 +47,7 @@ impl Svids {
     async fn downstream(
         &self,
         request: wire::NewDownstreamX509caRequest,
-    ) -> Result<wire::NewDownstreamX509caResponse, Failure> {
+    ) -> Result<wire::NewDownstreamX509caResponse, ApiError> {
         let wire::NewDownstreamX509caRequest { csr, preferred_ttl } = request;
         check_csr(&csr)?;
         let parts = &self.0.parts;
@@ -57,9 +57,9 @@ impl Svids {
             .await
             .map_err(|e| sign_error("failed to sign downstream X.509 CA", &e))?;
         let bundle = parts
-            .registry
+            .index
             .bundle_record(&parts.trust_domain)
-            .ok_or_else(|| Failure::not_found("bundle not found"))?;
+            .ok_or_else(|| ApiError::not_found("bundle not found"))?;
         let roots = bundle.value.x509_authorities.iter();
         Ok(wire::NewDownstreamX509caResponse {
             ca_cert_chain: issued.chain.iter().map(|der| der.to_vec().into()).collect(),
@@ -67,7 +67,7 @@ impl Svids {
         })
     }
 
-    fn check_signs_jwt(&self) -> Result<(), Failure> {
+    fn check_signs_jwt(&self) -> Result<(), ApiError> {
         if self.0.parts.authority.signs_jwt() {
             Ok(())
         } else {
@@ -75,9 +75,9 @@ impl Svids {
         }
     }
 
-    async fn sign_jwt(&self, request: JwtRequest) -> Result<types::Jwtsvid, Failure> {
+    async fn sign_jwt(&self, request: JwtRequest) -> Result<types::Jwtsvid, ApiError> {
         if request.audience.is_empty() {
-            return Err(Failure::invalid("at least one audience is required"));
+            return Err(ApiError::invalid("at least one audience is required"));
         }
         let id = request.id.clone();
         let signed = self.0.parts.authority.sign_jwt(request).await;
@@ -92,8 +92,8 @@ impl Svids {
     }
 }
 
-fn not_authorized() -> Failure {
-    Failure::not_found("entry not found or not authorized")
+fn not_authorized() -> ApiError {
+    ApiError::not_found("entry not found or not authorized")
 }
 
 fn no_wit() -> Status {
@@ -107,21 +107,21 @@ fn seconds(ttl: i32) -> Option<Duration> {
 }
 
 #[tonic::async_trait]
-impl wire::svid_server::Svid for Svids {
+impl wire::svid_server::Svid for SvidService {
     async fn batch_new_x509svid(
         &self,
         request: Request<wire::BatchNewX509svidRequest>,
     ) -> Result<Response<wire::BatchNewX509svidResponse>, Status> {
         let items = request.get_ref().params.len();
         if items == 0 {
-            return Err(Failure::invalid("missing parameters").into());
+            return Err(ApiError::invalid("missing parameters").into());
         }
         if items > limits::MAX_BATCH_CSRS {
             let message = format!(
                 "rate ({items}) exceeds burst size ({})",
                 limits::MAX_BATCH_CSRS
             );
-            return Err(Failure::plain(Code::ResourceExhausted, message).into());
+            return Err(ApiError::plain(Code::ResourceExhausted, message).into());
         }
         let context = &self.0;
         if context.parts.rate_limits.signing {
@@ -164,7 +164,7 @@ impl wire::svid_server::Svid for Svids {
         let minted = self.0.parts.authority.mint(csr, seconds(ttl)).await;
         let issued = minted.map_err(|error| match &error {
             MintError::Sign(why) => sign_error("failed to sign X509-SVID", why),
-            faulty => Failure::invalid(faulty.to_string()),
+            faulty => ApiError::invalid(faulty.to_string()),
         })?;
         let svid = Some(to_wire(issued));
         Ok(Response::new(wire::MintX509svidResponse { svid }))
@@ -177,7 +177,7 @@ impl wire::svid_server::Svid for Svids {
         self.check_signs_jwt()?;
         let wire::MintJwtsvidRequest { id, audience, ttl } = request.into_inner();
         let id = id::workload(id, &self.0.parts.trust_domain)
-            .map_err(|why| Failure::new(Code::InvalidArgument, "invalid SPIFFE ID", why))?;
+            .map_err(|why| ApiError::new(Code::InvalidArgument, "invalid SPIFFE ID", why))?;
         let svid = self
             .sign_jwt(JwtRequest {
                 id,
@@ -212,7 +212,7 @@ impl wire::svid_server::Svid for Svids {
         self.check_signs_jwt()?;
         let agent = Context::agent(&request)?;
         let wire::NewJwtsvidRequest { entry_id, audience } = request.into_inner();
-        let entry = context.parts.registry.authorized_entry(&agent, &entry_id);
+        let entry = context.parts.index.authorized_entry(&agent, &entry_id);
         let entry = entry.ok_or_else(not_authorized)?;
         let svid = self
             .sign_jwt(JwtRequest {
@@ -245,12 +245,12 @@ impl wire::svid_server::Svid for Svids {
 }
 
 /// Refuses a CSR that is not there or too large to look at.
-pub(super) fn check_csr(csr: &Bytes) -> Result<(), Failure> {
+pub(super) fn check_csr(csr: &Bytes) -> Result<(), ApiError> {
     if csr.is_empty() {
-        return Err(Failure::invalid("missing CSR"));
+        return Err(ApiError::invalid("missing CSR"));
     }
     if csr.len() > limits::MAX_CSR_BYTES {
-        return Err(Failure::invalid(format!(
+        return Err(ApiError::invalid(format!(
             "CSR is larger than {} bytes",
             limits::MAX_CSR_BYTES
         )));
@@ -259,14 +259,14 @@ pub(super) fn check_csr(csr: &Bytes) -> Result<(), Failure> {
 }
 
 /// The error for a caller whose request was not signed.
-pub(super) fn sign_error(summary: &str, error: &SignError) -> Failure {
+pub(super) fn sign_error(summary: &str, error: &SignError) -> ApiError {
     match error {
-        SignError::Audience(why) => Failure::new(Code::InvalidArgument, summary, why),
-        SignError::InvalidCsr(why) => Failure::new(Code::InvalidArgument, "malformed CSR", why),
-        SignError::Unavailable => Failure::new(Code::Unavailable, summary, error),
+        SignError::Audience(why) => ApiError::new(Code::InvalidArgument, summary, why),
+        SignError::InvalidCsr(why) => ApiError::new(Code::InvalidArgument, "malformed CSR", why),
+        SignError::Unavailable => ApiError::new(Code::Unavailable, summary, error),
         SignError::Internal(why) => {
             tracing::error!(error = %why, request = summary, "Signing failed");
-            Failure::new(Code::Internal, summary, error)
+            ApiError::new(Code::Internal, summary, error)
         }
     }
 }
@@ -292,7 +292,7 @@ fn answer(signed: Option<Result<Issued, SignError>>) -> BatchResult {
     let signed = match signed {
         Some(signed) => signed.map_err(|error| sign_error(summary, &error)),
         // The authority answers every request. Should it not, the others keep their places.
-        None => Err(Failure::plain(Code::Internal, summary)),
+        None => Err(ApiError::plain(Code::Internal, summary)),
     };
     match signed {
         Ok(issued) => BatchResult {
@@ -303,7 +303,7 @@ fn answer(signed: Option<Result<Issued, SignError>>) -> BatchResult {
     }
 }
 
-fn not_signed(error: Failure) -> BatchResult {
+fn not_signed(error: ApiError) -> BatchResult {
     BatchResult {
         status: Some(error.item()),
         svid: None,

@@ -1,4 +1,4 @@
-//! The API through generated clients, with the real store, registry and authority behind it. Who calls is said by the
+//! The API through generated clients, with the real store, index and authority behind it. Who calls is said by the
 //! connection that each request carries, as the listeners attach it.
 
 use std::net::SocketAddr;
@@ -31,8 +31,8 @@ use tonic::Code;
 use tower::{Service, ServiceExt as _};
 
 use super::*;
-use crate::attestor::{JoinToken, NodeAttestor};
 use crate::federation::Follower;
+use crate::node_attestor::{JoinToken, NodeAttestor};
 
 mod access;
 mod agent;
@@ -54,16 +54,16 @@ mod sync;
 const START: u64 = 1_800_000_000;
 
 /// A server without listeners.
-struct House {
+struct Fixture {
     clock: TestClock,
     store: Store,
-    registry: Registry,
+    index: Index,
     api: Api,
 }
 
 /// A way into the API for one caller.
 #[derive(Clone)]
-struct Door {
+struct TestCaller {
     router: Router,
     connection: Arc<Connection>,
 }
@@ -88,7 +88,7 @@ fn csr() -> bytes::Bytes {
     Csr::make(&key, None).unwrap().into()
 }
 
-impl House {
+impl Fixture {
     async fn new() -> Self {
         Self::with(&[]).await
     }
@@ -135,8 +135,8 @@ impl House {
         let rotation = rotation.await.unwrap();
         let authority = rotation.authority();
         tokio::spawn(rotation.run(CancellationToken::new()));
-        let registry = Registry::load(store.clone()).await.unwrap();
-        let bundles = Arc::new(registry.clone());
+        let index = Index::load(store.clone()).await.unwrap();
+        let bundles = Arc::new(index.clone());
         let svid = ServerSvid::open(
             authority.clone(),
             bundles,
@@ -145,14 +145,14 @@ impl House {
             clock.shared(),
         );
         let svid = svid.await.unwrap();
-        tokio::spawn(registry.follow());
+        tokio::spawn(index.follow());
         let tokens: Arc<dyn NodeAttestor> =
             Arc::new(JoinToken::new(td(), store.clone(), clock.shared()));
         let (follower, refresher) = Follower::new(
             td(),
             Vec::new(),
             store.clone(),
-            registry.clone(),
+            index.clone(),
             KeyExchange::default(),
             clock.shared(),
         );
@@ -161,7 +161,7 @@ impl House {
             refresher,
             trust_domain: td(),
             store: store.clone(),
-            registry: registry.clone(),
+            index: index.clone(),
             authority,
             upstream,
             attestors: attestors.iter().cloned().chain([tokens]).collect(),
@@ -179,13 +179,13 @@ impl House {
         Self {
             clock,
             store,
-            registry,
+            index,
             api,
         }
     }
 
     /// On the server's own socket.
-    fn local(&self) -> Door {
+    fn local(&self) -> TestCaller {
         let caller = UnixCaller {
             pid: None,
             uid: 0,
@@ -193,23 +193,23 @@ impl House {
             process: None,
         };
         let connection = Connection::unix(caller, CancellationToken::new());
-        Door {
+        TestCaller {
             router: self.api.local(),
             connection: Arc::new(connection),
         }
     }
 
     /// Over the network, without a certificate.
-    fn stranger(&self) -> Door {
+    fn stranger(&self) -> TestCaller {
         self.network(None)
     }
 
     /// Over the network, with a certificate that the handshake accepted.
-    fn peer(&self, id: SpiffeId, serial: &str) -> Door {
+    fn peer(&self, id: SpiffeId, serial: &str) -> TestCaller {
         self.peer_until(id, serial, self.clock.now().after(Duration::from_secs(60)))
     }
 
-    fn peer_until(&self, id: SpiffeId, serial: &str, not_after: UnixTime) -> Door {
+    fn peer_until(&self, id: SpiffeId, serial: &str, not_after: UnixTime) -> TestCaller {
         let key = PrivateKey::generate(KeyType::EcP256).unwrap();
         self.network(Some(Peer {
             id,
@@ -223,37 +223,37 @@ impl House {
     }
 
     /// Over the network, without a certificate, from this address.
-    fn from(&self, address: SocketAddr) -> Door {
+    fn from(&self, address: SocketAddr) -> TestCaller {
         self.network_from(address, None)
     }
 
-    fn network(&self, peer: Option<Peer>) -> Door {
+    fn network(&self, peer: Option<Peer>) -> TestCaller {
         self.network_from(address(), peer)
     }
 
-    fn network_from(&self, address: SocketAddr, peer: Option<Peer>) -> Door {
+    fn network_from(&self, address: SocketAddr, peer: Option<Peer>) -> TestCaller {
         let connection = Connection {
             address: countersign_transport::Address::Tcp(address),
             peer: peer.map(Arc::new),
             presented: None,
             cut: CancellationToken::new(),
         };
-        Door {
+        TestCaller {
             router: self.api.network(),
             connection: Arc::new(connection),
         }
     }
 
     /// A node agent that was attested, with these selectors.
-    async fn agent(&self, name: &str, selectors: &[&str]) -> Door {
+    async fn agent(&self, name: &str, selectors: &[&str]) -> TestCaller {
         let node = node(name, selectors);
         let written = self.store.node_attested(&node).await.unwrap();
-        self.registry.reached(written.seq).await.unwrap();
+        self.index.reached(written.seq).await.unwrap();
         self.peer(node.id, "1")
     }
 
     fn bundle(&self) -> Arc<countersign_identity::Bundle> {
-        countersign_identity::bundle::Bundles::bundle(&self.registry, "example.org").unwrap()
+        countersign_identity::bundle::Bundles::bundle(&self.index, "example.org").unwrap()
     }
 
     /// The leaf of an SVID from the wire, verified against the server's bundle.
@@ -263,7 +263,7 @@ impl House {
             .iter()
             .map(|der| der.to_vec().into())
             .collect();
-        verify_peer(&chain, &self.registry, self.clock.now()).unwrap()
+        verify_peer(&chain, &self.index, self.clock.now()).unwrap()
     }
 }
 
@@ -297,7 +297,7 @@ fn node(name: &str, selectors: &[&str]) -> Node {
     }
 }
 
-impl Service<http::Request<tonic::body::Body>> for Door {
+impl Service<http::Request<tonic::body::Body>> for TestCaller {
     type Response = http::Response<Body>;
     type Error = std::convert::Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
@@ -317,7 +317,7 @@ impl Service<http::Request<tonic::body::Body>> for Door {
     }
 }
 
-impl Door {
+impl TestCaller {
     fn agents(&self) -> AgentClient<Self> {
         AgentClient::new(self.clone())
     }
@@ -357,12 +357,12 @@ fn entry(path: &str, parent: &str) -> types::Entry {
 }
 
 /// Makes entries, which must all be fine.
-async fn create(door: &Door, entries: Vec<types::Entry>) -> Vec<types::Entry> {
+async fn create(caller: &TestCaller, entries: Vec<types::Entry>) -> Vec<types::Entry> {
     let request = countersign_proto::spire::api::server::entry::v1::BatchCreateEntryRequest {
         entries,
         output_mask: None,
     };
-    let results = door
+    let results = caller
         .entries()
         .batch_create_entry(request)
         .await

@@ -11,20 +11,20 @@ use countersign_proto::spire::api::types;
 use countersign_store::RelationshipError;
 use tonic::{Code, Request, Response, Status};
 
-use super::status::{self, Failure};
+use super::status::{self, ApiError};
 use super::{Context, batch, paging};
 use crate::federation::RefreshError;
 
 /// The service.
-pub(super) struct TrustDomains(pub(super) Arc<Context>);
+pub(super) struct TrustDomainService(pub(super) Arc<Context>);
 
 type Mask = types::FederationRelationshipMask;
 
-impl TrustDomains {
+impl TrustDomainService {
     async fn create(
         &self,
         message: types::FederationRelationship,
-    ) -> Result<Relationship, Failure> {
+    ) -> Result<Relationship, ApiError> {
         let (relationship, bundle) = self.checked(message, "create")?;
         let summary = "failed to create federation relationship";
         let parts = &self.0.parts;
@@ -33,9 +33,9 @@ impl TrustDomains {
             .relationship_create(&relationship, bundle.as_ref());
         let seq = created
             .await
-            .map_err(|e| Failure::store(summary, &e))?
-            .map_err(|e| Failure::new(Code::Internal, summary, e))?;
-        parts.registry.reached(seq).await?;
+            .map_err(|e| ApiError::store(summary, &e))?
+            .map_err(|e| ApiError::new(Code::Internal, summary, e))?;
+        parts.index.reached(seq).await?;
         self.warn_if_unverifiable(&relationship);
         Ok(relationship)
     }
@@ -45,7 +45,7 @@ impl TrustDomains {
         &self,
         message: types::FederationRelationship,
         mask: Option<&Mask>,
-    ) -> Result<Relationship, Failure> {
+    ) -> Result<Relationship, ApiError> {
         let (wanted, bundle) = self.checked(message, "update")?;
         let bundle = bundle.filter(|_| mask.is_none_or(|mask| mask.trust_domain_bundle));
         let summary = "failed to update federation relationship";
@@ -66,16 +66,16 @@ impl TrustDomains {
                 .relationship_update(&wanted.trust_domain, change, bundle.as_ref());
         let written = updated
             .await
-            .map_err(|e| Failure::store(summary, &e))?
-            .map_err(|e| Failure::new(Code::Internal, summary, e))?;
-        parts.registry.reached(written.seq).await?;
+            .map_err(|e| ApiError::store(summary, &e))?
+            .map_err(|e| ApiError::new(Code::Internal, summary, e))?;
+        parts.index.reached(written.seq).await?;
         self.warn_if_unverifiable(&written.value);
         Ok(written.value)
     }
 
-    async fn delete(&self, td: &str) -> Result<(), Failure> {
+    async fn delete(&self, td: &str) -> Result<(), ApiError> {
         if td.is_empty() {
-            return Err(Failure::invalid("missing trust domain"));
+            return Err(ApiError::invalid("missing trust domain"));
         }
         let td = parsed(td)?;
         let summary = "failed to delete federation relationship";
@@ -84,14 +84,14 @@ impl TrustDomains {
             .store
             .relationship_delete(&td)
             .await
-            .map_err(|e| Failure::store(summary, &e))?
+            .map_err(|e| ApiError::store(summary, &e))?
             .map_err(|e| match e {
                 RelationshipError::Missing => {
-                    Failure::not_found("federation relationship not found")
+                    ApiError::not_found("federation relationship not found")
                 }
-                error @ RelationshipError::Exists => Failure::new(Code::Internal, summary, error),
+                error @ RelationshipError::Exists => ApiError::new(Code::Internal, summary, error),
             })?;
-        Ok(parts.registry.reached(seq).await?)
+        Ok(parts.index.reached(seq).await?)
     }
 
     /// The relationship and bundle of a message, if they are valid and of a foreign trust domain.
@@ -99,12 +99,12 @@ impl TrustDomains {
         &self,
         message: types::FederationRelationship,
         verb: &str,
-    ) -> Result<(Relationship, Option<countersign_identity::Bundle>), Failure> {
+    ) -> Result<(Relationship, Option<countersign_identity::Bundle>), ApiError> {
         let summary = "failed to convert federation relationship";
         let (relationship, bundle) =
-            relationship(message).map_err(|e| Failure::new(Code::InvalidArgument, summary, e))?;
+            relationship(message).map_err(|e| ApiError::new(Code::InvalidArgument, summary, e))?;
         if relationship.trust_domain == self.0.parts.trust_domain {
-            return Err(Failure::invalid(format!(
+            return Err(ApiError::invalid(format!(
                 "unable to {verb} federation relationship for server trust domain"
             )));
         }
@@ -114,7 +114,7 @@ impl TrustDomains {
     /// An endpoint that can't be verified yet is no error: an administrator may set its bundle later.
     fn warn_if_unverifiable(&self, relationship: &Relationship) {
         if let EndpointProfile::Spiffe(id) = &relationship.profile
-            && self.0.parts.registry.bundle_of(id).is_none()
+            && self.0.parts.index.bundle_of(id).is_none()
         {
             tracing::warn!(
                 endpoint_spiffe_id = %id,
@@ -133,7 +133,7 @@ impl TrustDomains {
         let bundle = self
             .0
             .parts
-            .registry
+            .index
             .bundle(relationship.trust_domain.as_str());
         masked(relationship, bundle.as_deref(), mask)
     }
@@ -141,7 +141,7 @@ impl TrustDomains {
     /// The status and relationship of a batch's item.
     fn item(
         &self,
-        result: Result<Relationship, Failure>,
+        result: Result<Relationship, ApiError>,
         mask: Option<&Mask>,
     ) -> (Option<types::Status>, Option<types::FederationRelationship>) {
         match result {
@@ -152,7 +152,7 @@ impl TrustDomains {
 }
 
 #[tonic::async_trait]
-impl wire::trust_domain_server::TrustDomain for TrustDomains {
+impl wire::trust_domain_server::TrustDomain for TrustDomainService {
     async fn list_federation_relationships(
         &self,
         request: Request<wire::ListFederationRelationshipsRequest>,
@@ -164,7 +164,7 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
         } = request.into_inner();
         let summary = "failed to list federation relationships";
         let page = paging::requested(page_size, &page_token, summary)?;
-        let records = self.0.parts.registry.relationships(page);
+        let records = self.0.parts.index.relationships(page);
         let federation_relationships = records
             .iter()
             .map(|record| self.to_wire(&record.value, output_mask.as_ref()))
@@ -185,9 +185,9 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
             output_mask,
         } = request.into_inner();
         let td = parsed(&trust_domain)?;
-        let record = self.0.parts.registry.relationship(&td);
+        let record = self.0.parts.index.relationship(&td);
         let record =
-            record.ok_or_else(|| Failure::not_found("federation relationship does not exist"))?;
+            record.ok_or_else(|| ApiError::not_found("federation relationship does not exist"))?;
         Ok(Response::new(
             self.to_wire(&record.value, output_mask.as_ref()),
         ))
@@ -252,7 +252,7 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
                 Err(_) => trust_domain,
             };
             wire::batch_delete_federation_relationship_response::Result {
-                status: Some(deleted.map_or_else(Failure::item, |()| status::ok())),
+                status: Some(deleted.map_or_else(ApiError::item, |()| status::ok())),
                 trust_domain,
             }
         })
@@ -270,19 +270,19 @@ impl wire::trust_domain_server::TrustDomain for TrustDomains {
         let td = parsed(&trust_domain)?;
         let refreshed = self.0.parts.refresher.refresh(td).await;
         refreshed.map_err(|error| match error {
-            RefreshError::Unknown(_) => Failure::not_found(error.to_string()),
+            RefreshError::Unknown(_) => ApiError::not_found(error.to_string()),
             RefreshError::Failed(_) | RefreshError::Crowded => {
-                Failure::new(Code::Internal, "failed to refresh bundle", error)
+                ApiError::new(Code::Internal, "failed to refresh bundle", error)
             }
             RefreshError::Stopped => {
-                Failure::new(Code::Unavailable, "failed to refresh bundle", error)
+                ApiError::new(Code::Unavailable, "failed to refresh bundle", error)
             }
         })?;
         Ok(Response::new(()))
     }
 }
 
-fn parsed(td: &str) -> Result<TrustDomain, Failure> {
+fn parsed(td: &str) -> Result<TrustDomain, ApiError> {
     TrustDomain::from_name_or_id(td)
-        .map_err(|e| Failure::new(Code::InvalidArgument, "failed to parse trust domain", e))
+        .map_err(|e| ApiError::new(Code::InvalidArgument, "failed to parse trust domain", e))
 }

@@ -7,7 +7,9 @@ use countersign_config::Section;
 use countersign_identity::federation::{EndpointProfile, EndpointUrl, Relationship};
 use countersign_identity::{SpiffeId, TrustDomain};
 
-use crate::federation::{CertificateFiles, EndpointCertificate, EndpointSettings, Settings};
+use crate::federation::{
+    CertificateFiles, EndpointCertificate, EndpointSettings, FederationSettings,
+};
 
 const DEFAULT_REFRESH_HINT: Duration = Duration::from_secs(5 * 60);
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -19,7 +21,7 @@ const LEAST_REFRESH_HINT: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Reads the section; faults are noted on it.
-pub(super) fn settings(server: &Section<'_>) -> Settings {
+pub(super) fn settings(server: &Section<'_>) -> FederationSettings {
     let section = server.section("federation");
     let own = server.string("trust_domain");
     let relationships = section
@@ -27,7 +29,7 @@ pub(super) fn settings(server: &Section<'_>) -> Settings {
         .iter()
         .filter_map(|(name, section)| relationship(name, section, own.as_deref()))
         .collect();
-    Settings {
+    FederationSettings {
         endpoint: endpoint(&section.section("bundle_endpoint")),
         relationships,
     }
@@ -135,7 +137,7 @@ mod tests {
     use super::*;
     use crate::config::{Overrides, ServerConfig};
 
-    fn read(federation: &str) -> Result<Settings, String> {
+    fn read(federation: &str) -> Result<FederationSettings, String> {
         let text = format!(
             "server {{\n trust_domain = \"example.org\"\n data_dir = \"/d\"\n federation {{\n{federation}\n}}\n}}\n\
              plugins {{ KeyManager \"memory\" {{}} NodeAttestor \"join_token\" {{}} }}\n"
@@ -177,7 +179,7 @@ mod tests {
             profile,
         };
         let id = SpiffeId::parse("spiffe://two.org/server").unwrap();
-        let want = Settings {
+        let want = FederationSettings {
             endpoint: Some(EndpointSettings {
                 address: IpAddr::from([127, 0, 0, 1]),
                 port: 8443,
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_endpoint_has_defaults_and_is_off_unless_it_is_configured() {
+    fn the_bundle_endpoint_is_off_by_default_and_has_defaults() {
         let endpoint = read("bundle_endpoint { port = 1 }")
             .unwrap()
             .endpoint
@@ -213,11 +215,11 @@ mod tests {
             certificate: EndpointCertificate::Svid,
         };
         assert_eq!(endpoint, want);
-        assert_eq!(read(""), Ok(Settings::default()));
+        assert_eq!(read(""), Ok(FederationSettings::default()));
     }
 
     #[test]
-    fn each_mistake_is_told() {
+    fn each_mistake_is_reported() {
         let spiffe = "bundle_endpoint_profile \"https_spiffe\"";
         for (text, why) in [
             ("bundle_endpoint {}", "port is required"),

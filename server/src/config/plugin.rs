@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use countersign_ca::upstream::{DiskFiles, SpireSettings};
 use countersign_config::{Document, Plugin, Section};
 
-pub mod x509pop;
+pub(crate) mod x509pop;
 
 /// The data store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreChoice {
+pub(crate) enum StoreChoice {
     /// In memory: gone with the process.
     Memory,
     /// An embedded database in this directory.
@@ -18,7 +18,7 @@ pub enum StoreChoice {
 
 /// The key manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyManagerChoice {
+pub(crate) enum KeyManagerChoice {
     /// In memory: a new authority at each start.
     Memory,
     /// One file per key in this folder.
@@ -27,16 +27,16 @@ pub enum KeyManagerChoice {
 
 /// A node attestor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodeAttestorChoice {
+pub(crate) enum NodeAttestorChoice {
     /// A token that an admin created, good for one use.
     JoinToken,
     /// Proof of possession of a certificate's key.
-    X509Pop(x509pop::Choice),
+    X509Pop(x509pop::X509PopChoice),
 }
 
 /// The upstream authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpstreamChoice {
+pub(crate) enum UpstreamChoice {
     /// A certificate and its key in files.
     Disk(DiskFiles),
     /// An upstream server.
@@ -46,7 +46,6 @@ pub enum UpstreamChoice {
 /// Where data goes on the disk, as the plugins and `data_dir` say together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Storage {
-    pub(super) data_dir: Option<PathBuf>,
     pub(super) store: StoreChoice,
     pub(super) key_manager: KeyManagerChoice,
 }
@@ -82,10 +81,10 @@ pub(super) fn storage(
         );
         Some(folder)
     });
-    let store = match (store?, &data_dir) {
+    let store = match (store?, data_dir) {
         (StoreKind::Memory, _) => StoreChoice::Memory,
         (StoreKind::Sled(Some(path)), _) => StoreChoice::Sled(path),
-        (StoreKind::Sled(None), Some(data_dir)) => StoreChoice::Sled(data_dir.clone()),
+        (StoreKind::Sled(None), Some(data_dir)) => StoreChoice::Sled(data_dir),
         (StoreKind::Sled(None), None) => {
             server.wrong(
                 "data_dir",
@@ -94,11 +93,7 @@ pub(super) fn storage(
             return None;
         }
     };
-    Some(Storage {
-        data_dir,
-        store,
-        key_manager,
-    })
+    Some(Storage { store, key_manager })
 }
 
 /// The key manager, and the folder that replaces a missing `data_dir`.

@@ -93,10 +93,6 @@ plugins {
         ServerConfig::parse("server.conf", text, &Overrides::default()).unwrap();
     assert_eq!(config.authority.trust_domain.as_str(), "ai-agents.org");
     assert_eq!(
-        config.data_dir.as_deref(),
-        Some(Path::new("/opt/spire/data"))
-    );
-    assert_eq!(
         config.store,
         StoreChoice::Sled(PathBuf::from("/opt/spire/data"))
     );
@@ -208,13 +204,13 @@ plugins {
 "#;
     let config = parse(text);
     assert_eq!(
-        (config.store, config.key_manager, config.data_dir),
-        (StoreChoice::Memory, KeyManagerChoice::Memory, None)
+        (config.store, config.key_manager),
+        (StoreChoice::Memory, KeyManagerChoice::Memory)
     );
 }
 
 #[test]
-fn each_fault_is_told_with_its_line_and_its_key() {
+fn each_fault_is_reported_with_its_line_and_key() {
     for (line, place, told) in [
         ("  bind_port = 65536", "server.conf:5:15", "bind_port"),
         ("  ca_ttl = \"1s\"", "server.conf:5:12", "ca_ttl"),
@@ -260,7 +256,7 @@ fn each_fault_is_told_with_its_line_and_its_key() {
 }
 
 #[test]
-fn what_is_missing_is_told() {
+fn missing_keys_are_reported() {
     let no_trust_domain = refusals(&MINIMAL.replace("trust_domain = \"example.org\"\n", ""));
     assert!(
         no_trust_domain.contains("server.conf:2:1: server.trust_domain is required"),
@@ -278,7 +274,7 @@ fn what_is_missing_is_told() {
 }
 
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let text = refusals(
         &with_line("  ca_ttl = \"1s\"\n  bind_port = \"x\"").replace("example.org", "EXAMPLE"),
     );
@@ -343,7 +339,7 @@ fn with_x509pop(data: &str) -> String {
     format!("{start}{plugin}")
 }
 
-fn x509pop(data: &str) -> super::x509pop::Choice {
+fn x509pop(data: &str) -> super::x509pop::X509PopChoice {
     let choices = parse(&with_x509pop(data)).node_attestors;
     let [NodeAttestorChoice::X509Pop(choice)] = choices.as_slice() else {
         panic!("{choices:?}")
@@ -353,14 +349,20 @@ fn x509pop(data: &str) -> super::x509pop::Choice {
 
 #[test]
 fn the_attestor_x509pop_is_configured_as_in_spire() {
-    use super::x509pop::Mode;
+    use super::x509pop::X509PopMode;
 
     let external = x509pop("ca_bundle_path = \"ca.pem\"");
-    assert_eq!(external.mode, Mode::ExternalPki(vec!["ca.pem".into()]));
+    assert_eq!(
+        external.mode,
+        X509PopMode::ExternalPki(vec!["ca.pem".into()])
+    );
     let numbers = (external.max_intermediates, external.max_rsa_key_size);
     assert_eq!((numbers, external.verify_client_ip), ((4, 8_192), false));
     let two = x509pop("ca_bundle_paths = [\"a\", \"b\"]\nmax_intermediates = 2");
-    assert_eq!(two.mode, Mode::ExternalPki(vec!["a".into(), "b".into()]));
+    assert_eq!(
+        two.mode,
+        X509PopMode::ExternalPki(vec!["a".into(), "b".into()])
+    );
     assert_eq!(two.max_intermediates, 2);
     for (data, prefix) in [
         ("", "/spire-exchange/"),
@@ -368,7 +370,7 @@ fn the_attestor_x509pop_is_configured_as_in_spire() {
         ("spiffe_prefix = \"/\"", "/"),
     ] {
         let spiffe = x509pop(&format!("mode = \"spiffe\"\n{data}"));
-        assert_eq!(spiffe.mode, Mode::Spiffe(prefix.into()), "{data}");
+        assert_eq!(spiffe.mode, X509PopMode::Spiffe(prefix.into()), "{data}");
         assert_ne!(spiffe.path_template, external.path_template);
     }
     for (data, told) in [

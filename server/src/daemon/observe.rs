@@ -7,10 +7,10 @@ use countersign_daemon::health::Health;
 use countersign_daemon::metrics::count;
 use countersign_identity::UnixTime;
 
+use crate::index::{EntryFilter, Index, NodeFilter};
 use crate::metrics::{
     AUTHORITY_EXPIRY, BUILD, BUNDLES, COMMITS, ENTRIES, FEDERATION, NODES, READY, ROTATION_FAILURES,
 };
-use crate::registry::{EntryFilter, NodeFilter, Registry};
 
 /// Sets counters with known labels to zero, so that monitoring sees their first increase as one.
 pub(super) fn begin() {
@@ -26,10 +26,10 @@ pub(super) fn begin() {
 }
 
 /// Sets the gauges to the state as it is now.
-pub(super) fn gauges(registry: &Registry, authority: &Authority, health: &Health) {
-    count(ENTRIES, registry.count_entries(&EntryFilter::default()));
-    count(NODES, registry.count_nodes(&NodeFilter::default()));
-    count(BUNDLES, registry.count_bundles());
+pub(super) fn gauges(index: &Index, authority: &Authority, health: &Health) {
+    count(ENTRIES, index.count_entries(&EntryFilter::default()));
+    count(NODES, index.count_nodes(&NodeFilter::default()));
+    count(BUNDLES, index.count_bundles());
     count(READY, usize::from(health.is_ready()));
     for kind in [Kind::X509, Kind::Jwt] {
         let active = authority

@@ -18,17 +18,18 @@ use tokio::net::TcpListener;
 
 use super::{Bound, BundleEndpoint, observe};
 use crate::api::{Api, Parts};
-use crate::attestor::x509pop::{self, InvalidRoots, Roots};
-use crate::attestor::{Attestors, JoinToken, NodeAttestor, X509Pop};
+use crate::config::x509pop::{X509PopChoice, X509PopMode};
 use crate::config::{
-    self, KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice, UpstreamChoice,
+    KeyManagerChoice, NodeAttestorChoice, ServerConfig, StoreChoice, UpstreamChoice,
 };
 use crate::federation::{
     self, CertificateFile, EndpointCertificate, EndpointSettings, Follower, InvalidCertificate,
 };
+use crate::index::Index;
 use crate::jobs::Pruner;
 use crate::metrics;
-use crate::registry::Registry;
+use crate::node_attestor::x509pop::{self, InvalidRoots, Roots};
+use crate::node_attestor::{Attestors, JoinToken, NodeAttestor, X509Pop};
 use countersign_ca::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
 use countersign_ca::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
 use countersign_ca::upstream::{Disk, DiskError, Spire, UpstreamAuthority};
@@ -179,8 +180,8 @@ pub async fn build(
         upstream.clone(),
     )
     .await?;
-    let registry = Registry::load(store.clone()).await?;
-    let bundles = Arc::new(registry.clone());
+    let index = Index::load(store.clone()).await?;
+    let bundles = Arc::new(index.clone());
     let admins = Arc::new(config.admin_ids.clone());
     let svid = ServerSvid::open(
         rotation.authority(),
@@ -195,7 +196,7 @@ pub async fn build(
             bundle_endpoint(
                 settings,
                 &svid,
-                &registry,
+                &index,
                 &trust_domain,
                 config.key_exchange,
                 &clock,
@@ -208,21 +209,21 @@ pub async fn build(
         trust_domain.clone(),
         config.federation.relationships.clone(),
         store.clone(),
-        registry.clone(),
+        index.clone(),
         config.key_exchange,
         Arc::clone(&clock),
     );
     let attestors = attestors(
         &config.node_attestors,
         &trust_domain,
-        &registry,
+        &index,
         &store,
         &clock,
     )?;
     let api = Api::new(Parts {
         trust_domain,
         store: store.clone(),
-        registry: registry.clone(),
+        index: index.clone(),
         authority: rotation.authority(),
         upstream: upstream.clone(),
         attestors,
@@ -242,9 +243,9 @@ pub async fn build(
         socket,
         pruner: config
             .prune_nodes
-            .map(|prune| Pruner::new(prune, store.clone(), registry.clone(), Arc::clone(&clock))),
+            .map(|prune| Pruner::new(prune, store.clone(), index.clone(), Arc::clone(&clock))),
         store,
-        registry,
+        index,
         rotation,
         upstream,
         svid,
@@ -260,7 +261,7 @@ pub async fn build(
 async fn bundle_endpoint(
     settings: &EndpointSettings,
     svid: &ServerSvid,
-    registry: &Registry,
+    index: &Index,
     trust_domain: &TrustDomain,
     key_exchange: KeyExchange,
     clock: &SharedClock,
@@ -282,18 +283,14 @@ async fn bundle_endpoint(
         listener,
         identity,
         certificate,
-        router: federation::router(
-            registry.clone(),
-            trust_domain.clone(),
-            settings.refresh_hint,
-        ),
+        router: federation::router(index.clone(), trust_domain.clone(), settings.refresh_hint),
     })
 }
 
 fn attestors(
     choices: &[NodeAttestorChoice],
     trust_domain: &TrustDomain,
-    registry: &Registry,
+    index: &Index,
     store: &Store,
     clock: &SharedClock,
 ) -> Result<Attestors, StartError> {
@@ -305,25 +302,18 @@ fn attestors(
             }
             NodeAttestorChoice::X509Pop(choice) => {
                 let settings = x509pop_settings(choice)?;
-                Arc::new(X509Pop::new(
-                    settings,
-                    td,
-                    Arc::new(registry.clone()),
-                    clock,
-                ))
+                Arc::new(X509Pop::new(settings, td, Arc::new(index.clone()), clock))
             }
         })
     };
     choices.iter().map(attestor).collect()
 }
 
-fn x509pop_settings(choice: &config::x509pop::Choice) -> Result<x509pop::Settings, InvalidRoots> {
-    Ok(x509pop::Settings {
+fn x509pop_settings(choice: &X509PopChoice) -> Result<x509pop::X509PopSettings, InvalidRoots> {
+    Ok(x509pop::X509PopSettings {
         mode: match &choice.mode {
-            config::x509pop::Mode::ExternalPki(paths) => {
-                x509pop::Mode::ExternalPki(Roots::load(paths)?)
-            }
-            config::x509pop::Mode::Spiffe(prefix) => x509pop::Mode::Spiffe {
+            X509PopMode::ExternalPki(paths) => x509pop::Mode::ExternalPki(Roots::load(paths)?),
+            X509PopMode::Spiffe(prefix) => x509pop::Mode::Spiffe {
                 prefix: prefix.clone(),
             },
         },

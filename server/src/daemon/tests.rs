@@ -57,7 +57,7 @@ async fn refusal(config: &ServerConfig) -> String {
 fn connector(bound: &Bound, address: SocketAddr) -> TlsConnector {
     let clock = SystemClock::shared();
     let tls = TlsContext::new(
-        Arc::new(bound.registry.clone()),
+        Arc::new(bound.index.clone()),
         RustlsTime::shared(Arc::clone(&clock)),
     );
     let server = bound.rotation.authority().trust_domain().server_id();
@@ -73,7 +73,7 @@ fn connector(bound: &Bound, address: SocketAddr) -> TlsConnector {
 }
 
 #[tokio::test]
-async fn it_serves_tls_and_the_admin_socket_and_stops_when_told() {
+async fn it_serves_tls_and_the_admin_socket_until_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let bound = start(&config(&folder, &Overrides::default()))
         .await
@@ -128,7 +128,7 @@ async fn handshake(
 }
 
 #[tokio::test]
-async fn where_post_quantum_key_exchange_is_required_nothing_else_is_spoken() {
+async fn required_post_quantum_key_exchange_refuses_any_other() {
     use rustls::version::{TLS12, TLS13};
 
     for (required, classical_ends) in [(false, "UnknownIssuer"), (true, "HandshakeFailure")] {
@@ -184,7 +184,7 @@ async fn a_second_server_on_the_same_data_directory_is_refused() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_way_is_told_with_what_to_do() {
+async fn start_errors_say_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let file = folder.path().join("file");
@@ -296,7 +296,7 @@ async fn the_data_directory_is_for_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_expired_goes_while_the_server_runs() {
+async fn the_running_server_removes_what_has_expired() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&folder, &Overrides::default());
     config.store = crate::config::StoreChoice::Memory;
@@ -318,7 +318,7 @@ async fn what_has_expired_goes_while_the_server_runs() {
 
 /// As happens when a disk is not mounted, or a server is tried out with the configuration of another.
 #[tokio::test]
-async fn keys_are_not_taken_for_leftovers_because_the_store_is_another() {
+async fn a_new_store_does_not_delete_the_keys_of_another() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(&folder, &Overrides::default());
     let roots = |bound: &Bound| bound.rotation.journal().clone();

@@ -66,7 +66,7 @@ pub enum InvalidCertificate {
 
 /// The certificate that the bundle endpoint presents, reloaded as its files change.
 #[derive(Debug)]
-pub struct CertificateFile {
+pub(crate) struct CertificateFile {
     files: CertificateFiles,
     id: SpiffeId,
     key_exchange: KeyExchange,
@@ -99,7 +99,7 @@ impl CertificateFile {
     ///
     /// # Errors
     /// They can't be used.
-    pub async fn open(
+    pub(crate) async fn open(
         files: CertificateFiles,
         id: SpiffeId,
         key_exchange: KeyExchange,
@@ -119,7 +119,7 @@ impl CertificateFile {
 
     /// The certificate for listeners, as it changes.
     #[must_use]
-    pub fn identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
+    pub(crate) fn identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
         self.current.subscribe()
     }
 
@@ -127,7 +127,7 @@ impl CertificateFile {
     ///
     /// # Errors
     /// None: if the files can't be used, the previous certificate stays, with a warning.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
         let pause: Duration = self.files.sync_interval;
         while stop
             .run_until_cancelled(tokio::time::sleep(pause))

@@ -12,18 +12,18 @@ use countersign_identity::{Bundle, TrustDomain};
 
 use countersign_transport::error::Chain;
 
-use crate::registry::Registry;
+use crate::index::Index;
 
 struct Source {
-    registry: Registry,
+    index: Index,
     trust_domain: TrustDomain,
     refresh_hint: Duration,
 }
 
 /// `GET /` is answered with the current bundle, anything else with an error.
-pub fn router(registry: Registry, trust_domain: TrustDomain, refresh_hint: Duration) -> Router {
+pub(crate) fn router(index: Index, trust_domain: TrustDomain, refresh_hint: Duration) -> Router {
     let source = Source {
-        registry,
+        index,
         trust_domain,
         refresh_hint,
     };
@@ -38,7 +38,7 @@ async fn answer(State(source): State<Arc<Source>>, method: Method, uri: Uri) -> 
     if uri.path() != "/" {
         return plain(StatusCode::NOT_FOUND, "404 page not found\n");
     }
-    let Some(bundle) = source.registry.bundle(source.trust_domain.as_str()) else {
+    let Some(bundle) = source.index.bundle(source.trust_domain.as_str()) else {
         tracing::error!("The bundle endpoint can't answer: the trust domain has no bundle");
         return plain(
             StatusCode::INTERNAL_SERVER_ERROR,

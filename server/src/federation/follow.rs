@@ -24,9 +24,9 @@ use tracing::Instrument as _;
 
 use super::fetch::{FetchError, Fetcher};
 use super::schedule::interval;
+use crate::index::{Behind, Index, Page};
 use crate::limits;
 use crate::metrics::{FEDERATION, label};
-use crate::registry::{Behind, Page, Registry};
 
 /// The jitter of the interval, so that many servers don't fetch at the same moment.
 const SPREAD: f64 = 0.1;
@@ -34,7 +34,7 @@ const SPREAD: f64 = 0.1;
 /// Why a bundle was not refreshed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RefreshError {
+pub(crate) enum RefreshError {
     /// There is no relationship with the trust domain.
     #[error("no relationship with trust domain {0:?}")]
     Unknown(String),
@@ -53,14 +53,14 @@ type Reply = oneshot::Sender<Result<(), RefreshError>>;
 
 /// Requests a fetch out of turn. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Refresher(mpsc::Sender<(TrustDomain, Reply)>);
+pub(crate) struct Refresher(mpsc::Sender<(TrustDomain, Reply)>);
 
 impl Refresher {
     /// Fetches the bundle of a trust domain now, and returns when that is done.
     ///
     /// # Errors
     /// [`RefreshError`].
-    pub async fn refresh(&self, td: TrustDomain) -> Result<(), RefreshError> {
+    pub(crate) async fn refresh(&self, td: TrustDomain) -> Result<(), RefreshError> {
         let (reply, answer) = oneshot::channel();
         let sent = self.0.send((td, reply)).await;
         sent.map_err(|_| RefreshError::Stopped)?;
@@ -70,7 +70,7 @@ impl Refresher {
 
 /// Why a fetch did not refresh the bundle.
 #[derive(Debug, thiserror::Error)]
-pub enum FollowError {
+pub(crate) enum FollowError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("the bundle was fetched and could not be stored")]
@@ -81,11 +81,11 @@ pub enum FollowError {
 
 /// Follows foreign bundles while it runs.
 #[derive(Debug)]
-pub struct Follower {
+pub(crate) struct Follower {
     trust_domain: TrustDomain,
     fixed: Vec<Relationship>,
     store: Store,
-    registry: Registry,
+    index: Index,
     fetcher: Fetcher,
     requests: mpsc::Receiver<(TrustDomain, Reply)>,
     followed: BTreeMap<TrustDomain, Followed>,
@@ -119,21 +119,21 @@ struct Fetched {
 impl Follower {
     /// Follows the relationships of the configuration and those of the store, for a server of this trust domain.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         trust_domain: TrustDomain,
         fixed: Vec<Relationship>,
         store: Store,
-        registry: Registry,
+        index: Index,
         key_exchange: KeyExchange,
         clock: SharedClock,
     ) -> (Self, Refresher) {
         let (sender, requests) = mpsc::channel(limits::MAX_BUNDLE_REFRESHES);
-        let fetcher = Fetcher::new(Arc::new(registry.clone()), key_exchange, clock);
+        let fetcher = Fetcher::new(Arc::new(index.clone()), key_exchange, clock);
         let follower = Self {
             trust_domain,
             fixed,
             store,
-            registry,
+            index,
             fetcher,
             requests,
             followed: BTreeMap::new(),
@@ -145,8 +145,8 @@ impl Follower {
     ///
     /// # Errors
     /// A fetch panicked. Failures are logged and tried again.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
-        let mut changes = self.registry.federation_changes();
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
+        let mut changes = self.index.federation_changes();
         let mut fetches = JoinSet::new();
         loop {
             changes.borrow_and_update();
@@ -171,7 +171,7 @@ impl Follower {
     /// Brings `followed` up to the relationships as they are now.
     fn reconcile(&mut self) {
         let mut wanted: HashMap<TrustDomain, Relationship> = HashMap::new();
-        for record in self.registry.relationships(Page::All) {
+        for record in self.index.relationships(Page::All) {
             wanted.insert(record.value.trust_domain.clone(), record.value.clone());
         }
         for relationship in &self.fixed {
@@ -204,7 +204,7 @@ impl Follower {
                     };
                 }
                 Some(followed) => {
-                    if followed.unverifiable && verifiable(&followed.relationship, &self.registry) {
+                    if followed.unverifiable && verifiable(&followed.relationship, &self.index) {
                         followed.unverifiable = false;
                         followed.hurry();
                     }
@@ -289,11 +289,11 @@ impl Follower {
             return;
         };
         let result = match fetched {
-            Ok(bundle) => store_bundle(&self.store, &self.registry, bundle).await,
+            Ok(bundle) => store_bundle(&self.store, &self.index, bundle).await,
             Err(error) => Err(error.into()),
         };
         ::metrics::counter!(FEDERATION.name, "result" => label(&result)).increment(1);
-        let stored = self.registry.bundle(td.as_str());
+        let stored = self.index.bundle(td.as_str());
         let next = jittered(interval(stored.as_deref()), SPREAD);
         followed.unverifiable = matches!(&result, Err(FollowError::Fetch(FetchError::NoBundle(_))));
         followed.state = FetchState::Due(Instant::now() + next);
@@ -328,7 +328,7 @@ impl Followed {
     }
 }
 
-fn verifiable(relationship: &Relationship, bundles: &Registry) -> bool {
+fn verifiable(relationship: &Relationship, bundles: &Index) -> bool {
     match &relationship.profile {
         EndpointProfile::Web => true,
         EndpointProfile::Spiffe(id) => bundles.bundle_of(id).is_some(),
@@ -336,18 +336,14 @@ fn verifiable(relationship: &Relationship, bundles: &Registry) -> bool {
 }
 
 /// Stores a bundle if it differs from the stored one.
-async fn store_bundle(
-    store: &Store,
-    registry: &Registry,
-    bundle: Bundle,
-) -> Result<(), FollowError> {
-    let stored = registry.bundle(bundle.trust_domain.as_str());
+async fn store_bundle(store: &Store, index: &Index, bundle: Bundle) -> Result<(), FollowError> {
+    let stored = index.bundle(bundle.trust_domain.as_str());
     if stored.is_some_and(|stored| is_same(&stored, &bundle)) {
         return Ok(());
     }
     let written = store.bundle_set(&bundle).await?;
     // A caller that requested the refresh reads the new bundle afterwards.
-    registry.reached(written.seq).await?;
+    index.reached(written.seq).await?;
     tracing::info!(
         trust_domain = %bundle.trust_domain,
         x509_authorities = bundle.x509_authorities.len(),

@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn four_looks_fit_into_the_hint_which_is_a_minute_at_least() {
+    fn a_bundle_is_fetched_four_times_per_hint() {
         for (hint, seconds) in [(1, 15), (60, 15), (300, 75), (3_600, 900)] {
             let found = interval(Some(&bundle(Some(hint), &[60])));
             assert_eq!(found, Duration::from_secs(seconds), "{hint}");
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_hint_the_shortest_life_of_an_authority_says_it() {
+    fn the_shortest_authority_decides_without_a_hint() {
         let found = interval(Some(&bundle(None, &[86_400, 40_000])));
         // Authorities are back-dated a little, which is part of their life.
         assert!(found >= Duration::from_secs(1_000) && found < Duration::from_secs(1_010));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn no_bundle_yet_is_a_minute_and_no_hint_is_longer_than_a_day() {
+    fn no_interval_is_longer_than_a_day() {
         assert_eq!(interval(None), Duration::from_secs(60));
         let years = interval(Some(&bundle(Some(1 << 40), &[])));
         assert_eq!(years, limits::MAX_BUNDLE_POLL);

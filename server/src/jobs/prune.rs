@@ -8,8 +8,8 @@ use countersign_transport::SharedClock;
 use countersign_transport::error::Chain;
 use tokio_util::sync::CancellationToken;
 
-use crate::attestor::evict;
-use crate::registry::{NodeFilter, Page, Registry};
+use crate::index::{Index, NodeFilter, Page};
+use crate::node_attestor::evict;
 use countersign_store::{NodeError, Store};
 
 /// The pause between two runs, SPIRE's. Up to half of it is added, so that servers don't run at the same time.
@@ -17,21 +17,21 @@ const EVERY: Duration = Duration::from_secs(45 * 60);
 
 /// Which nodes are pruned. Banned nodes never are: that would lift the ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PruneNodes {
+pub(crate) struct PruneNodes {
     /// Nodes whose SVID expired longer ago than this.
-    pub expired_for: Duration,
+    pub(crate) expired_for: Duration,
     /// Also nodes that can't attest again by themselves (trust on first use), which lose their ID for good.
-    pub tofu: bool,
+    pub(crate) tofu: bool,
     /// At most this many in one run.
-    pub batch: usize,
+    pub(crate) batch: usize,
 }
 
 /// The job.
 #[derive(Clone, Debug)]
-pub struct Pruner {
+pub(crate) struct Pruner {
     prune: PruneNodes,
     store: Store,
-    registry: Registry,
+    index: Index,
     clock: SharedClock,
 }
 
@@ -40,19 +40,19 @@ impl Pruner {
     pub(crate) const fn new(
         prune: PruneNodes,
         store: Store,
-        registry: Registry,
+        index: Index,
         clock: SharedClock,
     ) -> Self {
         Self {
             prune,
             store,
-            registry,
+            index,
             clock,
         }
     }
 
     /// Prunes at each interval until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let pause = || EVERY + EVERY.mul_f64(rand::random_range(0.0..0.5));
         while stop
             .run_until_cancelled(tokio::time::sleep(pause()))
@@ -88,9 +88,9 @@ impl Pruner {
             filter.wants(node) && !node.pending.as_ref().is_some_and(renewed)
         };
         let mut pruned = 0;
-        let found = self.registry.nodes(&filter, Page::All);
+        let found = self.index.nodes(&filter, Page::All);
         for node in found.iter().take(batch) {
-            match evict(&self.store, &self.registry, &node.value.id, &due).await {
+            match evict(&self.store, &self.index, &node.value.id, &due).await {
                 Ok(Some(_)) => pruned += 1,
                 Ok(None) | Err(NodeError::Missing) => {}
                 Err(error) => return Err(error),
@@ -127,8 +127,8 @@ mod tests {
 
     async fn left(prune: PruneNodes) -> Vec<String> {
         let store = Store::in_memory();
-        let registry = Registry::load(store.clone()).await.unwrap();
-        tokio::spawn(registry.follow());
+        let index = Index::load(store.clone()).await.unwrap();
+        tokio::spawn(index.follow());
         for node in [
             node("old", true, Some(100), None),
             node("older", true, Some(200), None),
@@ -144,10 +144,10 @@ mod tests {
             if node.id.path().ends_with("banned") {
                 written = store.node_banned(&node.id).await.unwrap();
             }
-            registry.reached(written.seq).await.unwrap();
+            index.reached(written.seq).await.unwrap();
         }
         let clock = TestClock::fixed(UnixTime::from_secs(NOW)).shared();
-        let pruner = Pruner::new(prune, store.clone(), registry, clock);
+        let pruner = Pruner::new(prune, store.clone(), index, clock);
         pruner.prune().await.unwrap();
         let nodes = store.nodes_page(None).await.unwrap();
         let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_expired_long_ago_and_can_come_back_goes() {
+    async fn only_long_expired_nodes_that_can_reattest_are_pruned() {
         let prune = PruneNodes {
             expired_for: Duration::from_secs(60),
             tofu: false,

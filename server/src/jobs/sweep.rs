@@ -7,7 +7,7 @@ use countersign_transport::SharedClock;
 use countersign_transport::error::Chain;
 use tokio_util::sync::CancellationToken;
 
-use crate::registry::Registry;
+use crate::index::Index;
 use countersign_store::limits::MAX_BATCH_COMMITS;
 use countersign_store::{Store, StoreError};
 
@@ -15,16 +15,11 @@ use countersign_store::{Store, StoreError};
 const EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// Sweeps at each interval until `stop`.
-pub(crate) async fn run(
-    store: Store,
-    registry: Registry,
-    clock: SharedClock,
-    stop: CancellationToken,
-) {
+pub(crate) async fn run(store: Store, index: Index, clock: SharedClock, stop: CancellationToken) {
     let again = async {
         loop {
             tokio::time::sleep(EVERY).await;
-            if let Err(error) = sweep(&store, &registry, &clock).await {
+            if let Err(error) = sweep(&store, &index, &clock).await {
                 tracing::warn!(
                     error = %Chain(&error),
                     "Could not remove expired entries and tokens; trying again later"
@@ -38,10 +33,10 @@ pub(crate) async fn run(
     }
 }
 
-async fn sweep(store: &Store, registry: &Registry, clock: &SharedClock) -> Result<(), StoreError> {
+async fn sweep(store: &Store, index: &Index, clock: &SharedClock) -> Result<(), StoreError> {
     let now = clock.now();
     let expired = |entry: &Entry| entry.expires_at.is_some_and(|end| end < now);
-    for ids in registry.expired_entries(now).chunks(MAX_BATCH_COMMITS) {
+    for ids in index.expired_entries(now).chunks(MAX_BATCH_COMMITS) {
         // Checked again inside of the transaction: an update may have prolonged the entry meanwhile.
         for (id, deleted) in ids.iter().zip(store.entries_delete_if(ids, expired).await?) {
             if deleted.is_ok() {
@@ -61,11 +56,11 @@ mod tests {
     use countersign_transport::clock::TestClock;
 
     use super::*;
-    use crate::registry::tests::{entry, following};
+    use crate::index::tests::{entry, following};
 
     #[tokio::test]
     async fn only_expired_entries_and_tokens_are_removed() {
-        let (store, registry) = following().await;
+        let (store, index) = following().await;
         let clock = TestClock::fixed(countersign_identity::UnixTime::from_secs(1_000)).shared();
         let until = |name: &str, secs| Entry {
             expires_at: Some(countersign_identity::UnixTime::from_secs(secs)),
@@ -77,12 +72,12 @@ mod tests {
             entry("ever", "/ever", "/p", &[1]),
         ];
         for made in store.entries_create(&entries).await.unwrap() {
-            registry.reached(made.unwrap().seq).await.unwrap();
+            index.reached(made.unwrap().seq).await.unwrap();
         }
         let expired = countersign_identity::UnixTime::from_secs(1);
         let last = store.token_create("t", expired, None).await.unwrap();
-        registry.reached(last).await.unwrap();
-        sweep(&store, &registry, &clock).await.unwrap();
+        index.reached(last).await.unwrap();
+        sweep(&store, &index, &clock).await.unwrap();
         let left: Vec<String> = store
             .entries_page(None)
             .await

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::body::Body;
 use countersign_daemon::logs::{Level, Levels};
 use countersign_transport::{Connection, SystemClock, UnixCaller};
-use countersign_server::config::{Overrides, ServerConfig};
+use countersign_server::embed::{Overrides, ServerConfig};
 use http_body_util::BodyExt as _;
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
@@ -62,7 +62,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
     };
     let (config, _) = ServerConfig::parse("fuzz", CONFIG, &overrides).expect("a configuration");
     let bound = runtime
-        .block_on(countersign_server::daemon::build(
+        .block_on(countersign_server::embed::build(
             &config,
             Levels::detached(Level::Error),
             None,

@@ -199,7 +199,7 @@ async fn a_server_and_a_node_agent_export_what_their_lists_say() -> anyhow::Resu
         ],
     )
     .await?;
-    hold(&page, countersign_server::metrics::ALL)?;
+    hold(&page, countersign_server::embed::METRICS)?;
     Ok(())
 }
 
@@ -219,7 +219,7 @@ fn table(catalogue: &[Metric]) -> String {
 fn the_documentation_lists_every_metric() {
     let page = include_str!("../../../docs/metrics.md");
     for catalogue in [
-        countersign_server::metrics::ALL,
+        countersign_server::embed::METRICS,
         countersign_agent::metrics::ALL,
     ] {
         let table = table(catalogue);
@@ -268,7 +268,7 @@ fn dashboards_and_alerts_show_metrics_that_there_are() {
     let server = include_str!("../../../config/dashboards/server.json");
     let agent = include_str!("../../../config/dashboards/agent.json");
     for (board, catalogue) in [
-        (server, countersign_server::metrics::ALL),
+        (server, countersign_server::embed::METRICS),
         (agent, countersign_agent::metrics::ALL),
     ] {
         let board: serde_json::Value = serde_json::from_str(board).unwrap();
@@ -293,7 +293,7 @@ fn dashboards_and_alerts_show_metrics_that_there_are() {
     let page = include_str!("../../../docs/metrics.md");
     let (_, alerts) = page.split_once("## What to be woken for").unwrap();
     let all = [
-        countersign_server::metrics::ALL,
+        countersign_server::embed::METRICS,
         countersign_agent::metrics::ALL,
     ]
     .concat();

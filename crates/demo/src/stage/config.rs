@@ -72,7 +72,7 @@ plugins {{
 #[cfg(test)]
 mod tests {
     use countersign_mesh::Policy;
-    use countersign_server::config::{Overrides, ServerConfig};
+    use countersign_server::embed::{Overrides, ServerConfig};
 
     use super::*;
     use crate::script::{FLOOD_BURST, FLOOD_RATE};

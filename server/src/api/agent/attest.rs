@@ -22,11 +22,11 @@ use tonic::{Code, Status, Streaming};
 
 use super::super::Context;
 use super::super::audit::Note;
-use super::super::status::Failure;
+use super::super::status::ApiError;
 use super::super::svid;
-use crate::attestor::{AttestError, Attested, Conversation};
 use crate::limits;
 use crate::metrics::ATTESTATIONS;
+use crate::node_attestor::{AttestError, Attested, Conversation};
 
 /// One attestation, counted at its end, whatever that is.
 struct Counted {
@@ -48,17 +48,17 @@ impl Drop for Counted {
     }
 }
 
-type Answer = Result<wire::AttestAgentResponse, Status>;
+type Outgoing = Result<wire::AttestAgentResponse, Status>;
 
 /// The two directions of the conversation with the agent.
-struct Stream {
+struct AgentStream {
     incoming: Streaming<wire::AttestAgentRequest>,
-    outgoing: mpsc::Sender<Answer>,
-    caller: Caller,
+    outgoing: mpsc::Sender<Outgoing>,
+    caller: Origin,
 }
 
 /// What is known of the agent before it says anything.
-pub(super) struct Caller {
+pub(super) struct Origin {
     /// The address it calls from, over the network.
     pub(super) address: Option<IpAddr>,
     /// Its call in the audit log.
@@ -103,10 +103,10 @@ impl Attesting {
 pub(super) fn start(
     context: Arc<Context>,
     incoming: Streaming<wire::AttestAgentRequest>,
-    caller: Caller,
-) -> ReceiverStream<Answer> {
+    caller: Origin,
+) -> ReceiverStream<Outgoing> {
     let (outgoing, answers) = mpsc::channel(1);
-    let mut stream = Stream {
+    let mut stream = AgentStream {
         incoming,
         outgoing: outgoing.clone(),
         caller,
@@ -139,11 +139,11 @@ pub(super) fn start(
     ReceiverStream::new(answers)
 }
 
-async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result, Status> {
+async fn attest(context: &Context, stream: &mut AgentStream) -> Result<answer::Result, Status> {
     let parts = &context.parts;
     let Proof { kind, payload, csr } = proof(stream.next().await?)?;
     let attestor = parts.attestors.by_name(&kind).ok_or_else(|| {
-        Failure::new(
+        ApiError::new(
             Code::FailedPrecondition,
             "error getting node attestor",
             format_args!("could not find node attestor type \"{kind}\""),
@@ -165,14 +165,14 @@ async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result
     }
     if !id.is_agent() || !id.is_member_of(&parts.trust_domain) {
         let message = format!("the node attestor gave out the ID \"{id}\", which is no agent's");
-        return Err(Failure::plain(Code::Internal, message).into());
+        return Err(ApiError::plain(Code::Internal, message).into());
     }
     stream.caller.note.about(&id);
     if !id.path().starts_with(&format!("/spire/agent/{kind}/")) {
         tracing::warn!(agent_id = %id, "The ID is not among those of its node attestor: look at its agent_path_template");
     }
     if parts
-        .registry
+        .index
         .node(&id)
         .is_some_and(|node| node.value.is_banned())
     {
@@ -201,16 +201,18 @@ async fn attest(context: &Context, stream: &mut Stream) -> Result<answer::Result
         .await
         .map_err(|error| match error {
             NodeError::Banned => banned(),
-            NodeError::Store(error) => Failure::store("failed to store the attested agent", &error),
+            NodeError::Store(error) => {
+                ApiError::store("failed to store the attested agent", &error)
+            }
             NodeError::Missing => {
-                Failure::plain(Code::Internal, "failed to store the attested agent")
+                ApiError::plain(Code::Internal, "failed to store the attested agent")
             }
         })?;
     parts
-        .registry
+        .index
         .reached(written.seq)
         .await
-        .map_err(Failure::from)?;
+        .map_err(ApiError::from)?;
     tracing::info!(
         agent_id = %node.id,
         node_attestor = %node.attestation_type,
@@ -231,8 +233,8 @@ struct Proof {
     csr: Bytes,
 }
 
-fn proof(step: Step) -> Result<Proof, Failure> {
-    let malformed = |what: &str| Failure::new(Code::InvalidArgument, "malformed param", what);
+fn proof(step: Step) -> Result<Proof, ApiError> {
+    let malformed = |what: &str| ApiError::new(Code::InvalidArgument, "malformed param", what);
     let Step::Params(Params { data, params }) = step else {
         return Err(malformed("missing params"));
     };
@@ -267,38 +269,38 @@ fn proof(step: Step) -> Result<Proof, Failure> {
     Ok(Proof { kind, payload, csr })
 }
 
-fn banned() -> Failure {
-    Failure::new(
+fn banned() -> ApiError {
+    ApiError::new(
         Code::PermissionDenied,
         "failed to attest",
         "agent is banned",
     )
 }
 
-fn attest_error(error: AttestError) -> Failure {
+fn attest_error(error: AttestError) -> ApiError {
     match error {
-        AttestError::Invalid(message) => Failure::invalid(message),
-        AttestError::Denied(message) => Failure::plain(Code::PermissionDenied, message),
-        AttestError::Broken(message) => Failure::invalid(message),
-        AttestError::Unavailable(message) => Failure::plain(Code::Unavailable, message),
+        AttestError::Invalid(message) => ApiError::invalid(message),
+        AttestError::Denied(message) => ApiError::plain(Code::PermissionDenied, message),
+        AttestError::Broken(message) => ApiError::invalid(message),
+        AttestError::Unavailable(message) => ApiError::plain(Code::Unavailable, message),
         AttestError::Internal(message) => {
             tracing::error!(error = message, "Attestation failed");
-            Failure::plain(Code::Internal, message)
+            ApiError::plain(Code::Internal, message)
         }
     }
 }
 
-impl Stream {
+impl AgentStream {
     async fn next(&mut self) -> Result<Step, Status> {
         let message = self.incoming.message().await?;
         let step = message.and_then(|wire::AttestAgentRequest { step }| step);
         step.ok_or_else(|| {
-            Failure::new(Code::InvalidArgument, "malformed param", "missing params").into()
+            ApiError::new(Code::InvalidArgument, "malformed param", "missing params").into()
         })
     }
 }
 
-impl Conversation for Stream {
+impl Conversation for AgentStream {
     fn challenge(&mut self, challenge: Bytes) -> BoxFuture<'_, Result<Bytes, AttestError>> {
         async move {
             let gone = || AttestError::Broken("the agent went away".into());

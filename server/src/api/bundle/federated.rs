@@ -7,21 +7,21 @@ use countersign_proto::spire::api::types;
 use countersign_store::{BundleKept, Federating};
 use tonic::Code;
 
-use super::Bundles;
-use crate::api::status::Failure;
-use crate::registry::{EntryFilter, Match, Page};
+use super::BundleService;
+use crate::api::status::ApiError;
+use crate::index::{EntryFilter, Match, Page};
 
-impl Bundles {
-    pub(super) async fn create(&self, bundle: types::Bundle) -> Result<Bundle, Failure> {
+impl BundleService {
+    pub(super) async fn create(&self, bundle: types::Bundle) -> Result<Bundle, ApiError> {
         let own = "creating a federated bundle for the server's own trust domain is not allowed";
         let bundle = self.foreign_bundle(bundle, own)?;
         let summary = "unable to create bundle";
         let parts = &self.0.parts;
         let made = parts.store.bundle_create(&bundle).await;
         let written = made
-            .map_err(|e| Failure::store(summary, &e))?
+            .map_err(|e| ApiError::store(summary, &e))?
             .map_err(|kept| kept_failure(summary, &kept))?;
-        parts.registry.reached(written.seq).await?;
+        parts.index.reached(written.seq).await?;
         Ok(written.value)
     }
 
@@ -29,7 +29,7 @@ impl Bundles {
         &self,
         bundle: types::Bundle,
         mask: Option<&types::BundleMask>,
-    ) -> Result<Bundle, Failure> {
+    ) -> Result<Bundle, ApiError> {
         let own = "updating a federated bundle for the server's own trust domain is not allowed";
         let bundle = self.foreign_bundle(bundle, own)?;
         let summary = "failed to update bundle";
@@ -39,23 +39,23 @@ impl Bundles {
             .bundle_update(&bundle.trust_domain, |old| updated(old, &bundle, mask))
             .await;
         let written = changed
-            .map_err(|e| Failure::store(summary, &e))?
+            .map_err(|e| ApiError::store(summary, &e))?
             .map_err(|kept| kept_failure(summary, &kept))?;
-        parts.registry.reached(written.seq).await?;
+        parts.index.reached(written.seq).await?;
         Ok(written.value)
     }
 
-    pub(super) async fn set(&self, bundle: types::Bundle) -> Result<Bundle, Failure> {
+    pub(super) async fn set(&self, bundle: types::Bundle) -> Result<Bundle, ApiError> {
         let own = "setting a federated bundle for the server's own trust domain is not allowed";
         let bundle = self.foreign_bundle(bundle, own)?;
         let parts = &self.0.parts;
         let written = parts.store.bundle_set(&bundle).await;
-        let written = written.map_err(|e| Failure::store("failed to set bundle", &e))?;
-        parts.registry.reached(written.seq).await?;
+        let written = written.map_err(|e| ApiError::store("failed to set bundle", &e))?;
+        parts.index.reached(written.seq).await?;
         Ok(written.value)
     }
 
-    pub(super) async fn delete(&self, td: &str, mode: Federating) -> Result<(), Failure> {
+    pub(super) async fn delete(&self, td: &str, mode: Federating) -> Result<(), ApiError> {
         let own = "removing the bundle for the server trust domain is not allowed";
         let td = self.foreign(td, own)?;
         let summary = "failed to delete federated bundle";
@@ -63,14 +63,14 @@ impl Bundles {
         let federating = self.federating(&td);
         let deleted = parts.store.bundle_delete(&td, mode, &federating).await;
         let seq = deleted
-            .map_err(|e| Failure::store(summary, &e))?
+            .map_err(|e| ApiError::store(summary, &e))?
             .map_err(|kept| kept_failure(summary, &kept))?;
-        parts.registry.reached(seq).await?;
+        parts.index.reached(seq).await?;
         // Entries that were made while the bundle was removed; from now on none can be.
         let late = self.federating(&td);
         if !late.is_empty() {
             let parted = parts.store.part(&td, mode, &late).await;
-            parted.map_err(|e| Failure::store(summary, &e))?;
+            parted.map_err(|e| ApiError::store(summary, &e))?;
         }
         Ok(())
     }
@@ -80,36 +80,36 @@ impl Bundles {
             federates_with: Some((Match::Any, BTreeSet::from([td.clone()]))),
             ..EntryFilter::default()
         };
-        let records = self.0.parts.registry.entries(&filter, Page::All);
+        let records = self.0.parts.index.entries(&filter, Page::All);
         records
             .iter()
             .map(|record| record.value.id.clone())
             .collect()
     }
 
-    fn foreign_bundle(&self, bundle: types::Bundle, own: &str) -> Result<Bundle, Failure> {
+    fn foreign_bundle(&self, bundle: types::Bundle, own: &str) -> Result<Bundle, ApiError> {
         self.foreign(&bundle.trust_domain, own)?;
         Bundle::try_from(bundle)
-            .map_err(|e| Failure::new(Code::InvalidArgument, "failed to convert bundle", e))
+            .map_err(|e| ApiError::new(Code::InvalidArgument, "failed to convert bundle", e))
     }
 
     /// A trust domain that is not this server's own; `own` is said of that.
-    pub(super) fn foreign(&self, td: &str, own: &str) -> Result<TrustDomain, Failure> {
+    pub(super) fn foreign(&self, td: &str, own: &str) -> Result<TrustDomain, ApiError> {
         let summary = "trust domain argument is not valid";
         let td = TrustDomain::from_name_or_id(td)
-            .map_err(|e| Failure::new(Code::InvalidArgument, summary, e))?;
+            .map_err(|e| ApiError::new(Code::InvalidArgument, summary, e))?;
         if td == self.0.parts.trust_domain {
-            return Err(Failure::invalid(own));
+            return Err(ApiError::invalid(own));
         }
         Ok(td)
     }
 }
 
-fn kept_failure(summary: &str, kept: &BundleKept) -> Failure {
+fn kept_failure(summary: &str, kept: &BundleKept) -> ApiError {
     match kept {
-        BundleKept::Exists => Failure::plain(Code::AlreadyExists, kept.to_string()),
-        BundleKept::Missing => Failure::not_found(kept.to_string()),
-        BundleKept::Federated(_) => Failure::new(Code::FailedPrecondition, summary, kept),
+        BundleKept::Exists => ApiError::plain(Code::AlreadyExists, kept.to_string()),
+        BundleKept::Missing => ApiError::not_found(kept.to_string()),
+        BundleKept::Federated(_) => ApiError::new(Code::FailedPrecondition, summary, kept),
     }
 }
 

@@ -9,7 +9,7 @@ use countersign_proto::spire::api::types;
 use tonic::Code;
 
 use crate::api::id::{self, UnusableId};
-use crate::api::status::Failure;
+use crate::api::status::ApiError;
 
 /// What a failed creation says first.
 pub(super) const NOT_CREATED: &str = "failed to create entry";
@@ -21,13 +21,13 @@ const NOT_CONVERTED: &str = "failed to convert entry";
 /// Why a new entry is refused.
 pub(super) enum Refused {
     /// It is malformed.
-    Malformed(Failure),
+    Malformed(ApiError),
     /// A selector or DNS name comes twice. If a similar entry exists, SPIRE reports that instead.
-    Repeated(Failure),
+    Repeated(ApiError),
 }
 
-impl From<Failure> for Refused {
-    fn from(error: Failure) -> Self {
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
         Self::Malformed(error)
     }
 }
@@ -50,7 +50,7 @@ pub(super) fn update(
     wire: &types::Entry,
     mask: Option<&types::EntryMask>,
     td: &TrustDomain,
-) -> Result<(), Failure> {
+) -> Result<(), ApiError> {
     applied(sample(td), wire.clone(), mask, td).map(drop)
 }
 
@@ -60,7 +60,7 @@ pub(super) fn applied(
     new: types::Entry,
     mask: Option<&types::EntryMask>,
     td: &TrustDomain,
-) -> Result<Entry, Failure> {
+) -> Result<Entry, ApiError> {
     let wire = updated(old, new, mask);
     ids(wire.parent_id.as_ref(), wire.spiffe_id.as_ref(), td)?;
     Entry::try_from(wire).map_err(|error| refusal(NOT_UPDATED, &error))
@@ -71,23 +71,23 @@ fn ids(
     parent: Option<&types::Spiffeid>,
     workload: Option<&types::Spiffeid>,
     td: &TrustDomain,
-) -> Result<(), Failure> {
+) -> Result<(), ApiError> {
     let invalid = |what: &str, why: UnusableId| {
         let cause = format_args!("invalid {what}: {why}");
-        Failure::new(Code::InvalidArgument, NOT_CONVERTED, cause)
+        ApiError::new(Code::InvalidArgument, NOT_CONVERTED, cause)
     };
     id::member(parent.cloned(), td).map_err(|why| invalid("parent ID", why))?;
     id::workload(workload.cloned(), td).map_err(|why| invalid("spiffe ID", why))?;
     Ok(())
 }
 
-fn refusal(summary: &str, error: &InvalidEntry) -> Failure {
+fn refusal(summary: &str, error: &InvalidEntry) -> ApiError {
     if error.is_repetition() {
-        Failure::new(Code::AlreadyExists, summary, error)
+        ApiError::new(Code::AlreadyExists, summary, error)
     } else if error.is_found_by_store() {
-        Failure::new(Code::InvalidArgument, summary, error)
+        ApiError::new(Code::InvalidArgument, summary, error)
     } else {
-        Failure::new(Code::InvalidArgument, NOT_CONVERTED, error)
+        ApiError::new(Code::InvalidArgument, NOT_CONVERTED, error)
     }
 }
 

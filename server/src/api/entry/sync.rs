@@ -14,9 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::super::Context;
-use super::super::status::Failure;
+use super::super::status::ApiError;
+use crate::index::EntryRecord;
 use crate::limits::{MAX_SYNC_IDS, MAX_SYNCS_PER_AGENT, SYNC_IDLE, SYNC_PAGE};
-use crate::registry::EntryRecord;
 
 type Answer = Result<wire::SyncAuthorizedEntriesResponse, Status>;
 
@@ -32,14 +32,14 @@ pub(super) struct Place {
 
 impl Syncs {
     /// A place for one more sync of this agent.
-    pub(super) fn enter(&self, agent: SpiffeId) -> Result<Place, Failure> {
+    pub(super) fn enter(&self, agent: SpiffeId) -> Result<Place, ApiError> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = counts.entry(agent.clone()).or_default();
         if *open >= MAX_SYNCS_PER_AGENT {
             let message = format!(
                 "this agent has {MAX_SYNCS_PER_AGENT} syncs open already, and may not have more"
             );
-            return Err(Failure::plain(Code::ResourceExhausted, message));
+            return Err(ApiError::plain(Code::ResourceExhausted, message));
         }
         *open += 1;
         drop(counts);
@@ -101,7 +101,7 @@ async fn serve(
     let wire::SyncAuthorizedEntriesRequest { output_mask, ids } = next(&mut incoming).await?;
     check_first(output_mask.as_ref(), &ids)?;
     let mask = output_mask.as_ref();
-    let entries = context.parts.registry.authorized_entries(agent);
+    let entries = context.parts.index.authorized_entries(agent);
     if entries.len() <= SYNC_PAGE {
         let entries = entries.iter().map(|record| full(record, mask)).collect();
         let whole = wire::SyncAuthorizedEntriesResponse {
@@ -152,7 +152,7 @@ async fn serve(
 }
 
 fn check_first(mask: Option<&types::EntryMask>, ids: &[String]) -> Result<(), Ended> {
-    let refuse = |message: &str| Err(Ended::Failed(Failure::invalid(message).into()));
+    let refuse = |message: &str| Err(Ended::Failed(ApiError::invalid(message).into()));
     if !ids.is_empty() {
         return refuse("specifying IDs on initial request is not supported");
     }
@@ -165,7 +165,7 @@ fn check_first(mask: Option<&types::EntryMask>, ids: &[String]) -> Result<(), En
 fn check_ids(ids: &[String]) -> Result<(), Ended> {
     if ids.len() > MAX_SYNC_IDS {
         let message = format!("the request names more than {MAX_SYNC_IDS} entries");
-        return Err(Ended::Failed(Failure::invalid(message).into()));
+        return Err(Ended::Failed(ApiError::invalid(message).into()));
     }
     Ok(())
 }

@@ -10,14 +10,14 @@ use crate::api::access::TABLE;
 use crate::api::caller::Access;
 
 /// What a caller of a unary method with an empty message is told. Streams see the same guard.
-pub(super) async fn told(door: &Door, method: &str) -> Status {
+pub(super) async fn told(caller: &TestCaller, method: &str) -> Status {
     let frame = Bytes::from_static(&[0; 5]);
     let request = http::Request::post(format!("http://server{method}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(Body::from(frame))
         .unwrap();
-    let answer = door
+    let answer = caller
         .clone()
         .call(request.map(tonic::body::Body::new))
         .await
@@ -47,12 +47,12 @@ fn reason(status: &Status) -> Option<Reason> {
 }
 
 #[tokio::test]
-async fn every_method_lets_in_exactly_those_of_its_row() {
-    let house = House::new().await;
-    let agent = house.agent("a", &[]).await;
-    let admin = house.peer(id("/admin"), "9");
-    let downstream = house.peer(id("/downstream"), "9");
-    let workload = house.peer(id("/workload"), "9");
+async fn every_method_admits_exactly_the_callers_of_its_row() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent("a", &[]).await;
+    let admin = fixture.peer(id("/admin"), "9");
+    let downstream = fixture.peer(id("/downstream"), "9");
+    let workload = fixture.peer(id("/workload"), "9");
     let admin_entry = types::Entry {
         admin: true,
         ..entry("/admin", "/p")
@@ -62,14 +62,14 @@ async fn every_method_lets_in_exactly_those_of_its_row() {
         ..entry("/downstream", "/p")
     };
     create(
-        &house.local(),
+        &fixture.local(),
         vec![admin_entry, downstream_entry, entry("/workload", "/p")],
     )
     .await;
-    let configured = house.peer(id("/configured-admin"), "9");
+    let configured = fixture.peer(id("/configured-admin"), "9");
     let doors = [
-        ("local", house.local()),
-        ("stranger", house.stranger()),
+        ("local", fixture.local()),
+        ("stranger", fixture.stranger()),
         ("agent", agent),
         ("admin", admin),
         ("configured admin", configured),
@@ -77,7 +77,7 @@ async fn every_method_lets_in_exactly_those_of_its_row() {
         ("workload", workload),
     ];
     for (method, access) in TABLE {
-        for (who, door) in &doors {
+        for (who, caller) in &doors {
             let may = match access {
                 Access::Anyone => true,
                 Access::Agent => *who == "agent",
@@ -88,7 +88,7 @@ async fn every_method_lets_in_exactly_those_of_its_row() {
                     ["local", "admin", "configured admin", "agent"].contains(who)
                 }
             };
-            let status = told(door, method).await;
+            let status = told(caller, method).await;
             let denied = format!("authorization denied for method {method}");
             if *access == Access::Local && *who != "local" {
                 // Only the local socket serves it at all.
@@ -104,65 +104,61 @@ async fn every_method_lets_in_exactly_those_of_its_row() {
 }
 
 #[tokio::test]
-async fn a_method_that_nobody_knows_is_unimplemented() {
-    let house = House::new().await;
+async fn an_unknown_method_is_unimplemented() {
+    let fixture = Fixture::new().await;
     for method in [
         "/spire.api.server.agent.v1.Agent/Nothing",
         "/nobody.Knows/This",
     ] {
         assert_eq!(
-            told(&house.local(), method).await.code(),
+            told(&fixture.local(), method).await.code(),
             Code::Unimplemented
         );
     }
 }
 
 #[tokio::test]
-async fn each_agent_is_told_why_it_may_not() {
-    let house = House::new().await;
+async fn a_refused_agent_gets_the_reason() {
+    let fixture = Fixture::new().await;
     let method = "/spire.api.server.agent.v1.Agent/PostStatus";
-    let agent = house.agent("a", &[]).await;
+    let agent = fixture.agent("a", &[]).await;
     let ok = told(&agent, method).await;
     assert_eq!(ok.code(), Code::Ok, "{ok:?}");
     let name = id("/spire/agent/x509pop/a");
-    let denied = async |door: Door| reason(&told(&door, method).await);
+    let denied = async |caller: TestCaller| reason(&told(&caller, method).await);
     assert_eq!(
-        denied(house.peer_until(name.clone(), "1", UnixTime::from_secs(START - 1))).await,
+        denied(fixture.peer_until(name.clone(), "1", UnixTime::from_secs(START - 1))).await,
         Some(Reason::AgentExpired)
     );
-    let unknown = house.peer(id("/spire/agent/x509pop/b"), "1");
+    let unknown = fixture.peer(id("/spire/agent/x509pop/b"), "1");
     assert_eq!(denied(unknown).await, Some(Reason::AgentNotAttested));
     assert_eq!(
-        denied(house.peer(name.clone(), "2")).await,
+        denied(fixture.peer(name.clone(), "2")).await,
         Some(Reason::AgentNotActive)
     );
-    let banned = house.store.node_banned(&name).await.unwrap();
-    house.registry.reached(banned.seq).await.unwrap();
+    let banned = fixture.store.node_banned(&name).await.unwrap();
+    fixture.index.reached(banned.seq).await.unwrap();
     assert_eq!(denied(agent.clone()).await, Some(Reason::AgentBanned));
     let always = |_: &Node| true;
-    let gone = house.store.node_deleted(&name, None, &always).await;
-    house
-        .registry
-        .reached(gone.unwrap().unwrap())
-        .await
-        .unwrap();
+    let gone = fixture.store.node_deleted(&name, None, &always).await;
+    fixture.index.reached(gone.unwrap().unwrap()).await.unwrap();
     assert_eq!(denied(agent).await, Some(Reason::AgentNotAttested));
 }
 
 #[tokio::test]
 async fn the_first_use_of_a_renewed_svid_ends_the_old_one() {
-    let house = House::new().await;
-    let old = house.agent("a", &[]).await;
+    let fixture = Fixture::new().await;
+    let old = fixture.agent("a", &[]).await;
     let name = id("/spire/agent/x509pop/a");
     let pending = Credential {
         serial: "2".into(),
         expires_at: UnixTime::from_secs(START + 90),
     };
-    let renewed = house.store.node_renewed(&name, pending).await.unwrap();
-    house.registry.reached(renewed.seq).await.unwrap();
-    let new = house.peer(name, "2");
-    let post = async |door: &Door| {
-        let status = told(door, "/spire.api.server.agent.v1.Agent/PostStatus").await;
+    let renewed = fixture.store.node_renewed(&name, pending).await.unwrap();
+    fixture.index.reached(renewed.seq).await.unwrap();
+    let new = fixture.peer(name, "2");
+    let post = async |caller: &TestCaller| {
+        let status = told(caller, "/spire.api.server.agent.v1.Agent/PostStatus").await;
         (status.code(), reason(&status))
     };
     assert_eq!(

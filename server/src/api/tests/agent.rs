@@ -11,11 +11,11 @@ fn list(filter: Option<agents::list_agents_request::Filter>) -> agents::ListAgen
 
 #[tokio::test]
 async fn agents_are_listed_in_pages_and_counted() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     for name in ["a", "b", "c"] {
-        house.agent(name, &["x:1"]).await;
+        fixture.agent(name, &["x:1"]).await;
     }
-    let mut client = house.local().agents();
+    let mut client = fixture.local().agents();
     let mut request = agents::ListAgentsRequest {
         page_size: 2,
         output_mask: Some(types::AgentMask::default()),
@@ -67,9 +67,9 @@ async fn agents_are_listed_in_pages_and_counted() {
 
 #[tokio::test]
 async fn an_agent_is_shown_banned_and_deleted() {
-    let house = House::new().await;
-    house.agent("a", &[]).await;
-    let mut client = house.local().agents();
+    let fixture = Fixture::new().await;
+    fixture.agent("a", &[]).await;
+    let mut client = fixture.local().agents();
     let name = Some(wire_id("/spire/agent/x509pop/a"));
     let get = agents::GetAgentRequest {
         id: name.clone(),
@@ -114,8 +114,8 @@ async fn an_agent_is_shown_banned_and_deleted() {
 
 #[tokio::test]
 async fn an_id_that_is_no_agents_is_refused() {
-    let house = House::new().await;
-    let mut client = house.local().agents();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.local().agents();
     let other = types::Spiffeid {
         trust_domain: "other".into(),
         path: "/spire/agent/a".into(),
@@ -142,8 +142,8 @@ async fn an_id_that_is_no_agents_is_refused() {
 
 #[tokio::test]
 async fn a_join_token_comes_with_its_entry_and_takes_it_along() {
-    let house = House::new().await;
-    let mut client = house.local().agents();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.local().agents();
     let request = agents::CreateJoinTokenRequest {
         ttl: 600,
         token: "tok".into(),
@@ -158,9 +158,9 @@ async fn a_join_token_comes_with_its_entry_and_takes_it_along() {
         (token.value.as_str(), token.expires_at),
         ("tok", 1_800_000_600)
     );
-    let entries = house
-        .registry
-        .entries(&Default::default(), crate::registry::Page::All);
+    let entries = fixture
+        .index
+        .entries(&Default::default(), crate::index::Page::All);
     let alias = &entries[0].value;
     assert_eq!(alias.spiffe_id, id("/data-scrubber"));
     assert_eq!(alias.parent_id, id("/spire/agent/join_token/tok"));
@@ -182,7 +182,7 @@ async fn a_join_token_comes_with_its_entry_and_takes_it_along() {
 
     // Deleting the node takes the entry along; entries that somebody else made stay.
     create(
-        &house.local(),
+        &fixture.local(),
         vec![entry("/other", "/spire/agent/join_token/tok")],
     )
     .await;
@@ -191,24 +191,24 @@ async fn a_join_token_comes_with_its_entry_and_takes_it_along() {
         attestation_type: "join_token".into(),
         ..node("x", &[])
     };
-    let written = house.store.node_attested(&node).await.unwrap();
-    house.registry.reached(written.seq).await.unwrap();
+    let written = fixture.store.node_attested(&node).await.unwrap();
+    fixture.index.reached(written.seq).await.unwrap();
     let name = Some(wire_id("/spire/agent/join_token/tok"));
     client
         .delete_agent(agents::DeleteAgentRequest { id: name })
         .await
         .unwrap();
-    let left = house
-        .registry
-        .entries(&Default::default(), crate::registry::Page::All);
+    let left = fixture
+        .index
+        .entries(&Default::default(), crate::index::Page::All);
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].value.spiffe_id, id("/other"));
 }
 
 #[tokio::test]
 async fn a_join_token_is_checked_before_it_is_made() {
-    let house = House::new().await;
-    let mut client = house.local().agents();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.local().agents();
     let good = agents::CreateJoinTokenRequest {
         ttl: 1,
         ..Default::default()
@@ -243,14 +243,14 @@ async fn a_join_token_is_checked_before_it_is_made() {
 
 #[tokio::test]
 async fn an_agent_reports_its_version() {
-    let house = House::new().await;
-    let mut client = house.agent("a", &[]).await.agents();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.agent("a", &[]).await.agents();
     let post = |version: &str| agents::PostStatusRequest {
         current_bundle_serial: 3,
         agent_version: version.into(),
     };
     let version = || {
-        let node = house.registry.node(&id("/spire/agent/x509pop/a")).unwrap();
+        let node = fixture.index.node(&id("/spire/agent/x509pop/a")).unwrap();
         node.value.agent_version.clone()
     };
     client.post_status(post("1.2.3")).await.unwrap();

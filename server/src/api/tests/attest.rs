@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
-use crate::attestor::{AttestError, Attested, Conversation};
+use crate::node_attestor::{AttestError, Attested, Conversation};
 
 /// Asks for the payload backwards.
 #[derive(Debug)]
@@ -50,13 +50,16 @@ pub(super) fn step(kind: &str, payload: &str) -> Step {
 }
 
 /// Says these things one after the other, and returns the last answer.
-pub(super) async fn attest(door: &Door, steps: Vec<Step>) -> Result<answer::Step, tonic::Status> {
+pub(super) async fn attest(
+    caller: &TestCaller,
+    steps: Vec<Step>,
+) -> Result<answer::Step, tonic::Status> {
     let (say, said) = tokio::sync::mpsc::channel(4);
     let mut steps = steps
         .into_iter()
         .map(|step| agents::AttestAgentRequest { step: Some(step) });
     say.send(steps.next().unwrap()).await.unwrap();
-    let answers = door
+    let answers = caller
         .agents()
         .attest_agent(ReceiverStream::new(said))
         .await?;
@@ -79,49 +82,49 @@ fn result(step: answer::Step) -> answer::Result {
 
 #[tokio::test]
 async fn a_node_attests_with_a_join_token_and_renews() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let make = agents::CreateJoinTokenRequest {
         ttl: 60,
         token: "t".into(),
         agent_id: None,
     };
-    house
+    fixture
         .local()
         .agents()
         .create_join_token(make)
         .await
         .unwrap();
     let first = result(
-        attest(&house.stranger(), vec![step("join_token", "t")])
+        attest(&fixture.stranger(), vec![step("join_token", "t")])
             .await
             .unwrap(),
     );
     assert!(!first.reattestable);
     let svid = first.svid.unwrap();
-    let leaf = house.verified(&svid);
+    let leaf = fixture.verified(&svid);
     let name = id("/spire/agent/join_token/t");
     assert_eq!(leaf.id, name);
     assert_eq!(svid.id, Some(wire_id("/spire/agent/join_token/t")));
     assert_eq!(svid.expires_at, leaf.not_after.as_i64());
-    let node = house.registry.node(&name).unwrap();
+    let node = fixture.index.node(&name).unwrap();
     let want = Credential {
         serial: leaf.serial.clone(),
         expires_at: leaf.not_after,
     };
     assert_eq!(node.value.current, Some(want));
 
-    let again = attest(&house.stranger(), vec![step("join_token", "t")])
+    let again = attest(&fixture.stranger(), vec![step("join_token", "t")])
         .await
         .unwrap_err();
     assert_eq!(again.code(), Code::InvalidArgument);
     let want = "failed to attest: join token does not exist or has already been used";
     assert_eq!(again.message(), want);
 
-    let door = house.peer(name.clone(), &leaf.serial);
+    let caller = fixture.peer(name.clone(), &leaf.serial);
     let renew = || agents::RenewAgentRequest {
         params: Some(agents::AgentX509svidParams { csr: csr() }),
     };
-    let renewed = door
+    let renewed = caller
         .agents()
         .renew_agent(renew())
         .await
@@ -129,18 +132,18 @@ async fn a_node_attests_with_a_join_token_and_renews() {
         .into_inner()
         .svid
         .unwrap();
-    let second = house.verified(&renewed);
+    let second = fixture.verified(&renewed);
     assert_ne!(
         (second.serial.as_str(), second.kid),
         (leaf.serial.as_str(), leaf.kid)
     );
     // Both count until the new one is used.
-    door.agents().renew_agent(renew()).await.unwrap();
-    let node = house.registry.node(&name).unwrap();
+    caller.agents().renew_agent(renew()).await.unwrap();
+    let node = fixture.index.node(&name).unwrap();
     assert_eq!(node.value.current.as_ref().unwrap().serial, leaf.serial);
     assert_ne!(node.value.pending.as_ref().unwrap().serial, second.serial);
 
-    let status = door
+    let status = caller
         .agents()
         .renew_agent(agents::RenewAgentRequest { params: None })
         .await;
@@ -149,13 +152,13 @@ async fn a_node_attests_with_a_join_token_and_renews() {
 
 #[tokio::test]
 async fn one_of_fifty_agents_wins_a_token() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let make = agents::CreateJoinTokenRequest {
         ttl: 60,
         token: "t".into(),
         agent_id: None,
     };
-    house
+    fixture
         .local()
         .agents()
         .create_join_token(make)
@@ -163,8 +166,8 @@ async fn one_of_fifty_agents_wins_a_token() {
         .unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..50 {
-        let door = house.stranger();
-        tasks.spawn(async move { attest(&door, vec![step("join_token", "t")]).await.is_ok() });
+        let caller = fixture.stranger();
+        tasks.spawn(async move { attest(&caller, vec![step("join_token", "t")]).await.is_ok() });
     }
     assert_eq!(
         tasks
@@ -179,27 +182,27 @@ async fn one_of_fifty_agents_wins_a_token() {
 
 #[tokio::test]
 async fn an_attestor_may_put_questions() {
-    let house = House::with(&[Arc::new(Mirror)]).await;
-    let door = house.stranger();
+    let fixture = Fixture::with(&[Arc::new(Mirror)]).await;
+    let caller = fixture.stranger();
     let reply = |text: &str| Step::ChallengeResponse(text.to_owned().into());
-    let done = attest(&door, vec![step("mirror", "abc"), reply("cba")])
+    let done = attest(&caller, vec![step("mirror", "abc"), reply("cba")])
         .await
         .unwrap();
     assert!(result(done).reattestable);
-    let denied = attest(&door, vec![step("mirror", "abc"), reply("abc")])
+    let denied = attest(&caller, vec![step("mirror", "abc"), reply("abc")])
         .await
         .unwrap_err();
     assert_eq!(
         (denied.code(), denied.message()),
         (Code::PermissionDenied, "that is not backwards")
     );
-    let confused = attest(&door, vec![step("mirror", "abc"), step("mirror", "abc")]).await;
+    let confused = attest(&caller, vec![step("mirror", "abc"), step("mirror", "abc")]).await;
     assert_eq!(confused.unwrap_err().code(), Code::InvalidArgument);
 
     // Such a node attests again instead of renewing, and its first SVID is over then.
     let name = id("/spire/agent/mirror/abc");
-    let serial = house
-        .registry
+    let serial = fixture
+        .index
         .node(&name)
         .unwrap()
         .value
@@ -208,7 +211,7 @@ async fn an_attestor_may_put_questions() {
         .unwrap()
         .serial;
     let renew = agents::RenewAgentRequest::default();
-    let refused = house
+    let refused = fixture
         .peer(name.clone(), &serial)
         .agents()
         .renew_agent(renew)
@@ -216,11 +219,11 @@ async fn an_attestor_may_put_questions() {
         .unwrap_err();
     assert_eq!(refused.message(), "agent must reattest instead of renew");
     assert!(!refused.details().is_empty());
-    attest(&door, vec![step("mirror", "abc"), reply("cba")])
+    attest(&caller, vec![step("mirror", "abc"), reply("cba")])
         .await
         .unwrap();
-    let now = house
-        .registry
+    let now = fixture
+        .index
         .node(&name)
         .unwrap()
         .value
@@ -233,14 +236,14 @@ async fn an_attestor_may_put_questions() {
 
 #[tokio::test]
 async fn a_banned_node_does_not_attest() {
-    let house = House::with(&[Arc::new(Mirror)]).await;
+    let fixture = Fixture::with(&[Arc::new(Mirror)]).await;
     let steps = || vec![step("mirror", "x"), Step::ChallengeResponse("x".into())];
-    attest(&house.stranger(), steps()).await.unwrap();
+    attest(&fixture.stranger(), steps()).await.unwrap();
     let ban = agents::BanAgentRequest {
         id: Some(wire_id("/spire/agent/mirror/x")),
     };
-    house.local().agents().ban_agent(ban).await.unwrap();
-    let status = attest(&house.stranger(), steps()).await.unwrap_err();
+    fixture.local().agents().ban_agent(ban).await.unwrap();
+    let status = attest(&fixture.stranger(), steps()).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert_eq!(status.message(), "failed to attest: agent is banned");
     assert!(status.details().is_empty());
@@ -248,13 +251,13 @@ async fn a_banned_node_does_not_attest() {
 
 #[tokio::test]
 async fn each_missing_piece_is_named() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let told = async |change: fn(&mut Params)| {
         let Step::Params(mut params) = step("join_token", "t") else {
             panic!()
         };
         change(&mut params);
-        let status = attest(&house.stranger(), vec![Step::Params(params)])
+        let status = attest(&fixture.stranger(), vec![Step::Params(params)])
             .await
             .unwrap_err();
         (status.code(), status.message().to_owned())
@@ -286,7 +289,7 @@ async fn each_missing_piece_is_named() {
     let large: fn(&mut Params) = |p| p.params.as_mut().unwrap().csr = vec![0; 20_000].into();
     assert_eq!(told(large).await.0, Code::InvalidArgument);
     let first = Step::ChallengeResponse("x".into());
-    let status = attest(&house.stranger(), vec![first]).await.unwrap_err();
+    let status = attest(&fixture.stranger(), vec![first]).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message().to_owned()),
         missing("missing params")
@@ -295,13 +298,13 @@ async fn each_missing_piece_is_named() {
 
 #[tokio::test]
 async fn a_bad_csr_spends_the_token_all_the_same() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let make = agents::CreateJoinTokenRequest {
         ttl: 60,
         token: "t".into(),
         agent_id: None,
     };
-    house
+    fixture
         .local()
         .agents()
         .create_join_token(make)
@@ -311,20 +314,20 @@ async fn a_bad_csr_spends_the_token_all_the_same() {
         panic!()
     };
     params.params.as_mut().unwrap().csr = "not a CSR".into();
-    let status = attest(&house.stranger(), vec![Step::Params(params)])
+    let status = attest(&fixture.stranger(), vec![Step::Params(params)])
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-    let status = attest(&house.stranger(), vec![step("join_token", "t")])
+    let status = attest(&fixture.stranger(), vec![step("join_token", "t")])
         .await
         .unwrap_err();
     assert!(status.message().contains("already been used"), "{status}");
 }
 
 #[tokio::test]
-async fn silent_attestations_of_one_address_keep_nobody_else_out() {
-    let house = House::new().await;
-    let mut local = house.local().agents();
+async fn silent_attestations_of_one_address_block_no_other() {
+    let fixture = Fixture::new().await;
+    let mut local = fixture.local().agents();
     for token in ["t1", "t2"] {
         let make = agents::CreateJoinTokenRequest {
             ttl: 60,
@@ -333,7 +336,7 @@ async fn silent_attestations_of_one_address_keep_nobody_else_out() {
         };
         local.create_join_token(make).await.unwrap();
     }
-    let rogue = house.from("10.0.0.1:1".parse().unwrap());
+    let rogue = fixture.from("10.0.0.1:1".parse().unwrap());
     let mut silent = Vec::new();
     for _ in 0..crate::limits::MAX_ATTESTATIONS_PER_NETWORK {
         let nothing = tokio_stream::pending();
@@ -341,12 +344,12 @@ async fn silent_attestations_of_one_address_keep_nobody_else_out() {
         silent.push(stream.into_inner());
     }
     // They have their places once those were given out, in the order in which they came.
-    let neighbour = house.from("10.0.0.1:2".parse().unwrap());
+    let neighbour = fixture.from("10.0.0.1:2".parse().unwrap());
     let waiting = tokio::spawn(async move {
         let result = attest(&neighbour, vec![step("join_token", "t1")]).await;
         result.map(drop)
     });
-    let other = house.from("10.0.0.2:1".parse().unwrap());
+    let other = fixture.from("10.0.0.2:1".parse().unwrap());
     attest(&other, vec![step("join_token", "t2")])
         .await
         .unwrap();

@@ -55,19 +55,19 @@ impl Lines {
     }
 }
 
-async fn audited() -> House {
-    let mut house = House::new().await;
+async fn audited() -> Fixture {
+    let mut fixture = Fixture::new().await;
     let parts = Parts {
         audit_log: true,
-        ..house.api.0.parts.clone()
+        ..fixture.api.0.parts.clone()
     };
-    house.api = Api::new(parts);
-    house
+    fixture.api = Api::new(parts);
+    fixture
 }
 
 #[tokio::test]
-async fn each_call_leaves_a_line_that_says_who_what_and_how_it_ended() {
-    let house = audited().await;
+async fn each_call_leaves_a_line_with_caller_method_and_status() {
+    let fixture = audited().await;
     let lines = Lines::default();
     let _listening = lines.listen();
     let entries = vec![
@@ -81,7 +81,7 @@ async fn each_call_leaves_a_line_that_says_who_what_and_how_it_ended() {
         entries,
         output_mask: None,
     };
-    let local = house.local();
+    let local = fixture.local();
     local.entries().batch_create_entry(request).await.unwrap();
     let line = lines.one();
     let field = |name: &str| line[name].clone();
@@ -110,10 +110,10 @@ async fn each_call_leaves_a_line_that_says_who_what_and_how_it_ended() {
 
 #[tokio::test]
 async fn refused_calls_and_unknown_methods_leave_lines_too() {
-    let house = audited().await;
+    let fixture = audited().await;
     let lines = Lines::default();
     let _listening = lines.listen();
-    let workload = house.peer(id("/workload"), "9");
+    let workload = fixture.peer(id("/workload"), "9");
     let ban = agents::BanAgentRequest {
         id: Some(wire_id("/spire/agent/x/y")),
     };
@@ -125,19 +125,19 @@ async fn refused_calls_and_unknown_methods_leave_lines_too() {
     assert_eq!(line["status_code"], "PermissionDenied");
     assert!(line.get("about").is_none(), "{line}");
     // It passes the guard, and fails behind it.
-    house.local().agents().ban_agent(ban).await.unwrap_err();
+    fixture.local().agents().ban_agent(ban).await.unwrap_err();
     let line = lines.one();
     assert_eq!(line["status_code"], "NotFound");
     assert_eq!(line["status_message"], "\"agent not found\"");
     assert_eq!(line["about"], "[\"spiffe://example.org/spire/agent/x/y\"]");
-    access::told(&house.stranger(), "/nobody.Knows/This").await;
+    access::told(&fixture.stranger(), "/nobody.Knows/This").await;
     let line = lines.one();
     assert_eq!(line["status_code"], "Unimplemented");
 }
 
 #[tokio::test]
 async fn secrets_stay_out_of_it() {
-    let house = audited().await;
+    let fixture = audited().await;
     let lines = Lines::default();
     let _listening = lines.listen();
     let make = agents::CreateJoinTokenRequest {
@@ -145,10 +145,10 @@ async fn secrets_stay_out_of_it() {
         token: "s3cret-token".into(),
         agent_id: Some(wire_id("/node")),
     };
-    let mut client = house.local().agents();
+    let mut client = fixture.local().agents();
     client.create_join_token(make).await.unwrap();
     attest::attest(
-        &house.stranger(),
+        &fixture.stranger(),
         vec![attest::step("join_token", "s3cret-wrong")],
     )
     .await
@@ -161,8 +161,8 @@ async fn secrets_stay_out_of_it() {
 
 #[tokio::test]
 async fn a_stream_leaves_its_line_at_its_end() {
-    let house = audited().await;
-    let agent = house.agent("a", &[]).await;
+    let fixture = audited().await;
+    let agent = fixture.agent("a", &[]).await;
     let lines = Lines::default();
     let _listening = lines.listen();
     let request =
@@ -190,12 +190,12 @@ async fn a_stream_leaves_its_line_at_its_end() {
 }
 
 #[tokio::test]
-async fn strangers_fill_neither_the_disk_nor_the_allowance_of_others() {
-    let house = audited().await;
+async fn unidentified_callers_do_not_use_up_the_lines_of_others() {
+    let fixture = audited().await;
     let lines = Lines::default();
     let _listening = lines.listen();
     let (_, at_once) = crate::limits::AUDIT_UNIDENTIFIED;
-    let mut bundles = house.stranger().bundles();
+    let mut bundles = fixture.stranger().bundles();
     for _ in 0..at_once * 2 {
         let request =
             countersign_proto::spire::api::server::bundle::v1::GetBundleRequest::default();
@@ -208,6 +208,6 @@ async fn strangers_fill_neither_the_disk_nor_the_allowance_of_others() {
         "{written}"
     );
     let count = agents::CountAgentsRequest::default();
-    house.local().agents().count_agents(count).await.unwrap();
+    fixture.local().agents().count_agents(count).await.unwrap();
     assert_eq!(lines.one()["authorized_as"], "local");
 }

@@ -8,8 +8,8 @@ use super::*;
 
 #[tokio::test]
 async fn anybody_gets_the_servers_bundle() {
-    let house = House::new().await;
-    let mut client = house.stranger().bundles();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.stranger().bundles();
     let whole = client
         .get_bundle(wire::GetBundleRequest::default())
         .await
@@ -17,7 +17,7 @@ async fn anybody_gets_the_servers_bundle() {
         .into_inner();
     assert_eq!(whole.trust_domain, "example.org");
     let own = countersign_identity::Bundle::try_from(whole.clone()).unwrap();
-    assert_eq!(own, *house.bundle());
+    assert_eq!(own, *fixture.bundle());
     assert!(!own.x509_authorities.is_empty());
     let mask = types::BundleMask {
         sequence_number: true,
@@ -33,13 +33,19 @@ async fn anybody_gets_the_servers_bundle() {
 
 #[tokio::test]
 async fn authorities_are_appended_once() {
-    let house = House::new().await;
-    let mut client = house.local().bundles();
-    let before = house.bundle();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.local().bundles();
+    let before = fixture.bundle();
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let hour = Duration::from_secs(3_600);
-    let root =
-        self_signed_authority(&td(), &Subject::authority(), &key, hour, house.clock.now()).unwrap();
+    let root = self_signed_authority(
+        &td(),
+        &Subject::authority(),
+        &key,
+        hour,
+        fixture.clock.now(),
+    )
+    .unwrap();
     let authority = types::X509Certificate {
         asn1: root.to_vec().into(),
         tainted: true,
@@ -83,16 +89,16 @@ async fn authorities_are_appended_once() {
 
 #[tokio::test]
 async fn bundles_of_other_trust_domains_are_read() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let other = TrustDomain::new("other.org").unwrap();
-    let seq = house
+    let seq = fixture
         .store
         .bundle_append(&other, &[], &[])
         .await
         .unwrap()
         .seq;
-    house.registry.reached(seq).await.unwrap();
-    let mut client = house.agent("a", &[]).await.bundles();
+    fixture.index.reached(seq).await.unwrap();
+    let mut client = fixture.agent("a", &[]).await.bundles();
     let get = |td: &str| wire::GetFederatedBundleRequest {
         trust_domain: td.into(),
         output_mask: None,
@@ -121,7 +127,7 @@ async fn bundles_of_other_trust_domains_are_read() {
         let status = client.get_federated_bundle(get(bad)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{bad}");
     }
-    let mut admin = house.local().bundles();
+    let mut admin = fixture.local().bundles();
     let all = admin
         .list_federated_bundles(wire::ListFederatedBundlesRequest::default())
         .await;
@@ -142,8 +148,8 @@ async fn bundles_of_other_trust_domains_are_read() {
 
 #[tokio::test]
 async fn a_server_with_a_bundle_is_healthy() {
-    let house = House::new().await;
-    let mut client = house.local().health();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.local().health();
     let whole = client
         .check(health::HealthCheckRequest::default())
         .await

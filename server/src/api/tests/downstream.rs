@@ -15,14 +15,14 @@ use crate::limits;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// The door of a server whose entry says `-downstream`.
-async fn downstream(house: &House) -> Door {
+/// The caller of a server whose entry says `-downstream`.
+async fn downstream(fixture: &Fixture) -> TestCaller {
     let below = types::Entry {
         downstream: true,
         ..entry("/below", "/spire/agent/x509pop/a")
     };
-    create(&house.local(), vec![below]).await;
-    house.peer(id("/below"), "7")
+    create(&fixture.local(), vec![below]).await;
+    fixture.peer(id("/below"), "7")
 }
 
 fn request(key: &PrivateKey, preferred_ttl: i32) -> wire::NewDownstreamX509caRequest {
@@ -34,17 +34,17 @@ fn request(key: &PrivateKey, preferred_ttl: i32) -> wire::NewDownstreamX509caReq
 }
 
 #[tokio::test]
-async fn a_server_below_gets_an_authority_whose_svids_lead_to_the_root() {
-    let house = House::new().await;
-    let door = downstream(&house).await;
+async fn a_downstream_authority_signs_svids_that_lead_to_the_root() {
+    let fixture = Fixture::new().await;
+    let caller = downstream(&fixture).await;
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-    let answer = door
+    let answer = caller
         .svids()
         .new_downstream_x509ca(request(&key, 3_600))
         .await;
     let answer = answer.unwrap().into_inner();
     assert_eq!(answer.ca_cert_chain.len(), 1);
-    let roots: Vec<_> = house
+    let roots: Vec<_> = fixture
         .bundle()
         .x509_authorities
         .iter()
@@ -54,7 +54,7 @@ async fn a_server_below_gets_an_authority_whose_svids_lead_to_the_root() {
 
     let der = CertificateDer::from(answer.ca_cert_chain[0].to_vec());
     let ca = IssuingCa::new(der.clone(), vec![der], Arc::new(key)).unwrap();
-    let now = house.clock.now();
+    let now = fixture.clock.now();
     assert_eq!(ca.authority().not_after(), now.after(HOUR));
     let leaf_key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let public = countersign_identity::csr::PublicKey::of(&leaf_key).unwrap();
@@ -65,31 +65,31 @@ async fn a_server_below_gets_an_authority_whose_svids_lead_to_the_root() {
     };
     let issued = ca.issue(&template, &public, now).unwrap();
     let (leaf, above) = issued.chain.split_first().unwrap();
-    verify_svid(leaf, above, &house.bundle(), now).unwrap();
+    verify_svid(leaf, above, &fixture.bundle(), now).unwrap();
 }
 
 #[tokio::test]
-async fn without_a_wish_the_authority_below_lives_as_long_as_this_ones_do() {
-    let house = House::new().await;
-    let door = downstream(&house).await;
+async fn a_downstream_authority_lives_as_long_as_the_own_by_default() {
+    let fixture = Fixture::new().await;
+    let caller = downstream(&fixture).await;
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     for wish in [0, -1, i32::MAX] {
-        let answer = door
+        let answer = caller
             .svids()
             .new_downstream_x509ca(request(&key, wish))
             .await;
         let der = answer.unwrap().into_inner().ca_cert_chain[0].to_vec();
         let authority = countersign_identity::bundle::X509Authority::new(der.into()).unwrap();
         // Whatever the wish, none outlives the one above it.
-        let end = house.clock.now().after(Duration::from_secs(86_400));
+        let end = fixture.clock.now().after(Duration::from_secs(86_400));
         assert_eq!(authority.not_after(), end, "{wish}");
     }
 }
 
 #[tokio::test]
 async fn a_request_that_cannot_be_signed_is_the_callers_fault() {
-    let house = House::new().await;
-    let door = downstream(&house).await;
+    let fixture = Fixture::new().await;
+    let caller = downstream(&fixture).await;
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let good = request(&key, 0).csr;
     let mut broken = good.to_vec();
@@ -104,40 +104,40 @@ async fn a_request_that_cannot_be_signed_is_the_callers_fault() {
             csr,
             preferred_ttl: 0,
         };
-        let refused = door.svids().new_downstream_x509ca(request).await;
+        let refused = caller.svids().new_downstream_x509ca(request).await;
         assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
     }
 }
 
 #[tokio::test]
-async fn nobody_but_a_server_below_gets_an_authority_or_publishes_a_key() {
-    let house = House::new().await;
+async fn only_downstream_servers_get_authorities_or_publish_keys() {
+    let fixture = Fixture::new().await;
     create(
-        &house.local(),
+        &fixture.local(),
         vec![entry("/workload", "/spire/agent/x509pop/a")],
     )
     .await;
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let others = [
-        house.local(),
-        house.stranger(),
-        house.agent("a", &[]).await,
-        house.peer(id("/workload"), "1"),
-        house.peer(id("/configured-admin"), "1"),
+        fixture.local(),
+        fixture.stranger(),
+        fixture.agent("a", &[]).await,
+        fixture.peer(id("/workload"), "1"),
+        fixture.peer(id("/configured-admin"), "1"),
     ];
-    for door in others {
-        let refused = door.svids().new_downstream_x509ca(request(&key, 0)).await;
+    for caller in others {
+        let refused = caller.svids().new_downstream_x509ca(request(&key, 0)).await;
         assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
-        let refused = publish(&door, wire_key("k", &key)).await;
+        let refused = publish(&caller, wire_key("k", &key)).await;
         assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
     }
 }
 
-async fn publish(door: &Door, key: types::JwtKey) -> Result<Vec<types::JwtKey>, Status> {
+async fn publish(caller: &TestCaller, key: types::JwtKey) -> Result<Vec<types::JwtKey>, Status> {
     let request = bundles::PublishJwtAuthorityRequest {
         jwt_authority: Some(key),
     };
-    let answer = door.bundles().publish_jwt_authority(request).await?;
+    let answer = caller.bundles().publish_jwt_authority(request).await?;
     Ok(answer.into_inner().jwt_authorities)
 }
 
@@ -154,40 +154,40 @@ fn ids(keys: &[types::JwtKey]) -> Vec<&str> {
     keys.iter().map(|key| key.key_id.as_str()).collect()
 }
 
-fn own_ids(house: &House) -> Vec<String> {
-    let keys = &house.bundle().jwt_authorities;
+fn own_ids(fixture: &Fixture) -> Vec<String> {
+    let keys = &fixture.bundle().jwt_authorities;
     keys.iter().map(|key| key.key_id.clone()).collect()
 }
 
 #[tokio::test]
-async fn a_key_of_a_server_below_goes_into_the_bundle_once() {
-    let house = House::new().await;
-    let door = downstream(&house).await;
+async fn a_downstream_key_is_published_once() {
+    let fixture = Fixture::new().await;
+    let caller = downstream(&fixture).await;
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-    let before = house.bundle();
-    let published = publish(&door, wire_key("below", &key)).await.unwrap();
+    let before = fixture.bundle();
+    let published = publish(&caller, wire_key("below", &key)).await.unwrap();
     assert!(ids(&published).contains(&"below"));
-    assert_eq!(own_ids(&house), ids(&published));
-    let after = house.bundle();
+    assert_eq!(own_ids(&fixture), ids(&published));
+    let after = fixture.bundle();
     assert_eq!(after.sequence_number, before.sequence_number + 1);
-    publish(&door, wire_key("below", &key)).await.unwrap();
-    assert_eq!(*house.bundle(), *after);
+    publish(&caller, wire_key("below", &key)).await.unwrap();
+    assert_eq!(*fixture.bundle(), *after);
 }
 
 #[tokio::test]
-async fn a_key_that_is_none_or_takes_anothers_place_is_refused() {
-    let house = House::new().await;
-    let door = downstream(&house).await;
+async fn a_malformed_or_conflicting_key_is_refused() {
+    let fixture = Fixture::new().await;
+    let caller = downstream(&fixture).await;
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-    publish(&door, wire_key("taken", &key)).await.unwrap();
-    let bundle = house.bundle();
+    publish(&caller, wire_key("taken", &key)).await.unwrap();
+    let bundle = fixture.bundle();
     let other = PrivateKey::generate(KeyType::EcP256).unwrap();
     let no_key = types::JwtKey {
         public_key: "no".into(),
         ..wire_key("k", &key)
     };
     for bad in [wire_key("", &key), no_key, wire_key("taken", &other)] {
-        let refused = publish(&door, bad).await.unwrap_err();
+        let refused = publish(&caller, bad).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(
             refused.message().starts_with("invalid JWT authority: "),
@@ -195,22 +195,26 @@ async fn a_key_that_is_none_or_takes_anothers_place_is_refused() {
         );
     }
     let missing = bundles::PublishJwtAuthorityRequest::default();
-    let refused = door.bundles().publish_jwt_authority(missing).await;
+    let refused = caller.bundles().publish_jwt_authority(missing).await;
     assert_eq!(refused.unwrap_err().message(), "missing JWT authority");
-    assert_eq!(*house.bundle(), *bundle);
+    assert_eq!(*fixture.bundle(), *bundle);
 }
 
 #[tokio::test]
-async fn keys_find_no_place_in_a_bundle_that_is_full_of_them() {
-    let house = House::new().await;
-    let door = downstream(&house).await;
+async fn a_full_bundle_takes_no_more_keys() {
+    let fixture = Fixture::new().await;
+    let caller = downstream(&fixture).await;
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let keys: Vec<JwtAuthority> = (0..limits::MAX_PUBLISHED_JWT_KEYS)
         .map(|n| wire_key(&n.to_string(), &key).try_into().unwrap())
         .collect();
-    let written = house.store.bundle_append(&td(), &[], &keys).await.unwrap();
-    house.registry.reached(written.seq).await.unwrap();
-    let refused = publish(&door, wire_key("more", &key)).await.unwrap_err();
+    let written = fixture
+        .store
+        .bundle_append(&td(), &[], &keys)
+        .await
+        .unwrap();
+    fixture.index.reached(written.seq).await.unwrap();
+    let refused = publish(&caller, wire_key("more", &key)).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().contains("512"), "{refused}");
 }
@@ -269,30 +273,30 @@ impl UpstreamAuthority for Above {
 }
 
 #[tokio::test]
-async fn a_key_is_passed_to_the_server_above_and_the_answer_has_all_keys_from_there() {
+async fn the_answer_has_all_keys_of_the_upstream_server() {
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let above = Arc::new(Above {
         answers: true,
         taken: Mutex::new(vec![wire_key("elsewhere", &key).try_into().unwrap()]),
     });
-    let house = House::below(above.clone()).await;
-    let door = downstream(&house).await;
-    let published = publish(&door, wire_key("below", &key)).await.unwrap();
+    let fixture = Fixture::below(above.clone()).await;
+    let caller = downstream(&fixture).await;
+    let published = publish(&caller, wire_key("below", &key)).await.unwrap();
     assert!(ids(&published).ends_with(&["elsewhere", "below"]));
-    assert_eq!(own_ids(&house), ids(&published));
+    assert_eq!(own_ids(&fixture), ids(&published));
 }
 
 #[tokio::test]
-async fn a_key_that_the_server_above_did_not_take_is_not_published_here_either() {
+async fn a_key_that_the_upstream_refused_is_not_published() {
     let above = Above {
         answers: false,
         taken: Mutex::default(),
     };
-    let house = House::below(Arc::new(above)).await;
-    let door = downstream(&house).await;
-    let before = own_ids(&house);
+    let fixture = Fixture::below(Arc::new(above)).await;
+    let caller = downstream(&fixture).await;
+    let before = own_ids(&fixture);
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-    let refused = publish(&door, wire_key("below", &key)).await.unwrap_err();
+    let refused = publish(&caller, wire_key("below", &key)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Internal);
-    assert_eq!(own_ids(&house), before);
+    assert_eq!(own_ids(&fixture), before);
 }

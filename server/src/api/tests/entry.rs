@@ -5,14 +5,14 @@ use countersign_proto::spire::api::server::entry::v1 as wire;
 use super::*;
 
 async fn try_create(
-    house: &House,
+    fixture: &Fixture,
     entries: Vec<types::Entry>,
 ) -> Vec<(Code, String, Option<types::Entry>)> {
     let request = wire::BatchCreateEntryRequest {
         entries,
         output_mask: None,
     };
-    let answer = house
+    let answer = fixture
         .local()
         .entries()
         .batch_create_entry(request)
@@ -30,7 +30,7 @@ async fn try_create(
 }
 
 async fn update(
-    house: &House,
+    fixture: &Fixture,
     entry: types::Entry,
     input_mask: Option<types::EntryMask>,
 ) -> (Code, String, Option<types::Entry>) {
@@ -39,7 +39,7 @@ async fn update(
         input_mask,
         output_mask: None,
     };
-    let answer = house
+    let answer = fixture
         .local()
         .entries()
         .batch_update_entry(request)
@@ -53,13 +53,15 @@ async fn update(
 
 #[tokio::test]
 async fn a_new_entry_gets_what_is_the_servers() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let asked = types::Entry {
         revision_number: 7,
         created_at: 7,
         ..entry("/a", "/p")
     };
-    let made = create(&house.local(), vec![asked.clone()]).await.remove(0);
+    let made = create(&fixture.local(), vec![asked.clone()])
+        .await
+        .remove(0);
     assert!(uuid::Uuid::parse_str(&made.id).is_ok());
     assert_eq!(
         (made.revision_number, made.created_at),
@@ -71,7 +73,7 @@ async fn a_new_entry_gets_what_is_the_servers() {
         output_mask: None,
     };
     assert_eq!(
-        house
+        fixture
             .local()
             .entries()
             .get_entry(get)
@@ -85,15 +87,15 @@ async fn a_new_entry_gets_what_is_the_servers() {
         ..entry("/b", "/p")
     };
     assert_eq!(
-        create(&house.local(), vec![named]).await[0].id,
+        create(&fixture.local(), vec![named]).await[0].id,
         "my.entry-1"
     );
 }
 
 #[tokio::test]
 async fn a_similar_entry_comes_back_with_its_item() {
-    let house = House::new().await;
-    let first = create(&house.local(), vec![entry("/a", "/p")])
+    let fixture = Fixture::new().await;
+    let first = create(&fixture.local(), vec![entry("/a", "/p")])
         .await
         .remove(0);
     let alike = types::Entry {
@@ -105,7 +107,7 @@ async fn a_similar_entry_comes_back_with_its_item() {
         id: first.id.clone(),
         ..entry("/b", "/p")
     };
-    let results = try_create(&house, vec![alike, taken, entry("/c", "/p")]).await;
+    let results = try_create(&fixture, vec![alike, taken, entry("/c", "/p")]).await;
     let want = (
         Code::AlreadyExists,
         "similar entry already exists".to_owned(),
@@ -120,7 +122,7 @@ async fn a_similar_entry_comes_back_with_its_item() {
     twice.selectors.push(twice.selectors[0].clone());
     let mut alike_twice = entry("/a", "/p");
     alike_twice.selectors.push(alike_twice.selectors[0].clone());
-    let results = try_create(&house, vec![twice, alike_twice]).await;
+    let results = try_create(&fixture, vec![twice, alike_twice]).await;
     assert_eq!((results[0].0, &results[0].2), (Code::AlreadyExists, &None));
     assert_eq!(
         (results[1].0, &results[1].2),
@@ -129,8 +131,8 @@ async fn a_similar_entry_comes_back_with_its_item() {
 }
 
 #[tokio::test]
-async fn a_bad_item_is_told_and_the_others_are_made() {
-    let house = House::new().await;
+async fn a_bad_item_does_not_stop_the_others() {
+    let fixture = Fixture::new().await;
     let other = types::Spiffeid {
         trust_domain: "other".into(),
         path: "/a".into(),
@@ -162,7 +164,7 @@ async fn a_bad_item_is_told_and_the_others_are_made() {
         },
         entry("/fine", "/p"),
     ];
-    let results = try_create(&house, bad).await;
+    let results = try_create(&fixture, bad).await;
     for (code, message, entry) in &results[..6] {
         assert_eq!(*code, Code::InvalidArgument, "{message}");
         assert_eq!(*entry, None);
@@ -172,7 +174,7 @@ async fn a_bad_item_is_told_and_the_others_are_made() {
         federates_with: vec!["nobody.org".into()],
         ..entry("/f", "/p")
     };
-    let results = try_create(&house, vec![federated]).await;
+    let results = try_create(&fixture, vec![federated]).await;
     assert_eq!(results[0].0, Code::Internal);
     let want = "failed to create entry: unable to find federated bundle \"spiffe://nobody.org\"";
     assert_eq!(results[0].1, want);
@@ -180,7 +182,7 @@ async fn a_bad_item_is_told_and_the_others_are_made() {
         entries: vec![types::Entry::default(); 5_001],
         output_mask: None,
     };
-    let status = house
+    let status = fixture
         .local()
         .entries()
         .batch_create_entry(many)
@@ -191,8 +193,8 @@ async fn a_bad_item_is_told_and_the_others_are_made() {
 
 #[tokio::test]
 async fn an_update_writes_what_the_mask_names() {
-    let house = House::new().await;
-    let made = create(&house.local(), vec![entry("/a", "/p")])
+    let fixture = Fixture::new().await;
+    let made = create(&fixture.local(), vec![entry("/a", "/p")])
         .await
         .remove(0);
     let mask = types::EntryMask {
@@ -208,7 +210,7 @@ async fn an_update_writes_what_the_mask_names() {
         created_at: 3,
         ..Default::default()
     };
-    let (code, message, changed) = update(&house, asked.clone(), Some(mask)).await;
+    let (code, message, changed) = update(&fixture, asked.clone(), Some(mask)).await;
     assert_eq!((code, message.as_str()), (Code::Ok, "OK"));
     let want = types::Entry {
         hint: "new".into(),
@@ -216,7 +218,7 @@ async fn an_update_writes_what_the_mask_names() {
         ..made.clone()
     };
     assert_eq!(changed, Some(want));
-    let (code, message, _) = update(&house, asked, None).await;
+    let (code, message, _) = update(&fixture, asked, None).await;
     assert_eq!(
         code,
         Code::InvalidArgument,
@@ -231,7 +233,7 @@ async fn an_update_writes_what_the_mask_names() {
             id: unknown.into(),
             ..entry("/a", "/p")
         };
-        let (code, message, entry) = update(&house, asked, None).await;
+        let (code, message, entry) = update(&fixture, asked, None).await;
         assert_eq!(
             (code, message.as_str()),
             (Code::NotFound, "failed to update entry")
@@ -247,13 +249,13 @@ async fn an_update_writes_what_the_mask_names() {
         spiffe_id: Some(moved),
         ..entry("/a", "/p")
     };
-    assert_eq!(update(&house, asked, None).await.0, Code::InvalidArgument);
+    assert_eq!(update(&fixture, asked, None).await.0, Code::InvalidArgument);
 }
 
 #[tokio::test]
 async fn entries_are_deleted_once() {
-    let house = House::new().await;
-    let made = create(&house.local(), vec![entry("/a", "/p")])
+    let fixture = Fixture::new().await;
+    let made = create(&fixture.local(), vec![entry("/a", "/p")])
         .await
         .remove(0);
     let ids = vec![
@@ -263,7 +265,7 @@ async fn entries_are_deleted_once() {
         made.id.clone(),
     ];
     let request = wire::BatchDeleteEntryRequest { ids: ids.clone() };
-    let answer = house
+    let answer = fixture
         .local()
         .entries()
         .batch_delete_entry(request)
@@ -296,7 +298,7 @@ async fn entries_are_deleted_once() {
         id: id.into(),
         output_mask: None,
     };
-    let gone = house
+    let gone = fixture
         .local()
         .entries()
         .get_entry(get(&made.id))
@@ -306,7 +308,7 @@ async fn entries_are_deleted_once() {
         (gone.code(), gone.message()),
         (Code::NotFound, "entry not found")
     );
-    let none = house
+    let none = fixture
         .local()
         .entries()
         .get_entry(get(""))
@@ -320,12 +322,12 @@ async fn entries_are_deleted_once() {
 
 #[tokio::test]
 async fn entries_are_listed_in_pages_and_counted() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let entries = (0..5)
         .map(|i| entry(&format!("/{i}"), &format!("/p{}", i % 2)))
         .collect();
-    let made = create(&house.local(), entries).await;
-    let mut client = house.local().entries();
+    let made = create(&fixture.local(), entries).await;
+    let mut client = fixture.local().entries();
     let mut request = wire::ListEntriesRequest {
         page_size: 2,
         ..Default::default()
@@ -378,8 +380,8 @@ async fn entries_are_listed_in_pages_and_counted() {
 }
 
 #[tokio::test]
-async fn faults_are_told_in_the_words_that_tools_know() {
-    let house = House::new().await;
+async fn errors_have_the_texts_of_spire() {
+    let fixture = Fixture::new().await;
     let id = |path: &str| Some(wire_id(path));
     let convert = "failed to convert entry: ";
     let create = "failed to create entry: ";
@@ -462,7 +464,7 @@ async fn faults_are_told_in_the_words_that_tools_know() {
         ),
     ];
     let (entries, texts): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
-    let results = try_create(&house, entries).await;
+    let results = try_create(&fixture, entries).await;
     for ((code, message, entry), text) in results.into_iter().zip(texts) {
         assert_eq!((code, entry), (Code::InvalidArgument, None), "{message}");
         assert!(
@@ -473,16 +475,16 @@ async fn faults_are_told_in_the_words_that_tools_know() {
 }
 
 #[tokio::test]
-async fn an_update_is_checked_before_it_is_known_whether_the_entry_is_there() {
-    let house = House::new().await;
+async fn an_update_is_checked_before_the_entry_is_looked_up() {
+    let fixture = Fixture::new().await;
     let asked = types::Entry {
         id: "unknown".into(),
         ..Default::default()
     };
-    let (code, message, _) = update(&house, asked.clone(), None).await;
+    let (code, message, _) = update(&fixture, asked.clone(), None).await;
     assert_eq!(code, Code::InvalidArgument, "{message}");
     let nothing = Some(types::EntryMask::default());
-    assert_eq!(update(&house, asked, nothing).await.0, Code::NotFound);
+    assert_eq!(update(&fixture, asked, nothing).await.0, Code::NotFound);
     let ttl = types::Entry {
         id: "unknown".into(),
         jwt_svid_ttl: -1,
@@ -492,22 +494,22 @@ async fn an_update_is_checked_before_it_is_known_whether_the_entry_is_there() {
         jwt_svid_ttl: true,
         ..Default::default()
     };
-    let (code, message, _) = update(&house, ttl, Some(mask)).await;
+    let (code, message, _) = update(&fixture, ttl, Some(mask)).await;
     assert_eq!(code, Code::InvalidArgument);
     assert!(message.starts_with("failed to update entry: "), "{message}");
 }
 
 #[tokio::test]
-async fn an_update_may_make_entries_alike_and_counts_each_time() {
-    let house = House::new().await;
-    let made = create(&house.local(), vec![entry("/a", "/p"), entry("/b", "/p")]).await;
+async fn an_update_may_make_entries_similar() {
+    let fixture = Fixture::new().await;
+    let made = create(&fixture.local(), vec![entry("/a", "/p"), entry("/b", "/p")]).await;
     let alike = types::Entry {
         id: made[0].id.clone(),
         ..entry("/b", "/p")
     };
-    let (code, _, changed) = update(&house, alike.clone(), None).await;
+    let (code, _, changed) = update(&fixture, alike.clone(), None).await;
     assert_eq!((code, changed.unwrap().revision_number), (Code::Ok, 1));
-    let results = try_create(&house, vec![entry("/b", "/p"), entry("/a", "/p")]).await;
+    let results = try_create(&fixture, vec![entry("/b", "/p"), entry("/a", "/p")]).await;
     assert_eq!(
         (results[0].0, results[1].0),
         (Code::AlreadyExists, Code::Ok)
@@ -527,7 +529,7 @@ async fn an_update_may_make_entries_alike_and_counts_each_time() {
             ..Default::default()
         }),
     };
-    let answer = house.local().entries().batch_update_entry(request).await;
+    let answer = fixture.local().entries().batch_update_entry(request).await;
     let told: Vec<_> = answer
         .unwrap()
         .into_inner()
@@ -540,8 +542,8 @@ async fn an_update_may_make_entries_alike_and_counts_each_time() {
 }
 
 #[tokio::test]
-async fn two_alike_in_one_request_are_one_and_the_first_is_shown_for_the_second() {
-    let house = House::new().await;
+async fn of_two_similar_entries_in_a_request_the_first_is_made() {
+    let fixture = Fixture::new().await;
     let request = wire::BatchCreateEntryRequest {
         entries: vec![entry("/a", "/p"), entry("/a", "/p")],
         output_mask: Some(types::EntryMask {
@@ -549,7 +551,7 @@ async fn two_alike_in_one_request_are_one_and_the_first_is_shown_for_the_second(
             ..Default::default()
         }),
     };
-    let answer = house.local().entries().batch_create_entry(request).await;
+    let answer = fixture.local().entries().batch_create_entry(request).await;
     let results = answer.unwrap().into_inner().results;
     let codes: Vec<_> = results
         .iter()

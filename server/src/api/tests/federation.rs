@@ -8,7 +8,7 @@ use countersign_proto::spire::api::types::federation_relationship::BundleEndpoin
 
 use super::*;
 
-impl Door {
+impl TestCaller {
     fn relationships(&self) -> TrustDomainClient<Self> {
         TrustDomainClient::new(self.clone())
     }
@@ -46,41 +46,44 @@ fn fine() -> (Code, String) {
 }
 
 /// Sets bundles, and says what came of each.
-async fn set(door: &Door, bundle: Vec<types::Bundle>) -> Vec<(Code, String)> {
+async fn set(caller: &TestCaller, bundle: Vec<types::Bundle>) -> Vec<(Code, String)> {
     let request = bundles::BatchSetFederatedBundleRequest {
         bundle,
         output_mask: None,
     };
-    let answer = door.bundles().batch_set_federated_bundle(request).await;
+    let answer = caller.bundles().batch_set_federated_bundle(request).await;
     let results = answer.unwrap().into_inner().results;
     results.into_iter().map(|r| told(r.status)).collect()
 }
 
-async fn delete(door: &Door, tds: &[&str], mode: Mode) -> Vec<(Code, String)> {
+async fn delete(caller: &TestCaller, tds: &[&str], mode: Mode) -> Vec<(Code, String)> {
     let request = bundles::BatchDeleteFederatedBundleRequest {
         trust_domains: tds.iter().map(ToString::to_string).collect(),
         mode: mode.into(),
     };
-    let answer = door.bundles().batch_delete_federated_bundle(request).await;
+    let answer = caller
+        .bundles()
+        .batch_delete_federated_bundle(request)
+        .await;
     let results = answer.unwrap().into_inner().results;
     results.into_iter().map(|r| told(r.status)).collect()
 }
 
-async fn listed(door: &Door) -> Vec<types::Bundle> {
+async fn listed(caller: &TestCaller) -> Vec<types::Bundle> {
     let request = bundles::ListFederatedBundlesRequest::default();
-    let answer = door.bundles().list_federated_bundles(request).await;
+    let answer = caller.bundles().list_federated_bundles(request).await;
     answer.unwrap().into_inner().bundles
 }
 
 async fn make(
-    door: &Door,
+    caller: &TestCaller,
     federation_relationships: Vec<types::FederationRelationship>,
 ) -> Vec<(Code, String)> {
     let request = wire::BatchCreateFederationRelationshipRequest {
         federation_relationships,
         output_mask: None,
     };
-    let answer = door
+    let answer = caller
         .relationships()
         .batch_create_federation_relationship(request)
         .await;
@@ -88,20 +91,23 @@ async fn make(
     results.into_iter().map(|r| told(r.status)).collect()
 }
 
-async fn one(door: &Door, td: &str) -> Result<types::FederationRelationship, tonic::Status> {
+async fn one(
+    caller: &TestCaller,
+    td: &str,
+) -> Result<types::FederationRelationship, tonic::Status> {
     let request = wire::GetFederationRelationshipRequest {
         trust_domain: td.into(),
         output_mask: None,
     };
-    let mut client = door.relationships();
+    let mut client = caller.relationships();
     let answer = client.get_federation_relationship(request).await;
     answer.map(tonic::Response::into_inner)
 }
 
 #[tokio::test]
 async fn a_bundle_is_created_once_with_a_status_for_each_item() {
-    let house = House::new().await;
-    let mut client = house.local().bundles();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.local().bundles();
     let mut broken = bundle("broken.org", 5);
     broken.x509_authorities = vec![types::X509Certificate::default()];
     let request = bundles::BatchCreateFederatedBundleRequest {
@@ -138,14 +144,14 @@ async fn a_bundle_is_created_once_with_a_status_for_each_item() {
     assert_eq!(told[4].0, Code::InvalidArgument);
     let start = "failed to convert bundle: unable to parse X.509 authority: ";
     assert!(told[4].1.starts_with(start), "{}", told[4].1);
-    assert_eq!(listed(&house.local()).await, [bundle("other.org", 5)]);
+    assert_eq!(listed(&fixture.local()).await, [bundle("other.org", 5)]);
 }
 
 #[tokio::test]
 async fn an_update_changes_what_its_mask_names() {
-    let house = House::new().await;
-    let mut client = house.local().bundles();
-    set(&house.local(), vec![bundle("other.org", 5)]).await;
+    let fixture = Fixture::new().await;
+    let mut client = fixture.local().bundles();
+    set(&fixture.local(), vec![bundle("other.org", 5)]).await;
     let mask = types::BundleMask {
         refresh_hint: true,
         ..Default::default()
@@ -167,13 +173,13 @@ async fn an_update_changes_what_its_mask_names() {
         ..Default::default()
     };
     client.batch_update_federated_bundle(whole).await.unwrap();
-    assert_eq!(listed(&house.local()).await, [changed]);
+    assert_eq!(listed(&fixture.local()).await, [changed]);
 }
 
 #[tokio::test]
 async fn a_bundle_is_set_whether_it_was_there_or_not() {
-    let house = House::new().await;
-    let local = house.local();
+    let fixture = Fixture::new().await;
+    let local = fixture.local();
     for hint in [5, 6] {
         let statuses = set(&local, vec![bundle("other.org", hint)]).await;
         assert_eq!(statuses, [fine()]);
@@ -185,9 +191,9 @@ async fn a_bundle_is_set_whether_it_was_there_or_not() {
 }
 
 #[tokio::test]
-async fn what_becomes_of_federating_entries_is_said_by_the_mode() {
-    let house = House::new().await;
-    let local = house.local();
+async fn the_mode_decides_about_federating_entries() {
+    let fixture = Fixture::new().await;
+    let local = fixture.local();
     let federating = |path: &str| types::Entry {
         federates_with: vec!["other.org".into()],
         ..entry(path, "/spire/agent/x509pop/a")
@@ -203,13 +209,13 @@ async fn what_becomes_of_federating_entries_is_said_by_the_mode() {
         delete(&local, &["other.org"], Mode::Dissociate).await,
         [fine()]
     );
-    let filter = crate::registry::EntryFilter::default();
-    let left = house.registry.entries(&filter, crate::registry::Page::All);
+    let filter = crate::index::EntryFilter::default();
+    let left = fixture.index.entries(&filter, crate::index::Page::All);
     assert!(left[0].value.federates_with.is_empty());
     set(&local, vec![bundle("other.org", 5)]).await;
     create(&local, vec![federating("/b")]).await;
     assert_eq!(delete(&local, &["other.org"], Mode::Delete).await, [fine()]);
-    assert_eq!(house.registry.count_entries(&filter), 1);
+    assert_eq!(fixture.index.count_entries(&filter), 1);
     let own = "removing the bundle for the server trust domain is not allowed";
     assert_eq!(
         delete(&local, &["other.org", "example.org"], Mode::Restrict).await,
@@ -222,8 +228,8 @@ async fn what_becomes_of_federating_entries_is_said_by_the_mode() {
 
 #[tokio::test]
 async fn relationships_are_made_read_changed_and_removed() {
-    let house = House::new().await;
-    let local = house.local();
+    let fixture = Fixture::new().await;
+    let local = fixture.local();
     let mut with_bundle = relationship("other.org");
     with_bundle.trust_domain_bundle = Some(bundle("other.org", 5));
     let mut bad_url = relationship("bad.org");
@@ -285,9 +291,9 @@ async fn relationships_are_made_read_changed_and_removed() {
 }
 
 #[tokio::test]
-async fn relationships_come_in_pages_in_the_order_in_which_they_were_made() {
-    let house = House::new().await;
-    let local = house.local();
+async fn relationships_are_paged_in_order_of_creation() {
+    let fixture = Fixture::new().await;
+    let local = fixture.local();
     let all = ["c.org", "a.org", "b.org"];
     make(&local, all.map(relationship).into()).await;
     let mut found = Vec::new();
@@ -316,8 +322,8 @@ async fn relationships_come_in_pages_in_the_order_in_which_they_were_made() {
 
 #[tokio::test]
 async fn only_what_is_followed_is_refreshed() {
-    let house = House::new().await;
-    let mut client = house.local().relationships();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.local().relationships();
     let request = |td: &str| wire::RefreshBundleRequest {
         trust_domain: td.into(),
     };
@@ -338,7 +344,7 @@ async fn only_what_is_followed_is_refreshed() {
             endpoint_spiffe_id: "spiffe://other.org/spire/server".into(),
         },
     ));
-    assert_eq!(make(&house.local(), vec![unverifiable]).await, [fine()]);
+    assert_eq!(make(&fixture.local(), vec![unverifiable]).await, [fine()]);
     let failed = client
         .refresh_bundle(request("other.org"))
         .await

@@ -24,7 +24,7 @@ fn methods() -> Vec<(String, MessageDescriptor)> {
         .collect()
 }
 
-async fn call(door: &Door, path: &str, message: &[u8]) -> Status {
+async fn call(caller: &TestCaller, path: &str, message: &[u8]) -> Status {
     let mut frame = vec![0];
     frame.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
     frame.extend_from_slice(message);
@@ -33,7 +33,7 @@ async fn call(door: &Door, path: &str, message: &[u8]) -> Status {
         .header("te", "trailers")
         .body(tonic::body::Body::new(Body::from(frame)))
         .unwrap();
-    let answer = door.clone().call(request).await.unwrap();
+    let answer = caller.clone().call(request).await.unwrap();
     if let Some(status) = Status::from_header_map(answer.headers()) {
         return status;
     }
@@ -49,9 +49,9 @@ fn no_request_makes_a_handler_panic() {
         .build()
         .unwrap();
     let doors = runtime.block_on(async {
-        let house = House::new().await;
-        let agent = house.agent("a", &["unix:uid:1"]).await;
-        [house.local(), agent, house.stranger()]
+        let fixture = Fixture::new().await;
+        let agent = fixture.agent("a", &["unix:uid:1"]).await;
+        [fixture.local(), agent, fixture.stranger()]
     });
     let methods = methods();
     let shape = (
@@ -61,14 +61,14 @@ fn no_request_makes_a_handler_panic() {
         prop::collection::vec(any::<u8>(), 0..200),
     );
     let config = ProptestConfig::with_cases(1_500);
-    let tried = TestRunner::new(config).run(&shape, |(door, method, made_up, bytes)| {
+    let tried = TestRunner::new(config).run(&shape, |(caller, method, made_up, bytes)| {
         let (path, of) = method.get(&methods);
         let encoded = if made_up {
             message::message(of, &mut message::Bytes(&bytes), 0).encode_to_vec()
         } else {
             bytes
         };
-        runtime.block_on(call(door.get(&doors), path, &encoded));
+        runtime.block_on(call(caller.get(&doors), path, &encoded));
         Ok(())
     });
     tried.unwrap();

@@ -10,11 +10,11 @@ fn audience(names: &[&str]) -> Vec<String> {
 }
 
 /// What a token from the wire says, verified against the server's bundle.
-fn verified(house: &House, svid: &types::Jwtsvid, audience: &str) -> VerifiedJwt {
-    let now = house.clock.now();
+fn verified(fixture: &Fixture, svid: &types::Jwtsvid, audience: &str) -> VerifiedJwt {
+    let now = fixture.clock.now();
     let verified = verify_jwt(
         &svid.token,
-        &house.registry,
+        &fixture.index,
         &[audience],
         now,
         Duration::ZERO,
@@ -27,17 +27,21 @@ fn verified(house: &House, svid: &types::Jwtsvid, audience: &str) -> VerifiedJwt
     verified
 }
 
-async fn new_jwt(door: &Door, id: &str, names: &[&str]) -> Result<types::Jwtsvid, tonic::Status> {
+async fn new_jwt(
+    caller: &TestCaller,
+    id: &str,
+    names: &[&str],
+) -> Result<types::Jwtsvid, tonic::Status> {
     let request = wire::NewJwtsvidRequest {
         entry_id: id.into(),
         audience: audience(names),
     };
-    let answer = door.svids().new_jwtsvid(request).await?;
+    let answer = caller.svids().new_jwtsvid(request).await?;
     Ok(answer.into_inner().svid.unwrap())
 }
 
 async fn mint(
-    door: &Door,
+    caller: &TestCaller,
     id: Option<types::Spiffeid>,
     names: &[&str],
     ttl: i32,
@@ -47,7 +51,7 @@ async fn mint(
         audience: audience(names),
         ttl,
     };
-    let answer = door.svids().mint_jwtsvid(request).await?;
+    let answer = caller.svids().mint_jwtsvid(request).await?;
     Ok(answer.into_inner().svid.unwrap())
 }
 
@@ -57,8 +61,8 @@ fn told(status: &tonic::Status) -> (Code, &str) {
 
 #[tokio::test]
 async fn a_token_says_what_its_entry_says() {
-    let house = House::new().await;
-    let door = house.agent("a", &[]).await;
+    let fixture = Fixture::new().await;
+    let caller = fixture.agent("a", &[]).await;
     let plain = entry("/plain", "/spire/agent/x509pop/a");
     let with_id = types::Entry {
         jwt_svid_ttl: 60,
@@ -68,53 +72,53 @@ async fn a_token_says_what_its_entry_says() {
         }),
         ..entry("/with-id", "/spire/agent/x509pop/a")
     };
-    let made = create(&house.local(), vec![plain, with_id]).await;
+    let made = create(&fixture.local(), vec![plain, with_id]).await;
 
-    let svid = new_jwt(&door, &made[0].id, &["a", "b"]).await.unwrap();
-    let token = verified(&house, &svid, "b");
+    let svid = new_jwt(&caller, &made[0].id, &["a", "b"]).await.unwrap();
+    let token = verified(&fixture, &svid, "b");
     assert_eq!(token.id, id("/plain"));
     assert_eq!(token.audience, ["a", "b"]);
     assert_eq!(token.expires_at.as_secs(), START + 300);
     assert!(!token.claims.contains_key("jti") && !token.claims.contains_key("iss"));
 
-    let svid = new_jwt(&door, &made[1].id, &["a"]).await.unwrap();
-    let token = verified(&house, &svid, "a");
+    let svid = new_jwt(&caller, &made[1].id, &["a"]).await.unwrap();
+    let token = verified(&fixture, &svid, "a");
     assert_eq!(token.expires_at.as_secs(), START + 60);
     assert_eq!(token.claims["jti"].as_str().map(str::len), Some(22));
 }
 
 #[tokio::test]
-async fn an_agent_gets_tokens_for_its_own_entries_only_and_for_somebody() {
-    let house = House::new().await;
-    let door = house.agent("a", &[]).await;
+async fn agents_get_tokens_for_own_entries_and_with_an_audience_only() {
+    let fixture = Fixture::new().await;
+    let caller = fixture.agent("a", &[]).await;
     let mine = entry("/mine", "/spire/agent/x509pop/a");
     let other = entry("/other", "/spire/agent/x509pop/b");
-    let made = create(&house.local(), vec![mine, other]).await;
+    let made = create(&fixture.local(), vec![mine, other]).await;
     for id in [made[1].id.as_str(), "unknown", ""] {
         // Whether there is an audience is not looked at before.
-        let refused = new_jwt(&door, id, &[]).await.unwrap_err();
+        let refused = new_jwt(&caller, id, &[]).await.unwrap_err();
         let want = (Code::NotFound, "entry not found or not authorized");
         assert_eq!(told(&refused), want);
     }
-    let refused = new_jwt(&door, &made[0].id, &[]).await.unwrap_err();
+    let refused = new_jwt(&caller, &made[0].id, &[]).await.unwrap_err();
     let want = (Code::InvalidArgument, "at least one audience is required");
     assert_eq!(told(&refused), want);
-    let refused = new_jwt(&door, &made[0].id, &["", ""]).await.unwrap_err();
+    let refused = new_jwt(&caller, &made[0].id, &["", ""]).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     let long = "a".repeat(1 << 15);
-    let refused = new_jwt(&door, &made[0].id, &[&long]).await.unwrap_err();
+    let refused = new_jwt(&caller, &made[0].id, &[&long]).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("longer than"), "{refused}");
 }
 
 #[tokio::test]
-async fn administrators_mint_tokens_for_any_workload_of_the_trust_domain() {
-    let house = House::new().await;
-    let local = house.local();
+async fn admins_mint_tokens_for_any_workload_of_the_trust_domain() {
+    let fixture = Fixture::new().await;
+    let local = fixture.local();
     let svid = mint(&local, Some(wire_id("/new")), &["a"], 0)
         .await
         .unwrap();
-    let token = verified(&house, &svid, "a");
+    let token = verified(&fixture, &svid, "a");
     assert_eq!(token.id, id("/new"));
     assert_eq!(token.expires_at.as_secs(), START + 300);
     let svid = mint(&local, Some(wire_id("/new")), &["a"], 90)
@@ -156,25 +160,25 @@ async fn administrators_mint_tokens_for_any_workload_of_the_trust_domain() {
 
 #[tokio::test]
 async fn a_server_without_jwt_svids_says_so_before_anything_else() {
-    let house = House::without_jwt().await;
-    let door = house.agent("a", &[]).await;
+    let fixture = Fixture::without_jwt().await;
+    let caller = fixture.agent("a", &[]).await;
     let disabled = (Code::Unimplemented, "JWT functionality is disabled");
-    let refused = new_jwt(&door, "unknown", &[]).await.unwrap_err();
+    let refused = new_jwt(&caller, "unknown", &[]).await.unwrap_err();
     assert_eq!(told(&refused), disabled);
-    let refused = mint(&house.local(), None, &[], 0).await.unwrap_err();
+    let refused = mint(&fixture.local(), None, &[], 0).await.unwrap_err();
     assert_eq!(told(&refused), disabled);
-    assert!(house.bundle().jwt_authorities.is_empty());
+    assert!(fixture.bundle().jwt_authorities.is_empty());
 }
 
 #[tokio::test]
 async fn wit_svids_are_not_made() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let disabled = (Code::Unimplemented, "WIT functionality is disabled");
     let request = wire::MintWitsvidRequest::default();
-    let refused = house.local().svids().mint_witsvid(request).await;
+    let refused = fixture.local().svids().mint_witsvid(request).await;
     assert_eq!(told(&refused.unwrap_err()), disabled);
-    let door = house.agent("a", &[]).await;
+    let caller = fixture.agent("a", &[]).await;
     let request = wire::BatchNewWitsvidRequest::default();
-    let refused = door.svids().batch_new_witsvid(request).await;
+    let refused = caller.svids().batch_new_witsvid(request).await;
     assert_eq!(told(&refused.unwrap_err()), disabled);
 }

@@ -12,8 +12,8 @@ use super::*;
 
 #[tokio::test]
 async fn health_is_checked_for_the_server_as_a_whole() {
-    let house = House::new().await;
-    let mut client = house.local().health();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.local().health();
     let check = |service: &str| health::HealthCheckRequest {
         service: service.into(),
     };
@@ -32,8 +32,8 @@ async fn health_is_checked_for_the_server_as_a_whole() {
 
 #[tokio::test]
 async fn only_a_level_that_exists_is_set() {
-    let house = House::new().await;
-    let mut client = LoggerClient::new(house.local());
+    let fixture = Fixture::new().await;
+    let mut client = LoggerClient::new(fixture.local());
     let told = client.get_logger(logger::GetLoggerRequest {}).await;
     let told = told.unwrap().into_inner();
     assert_eq!(
@@ -63,17 +63,17 @@ async fn only_a_level_that_exists_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_tells_of_itself_is_remembered_for_five_seconds() {
-    let house = House::new().await;
+async fn debug_info_is_cached_for_five_seconds() {
+    let fixture = Fixture::new().await;
     // The service, and with it the answer that it remembers, is one per way in.
-    let door = house.local();
+    let caller = fixture.local();
     let agents = async || {
-        let mut client = DebugClient::new(door.clone());
+        let mut client = DebugClient::new(caller.clone());
         let told = client.get_info(debug::GetInfoRequest {}).await;
         told.unwrap().into_inner().agents_count
     };
     assert_eq!(agents().await, 0);
-    house.agent("a", &[]).await;
+    fixture.agent("a", &[]).await;
     tokio::time::advance(Duration::from_millis(4_900)).await;
     assert_eq!(agents().await, 0);
     tokio::time::advance(Duration::from_millis(200)).await;

@@ -14,34 +14,34 @@ macro_rules! by_hand {
             use super::*;
 
             /// IDs of the active, the prepared and the old authority.
-            pub(super) async fn state(door: &Door) -> (String, String, String) {
-                let state = door.authorities().$state(wire::$State {}).await.unwrap().into_inner();
+            pub(super) async fn state(caller: &TestCaller) -> (String, String, String) {
+                let state = caller.authorities().$state(wire::$State {}).await.unwrap().into_inner();
                 let id = |state: Option<wire::AuthorityState>| {
                     state.map(|s| s.authority_id).unwrap_or_default()
                 };
                 (id(state.active), id(state.prepared), id(state.old))
             }
 
-            pub(super) async fn prepare(door: &Door) -> wire::AuthorityState {
-                let answer = door.authorities().$prepare(wire::$Prepare {}).await;
+            pub(super) async fn prepare(caller: &TestCaller) -> wire::AuthorityState {
+                let answer = caller.authorities().$prepare(wire::$Prepare {}).await;
                 answer.unwrap().into_inner().prepared_authority.unwrap()
             }
 
-            pub(super) async fn activate(door: &Door, id: &str) -> Told<wire::AuthorityState> {
+            pub(super) async fn activate(caller: &TestCaller, id: &str) -> Told<wire::AuthorityState> {
                 let request = wire::$Activate { authority_id: id.into() };
-                let answer = door.authorities().$activate(request).await?;
+                let answer = caller.authorities().$activate(request).await?;
                 Ok(answer.into_inner().activated_authority.unwrap())
             }
 
-            pub(super) async fn taint(door: &Door, id: &str) -> Told<wire::AuthorityState> {
+            pub(super) async fn taint(caller: &TestCaller, id: &str) -> Told<wire::AuthorityState> {
                 let request = wire::$Taint { authority_id: id.into() };
-                let answer = door.authorities().$taint(request).await?;
+                let answer = caller.authorities().$taint(request).await?;
                 Ok(answer.into_inner().tainted_authority.unwrap())
             }
 
-            pub(super) async fn revoke(door: &Door, id: &str) -> Told<wire::AuthorityState> {
+            pub(super) async fn revoke(caller: &TestCaller, id: &str) -> Told<wire::AuthorityState> {
                 let request = wire::$Revoke { authority_id: id.into() };
-                let answer = door.authorities().$revoke(request).await?;
+                let answer = caller.authorities().$revoke(request).await?;
                 Ok(answer.into_inner().revoked_authority.unwrap())
             }
         }
@@ -71,8 +71,8 @@ fn internal(message: &str) -> (Code, String) {
 }
 
 /// The tainted and the other X.509 authorities of the bundle.
-fn x509_ids(house: &House) -> (Vec<String>, Vec<String>) {
-    let bundle = house.bundle();
+fn x509_ids(fixture: &Fixture) -> (Vec<String>, Vec<String>) {
+    let bundle = fixture.bundle();
     let (tainted, sound): (Vec<_>, Vec<_>) =
         bundle.x509_authorities.iter().partition(|a| a.is_tainted());
     let ids = |list: Vec<&countersign_identity::bundle::X509Authority>| {
@@ -83,115 +83,115 @@ fn x509_ids(house: &House) -> (Vec<String>, Vec<String>) {
 
 #[tokio::test]
 async fn an_x509_authority_is_replaced_tainted_and_revoked_by_hand() {
-    let house = House::new().await;
-    let door = house.local();
-    let (first, prepared, old) = x509::state(&door).await;
+    let fixture = Fixture::new().await;
+    let caller = fixture.local();
+    let (first, prepared, old) = x509::state(&caller).await;
     assert_eq!((first.len(), prepared.as_str(), old.as_str()), (40, "", ""));
-    assert_eq!(x509_ids(&house), (vec![], vec![first.clone()]));
+    assert_eq!(x509_ids(&fixture), (vec![], vec![first.clone()]));
 
-    let second = x509::prepare(&door).await;
+    let second = x509::prepare(&caller).await;
     assert_eq!(second.expires_at, 86_400 + i64::try_from(START).unwrap());
     assert_eq!(second.upstream_authority_subject_key_id, "");
     let second = second.authority_id;
     assert_eq!(
-        x509::state(&door).await,
+        x509::state(&caller).await,
         (first.clone(), second.clone(), String::new())
     );
     // Published, and not used yet.
-    assert_eq!(x509_ids(&house).1, [first.clone(), second.clone()]);
-    let sequence = house.bundle().sequence_number;
+    assert_eq!(x509_ids(&fixture).1, [first.clone(), second.clone()]);
+    let sequence = fixture.bundle().sequence_number;
 
     assert_eq!(
-        x509::activate(&door, &second).await.unwrap().authority_id,
+        x509::activate(&caller, &second).await.unwrap().authority_id,
         second
     );
     assert_eq!(
-        x509::state(&door).await,
+        x509::state(&caller).await,
         (second.clone(), String::new(), first.clone())
     );
 
-    let tainted = x509::taint(&door, &first).await.unwrap();
+    let tainted = x509::taint(&caller, &first).await.unwrap();
     assert_eq!(tainted.authority_id, first);
     assert_eq!(tainted.expires_at, 86_400 + i64::try_from(START).unwrap());
     assert_eq!(
-        x509_ids(&house),
+        x509_ids(&fixture),
         (vec![first.clone()], vec![second.clone()])
     );
-    assert_eq!(house.bundle().sequence_number, sequence + 1);
+    assert_eq!(fixture.bundle().sequence_number, sequence + 1);
     assert_eq!(
-        told(x509::taint(&door, &first).await),
+        told(x509::taint(&caller, &first).await),
         internal("failed to taint X.509 authority: root CA is already tainted")
     );
 
-    let revoked = x509::revoke(&door, &first).await.unwrap();
+    let revoked = x509::revoke(&caller, &first).await.unwrap();
     assert_eq!((revoked.authority_id, revoked.expires_at), (first, 0));
-    assert_eq!(x509_ids(&house), (vec![], vec![second.clone()]));
-    assert_eq!(house.bundle().sequence_number, sequence + 2);
+    assert_eq!(x509_ids(&fixture), (vec![], vec![second.clone()]));
+    assert_eq!(fixture.bundle().sequence_number, sequence + 2);
     assert_eq!(
-        x509::state(&door).await,
+        x509::state(&caller).await,
         (second, String::new(), String::new())
     );
 }
 
 #[tokio::test]
 async fn a_jwt_authority_is_replaced_tainted_and_revoked_by_hand() {
-    let house = House::new().await;
-    let door = house.local();
-    let ids = |house: &House| -> Vec<(String, bool)> {
-        let bundle = house.bundle();
+    let fixture = Fixture::new().await;
+    let caller = fixture.local();
+    let ids = |fixture: &Fixture| -> Vec<(String, bool)> {
+        let bundle = fixture.bundle();
         let authorities = bundle.jwt_authorities.iter();
         authorities.map(|a| (a.key_id.clone(), a.tainted)).collect()
     };
-    let (first, ..) = jwt::state(&door).await;
-    assert_eq!(ids(&house), [(first.clone(), false)]);
-    let second = jwt::prepare(&door).await.authority_id;
+    let (first, ..) = jwt::state(&caller).await;
+    assert_eq!(ids(&fixture), [(first.clone(), false)]);
+    let second = jwt::prepare(&caller).await.authority_id;
     assert_eq!(
-        ids(&house),
+        ids(&fixture),
         [(first.clone(), false), (second.clone(), false)]
     );
     assert_eq!(
-        told(jwt::revoke(&door, &second).await),
+        told(jwt::revoke(&caller, &second).await),
         invalid("invalid authority ID: unable to use a prepared key")
     );
-    jwt::activate(&door, &second).await.unwrap();
+    jwt::activate(&caller, &second).await.unwrap();
     assert_eq!(
-        jwt::state(&door).await,
+        jwt::state(&caller).await,
         (second.clone(), String::new(), first.clone())
     );
     assert_eq!(
-        told(jwt::revoke(&door, &first).await),
+        told(jwt::revoke(&caller, &first).await),
         internal("failed to revoke JWT authority: it is not possible to revoke an untainted key")
     );
-    let tainted = jwt::taint(&door, &first).await.unwrap();
+    let tainted = jwt::taint(&caller, &first).await.unwrap();
     assert_eq!((&tainted.authority_id, tainted.expires_at), (&first, 0));
     assert_eq!(
-        ids(&house),
+        ids(&fixture),
         [(first.clone(), true), (second.clone(), false)]
     );
     assert_eq!(
-        told(jwt::taint(&door, &first).await),
+        told(jwt::taint(&caller, &first).await),
         internal("failed to taint JWT authority: key is already tainted")
     );
 
     // A key that left its slot can still be revoked.
-    let third = jwt::prepare(&door).await.authority_id;
+    let third = jwt::prepare(&caller).await.authority_id;
     assert_eq!(
-        jwt::revoke(&door, &first).await.unwrap().authority_id,
+        jwt::revoke(&caller, &first).await.unwrap().authority_id,
         first
     );
-    assert_eq!(ids(&house), [(second, false), (third, false)]);
+    assert_eq!(ids(&fixture), [(second, false), (third, false)]);
     assert_eq!(
-        told(jwt::revoke(&door, &first).await),
+        told(jwt::revoke(&caller, &first).await),
         invalid("invalid authority ID: no JWT authority found with provided authority ID")
     );
 }
 
 #[tokio::test]
 async fn what_may_not_be_done_with_an_authority_is_refused() {
-    let house = House::new().await;
-    let door = house.local();
-    let (active, ..) = x509::state(&door).await;
-    let prepared = x509::prepare(&door).await.authority_id;
+    let fixture = Fixture::new().await;
+    let caller = fixture.local();
+    let (active, ..) = x509::state(&caller).await;
+    let prepared = x509::prepare(&caller).await.authority_id;
     for (id, taint, revoke) in [
         ("", "no authority ID provided", "no authority ID provided"),
         (
@@ -210,39 +210,39 @@ async fn what_may_not_be_done_with_an_authority_is_refused() {
             "only Old local authority can be revoked",
         ),
     ] {
-        assert_eq!(told(x509::taint(&door, id).await), invalid(taint));
+        assert_eq!(told(x509::taint(&caller, id).await), invalid(taint));
         let revoke = format!("invalid authority ID: {revoke}");
-        assert_eq!(told(x509::revoke(&door, id).await), invalid(&revoke));
+        assert_eq!(told(x509::revoke(&caller, id).await), invalid(&revoke));
     }
     for (id, message) in [
         ("", "no authority ID provided"),
         (active.as_str(), "unexpected authority ID"),
         ("unknown", "unexpected authority ID"),
     ] {
-        assert_eq!(told(x509::activate(&door, id).await), invalid(message));
+        assert_eq!(told(x509::activate(&caller, id).await), invalid(message));
     }
-    x509::activate(&door, &prepared).await.unwrap();
+    x509::activate(&caller, &prepared).await.unwrap();
     assert_eq!(
-        told(x509::activate(&door, &active).await),
+        told(x509::activate(&caller, &active).await),
         internal(
             "only Prepared authorities can be activated: unsupported local authority status: OLD"
         )
     );
     assert_eq!(
-        told(x509::revoke(&door, &active).await),
+        told(x509::revoke(&caller, &active).await),
         internal(
             "failed to revoke X.509 authority: it is not possible to revoke an untainted root CA"
         )
     );
     // Preparing again replaces what is beside the active one.
-    let again = x509::prepare(&door).await.authority_id;
-    assert_eq!(x509::state(&door).await, (prepared, again, String::new()));
+    let again = x509::prepare(&caller).await.authority_id;
+    assert_eq!(x509::state(&caller).await, (prepared, again, String::new()));
 }
 
 #[tokio::test]
-async fn there_is_no_authority_above_and_none_of_other_kinds() {
-    let house = House::without_jwt().await;
-    let mut client = house.local().authorities();
+async fn there_is_no_upstream_and_no_wit_authority() {
+    let fixture = Fixture::without_jwt().await;
+    let mut client = fixture.local().authorities();
     let request = wire::TaintX509UpstreamAuthorityRequest {
         subject_key_id: "AB".into(),
     };
@@ -266,14 +266,14 @@ async fn there_is_no_authority_above_and_none_of_other_kinds() {
         Code::Unimplemented,
         "JWT functionality is disabled".to_owned(),
     );
-    let door = house.local();
+    let caller = fixture.local();
     let state = client.get_jwt_authority_state(wire::GetJwtAuthorityStateRequest {});
     assert_eq!(told(state.await), disabled);
     let prepare = client.prepare_jwt_authority(wire::PrepareJwtAuthorityRequest {});
     assert_eq!(told(prepare.await), disabled);
-    assert_eq!(told(jwt::activate(&door, "").await), disabled);
-    assert_eq!(told(jwt::taint(&door, "").await), disabled);
-    assert_eq!(told(jwt::revoke(&door, "").await), disabled);
+    assert_eq!(told(jwt::activate(&caller, "").await), disabled);
+    assert_eq!(told(jwt::taint(&caller, "").await), disabled);
+    assert_eq!(told(jwt::revoke(&caller, "").await), disabled);
     let wit = (
         Code::Unimplemented,
         "WIT-SVID functionality is not yet implemented".to_owned(),

@@ -29,12 +29,12 @@ fn request(uris: &[&str], dns: &[&str], subject: &[(DnType, &str)]) -> bytes::By
 }
 
 async fn mint(
-    house: &House,
+    fixture: &Fixture,
     csr: bytes::Bytes,
     ttl: i32,
 ) -> Result<types::X509svid, tonic::Status> {
     let request = wire::MintX509svidRequest { csr, ttl };
-    let answer = house.local().svids().mint_x509svid(request).await?;
+    let answer = fixture.local().svids().mint_x509svid(request).await?;
     Ok(answer.into_inner().svid.unwrap())
 }
 
@@ -45,11 +45,11 @@ fn subject(svid: &types::X509svid) -> String {
 
 #[tokio::test]
 async fn an_svid_has_the_names_the_key_and_the_subject_of_its_request() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let names = ["b.example.org", "a.example.org", "*.example.net"];
     let csr = request(&["spiffe://example.org/w"], &names, &[]);
-    let svid = mint(&house, csr.clone(), 0).await.unwrap();
-    let leaf = house.verified(&svid);
+    let svid = mint(&fixture, csr.clone(), 0).await.unwrap();
+    let leaf = fixture.verified(&svid);
     assert_eq!(
         (&leaf.id, svid.id.clone()),
         (&id("/w"), Some((&id("/w")).into()))
@@ -76,19 +76,19 @@ async fn an_svid_has_the_names_the_key_and_the_subject_of_its_request() {
         (DnType::CountryName, "DE"),
     ];
     let csr = request(&["spiffe://example.org/w"], &[], &own);
-    let svid = mint(&house, csr, 60).await.unwrap();
+    let svid = mint(&fixture, csr, 60).await.unwrap();
     assert_eq!(subject(&svid), "C=DE, O=Acme, CN=me");
-    assert_eq!(house.verified(&svid).not_after.as_secs(), START + 60);
+    assert_eq!(fixture.verified(&svid).not_after.as_secs(), START + 60);
     // The first DNS name goes before the request's common name.
     let csr = request(&["spiffe://example.org/w"], &["a.example.org"], &own);
-    let svid = mint(&house, csr, -5).await.unwrap();
+    let svid = mint(&fixture, csr, -5).await.unwrap();
     assert_eq!(subject(&svid), "C=DE, O=Acme, CN=a.example.org");
-    assert_eq!(house.verified(&svid).not_after.as_secs(), START + 3_600);
+    assert_eq!(fixture.verified(&svid).not_after.as_secs(), START + 3_600);
 }
 
 #[tokio::test]
-async fn each_fault_of_a_request_is_told() {
-    let house = House::new().await;
+async fn each_fault_of_a_mint_request_is_reported() {
+    let fixture = Fixture::new().await;
     let mut forged = request(&["spiffe://example.org/w"], &[], &[]).to_vec();
     *forged.last_mut().unwrap() ^= 1;
     let with = |uris: &[&str], dns: &[&str]| request(uris, dns, &[]);
@@ -127,7 +127,7 @@ async fn each_fault_of_a_request_is_told() {
              with an existing wildcard name in the list: wildcard overlap",
         ),
     ] {
-        let refused = mint(&house, csr, 0).await.unwrap_err();
+        let refused = mint(&fixture, csr, 0).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
         assert!(refused.message().starts_with(message), "{refused}");
     }

@@ -13,15 +13,15 @@ fn params(entry_id: &str, csr: bytes::Bytes) -> wire::NewX509svidParams {
 
 #[tokio::test]
 async fn each_item_is_answered_in_its_place() {
-    let house = House::new().await;
-    let door = house.agent("a", &[]).await;
+    let fixture = Fixture::new().await;
+    let caller = fixture.agent("a", &[]).await;
     let mine = types::Entry {
         x509_svid_ttl: 60,
         dns_names: vec!["coder.example.org".into()],
         ..entry("/coder", "/spire/agent/x509pop/a")
     };
     let made = create(
-        &house.local(),
+        &fixture.local(),
         vec![mine, entry("/other", "/spire/agent/x509pop/b")],
     )
     .await;
@@ -41,7 +41,7 @@ async fn each_item_is_answered_in_its_place() {
             params(mine, csr()),
         ],
     };
-    let results = door
+    let results = caller
         .svids()
         .batch_new_x509svid(request)
         .await
@@ -66,7 +66,7 @@ async fn each_item_is_answered_in_its_place() {
     assert_eq!(statuses[1].message, "OK");
     for i in [1, 7] {
         let svid = results[i].svid.clone().unwrap();
-        let leaf = house.verified(&svid);
+        let leaf = fixture.verified(&svid);
         assert_eq!(leaf.id, id("/coder"));
         assert_eq!(leaf.not_after.as_secs(), START + 60);
         assert_eq!(
@@ -78,8 +78,8 @@ async fn each_item_is_answered_in_its_place() {
 
 #[tokio::test]
 async fn a_batch_is_neither_empty_nor_endless() {
-    let house = House::new().await;
-    let mut client = house.agent("a", &[]).await.svids();
+    let fixture = Fixture::new().await;
+    let mut client = fixture.agent("a", &[]).await.svids();
     let empty = client
         .batch_new_x509svid(wire::BatchNewX509svidRequest::default())
         .await;

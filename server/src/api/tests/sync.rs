@@ -16,10 +16,10 @@ struct Sync {
 }
 
 impl Sync {
-    async fn open(door: &Door, first: wire::SyncAuthorizedEntriesRequest) -> Self {
+    async fn open(caller: &TestCaller, first: wire::SyncAuthorizedEntriesRequest) -> Self {
         let (say, said) = mpsc::channel(4);
         say.send(first).await.unwrap();
-        let answers = door
+        let answers = caller
             .entries()
             .sync_authorized_entries(ReceiverStream::new(said))
             .await;
@@ -46,22 +46,22 @@ fn first() -> wire::SyncAuthorizedEntriesRequest {
     wire::SyncAuthorizedEntriesRequest::default()
 }
 
-async fn fill(house: &House, count: usize) -> Vec<types::Entry> {
+async fn fill(fixture: &Fixture, count: usize) -> Vec<types::Entry> {
     let entries: Vec<types::Entry> = (0..count)
         .map(|i| entry(&format!("/w/{i}"), AGENT))
         .collect();
     let mut made = Vec::new();
     for part in entries.chunks(1_000) {
-        made.extend(create(&house.local(), part.to_vec()).await);
+        made.extend(create(&fixture.local(), part.to_vec()).await);
     }
     made
 }
 
 #[tokio::test]
 async fn few_entries_come_in_one_message() {
-    let house = House::new().await;
-    let door = house.agent("a", &["x:1", "x:2"]).await;
-    let mut none = Sync::open(&door, first()).await;
+    let fixture = Fixture::new().await;
+    let caller = fixture.agent("a", &["x:1", "x:2"]).await;
+    let mut none = Sync::open(&caller, first()).await;
     assert_eq!(
         none.page().await,
         Some(wire::SyncAuthorizedEntriesResponse::default())
@@ -76,7 +76,7 @@ async fn few_entries_come_in_one_message() {
         ..entry("/alias", "/spire/server")
     };
     let made = create(
-        &house.local(),
+        &fixture.local(),
         vec![
             entry("/direct", AGENT),
             entry("/below", "/direct"),
@@ -86,7 +86,7 @@ async fn few_entries_come_in_one_message() {
         ],
     )
     .await;
-    let mut sync = Sync::open(&door, first()).await;
+    let mut sync = Sync::open(&caller, first()).await;
     let page = sync.page().await.unwrap();
     let mut got: Vec<&str> = page.entries.iter().map(|e| e.id.as_str()).collect();
     got.sort_unstable();
@@ -104,7 +104,7 @@ async fn few_entries_come_in_one_message() {
             ..Default::default()
         }),
     };
-    let all = door
+    let all = caller
         .entries()
         .get_authorized_entries(all)
         .await
@@ -120,19 +120,19 @@ async fn few_entries_come_in_one_message() {
 
 #[tokio::test]
 async fn exactly_a_page_still_comes_at_once() {
-    let house = House::new().await;
-    let door = house.agent("a", &[]).await;
-    fill(&house, 500).await;
-    let mut sync = Sync::open(&door, first()).await;
+    let fixture = Fixture::new().await;
+    let caller = fixture.agent("a", &[]).await;
+    fill(&fixture, 500).await;
+    let mut sync = Sync::open(&caller, first()).await;
     assert_eq!(sync.page().await.unwrap().entries.len(), 500);
     assert_eq!(sync.page().await, None);
 }
 
 #[tokio::test]
 async fn many_entries_come_as_revisions_and_then_as_asked() {
-    let house = House::new().await;
-    let door = house.agent("a", &[]).await;
-    let made = fill(&house, 1_100).await;
+    let fixture = Fixture::new().await;
+    let caller = fixture.agent("a", &[]).await;
+    let made = fill(&fixture, 1_100).await;
     let mask = types::EntryMask {
         revision_number: true,
         hint: true,
@@ -142,7 +142,7 @@ async fn many_entries_come_as_revisions_and_then_as_asked() {
         output_mask: Some(mask),
         ids: vec![],
     };
-    let mut sync = Sync::open(&door, asked).await;
+    let mut sync = Sync::open(&caller, asked).await;
     let mut sizes = Vec::new();
     let mut revisions = Vec::new();
     loop {
@@ -193,10 +193,10 @@ async fn many_entries_come_as_revisions_and_then_as_asked() {
 
 #[tokio::test]
 async fn the_first_request_is_checked() {
-    let house = House::new().await;
-    let door = house.agent("a", &[]).await;
+    let fixture = Fixture::new().await;
+    let caller = fixture.agent("a", &[]).await;
     let told = async |request| {
-        let mut sync = Sync::open(&door, request).await;
+        let mut sync = Sync::open(&caller, request).await;
         let status = sync.hear.message().await.unwrap_err();
         (status.code(), status.message().to_owned())
     };
@@ -216,29 +216,29 @@ async fn the_first_request_is_checked() {
 
 #[tokio::test]
 async fn one_agent_can_not_hold_any_number_of_syncs_open() {
-    let house = House::new().await;
-    let door = house.agent("a", &[]).await;
-    fill(&house, limits::SYNC_PAGE + 1).await;
+    let fixture = Fixture::new().await;
+    let caller = fixture.agent("a", &[]).await;
+    fill(&fixture, limits::SYNC_PAGE + 1).await;
     let mut open = Vec::new();
     for _ in 0..limits::MAX_SYNCS_PER_AGENT {
-        let mut sync = Sync::open(&door, first()).await;
+        let mut sync = Sync::open(&caller, first()).await;
         assert!(sync.page().await.is_some());
         open.push(sync);
     }
     let (_say, said) = mpsc::channel(1);
-    let refused = door
+    let refused = caller
         .entries()
         .sync_authorized_entries(ReceiverStream::new(said))
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     // Another agent is not concerned.
-    let other = house.agent("b", &[]).await;
+    let other = fixture.agent("b", &[]).await;
     assert!(Sync::open(&other, first()).await.page().await.is_some());
     // A place is free as soon as a sync is over.
     let Sync { say, mut hear } = open.remove(0);
     drop(say);
     while hear.message().await.unwrap().is_some() {}
-    let mut again = Sync::open(&door, first()).await;
+    let mut again = Sync::open(&caller, first()).await;
     assert!(again.page().await.is_some());
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use countersign_config::Section;
 
-use crate::attestor::path_template::PathTemplate;
-use crate::attestor::x509pop::field_kind;
+use crate::node_attestor::path_template::PathTemplate;
+use crate::node_attestor::x509pop::field_kind;
 
 const DEFAULT_INTERMEDIATES: usize = 4;
 /// A longer chain is a mistake.
@@ -20,31 +20,31 @@ const DEFAULT_SPIFFE_TEMPLATE: &str = "/{{ .PluginName }}/{{ .SVIDPathTrimmed }}
 
 /// The settings of the attestor. The files of authorities are read when the server starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub(crate) struct X509PopChoice {
     /// The authorities of the certificates of nodes.
-    pub mode: Mode,
+    pub(crate) mode: X509PopMode,
     /// The path of the node agent's ID after `/spire/agent`.
-    pub path_template: PathTemplate,
+    pub(crate) path_template: PathTemplate,
     /// The most intermediate certificates that a node may send.
-    pub max_intermediates: usize,
+    pub(crate) max_intermediates: usize,
     /// The longest RSA key, in bits.
-    pub max_rsa_key_size: usize,
+    pub(crate) max_rsa_key_size: usize,
     /// Whether one of the certificate's IP addresses must be the one that the node calls from.
-    pub verify_client_ip: bool,
+    pub(crate) verify_client_ip: bool,
 }
 
 /// The authorities of the certificates of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum X509PopMode {
     /// The authorities in these files.
     ExternalPki(Vec<PathBuf>),
     /// The trust domain itself, for paths that begin with this; it ends with `/`.
     Spiffe(String),
 }
 
-pub(super) fn choice(data: &Section<'_>) -> Option<Choice> {
+pub(super) fn choice(data: &Section<'_>) -> Option<X509PopChoice> {
     let mode = mode(data);
-    let spiffe = matches!(mode, Some(Mode::Spiffe(_)));
+    let spiffe = matches!(mode, Some(X509PopMode::Spiffe(_)));
     let read = |text: &str| PathTemplate::parse(text, field_kind);
     let path_template = match data.string("agent_path_template") {
         Some(_) => data.parsed("agent_path_template", read),
@@ -62,7 +62,7 @@ pub(super) fn choice(data: &Section<'_>) -> Option<Choice> {
     );
     let max_rsa_key_size = number("max_rsa_key_size", RSA_BITS, DEFAULT_RSA_BITS);
     let verify_client_ip = data.bool("verify_client_ip").unwrap_or(false);
-    Some(Choice {
+    Some(X509PopChoice {
         mode: mode?,
         path_template: path_template?,
         max_intermediates,
@@ -71,7 +71,7 @@ pub(super) fn choice(data: &Section<'_>) -> Option<Choice> {
     })
 }
 
-fn mode(data: &Section<'_>) -> Option<Mode> {
+fn mode(data: &Section<'_>) -> Option<X509PopMode> {
     let (one, many) = (data.path("ca_bundle_path"), data.list("ca_bundle_paths"));
     let prefix = prefix(data);
     let spiffe = data.choice("mode", &[("external_pki", false), ("spiffe", true)]);
@@ -83,7 +83,7 @@ fn mode(data: &Section<'_>) -> Option<Mode> {
             );
             return None;
         }
-        return Some(Mode::Spiffe(prefix));
+        return Some(X509PopMode::Spiffe(prefix));
     }
     match (one, many) {
         (Some(_), Some(_)) => {
@@ -93,8 +93,8 @@ fn mode(data: &Section<'_>) -> Option<Mode> {
             );
             None
         }
-        (Some(path), None) => Some(Mode::ExternalPki(vec![path])),
-        (None, Some(paths)) if !paths.is_empty() => Some(Mode::ExternalPki(
+        (Some(path), None) => Some(X509PopMode::ExternalPki(vec![path])),
+        (None, Some(paths)) if !paths.is_empty() => Some(X509PopMode::ExternalPki(
             paths.into_iter().map(PathBuf::from).collect(),
         )),
         _ => {

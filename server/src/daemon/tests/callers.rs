@@ -141,7 +141,7 @@ struct House {
     address: SocketAddr,
     socket: std::path::PathBuf,
     store: Store,
-    registry: Registry,
+    index: Index,
     authority: Authority,
     tls: TlsContext,
 }
@@ -179,9 +179,9 @@ plugins {{
             address: bound.tcp_address,
             socket,
             store: bound.store.clone(),
-            registry: bound.registry.clone(),
+            index: bound.index.clone(),
             authority: bound.rotation.authority(),
-            tls: TlsContext::new(Arc::new(bound.registry.clone()), time),
+            tls: TlsContext::new(Arc::new(bound.index.clone()), time),
             clock,
         };
         tokio::spawn(bound.serve(stop.clone(), None));
@@ -215,12 +215,12 @@ plugins {{
 
     async fn attested(&self, node: &Node) {
         let written = self.store.node_attested(node).await.unwrap();
-        self.registry.reached(written.seq).await.unwrap();
+        self.index.reached(written.seq).await.unwrap();
     }
 
     async fn renewed(&self, node: &Node, svid: &X509Svid) {
         let written = self.store.node_renewed(&node.id, credential(svid)).await;
-        self.registry.reached(written.unwrap().seq).await.unwrap();
+        self.index.reached(written.unwrap().seq).await.unwrap();
     }
 
     /// A connection with this SVID, or the handshake's failure.
@@ -252,7 +252,7 @@ plugins {{
             self_signed_authority(&td, &Subject::authority(), key.as_ref(), life, NOW).unwrap();
         let authority = X509Authority::new(root.clone()).unwrap();
         let written = self.store.bundle_append(&td, &[authority], &[]).await;
-        self.registry.reached(written.unwrap().seq).await.unwrap();
+        self.index.reached(written.unwrap().seq).await.unwrap();
         let ca = IssuingCa::new(root, Vec::new(), key).unwrap();
         move |path: &str| {
             let key = PrivateKey::generate(KeyType::EcP256).unwrap();
@@ -387,7 +387,7 @@ async fn every_method_answers_every_kind_of_caller_as_spires_does() {
     let (agent, _) = house.agent("a").await;
     let (banned, node) = house.agent("banned").await;
     let written = house.store.node_banned(&node.id).await.unwrap();
-    house.registry.reached(written.seq).await.unwrap();
+    house.index.reached(written.seq).await.unwrap();
     let evicted = house
         .svid(&id("spiffe://example.org/spire/agent/x509pop/gone"))
         .await;

@@ -151,7 +151,7 @@ async fn a_redirect_leads_to_the_document() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_plain_http_or_without_end_is_refused() {
+async fn endless_redirects_and_plain_http_are_refused() {
     for (location, said) in [
         ("http://127.0.0.1/bundle", "no bundle endpoint can be"),
         ("/first", "redirects more than"),
@@ -188,7 +188,7 @@ async fn an_endpoint_with_another_id_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_breaks_off_or_has_another_status_is_no_document() {
+async fn a_large_or_broken_body_or_another_status_is_refused() {
     let endless = vec![b' '; document::MAX_DOCUMENT_LEN + 1];
     let announced = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",

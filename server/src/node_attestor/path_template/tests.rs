@@ -2,12 +2,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn kind(path: &[String]) -> Option<Kind> {
+fn kind(path: &[String]) -> Option<ValueKind> {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match path.as_slice() {
-        ["Name" | "Empty"] | ["Names", _] => Some(Kind::Text),
-        ["List"] => Some(Kind::List),
-        ["Names"] => Some(Kind::Map),
+        ["Name" | "Empty"] | ["Names", _] => Some(ValueKind::Text),
+        ["List"] => Some(ValueKind::List),
+        ["Names"] => Some(ValueKind::Map),
         _ => None,
     }
 }

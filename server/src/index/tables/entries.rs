@@ -12,11 +12,11 @@ use countersign_store::backend::Seq;
 use super::postings::{List, Postings};
 use super::table::{Table, portion};
 use super::{EntryRecord, Limit, Portion};
-use crate::registry::filter::{EntryFilter, Match};
+use crate::index::filter::{EntryFilter, Match};
 
 /// Entries by their ID, by when they were made, and by what they are looked up by.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct Entries {
+pub(in crate::index) struct Entries {
     table: Table<EntryId, Entry>,
     by_spiffe_id: Postings<SpiffeId>,
     by_parent: Postings<SpiffeId>,
@@ -28,21 +28,21 @@ pub(in crate::registry) struct Entries {
 }
 
 impl Entries {
-    pub(in crate::registry) fn len(&self) -> usize {
+    pub(in crate::index) fn len(&self) -> usize {
         self.table.len()
     }
 
-    pub(in crate::registry) fn by_id(&self, id: &str) -> Option<&EntryRecord> {
+    pub(in crate::index) fn by_id(&self, id: &str) -> Option<&EntryRecord> {
         self.table.by_id(id)
     }
 
     /// The entries with this SPIFFE ID.
-    pub(in crate::registry) fn of_id(&self, id: &SpiffeId) -> impl Iterator<Item = &EntryRecord> {
+    pub(in crate::index) fn of_id(&self, id: &SpiffeId) -> impl Iterator<Item = &EntryRecord> {
         self.records(self.by_spiffe_id.of(id))
     }
 
     /// The entries with this parent.
-    pub(in crate::registry) fn children(
+    pub(in crate::index) fn children(
         &self,
         parent: &SpiffeId,
     ) -> impl Iterator<Item = &EntryRecord> {
@@ -50,12 +50,12 @@ impl Entries {
     }
 
     /// Whether any entry has this parent.
-    pub(in crate::registry) fn has_children(&self, parent: &SpiffeId) -> bool {
+    pub(in crate::index) fn has_children(&self, parent: &SpiffeId) -> bool {
         self.by_parent.count(parent) > 0
     }
 
     /// The entries that federate with this trust domain.
-    pub(in crate::registry) fn federating(
+    pub(in crate::index) fn federating(
         &self,
         td: &TrustDomain,
     ) -> impl Iterator<Item = &EntryRecord> {
@@ -63,7 +63,7 @@ impl Entries {
     }
 
     /// The aliases that apply to a node with these selectors.
-    pub(in crate::registry) fn aliases_of<'a>(
+    pub(in crate::index) fn aliases_of<'a>(
         &'a self,
         node: &'a SelectorSet,
     ) -> impl Iterator<Item = &'a EntryRecord> {
@@ -73,7 +73,7 @@ impl Entries {
     }
 
     /// The entries that expired before `now`.
-    pub(in crate::registry) fn expired(&self, now: UnixTime) -> Vec<EntryId> {
+    pub(in crate::index) fn expired(&self, now: UnixTime) -> Vec<EntryId> {
         self.expiring
             .range(..(now, Seq::ZERO))
             .filter_map(|(_, seq)| Some(self.table.made_by(*seq)?.value.id.clone()))
@@ -81,7 +81,7 @@ impl Entries {
     }
 
     /// The next entries that the filter wants, found by the index with the fewest candidates.
-    pub(in crate::registry) fn after(
+    pub(in crate::index) fn after(
         &self,
         filter: &EntryFilter,
         after: Seq,
@@ -117,7 +117,7 @@ impl Entries {
         ]
     }
 
-    pub(in crate::registry) fn put(&mut self, mut record: Record<Entry>) -> EntryRecord {
+    pub(in crate::index) fn put(&mut self, mut record: Record<Entry>) -> EntryRecord {
         self.remove(&record.value.id);
         self.share(&mut record.value);
         let (entry, seq) = (&record.value, record.created);
@@ -140,7 +140,7 @@ impl Entries {
         self.table.put(record)
     }
 
-    pub(in crate::registry) fn remove(&mut self, id: &EntryId) {
+    pub(in crate::index) fn remove(&mut self, id: &EntryId) {
         let Some(old) = self.table.remove(id) else {
             return;
         };

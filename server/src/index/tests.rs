@@ -62,12 +62,12 @@ fn node(path: &str, with: &[u8]) -> Node {
     }
 }
 
-/// A registry that follows a store in memory.
-pub(crate) async fn following() -> (Store, Registry) {
+/// A index that follows a store in memory.
+pub(crate) async fn following() -> (Store, Index) {
     let store = Store::in_memory();
-    let registry = Registry::load(store.clone()).await.unwrap();
-    tokio::spawn(registry.follow());
-    (store, registry)
+    let index = Index::load(store.clone()).await.unwrap();
+    tokio::spawn(index.follow());
+    (store, index)
 }
 
 fn names(records: &[EntryRecord]) -> Vec<&str> {
@@ -77,17 +77,17 @@ fn names(records: &[EntryRecord]) -> Vec<&str> {
         .collect()
 }
 
-async fn create(store: &Store, registry: &Registry, entries: &[Entry]) {
+async fn create(store: &Store, index: &Index, entries: &[Entry]) {
     for result in store.entries_create(entries).await.unwrap() {
-        registry.reached(result.unwrap().seq).await.unwrap();
+        index.reached(result.unwrap().seq).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn what_was_written_is_read_once_its_commit_is_reached() {
-    let (store, registry) = following().await;
-    create(&store, &registry, &[entry("a", "/a", "/p", &[1])]).await;
-    assert_eq!(registry.entry("a").unwrap().value.spiffe_id, id("/a"));
+async fn a_write_is_read_once_its_commit_is_reached() {
+    let (store, index) = following().await;
+    create(&store, &index, &[entry("a", "/a", "/p", &[1])]).await;
+    assert_eq!(index.entry("a").unwrap().value.spiffe_id, id("/a"));
     let ids = [EntryId::new("a").unwrap()];
     let moved = store
         .entries_update(&ids, |_, old| {
@@ -98,24 +98,21 @@ async fn what_was_written_is_read_once_its_commit_is_reached() {
         })
         .await
         .unwrap();
-    registry
-        .reached(moved[0].as_ref().unwrap().seq)
-        .await
-        .unwrap();
+    index.reached(moved[0].as_ref().unwrap().seq).await.unwrap();
     let below = |parent| EntryFilter {
         parent_id: Some(id(parent)),
         ..EntryFilter::default()
     };
-    assert_eq!(registry.count_entries(&below("/p")), 0);
-    assert_eq!(registry.count_entries(&below("/q")), 1);
+    assert_eq!(index.count_entries(&below("/p")), 0);
+    assert_eq!(index.count_entries(&below("/q")), 1);
     let gone = store.entries_delete(&ids).await.unwrap()[0].unwrap();
-    registry.reached(gone).await.unwrap();
-    assert_eq!(registry.entry("a"), None);
-    assert_eq!(registry.count_entries(&EntryFilter::default()), 0);
+    index.reached(gone).await.unwrap();
+    assert_eq!(index.entry("a"), None);
+    assert_eq!(index.count_entries(&EntryFilter::default()), 0);
 }
 
 #[tokio::test]
-async fn what_was_there_is_loaded() {
+async fn existing_objects_are_loaded() {
     let store = Store::in_memory();
     let entries: Vec<Entry> = (0..2_500)
         .map(|i| entry(&format!("e{i}"), &format!("/{i}"), "/p", &[1]))
@@ -126,27 +123,27 @@ async fn what_was_there_is_loaded() {
         .await
         .unwrap();
     store.bundle_append(&td(), &[], &[]).await.unwrap();
-    let registry = Registry::load(store.clone()).await.unwrap();
-    assert_eq!(registry.count_entries(&EntryFilter::default()), 2_500);
-    assert_eq!(registry.count_nodes(&NodeFilter::default()), 1);
+    let index = Index::load(store.clone()).await.unwrap();
+    assert_eq!(index.count_entries(&EntryFilter::default()), 2_500);
+    assert_eq!(index.count_nodes(&NodeFilter::default()), 1);
     assert_eq!(
-        (registry.count_bundles(), registry.bundle("td").is_some()),
+        (index.count_bundles(), index.bundle("td").is_some()),
         (1, true)
     );
     // In the order in which they were made, not by name.
-    let first = registry.entries(&EntryFilter::default(), Page::After(Seq::ZERO, 3));
+    let first = index.entries(&EntryFilter::default(), Page::After(Seq::ZERO, 3));
     assert_eq!(names(&first), ["e0", "e1", "e2"]);
 }
 
 #[tokio::test]
 async fn pages_follow_creation_and_survive_deletion() {
-    let (store, registry) = following().await;
+    let (store, index) = following().await;
     let entries: Vec<Entry> = (0..7)
         .map(|i| entry(&format!("e{}", 9 - i), &format!("/{i}"), "/p", &[1]))
         .collect();
-    create(&store, &registry, &entries).await;
+    create(&store, &index, &entries).await;
     let all = EntryFilter::default();
-    let page = registry.entries(&all, Page::After(Seq::ZERO, 3));
+    let page = index.entries(&all, Page::After(Seq::ZERO, 3));
     assert_eq!(names(&page), ["e9", "e8", "e7"]);
     let last = page[2].created;
     let gone = store
@@ -154,9 +151,9 @@ async fn pages_follow_creation_and_survive_deletion() {
         .await
         .unwrap()[0]
         .unwrap();
-    registry.reached(gone).await.unwrap();
+    index.reached(gone).await.unwrap();
     assert_eq!(
-        names(&registry.entries(&all, Page::After(last, 3))),
+        names(&index.entries(&all, Page::After(last, 3))),
         ["e6", "e5", "e4"]
     );
     let below = EntryFilter {
@@ -164,15 +161,15 @@ async fn pages_follow_creation_and_survive_deletion() {
         ..EntryFilter::default()
     };
     assert_eq!(
-        names(&registry.entries(&below, Page::After(last, 3))),
+        names(&index.entries(&below, Page::After(last, 3))),
         ["e6", "e5", "e4"]
     );
-    assert_eq!(registry.entries(&all, Page::All).len(), 6);
+    assert_eq!(index.entries(&all, Page::All).len(), 6);
 }
 
 #[tokio::test]
 async fn an_admin_is_made_by_an_entry() {
-    let (store, registry) = following().await;
+    let (store, index) = following().await;
     let admin = Entry {
         admin: true,
         ..entry("a", "/admin", "/p", &[1])
@@ -183,29 +180,29 @@ async fn an_admin_is_made_by_an_entry() {
     };
     create(
         &store,
-        &registry,
+        &index,
         &[admin, downstream, entry("n", "/none", "/p", &[1])],
     )
     .await;
-    assert!(registry.is_admin(&id("/admin")) && !registry.is_downstream(&id("/admin")));
-    assert!(registry.is_downstream(&id("/down")) && !registry.is_admin(&id("/down")));
-    assert!(!registry.is_admin(&id("/none")) && !registry.is_admin(&id("/unknown")));
+    assert!(index.is_admin(&id("/admin")) && !index.is_downstream(&id("/admin")));
+    assert!(index.is_downstream(&id("/down")) && !index.is_admin(&id("/down")));
+    assert!(!index.is_admin(&id("/none")) && !index.is_admin(&id("/unknown")));
 }
 
 #[tokio::test]
 async fn expired_entries_are_found() {
-    let (store, registry) = following().await;
+    let (store, index) = following().await;
     let until = |name: &str, secs| Entry {
         expires_at: Some(UnixTime::from_secs(secs)),
         ..entry(name, &format!("/{name}"), "/p", &[1])
     };
     create(
         &store,
-        &registry,
+        &index,
         &[until("a", 5), until("b", 6), entry("c", "/c", "/p", &[1])],
     )
     .await;
-    let expired = |secs| registry.expired_entries(UnixTime::from_secs(secs));
+    let expired = |secs| index.expired_entries(UnixTime::from_secs(secs));
     assert!(
         expired(5).is_empty(),
         "an entry is valid up to its last second"
@@ -215,13 +212,13 @@ async fn expired_entries_are_found() {
 }
 
 #[tokio::test]
-async fn waiting_ends_when_the_registry_stops_following() {
+async fn waiting_ends_when_the_index_stops_following() {
     let store = Store::in_memory();
-    let registry = Registry::load(store).await.unwrap();
-    let following = tokio::spawn(registry.follow());
+    let index = Index::load(store).await.unwrap();
+    let following = tokio::spawn(index.follow());
     following.abort();
     let _ = following.await;
-    assert_eq!(registry.reached(Seq::new(7)).await, Err(Behind::Stopped));
+    assert_eq!(index.reached(Seq::new(7)).await, Err(Behind::Stopped));
 }
 
 /// The specification's words, without any index.
@@ -384,7 +381,7 @@ fn tables_of(entries: &[Entry], removed: &[usize]) -> (Tables, Vec<Entry>) {
 
 proptest! {
     #[test]
-    fn filters_say_what_a_naive_reading_says(
+    fn filters_match_like_a_naive_filter(
         entries in proptest::collection::vec(any_entry(), 0..25),
         removed in proptest::collection::vec(0..25_usize, 0..5),
         filter in any_filter(),
@@ -437,7 +434,7 @@ proptest! {
 
 #[tokio::test]
 async fn nodes_are_filtered_by_everything_given() {
-    let (store, registry) = following().await;
+    let (store, index) = following().await;
     let banned = node("/spire/agent/b", &[1]);
     let other = Node {
         attestation_type: "x509pop".into(),
@@ -448,10 +445,10 @@ async fn nodes_are_filtered_by_everything_given() {
         store.node_attested(node).await.unwrap();
     }
     let seq = store.node_banned(&banned.id).await.unwrap().seq;
-    registry.reached(seq).await.unwrap();
+    index.reached(seq).await.unwrap();
     let none = NodeFilter::default();
     let matching = |filter: NodeFilter| {
-        let nodes = registry.nodes(&filter, Page::All);
+        let nodes = index.nodes(&filter, Page::All);
         nodes
             .iter()
             .map(|r| r.value.id.path().to_owned())
@@ -492,15 +489,12 @@ async fn nodes_are_filtered_by_everything_given() {
 
 #[tokio::test]
 async fn a_similar_entry_is_found() {
-    let (store, registry) = following().await;
-    create(&store, &registry, &[entry("a", "/a", "/p", &[1, 2])]).await;
+    let (store, index) = following().await;
+    create(&store, &index, &[entry("a", "/a", "/p", &[1, 2])]).await;
     let alike = Entry {
         x509_svid_ttl: Some(Duration::from_secs(1)),
         ..entry("b", "/a", "/p", &[2, 1])
     };
-    assert_eq!(
-        registry.similar_entry(&alike).unwrap().value.id.as_str(),
-        "a"
-    );
-    assert_eq!(registry.similar_entry(&entry("b", "/a", "/p", &[1])), None);
+    assert_eq!(index.similar_entry(&alike).unwrap().value.id.as_str(), "a");
+    assert_eq!(index.similar_entry(&entry("b", "/a", "/p", &[1])), None);
 }

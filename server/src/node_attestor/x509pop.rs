@@ -22,14 +22,14 @@ mod roots;
 #[cfg(test)]
 mod tests;
 
-pub use leaf::field_kind;
+pub(crate) use leaf::field_kind;
 use leaf::{Leaf, fingerprint};
 use proof::Challenge;
-pub use roots::{InvalidRoots, Roots};
+pub(crate) use roots::{InvalidRoots, Roots};
 
 /// The authorities of the certificates of nodes.
 #[derive(Clone, Debug)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Authorities of a PKI outside of this trust domain.
     ExternalPki(Roots),
     /// This trust domain itself: the certificate is an X.509-SVID whose path begins with the prefix, which ends with `/`.
@@ -41,23 +41,23 @@ pub enum Mode {
 
 /// The settings of the attestor.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct X509PopSettings {
     /// The authorities.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// The path of the node agent's ID after `/spire/agent`.
-    pub path_template: PathTemplate,
+    pub(crate) path_template: PathTemplate,
     /// The most intermediate certificates that a node may send.
-    pub max_intermediates: usize,
+    pub(crate) max_intermediates: usize,
     /// The longest RSA key, in bits.
-    pub max_rsa_key_size: usize,
+    pub(crate) max_rsa_key_size: usize,
     /// Whether one of the certificate's IP addresses must be the one that the node calls from.
-    pub verify_client_ip: bool,
+    pub(crate) verify_client_ip: bool,
 }
 
 /// The attestor `x509pop`.
 #[derive(Debug)]
-pub struct X509Pop {
-    settings: Settings,
+pub(crate) struct X509Pop {
+    settings: X509PopSettings,
     trust_domain: TrustDomain,
     bundles: Arc<dyn Bundles>,
     clock: SharedClock,
@@ -72,12 +72,12 @@ struct Trusted {
 
 impl X509Pop {
     /// The attestation type.
-    pub const NAME: &str = "x509pop";
+    pub(crate) const NAME: &str = "x509pop";
 
     /// An attestor for a trust domain; `bundles` has the trust domain's own one, for [`Mode::Spiffe`].
     #[must_use]
-    pub const fn new(
-        settings: Settings,
+    pub(crate) const fn new(
+        settings: X509PopSettings,
         trust_domain: TrustDomain,
         bundles: Arc<dyn Bundles>,
         clock: SharedClock,

@@ -14,7 +14,7 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::X509Name;
 
-use super::super::path_template::{Kind, Value};
+use super::super::path_template::{Value, ValueKind};
 use super::X509Pop;
 
 const P256: &str = "1.2.840.10045.3.1.7";
@@ -184,7 +184,7 @@ impl Leaf {
 
 /// The kind of a field of templates; `None` if there is no such field.
 #[must_use]
-pub fn field_kind(path: &[String]) -> Option<Kind> {
+pub(crate) fn field_kind(path: &[String]) -> Option<ValueKind> {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let is = |rows: &[(&str, &str)], part: &str| rows.iter().any(|(_, name)| *name == part);
     match path.as_slice() {
@@ -192,11 +192,11 @@ pub fn field_kind(path: &[String]) -> Option<Kind> {
             "PluginName" | "Fingerprint" | "TrustDomain" | "SerialNumberHex" | "SerialNumber"
             | "SVIDPathTrimmed",
         ]
-        | ["URISanSelectors", _] => Some(Kind::Text),
-        ["DNSNames"] => Some(Kind::List),
-        ["URISanSelectors"] => Some(Kind::Map),
-        ["Subject" | "Issuer", part] if is(&TEXTS, part) => Some(Kind::Text),
-        ["Subject" | "Issuer", part] if is(&LISTS, part) => Some(Kind::List),
+        | ["URISanSelectors", _] => Some(ValueKind::Text),
+        ["DNSNames"] => Some(ValueKind::List),
+        ["URISanSelectors"] => Some(ValueKind::Map),
+        ["Subject" | "Issuer", part] if is(&TEXTS, part) => Some(ValueKind::Text),
+        ["Subject" | "Issuer", part] if is(&LISTS, part) => Some(ValueKind::List),
         _ => None,
     }
 }
@@ -220,7 +220,7 @@ impl Name {
 
     fn field(&self, part: &str) -> Option<Value> {
         match field_kind(&["Subject".into(), part.to_owned()])? {
-            Kind::Text => Some(Value::Text(self.text(part).unwrap_or_default().to_owned())),
+            ValueKind::Text => Some(Value::Text(self.text(part).unwrap_or_default().to_owned())),
             _ => Some(Value::List(self.0.get(part).cloned().unwrap_or_default())),
         }
     }

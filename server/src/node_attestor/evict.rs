@@ -3,7 +3,7 @@
 use countersign_identity::{Entry, Node, Selector, SpiffeId};
 
 use super::JoinToken;
-use crate::registry::{EntryFilter, Match, Page, Registry};
+use crate::index::{EntryFilter, Index, Match, Page};
 use countersign_store::backend::Seq;
 use countersign_store::{NodeError, Store};
 
@@ -12,27 +12,27 @@ use countersign_store::{NodeError, Store};
 ///
 /// # Errors
 /// There is no such node, or the store failed.
-pub async fn evict(
+pub(crate) async fn evict(
     store: &Store,
-    registry: &Registry,
+    index: &Index,
     id: &SpiffeId,
     due: &(dyn Fn(&Node) -> bool + Sync),
 ) -> Result<Option<Seq>, NodeError> {
-    let node = registry.node(id).ok_or(NodeError::Missing)?;
+    let node = index.node(id).ok_or(NodeError::Missing)?;
     let alias = (node.value.attestation_type == JoinToken::NAME)
-        .then(|| token_entry(registry, id))
+        .then(|| token_entry(index, id))
         .flatten();
     store.node_deleted(id, alias.as_ref(), due).await
 }
 
 /// The entry that a join token with a second ID made: a child of the node, with the node's ID as its only selector.
-fn token_entry(registry: &Registry, node: &SpiffeId) -> Option<Entry> {
+fn token_entry(index: &Index, node: &SpiffeId) -> Option<Entry> {
     let own = Selector::new("spiffe_id", node.as_str());
     let filter = EntryFilter {
         parent_id: Some(node.clone()),
         selectors: Some((Match::Exact, own.into_iter().collect())),
         ..EntryFilter::default()
     };
-    let found = registry.entries(&filter, Page::All);
+    let found = index.entries(&filter, Page::All);
     found.first().map(|record| record.value.clone())
 }

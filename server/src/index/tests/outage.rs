@@ -1,45 +1,45 @@
-//! What the registry does while its store fails.
+//! What the index does while its store fails.
 
 use countersign_store::backend::flaky::{Fault, Flaky};
 
 use super::*;
 
-async fn over(flaky: &Flaky) -> (Store, Registry) {
+async fn over(flaky: &Flaky) -> (Store, Index) {
     let store = Store::new(Arc::new(flaky.clone()));
-    let registry = Registry::load(store.clone()).await.unwrap();
-    tokio::spawn(registry.follow());
-    (store, registry)
+    let index = Index::load(store.clone()).await.unwrap();
+    tokio::spawn(index.follow());
+    (store, index)
 }
 
 #[tokio::test(start_paused = true)]
 async fn it_answers_from_memory_meanwhile_and_catches_up() {
     let flaky = Flaky::new();
-    let (store, registry) = over(&flaky).await;
-    create(&store, &registry, &[entry("a", "/a", "/p", &[1])]).await;
+    let (store, index) = over(&flaky).await;
+    create(&store, &index, &[entry("a", "/a", "/p", &[1])]).await;
     flaky.set(Fault::Changes);
     let made = store
         .entries_create(&[entry("b", "/b", "/p", &[1])])
         .await
         .unwrap();
     let seq = made[0].as_ref().unwrap().seq;
-    assert_eq!(registry.reached(seq).await, Err(Behind::Late));
-    assert!(registry.entry("a").is_some() && registry.entry("b").is_none());
+    assert_eq!(index.reached(seq).await, Err(Behind::Late));
+    assert!(index.entry("a").is_some() && index.entry("b").is_none());
     flaky.set(Fault::None);
-    assert_eq!(registry.reached(seq).await, Ok(()));
-    assert!(registry.entry("b").is_some());
+    assert_eq!(index.reached(seq).await, Ok(()));
+    assert!(index.entry("b").is_some());
 }
 
 #[tokio::test]
-async fn a_write_whose_answer_was_lost_is_shown_and_not_made_twice() {
+async fn a_write_whose_answer_was_lost_is_not_made_twice() {
     let flaky = Flaky::new();
-    let (store, registry) = over(&flaky).await;
+    let (store, index) = over(&flaky).await;
     flaky.set(Fault::Answers);
     let wanted = [entry("a", "/a", "/p", &[1])];
     store.entries_create(&wanted).await.unwrap_err();
     flaky.set(Fault::None);
     let head = *store.head().borrow();
-    registry.reached(head).await.unwrap();
-    assert!(registry.entry("a").is_some());
+    index.reached(head).await.unwrap();
+    assert!(index.entry("a").is_some());
     let again = store.entries_create(&wanted).await.unwrap().remove(0);
     assert!(matches!(
         again,

@@ -12,11 +12,11 @@ use countersign_store::Record;
 use countersign_store::backend::Seq;
 
 use super::{Limit, Portion};
-use crate::registry::{BundleRecord, RelationshipRecord};
+use crate::index::{BundleRecord, RelationshipRecord};
 
 /// Objects by their ID and in the order of creation.
 #[derive(Debug)]
-pub(in crate::registry) struct Table<K, V> {
+pub(in crate::index) struct Table<K, V> {
     by_id: HashMap<K, Arc<Record<V>>>,
     by_creation: BTreeMap<Seq, Arc<Record<V>>>,
 }
@@ -61,11 +61,11 @@ impl<K, V> Default for Table<K, V> {
 
 #[expect(private_bounds, reason = "an implementation detail of the index")]
 impl<K: Eq + Hash, V: Identified<K>> Table<K, V> {
-    pub(in crate::registry) fn len(&self) -> usize {
+    pub(in crate::index) fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    pub(in crate::registry) fn by_id<Q>(&self, id: &Q) -> Option<&Arc<Record<V>>>
+    pub(in crate::index) fn by_id<Q>(&self, id: &Q) -> Option<&Arc<Record<V>>>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
@@ -79,11 +79,11 @@ impl<K: Eq + Hash, V: Identified<K>> Table<K, V> {
     }
 
     /// All objects in the order of creation.
-    pub(in crate::registry) fn in_order(&self) -> impl Iterator<Item = &Arc<Record<V>>> {
+    pub(in crate::index) fn in_order(&self) -> impl Iterator<Item = &Arc<Record<V>>> {
         self.by_creation.values()
     }
 
-    pub(in crate::registry) fn put(&mut self, record: Record<V>) -> Arc<Record<V>> {
+    pub(in crate::index) fn put(&mut self, record: Record<V>) -> Arc<Record<V>> {
         let id = record.value.id();
         self.remove(&id);
         let record = Arc::new(record);
@@ -92,7 +92,7 @@ impl<K: Eq + Hash, V: Identified<K>> Table<K, V> {
         record
     }
 
-    pub(in crate::registry) fn remove(&mut self, id: &K) -> Option<Arc<Record<V>>> {
+    pub(in crate::index) fn remove(&mut self, id: &K) -> Option<Arc<Record<V>>> {
         let old = self.by_id.remove(id)?;
         self.by_creation.remove(&old.created);
         Some(old)
@@ -113,17 +113,13 @@ impl<K: Eq + Hash, V: Identified<K>> Table<K, V> {
 }
 
 impl Table<TrustDomain, Relationship> {
-    pub(in crate::registry) fn after(
-        &self,
-        after: Seq,
-        limit: Limit,
-    ) -> Portion<RelationshipRecord> {
+    pub(in crate::index) fn after(&self, after: Seq, limit: Limit) -> Portion<RelationshipRecord> {
         self.portion(after, limit, |_| true)
     }
 }
 
 impl Table<TrustDomain, Bundle> {
-    pub(in crate::registry) fn after(&self, after: Seq, limit: Limit) -> Portion<BundleRecord> {
+    pub(in crate::index) fn after(&self, after: Seq, limit: Limit) -> Portion<BundleRecord> {
         self.portion(after, limit, |_| true)
     }
 }

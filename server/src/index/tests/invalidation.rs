@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::registry::invalidation::{Invalidation, NodeSet};
+use crate::index::invalidation::{Invalidation, NodeSet};
 
 /// One change of the graph.
 #[derive(Clone, Debug)]
@@ -263,17 +263,17 @@ fn the_own_bundle_invalidates_all_nodes() {
 
 #[tokio::test]
 async fn a_subscriber_is_woken_and_reads_the_change() {
-    let (store, registry) = following().await;
-    let mut subscription = registry.subscribe(&id(NODES[0]));
-    let mut other = registry.subscribe(&id(NODES[1]));
+    let (store, index) = following().await;
+    let mut subscription = index.subscribe(&id(NODES[0]));
+    let mut other = index.subscribe(&id(NODES[1]));
     let made = [
         entry("a", "/a", "/b", &[1]),
         entry("b", "/b", NODES[0], &[1]),
     ];
-    create(&store, &registry, &made).await;
+    create(&store, &index, &made).await;
     assert!(subscription.changed().await.entries);
-    assert_eq!(registry.authorized_entries(&id(NODES[0])).len(), 2);
-    create(&store, &registry, &[entry("c", "/c", NODES[1], &[1])]).await;
+    assert_eq!(index.authorized_entries(&id(NODES[0])).len(), 2);
+    create(&store, &index, &[entry("c", "/c", NODES[1], &[1])]).await;
     assert!(other.changed().await.entries);
     let woken = futures::FutureExt::now_or_never(subscription.changed());
     assert_eq!(woken, None, "the other node's entry does not concern it");

@@ -1,11 +1,11 @@
 //! Reading templates.
 
-use super::{Expression, Function, InvalidTemplate, Kind, MAX_TEMPLATE, Part, PathTemplate};
+use super::{Expression, Function, InvalidTemplate, MAX_TEMPLATE, Part, PathTemplate, ValueKind};
 
 /// The most expressions within each other.
 const MAX_DEPTH: usize = 16;
 
-type Fields = fn(&[String]) -> Option<Kind>;
+type Fields = fn(&[String]) -> Option<ValueKind>;
 
 pub(super) fn template(text: &str, fields: Fields) -> Result<PathTemplate, InvalidTemplate> {
     if text.len() > MAX_TEMPLATE {
@@ -45,7 +45,7 @@ pub(super) fn template(text: &str, fields: Fields) -> Result<PathTemplate, Inval
         let at = reader.at();
         let (expression, kind) = reader.pipeline()?;
         trim = reader.end()?;
-        if !matches!(kind, Kind::Text | Kind::Number) {
+        if !matches!(kind, ValueKind::Text | ValueKind::Number) {
             return Err(wrong(at, "this is a list or a map, and no text"));
         }
         parts.push(Part::Value(expression));
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Commands with `|` between them: what comes out of one is the last argument of the next.
-    fn pipeline(&mut self) -> Result<(Expression, Kind), InvalidTemplate> {
+    fn pipeline(&mut self) -> Result<(Expression, ValueKind), InvalidTemplate> {
         let mut value = self.command(None)?;
         while self.take("|") {
             value = self.command(Some(value))?;
@@ -112,8 +112,8 @@ impl<'a> Reader<'a> {
     /// A function with its arguments, or a value alone.
     fn command(
         &mut self,
-        piped: Option<(Expression, Kind)>,
-    ) -> Result<(Expression, Kind), InvalidTemplate> {
+        piped: Option<(Expression, ValueKind)>,
+    ) -> Result<(Expression, ValueKind), InvalidTemplate> {
         self.skip_space();
         let at = self.at();
         let name = if self.rest.starts_with(|c: char| c.is_ascii_alphabetic()) {
@@ -138,19 +138,19 @@ impl<'a> Reader<'a> {
     }
 
     /// A field, a text, a number, or a pipeline in parentheses; nothing if none of them stands here.
-    fn value(&mut self) -> Result<Option<(Expression, Kind)>, InvalidTemplate> {
+    fn value(&mut self) -> Result<Option<(Expression, ValueKind)>, InvalidTemplate> {
         self.skip_space();
         let at = self.at();
         match self.rest.chars().next() {
             Some('.') => self.field(at).map(Some),
             Some(quote @ ('"' | '`')) => {
                 let text = self.quoted(quote, at)?;
-                Ok(Some((Expression::Text(text), Kind::Text)))
+                Ok(Some((Expression::Text(text), ValueKind::Text)))
             }
             Some(digit) if digit.is_ascii_digit() => {
                 let number = self.word().parse();
                 let number = number.map_err(|_| wrong(at, "this is no number"))?;
-                Ok(Some((Expression::Number(number), Kind::Number)))
+                Ok(Some((Expression::Number(number), ValueKind::Number)))
             }
             Some('(') => {
                 if self.depth >= MAX_DEPTH {
@@ -172,7 +172,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn field(&mut self, at: usize) -> Result<(Expression, Kind), InvalidTemplate> {
+    fn field(&mut self, at: usize) -> Result<(Expression, ValueKind), InvalidTemplate> {
         let mut path = Vec::new();
         while let Some(rest) = self.rest.strip_prefix('.') {
             self.rest = rest;
@@ -211,8 +211,8 @@ impl<'a> Reader<'a> {
 fn call(
     at: usize,
     name: &str,
-    arguments: Vec<(Expression, Kind)>,
-) -> Result<(Expression, Kind), InvalidTemplate> {
+    arguments: Vec<(Expression, ValueKind)>,
+) -> Result<(Expression, ValueKind), InvalidTemplate> {
     let mut known = Function::ALL
         .iter()
         .filter(|(known, ..)| *known == name)

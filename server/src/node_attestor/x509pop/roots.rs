@@ -41,7 +41,7 @@ pub enum InvalidRoots {
 
 /// Authorities, and certificates of single nodes beside them.
 #[derive(Clone, Debug, Default)]
-pub struct Roots {
+pub(crate) struct Roots {
     authorities: Vec<X509Authority>,
     /// Certificates that are no CAs: each admits exactly itself.
     pinned: Vec<CertificateDer<'static>>,
@@ -52,7 +52,7 @@ impl Roots {
     ///
     /// # Errors
     /// [`InvalidRoots`].
-    pub fn load(paths: &[PathBuf]) -> Result<Self, InvalidRoots> {
+    pub(crate) fn load(paths: &[PathBuf]) -> Result<Self, InvalidRoots> {
         let mut roots = Self::default();
         for path in paths {
             roots.add(path)?;

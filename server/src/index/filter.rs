@@ -6,7 +6,7 @@ use countersign_identity::{Entry, Node, SelectorSet, SpiffeId, TrustDomain, Unix
 
 /// How two sets are compared: the object's, and the one asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Match {
+pub(crate) enum Match {
     /// They are the same.
     Exact,
     /// Everything the object has is asked for, and it has something.
@@ -30,7 +30,7 @@ impl Match {
 
     /// Whether an object with these selectors matches.
     #[must_use]
-    pub fn selectors(self, object: &SelectorSet, asked: &SelectorSet) -> bool {
+    pub(crate) fn selectors(self, object: &SelectorSet, asked: &SelectorSet) -> bool {
         let common = object
             .iter()
             .filter(|selector| asked.contains(selector))
@@ -40,7 +40,11 @@ impl Match {
 
     /// Whether an object with these trust domains matches.
     #[must_use]
-    pub fn trust_domains(self, object: &[TrustDomain], asked: &BTreeSet<TrustDomain>) -> bool {
+    pub(crate) fn trust_domains(
+        self,
+        object: &[TrustDomain],
+        asked: &BTreeSet<TrustDomain>,
+    ) -> bool {
         let object: BTreeSet<&TrustDomain> = object.iter().collect();
         let common = object.iter().filter(|td| asked.contains(**td)).count();
         self.holds(object.len(), asked.len(), common)
@@ -49,31 +53,31 @@ impl Match {
 
 /// Which entries are wanted: those that meet everything given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EntryFilter {
+pub(crate) struct EntryFilter {
     /// With this SPIFFE ID.
-    pub spiffe_id: Option<SpiffeId>,
+    pub(crate) spiffe_id: Option<SpiffeId>,
     /// Below this parent.
-    pub parent_id: Option<SpiffeId>,
+    pub(crate) parent_id: Option<SpiffeId>,
     /// With selectors like these.
-    pub selectors: Option<(Match, SelectorSet)>,
+    pub(crate) selectors: Option<(Match, SelectorSet)>,
     /// That federate with trust domains like these.
-    pub federates_with: Option<(Match, BTreeSet<TrustDomain>)>,
+    pub(crate) federates_with: Option<(Match, BTreeSet<TrustDomain>)>,
     /// With this hint.
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// Of downstream servers, or not.
-    pub downstream: Option<bool>,
+    pub(crate) downstream: Option<bool>,
 }
 
 impl EntryFilter {
     /// Whether everything is wanted.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
     /// Whether this entry is wanted.
     #[must_use]
-    pub fn wants(&self, entry: &Entry) -> bool {
+    pub(crate) fn wants(&self, entry: &Entry) -> bool {
         let Self {
             spiffe_id,
             parent_id,
@@ -97,23 +101,23 @@ impl EntryFilter {
 
 /// Which nodes are wanted: those that meet everything given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeFilter {
+pub(crate) struct NodeFilter {
     /// Proved by this attestor.
-    pub attestation_type: Option<String>,
+    pub(crate) attestation_type: Option<String>,
     /// With selectors like these.
-    pub selectors: Option<(Match, SelectorSet)>,
+    pub(crate) selectors: Option<(Match, SelectorSet)>,
     /// Banned, or not.
-    pub banned: Option<bool>,
+    pub(crate) banned: Option<bool>,
     /// Able to attest again, or not.
-    pub can_reattest: Option<bool>,
+    pub(crate) can_reattest: Option<bool>,
     /// Whose SVID expires before this moment. A banned node has none.
-    pub expires_before: Option<UnixTime>,
+    pub(crate) expires_before: Option<UnixTime>,
 }
 
 impl NodeFilter {
     /// Whether this node is wanted.
     #[must_use]
-    pub fn wants(&self, node: &Node) -> bool {
+    pub(crate) fn wants(&self, node: &Node) -> bool {
         let Self {
             attestation_type,
             selectors,

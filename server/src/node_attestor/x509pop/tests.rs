@@ -20,7 +20,7 @@ use rcgen::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::attestor::path_template::PathTemplate;
+use crate::node_attestor::path_template::PathTemplate;
 
 const NOW: u64 = 1_800_000_000;
 
@@ -66,7 +66,7 @@ fn node(name: &str) -> CertificateParams {
 struct House {
     root_key: KeyPair,
     root: rcgen::Certificate,
-    settings: Settings,
+    settings: X509PopSettings,
     folder: tempfile::TempDir,
 }
 
@@ -85,7 +85,7 @@ impl House {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("roots.pem");
         std::fs::write(&path, root.pem()).unwrap();
-        let settings = Settings {
+        let settings = X509PopSettings {
             mode: Mode::ExternalPki(Roots::load(&[path]).unwrap()),
             path_template: template("/{{ .PluginName }}/{{ .Fingerprint }}"),
             max_intermediates: 4,
@@ -302,7 +302,7 @@ async fn an_answer_is_good_for_its_own_challenge_only() {
 }
 
 #[tokio::test]
-async fn nobody_is_asked_before_the_certificate_may_be_here() {
+async fn the_certificate_is_verified_before_the_challenge() {
     let house = House::new();
     let (key, _) = p256();
     let good = house.issue(&node("n1"), &key);
@@ -395,7 +395,7 @@ async fn a_named_certificate_stands_for_itself() {
 }
 
 #[tokio::test]
-async fn the_address_must_be_one_of_the_certificate_if_that_is_asked() {
+async fn the_client_address_is_verified_if_configured() {
     let mut house = House::new();
     house.settings.verify_client_ip = true;
     let (key, pkcs8) = p256();
@@ -416,7 +416,7 @@ async fn the_address_must_be_one_of_the_certificate_if_that_is_asked() {
 }
 
 #[tokio::test]
-async fn an_svid_below_the_prefix_is_exchanged_and_no_other() {
+async fn only_an_svid_under_the_prefix_is_exchanged() {
     let mut house = House::new();
     house.settings.mode = Mode::Spiffe {
         prefix: "/spire-exchange/".into(),
@@ -452,7 +452,7 @@ async fn an_svid_below_the_prefix_is_exchanged_and_no_other() {
 }
 
 #[tokio::test]
-async fn the_path_is_what_the_template_makes_of_the_certificate() {
+async fn the_template_makes_the_path_from_the_certificate() {
     let mut house = House::new();
     let (key, pkcs8) = p256();
     let made = async |house: &House, name: &str, uris: &[&str]| {
@@ -486,7 +486,7 @@ async fn the_path_is_what_the_template_makes_of_the_certificate() {
 }
 
 #[test]
-fn files_of_authorities_are_named_when_they_cannot_be_used() {
+fn errors_name_the_file_of_authorities() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("roots.pem");
     let told = || {

@@ -13,7 +13,7 @@ use crate::limits;
 
 /// The attestor `join_token`.
 #[derive(Debug)]
-pub struct JoinToken {
+pub(crate) struct JoinToken {
     trust_domain: TrustDomain,
     store: Store,
     clock: SharedClock,
@@ -21,11 +21,11 @@ pub struct JoinToken {
 
 impl JoinToken {
     /// The attestation type.
-    pub const NAME: &str = "join_token";
+    pub(crate) const NAME: &str = "join_token";
 
     /// An attestor that takes its tokens from this store.
     #[must_use]
-    pub const fn new(trust_domain: TrustDomain, store: Store, clock: SharedClock) -> Self {
+    pub(crate) const fn new(trust_domain: TrustDomain, store: Store, clock: SharedClock) -> Self {
         Self {
             trust_domain,
             store,
@@ -35,7 +35,7 @@ impl JoinToken {
 
     /// The ID of the node that attests with this token; `None` if the token can't be part of an ID.
     #[must_use]
-    pub fn node_id(trust_domain: &TrustDomain, token: &str) -> Option<SpiffeId> {
+    pub(crate) fn node_id(trust_domain: &TrustDomain, token: &str) -> Option<SpiffeId> {
         // One segment: a slash would reach into the IDs of other attestors.
         if token.contains('/') {
             return None;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_token_is_unknown() {
+    async fn a_malformed_token_is_unknown() {
         let attestor = attestor();
         static LONG: [u8; 256] = [b'a'; 256];
         for payload in [b"\xff\xfe".as_slice(), b"nobody", &LONG] {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_of_fifty_presenters_wins() {
+    async fn one_of_fifty_presenters_of_a_token_wins() {
         let attestor = Arc::new(attestor());
         attestor
             .store

@@ -13,28 +13,28 @@ use futures::future::BoxFuture;
 
 mod evict;
 mod join_token;
-pub mod path_template;
-pub mod x509pop;
+pub(crate) mod path_template;
+pub(crate) mod x509pop;
 
-pub use evict::evict;
-pub use join_token::JoinToken;
-pub use x509pop::X509Pop;
+pub(crate) use evict::evict;
+pub(crate) use join_token::JoinToken;
+pub(crate) use x509pop::X509Pop;
 
 /// A node that has proved itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attested {
+pub(crate) struct Attested {
     /// The node agent's ID, under `/spire/agent/<attestor>/`.
-    pub id: SpiffeId,
+    pub(crate) id: SpiffeId,
     /// The node's selectors.
-    pub selectors: SelectorSet,
+    pub(crate) selectors: SelectorSet,
     /// Whether the node can attest again. If so it must, instead of renewing its SVID.
-    pub can_reattest: bool,
+    pub(crate) can_reattest: bool,
 }
 
 /// Why a node was not attested.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum AttestError {
+pub(crate) enum AttestError {
     /// The payload or a response is malformed, or no proof of this kind could be.
     #[error("{0}")]
     Invalid(String),
@@ -67,7 +67,7 @@ impl AttestError {
 }
 
 /// The conversation with the agent.
-pub trait Conversation: Send {
+pub(crate) trait Conversation: Send {
     /// Sends a challenge to the agent, and waits for its response.
     fn challenge(&mut self, challenge: Bytes) -> BoxFuture<'_, Result<Bytes, AttestError>>;
 
@@ -76,7 +76,7 @@ pub trait Conversation: Send {
 }
 
 /// A node attestor.
-pub trait NodeAttestor: fmt::Debug + Send + Sync + 'static {
+pub(crate) trait NodeAttestor: fmt::Debug + Send + Sync + 'static {
     /// The attestation type that agents send.
     fn name(&self) -> &'static str;
 
@@ -90,12 +90,12 @@ pub trait NodeAttestor: fmt::Debug + Send + Sync + 'static {
 
 /// The attestors that the server was configured with.
 #[derive(Clone, Debug, Default)]
-pub struct Attestors(Vec<Arc<dyn NodeAttestor>>);
+pub(crate) struct Attestors(Vec<Arc<dyn NodeAttestor>>);
 
 impl Attestors {
     /// The attestor of this name.
     #[must_use]
-    pub fn by_name(&self, name: &str) -> Option<Arc<dyn NodeAttestor>> {
+    pub(crate) fn by_name(&self, name: &str) -> Option<Arc<dyn NodeAttestor>> {
         self.0
             .iter()
             .find(|attestor| attestor.name() == name)

@@ -11,11 +11,11 @@ use std::fmt;
 mod parse;
 
 /// The longest template, in bytes.
-pub const MAX_TEMPLATE: usize = 1_024;
+pub(crate) const MAX_TEMPLATE: usize = 1_024;
 
 /// What a value is, which decides what can be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum ValueKind {
     /// A text.
     Text,
     /// A list of texts.
@@ -28,7 +28,7 @@ pub enum Kind {
 
 /// A value of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
+pub(crate) enum Value {
     /// A text.
     Text(String),
     /// A list of texts.
@@ -42,21 +42,21 @@ pub enum Value {
 /// Why a text is no template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}, at character {at} of the template")]
-pub struct InvalidTemplate {
+pub(crate) struct InvalidTemplate {
     /// Where, counted from 1.
-    pub at: usize,
+    pub(crate) at: usize,
     /// What is wrong there.
-    pub what: String,
+    pub(crate) what: String,
 }
 
 /// A template does not come out for these values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NotRendered(String);
+pub(crate) struct NotRendered(String);
 
 /// A template that was read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathTemplate(Vec<Part>);
+pub(crate) struct PathTemplate(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
@@ -77,7 +77,10 @@ impl PathTemplate {
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub fn parse(text: &str, kind: fn(&[String]) -> Option<Kind>) -> Result<Self, InvalidTemplate> {
+    pub(crate) fn parse(
+        text: &str,
+        kind: fn(&[String]) -> Option<ValueKind>,
+    ) -> Result<Self, InvalidTemplate> {
         parse::template(text, kind)
     }
 
@@ -85,7 +88,7 @@ impl PathTemplate {
     ///
     /// # Errors
     /// A field is not there, a list is too short, or a number is out of range.
-    pub fn render(
+    pub(crate) fn render(
         &self,
         field: &dyn Fn(&[String]) -> Option<Value>,
     ) -> Result<String, NotRendered> {
@@ -143,57 +146,72 @@ enum Function {
 }
 
 impl Function {
-    const ALL: [(&'static str, Self, &'static [Kind], Kind); 15] = [
-        ("lower", Self::Lower, &[Kind::Text], Kind::Text),
-        ("upper", Self::Upper, &[Kind::Text], Kind::Text),
-        ("trim", Self::Trim, &[Kind::Text], Kind::Text),
-        ("nospace", Self::NoSpace, &[Kind::Text], Kind::Text),
+    const ALL: [(&'static str, Self, &'static [ValueKind], ValueKind); 15] = [
+        ("lower", Self::Lower, &[ValueKind::Text], ValueKind::Text),
+        ("upper", Self::Upper, &[ValueKind::Text], ValueKind::Text),
+        ("trim", Self::Trim, &[ValueKind::Text], ValueKind::Text),
+        (
+            "nospace",
+            Self::NoSpace,
+            &[ValueKind::Text],
+            ValueKind::Text,
+        ),
         (
             "trimPrefix",
             Self::TrimPrefix,
-            &[Kind::Text, Kind::Text],
-            Kind::Text,
+            &[ValueKind::Text, ValueKind::Text],
+            ValueKind::Text,
         ),
         (
             "trimSuffix",
             Self::TrimSuffix,
-            &[Kind::Text, Kind::Text],
-            Kind::Text,
+            &[ValueKind::Text, ValueKind::Text],
+            ValueKind::Text,
         ),
         (
             "replace",
             Self::Replace,
-            &[Kind::Text, Kind::Text, Kind::Text],
-            Kind::Text,
+            &[ValueKind::Text, ValueKind::Text, ValueKind::Text],
+            ValueKind::Text,
         ),
         (
             "trunc",
             Self::Trunc,
-            &[Kind::Number, Kind::Text],
-            Kind::Text,
+            &[ValueKind::Number, ValueKind::Text],
+            ValueKind::Text,
         ),
         (
             "default",
             Self::Default,
-            &[Kind::Text, Kind::Text],
-            Kind::Text,
+            &[ValueKind::Text, ValueKind::Text],
+            ValueKind::Text,
         ),
         (
             "splitList",
             Self::SplitList,
-            &[Kind::Text, Kind::Text],
-            Kind::List,
+            &[ValueKind::Text, ValueKind::Text],
+            ValueKind::List,
         ),
-        ("join", Self::Join, &[Kind::Text, Kind::List], Kind::Text),
-        ("first", Self::First, &[Kind::List], Kind::Text),
-        ("last", Self::Last, &[Kind::List], Kind::Text),
+        (
+            "join",
+            Self::Join,
+            &[ValueKind::Text, ValueKind::List],
+            ValueKind::Text,
+        ),
+        ("first", Self::First, &[ValueKind::List], ValueKind::Text),
+        ("last", Self::Last, &[ValueKind::List], ValueKind::Text),
         (
             "index",
             Self::Index,
-            &[Kind::List, Kind::Number],
-            Kind::Text,
+            &[ValueKind::List, ValueKind::Number],
+            ValueKind::Text,
         ),
-        ("index", Self::Index, &[Kind::Map, Kind::Text], Kind::Text),
+        (
+            "index",
+            Self::Index,
+            &[ValueKind::Map, ValueKind::Text],
+            ValueKind::Text,
+        ),
     ];
 
     fn call(self, arguments: Vec<Value>) -> Result<Value, NotRendered> {

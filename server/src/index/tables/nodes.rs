@@ -7,33 +7,33 @@ use countersign_store::backend::Seq;
 use super::postings::Postings;
 use super::table::Table;
 use super::{Limit, Portion};
-use crate::registry::NodeRecord;
-use crate::registry::filter::NodeFilter;
+use crate::index::NodeRecord;
+use crate::index::filter::NodeFilter;
 
 /// Nodes by their ID, by when they were attested first, and by their selectors.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct Nodes {
+pub(in crate::index) struct Nodes {
     table: Table<SpiffeId, Node>,
     by_selector: Postings<Selector>,
 }
 
 impl Nodes {
-    pub(in crate::registry) fn len(&self) -> usize {
+    pub(in crate::index) fn len(&self) -> usize {
         self.table.len()
     }
 
-    pub(in crate::registry) fn by_id(&self, id: &SpiffeId) -> Option<&NodeRecord> {
+    pub(in crate::index) fn by_id(&self, id: &SpiffeId) -> Option<&NodeRecord> {
         self.table.by_id(id)
     }
 
     /// The node that was attested first.
-    pub(in crate::registry) fn first(&self) -> Option<&NodeRecord> {
+    pub(in crate::index) fn first(&self) -> Option<&NodeRecord> {
         self.table.in_order().next()
     }
 
     /// The nodes that have all of these selectors. None if the set is empty: a node alias without selectors applies to no
     /// node.
-    pub(in crate::registry) fn with_all<'a>(
+    pub(in crate::index) fn with_all<'a>(
         &'a self,
         selectors: &'a SelectorSet,
     ) -> impl Iterator<Item = &'a NodeRecord> {
@@ -47,7 +47,7 @@ impl Nodes {
             .filter(|node| selectors.is_subset_of(&node.value.selectors))
     }
 
-    pub(in crate::registry) fn after(
+    pub(in crate::index) fn after(
         &self,
         filter: &NodeFilter,
         after: Seq,
@@ -56,7 +56,7 @@ impl Nodes {
         self.table.portion(after, limit, |node| filter.wants(node))
     }
 
-    pub(in crate::registry) fn put(&mut self, record: Record<Node>) -> NodeRecord {
+    pub(in crate::index) fn put(&mut self, record: Record<Node>) -> NodeRecord {
         self.remove(&record.value.id);
         for selector in &record.value.selectors {
             self.by_selector.add(selector, record.created);
@@ -64,7 +64,7 @@ impl Nodes {
         self.table.put(record)
     }
 
-    pub(in crate::registry) fn remove(&mut self, id: &SpiffeId) {
+    pub(in crate::index) fn remove(&mut self, id: &SpiffeId) {
         let Some(old) = self.table.remove(id) else {
             return;
         };

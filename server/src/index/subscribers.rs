@@ -125,7 +125,7 @@ impl Slot {
 impl Subscription {
     /// Waits until something changed since this was called last, or since the subscription began. Cancel-safe: a change is
     /// taken out of the slot only when it is returned.
-    #[cfg_attr(not(test), expect(dead_code, reason = "see `Registry::subscribe`"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "see `Index::subscribe`"))]
     pub(crate) async fn changed(&mut self) -> Changes {
         loop {
             let changes = self.slot.take();

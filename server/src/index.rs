@@ -1,7 +1,7 @@
 //! The index that answers every read: list, filter, page, count, authorise, crawl.
 //!
 //! One task follows the store's changes and applies them in place; readers hold the lock for one lookup and never across
-//! an await. A handler that wrote waits for [`Registry::reached`] before it answers, so that the next caller reads the
+//! an await. A handler that wrote waits for [`Index::reached`] before it answers, so that the next caller reads the
 //! write.
 
 use std::future::Future;
@@ -29,20 +29,20 @@ mod invalidation;
 mod subscribers;
 mod tables;
 
-pub use filter::{EntryFilter, Match, NodeFilter};
+pub(crate) use filter::{EntryFilter, Match, NodeFilter};
 
 /// An entry with its place in lists.
-pub type EntryRecord = Arc<Record<Entry>>;
+pub(crate) type EntryRecord = Arc<Record<Entry>>;
 /// A node with its place in lists.
-pub type NodeRecord = Arc<Record<Node>>;
+pub(crate) type NodeRecord = Arc<Record<Node>>;
 /// A bundle with its place in lists.
-pub type BundleRecord = Arc<Record<Bundle>>;
+pub(crate) type BundleRecord = Arc<Record<Bundle>>;
 /// A relationship with its place in lists.
-pub type RelationshipRecord = Arc<Record<Relationship>>;
+pub(crate) type RelationshipRecord = Arc<Record<Relationship>>;
 
 /// Which part of a list is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
+pub(crate) enum Page {
     /// Everything.
     All,
     /// At most so many, made after this commit.
@@ -52,7 +52,7 @@ pub enum Page {
 /// The index does not show a commit that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Behind {
+pub(crate) enum Behind {
     /// It does not follow the store any more, because the store failed for good.
     #[error("the server can't read its store any more; see its log")]
     Stopped,
@@ -69,7 +69,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 /// The index. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Registry(Arc<Shared>);
+pub(crate) struct Index(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -83,12 +83,12 @@ struct Shared {
     stopped: CancellationToken,
 }
 
-impl Registry {
-    /// Loads everything from the store. [`Registry::follow`] must then run for as long as the registry is used.
+impl Index {
+    /// Loads everything from the store. [`Index::follow`] must then run for as long as the index is used.
     ///
     /// # Errors
     /// The store failed, or holds something that makes no sense.
-    pub async fn load(store: Store) -> Result<Self, StoreError> {
+    pub(crate) async fn load(store: Store) -> Result<Self, StoreError> {
         let (tables, seq) = load(&store).await?;
         let bundles = ArcSwap::from_pointee(tables.bundle_set());
         Ok(Self(Arc::new(Shared {
@@ -104,16 +104,16 @@ impl Registry {
 
     /// Applies the store's changes as they come, until the store fails for good; errors that may pass are retried. When the
     /// future is dropped, waits for a commit end with [`Behind::Stopped`].
-    pub fn follow(&self) -> impl Future<Output = StoreError> + Send + use<> {
-        let registry = self.clone();
+    pub(crate) fn follow(&self) -> impl Future<Output = StoreError> + Send + use<> {
+        let index = self.clone();
         let stop = self.0.stopped.clone().drop_guard();
         async move {
             let _stop = stop;
-            let mut head = registry.0.store.head();
+            let mut head = index.0.store.head();
             let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
             loop {
                 let target = *head.borrow_and_update();
-                match registry.catch_up(target).await {
+                match index.catch_up(target).await {
                     Ok(()) => backoff.reset(),
                     Err(error) if error.may_pass() => {
                         tracing::warn!(error = %Chain(&error), "Could not read changes from the store; trying again");
@@ -123,7 +123,7 @@ impl Registry {
                     Err(error) => return error,
                 }
                 if head.changed().await.is_err() {
-                    return registry.0.store.broken().await.into();
+                    return index.0.store.broken().await.into();
                 }
             }
         }
@@ -132,26 +132,26 @@ impl Registry {
     /// Waits until the index shows everything up to this commit.
     ///
     /// # Errors
-    /// The registry has stopped following the store, or can't read it for the moment.
-    pub async fn reached(&self, seq: Seq) -> Result<(), Behind> {
+    /// The index has stopped following the store, or can't read it for the moment.
+    pub(crate) async fn reached(&self, seq: Seq) -> Result<(), Behind> {
         let mut reached = self.0.reached.subscribe();
         tokio::select! {
             biased;
             shown = reached.wait_for(|shown| *shown >= seq) => shown.map(drop).map_err(|_| Behind::Stopped),
             () = self.0.stopped.cancelled() => Err(Behind::Stopped),
-            () = tokio::time::sleep(limits::REGISTRY_WAIT) => Err(Behind::Late),
+            () = tokio::time::sleep(limits::INDEX_WAIT) => Err(Behind::Late),
         }
     }
 
     /// One entry.
     #[must_use]
-    pub fn entry(&self, id: &str) -> Option<EntryRecord> {
+    pub(crate) fn entry(&self, id: &str) -> Option<EntryRecord> {
         self.read(|tables| tables.entries.by_id(id).cloned())
     }
 
     /// The entries that match, in the order in which they were made.
     #[must_use]
-    pub fn entries(&self, filter: &EntryFilter, page: Page) -> Vec<EntryRecord> {
+    pub(crate) fn entries(&self, filter: &EntryFilter, page: Page) -> Vec<EntryRecord> {
         self.list(page, |tables, after, limit| {
             tables.entries.after(filter, after, limit)
         })
@@ -159,7 +159,7 @@ impl Registry {
 
     /// How many entries match.
     #[must_use]
-    pub fn count_entries(&self, filter: &EntryFilter) -> usize {
+    pub(crate) fn count_entries(&self, filter: &EntryFilter) -> usize {
         if filter.is_empty() {
             return self.read(|tables| tables.entries.len());
         }
@@ -168,7 +168,7 @@ impl Registry {
 
     /// The entry with the same SPIFFE ID, parent and selectors as this one, if there is one.
     #[must_use]
-    pub fn similar_entry(&self, entry: &Entry) -> Option<EntryRecord> {
+    pub(crate) fn similar_entry(&self, entry: &Entry) -> Option<EntryRecord> {
         let filter = EntryFilter {
             spiffe_id: Some(entry.spiffe_id.clone()),
             parent_id: Some(entry.parent_id.clone()),
@@ -180,19 +180,19 @@ impl Registry {
 
     /// The entries that expired before this moment.
     #[must_use]
-    pub fn expired_entries(&self, now: UnixTime) -> Vec<EntryId> {
+    pub(crate) fn expired_entries(&self, now: UnixTime) -> Vec<EntryId> {
         self.read(|tables| tables.entries.expired(now))
     }
 
     /// The entries whose SVIDs this node agent may have, in no particular order.
     #[must_use]
-    pub fn authorized_entries(&self, agent: &SpiffeId) -> Vec<EntryRecord> {
+    pub(crate) fn authorized_entries(&self, agent: &SpiffeId) -> Vec<EntryRecord> {
         self.read(|tables| crawl::descendants(tables, agent))
     }
 
     /// The entry of this ID, if this node agent may have its SVID.
     #[must_use]
-    pub fn authorized_entry(&self, agent: &SpiffeId, entry: &str) -> Option<EntryRecord> {
+    pub(crate) fn authorized_entry(&self, agent: &SpiffeId, entry: &str) -> Option<EntryRecord> {
         self.read(|tables| {
             let entry = tables.entries.by_id(entry)?;
             crawl::has_ancestor(tables, entry, agent).then(|| Arc::clone(entry))
@@ -201,13 +201,13 @@ impl Registry {
 
     /// Whether an entry makes this ID an admin.
     #[must_use]
-    pub fn is_admin(&self, id: &SpiffeId) -> bool {
+    pub(crate) fn is_admin(&self, id: &SpiffeId) -> bool {
         self.read(|tables| tables.entries.of_id(id).any(|entry| entry.value.admin))
     }
 
     /// Whether an entry makes this ID a downstream server.
     #[must_use]
-    pub fn is_downstream(&self, id: &SpiffeId) -> bool {
+    pub(crate) fn is_downstream(&self, id: &SpiffeId) -> bool {
         self.read(|tables| tables.entries.of_id(id).any(|entry| entry.value.downstream))
     }
 
@@ -225,13 +225,13 @@ impl Registry {
 
     /// One node.
     #[must_use]
-    pub fn node(&self, id: &SpiffeId) -> Option<NodeRecord> {
+    pub(crate) fn node(&self, id: &SpiffeId) -> Option<NodeRecord> {
         self.read(|tables| tables.nodes.by_id(id).cloned())
     }
 
     /// The nodes that match, in the order in which they were attested first.
     #[must_use]
-    pub fn nodes(&self, filter: &NodeFilter, page: Page) -> Vec<NodeRecord> {
+    pub(crate) fn nodes(&self, filter: &NodeFilter, page: Page) -> Vec<NodeRecord> {
         self.list(page, |tables, after, limit| {
             tables.nodes.after(filter, after, limit)
         })
@@ -239,7 +239,7 @@ impl Registry {
 
     /// How many nodes match.
     #[must_use]
-    pub fn count_nodes(&self, filter: &NodeFilter) -> usize {
+    pub(crate) fn count_nodes(&self, filter: &NodeFilter) -> usize {
         if *filter == NodeFilter::default() {
             return self.read(|tables| tables.nodes.len());
         }
@@ -248,13 +248,13 @@ impl Registry {
 
     /// One bundle.
     #[must_use]
-    pub fn bundle_record(&self, td: &TrustDomain) -> Option<BundleRecord> {
+    pub(crate) fn bundle_record(&self, td: &TrustDomain) -> Option<BundleRecord> {
         self.read(|tables| tables.bundles.by_id(td).cloned())
     }
 
     /// All bundles, in the order in which they were made.
     #[must_use]
-    pub fn bundles(&self, page: Page) -> Vec<BundleRecord> {
+    pub(crate) fn bundles(&self, page: Page) -> Vec<BundleRecord> {
         self.list(page, |tables, after, limit| {
             tables.bundles.after(after, limit)
         })
@@ -262,19 +262,19 @@ impl Registry {
 
     /// How many bundles there are.
     #[must_use]
-    pub fn count_bundles(&self) -> usize {
+    pub(crate) fn count_bundles(&self) -> usize {
         self.read(|tables| tables.bundles.len())
     }
 
     /// One relationship with a foreign trust domain.
     #[must_use]
-    pub fn relationship(&self, td: &TrustDomain) -> Option<RelationshipRecord> {
+    pub(crate) fn relationship(&self, td: &TrustDomain) -> Option<RelationshipRecord> {
         self.read(|tables| tables.relationships.by_id(td).cloned())
     }
 
     /// All relationships, in the order in which they were made.
     #[must_use]
-    pub fn relationships(&self, page: Page) -> Vec<RelationshipRecord> {
+    pub(crate) fn relationships(&self, page: Page) -> Vec<RelationshipRecord> {
         self.list(page, |tables, after, limit| {
             tables.relationships.after(after, limit)
         })
@@ -282,7 +282,7 @@ impl Registry {
 
     /// Signals whenever relationships or bundles have changed.
     #[must_use]
-    pub fn federation_changes(&self) -> tokio::sync::watch::Receiver<()> {
+    pub(crate) fn federation_changes(&self) -> tokio::sync::watch::Receiver<()> {
         self.0.federation.subscribe()
     }
 
@@ -361,7 +361,7 @@ impl Registry {
         let mut found = Vec::new();
         loop {
             let limit = Limit {
-                candidates: limits::REGISTRY_PORTION,
+                candidates: limits::INDEX_PORTION,
                 wanted: size - found.len(),
             };
             let portion = self.read(|tables| portion(tables, after, limit));
@@ -374,7 +374,7 @@ impl Registry {
     }
 }
 
-impl Bundles for Registry {
+impl Bundles for Index {
     fn bundle(&self, trust_domain: &str) -> Option<Arc<Bundle>> {
         self.0.bundles.load().bundle(trust_domain)
     }
