@@ -8,9 +8,9 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::attacker::Attacker;
 use crate::process::{self, PATIENCE, Process, Ran};
-use crate::puppet::Puppet;
-use crate::rogue::Rogue;
+use crate::scripted_workload::ScriptedWorkload;
 
 /// The trust domain of deployments that don't say otherwise.
 pub const TRUST_DOMAIN: &str = "ai-agents.org";
@@ -407,32 +407,36 @@ plugins {{
         Process::start(&workload.id, &workload.program, &all, &env)
     }
 
-    /// Registers and starts a puppet, and waits until it serves.
+    /// Registers and starts a scripted workload, and waits until it serves.
     ///
     /// # Errors
     /// It does not start.
-    pub async fn puppet(&self, path: &str, extra: &[&str]) -> anyhow::Result<Puppet> {
+    pub async fn scripted_workload(
+        &self,
+        path: &str,
+        extra: &[&str],
+    ) -> anyhow::Result<ScriptedWorkload> {
         let workload = self.register(path, extra).await?;
         let addresses = self
             .folder()
             .join(format!("w{}.addr", path.replace('/', "-")));
         let mut process = self.start_workload(&workload, &["--addressFile", text(&addresses)?])?;
         let address = tcp_address(&process.wrote(&addresses).await?)?.to_string();
-        Ok(Puppet::new(workload.id, address, process))
+        Ok(ScriptedWorkload::new(workload.id, address, process))
     }
 
-    /// Registers this very process under another ID, and joins as a rogue.
+    /// Registers this very process under another ID, and joins as an attacker.
     ///
     /// # Errors
     /// The server or the node agent refuse.
-    pub async fn rogue(&self, path: &str) -> anyhow::Result<Rogue> {
+    pub async fn attacker(&self, path: &str) -> anyhow::Result<Attacker> {
         let id = format!("spiffe://{}{path}", self.trust_domain());
         let this = std::env::current_exe()?;
         self.entry(&id, &this, &[]).await?;
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            match Rogue::join(&self.endpoint(), &id).await {
-                Ok(rogue) => return Ok(rogue),
+            match Attacker::join(&self.endpoint(), &id).await {
+                Ok(attacker) => return Ok(attacker),
                 Err(error) if tokio::time::Instant::now() > deadline => return Err(error),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
             }

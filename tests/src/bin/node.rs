@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match part.to_str() {
         Some("server") => countersign_server::main(rest),
         Some("agent") => countersign_agent::main(rest),
-        Some("workload") => countersign_tests::puppet::main(rest),
+        Some("workload") => countersign_tests::scripted_workload::main(rest),
         Some("peer") => countersign_tests::peer::main(),
         _ => ExitCode::from(64),
     }

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use countersign_identity::SpiffeId;
 use countersign_proto::spire::api::server::localauthority::v1 as wire;
 use countersign_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
+use countersign_tests::attacker::Attacker;
 use countersign_tests::deployment::{Deployment, Settings, TRUST_DOMAIN, allow};
-use countersign_tests::puppet::{Call, Puppet};
-use countersign_tests::rogue::Rogue;
+use countersign_tests::scripted_workload::{Call, ScriptedWorkload};
 use countersign_transport::dial::UnixConnector;
 use http::Request;
 use tokio::time::{Instant, sleep};
@@ -84,7 +84,7 @@ impl Sums {
     }
 
     /// Takes over what the workloads have told so far.
-    fn of_workloads(&mut self, workloads: [&Puppet; 2], known: &mut [usize; 2]) {
+    fn of_workloads(&mut self, workloads: [&ScriptedWorkload; 2], known: &mut [usize; 2]) {
         self.calls = 0;
         self.svid_rotations = 0;
         for (workload, known) in workloads.into_iter().zip(known) {
@@ -138,13 +138,13 @@ async fn soak(plan: &Plan) -> anyhow::Result<Sums> {
     };
     let mut deployment = Deployment::start(&node, settings).await?;
     deployment.write_policy(&policy())?;
-    let mut one = deployment.puppet("/one", &ENTRY_TTL).await?;
-    let mut other = deployment.puppet("/other", &ENTRY_TTL).await?;
+    let mut one = deployment.scripted_workload("/one", &ENTRY_TTL).await?;
+    let mut other = deployment.scripted_workload("/other", &ENTRY_TTL).await?;
     let this = std::env::current_exe()?;
     let prober = format!("spiffe://{TRUST_DOMAIN}/prober");
     deployment.entry(&prober, &this, &ENTRY_TTL).await?;
     // Until the node agent has heard of the entry.
-    drop(deployment.rogue("/ready").await?);
+    drop(deployment.attacker("/ready").await?);
     one.steady(vec![Call::new(&other)]).await?;
     other.steady(vec![Call::new(&one)]).await?;
 
@@ -210,11 +210,15 @@ fn policy() -> String {
 
 /// An SVID from the node agent, and a new connection with it. The answer, whatever it is, shows that the callee has
 /// verified it too: in TLS 1.3 the caller's half of the handshake ends before that.
-async fn handshake(deployment: &Deployment, prober: &str, callee: &Puppet) -> anyhow::Result<()> {
-    let rogue = Rogue::join(&deployment.endpoint(), prober).await?;
+async fn handshake(
+    deployment: &Deployment,
+    prober: &str,
+    callee: &ScriptedWorkload,
+) -> anyhow::Result<()> {
+    let attacker = Attacker::join(&deployment.endpoint(), prober).await?;
     let id = SpiffeId::parse(&callee.id)?;
     let request = Request::post("https://callee/work").body(Bytes::new())?;
-    rogue.send(&id, &callee.address, request).await?;
+    attacker.send(&id, &callee.address, request).await?;
     Ok(())
 }
 

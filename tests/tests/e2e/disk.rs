@@ -75,8 +75,7 @@ pub(crate) async fn health_until(
 }
 
 #[tokio::test]
-async fn a_node_agent_whose_disk_is_full_serves_on_says_so_and_keeps_what_it_can_in_the_end()
--> anyhow::Result<()> {
+async fn a_node_agent_serves_on_while_its_disk_is_full() -> anyhow::Result<()> {
     let mut deployment = Deployment::start(NODE, with_health()).await?;
     let early = deployment.register("/early", &[]).await?;
     deployment.fetched(&early).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use countersign_tests::deployment::{Deployment, FAST_SYNC, Settings, allow, succeeded, text};
-use countersign_tests::puppet::{Call, Outcome, Puppet};
+use countersign_tests::scripted_workload::{Call, Outcome, ScriptedWorkload};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
@@ -130,8 +130,8 @@ impl Pair {
         })
     }
 
-    /// A caller here and a callee there, with a policy that lets them.
-    async fn puppets(&self) -> anyhow::Result<(Puppet, Puppet)> {
+    /// A caller here and a callee there, with a policy that allows calls both ways.
+    async fn workloads(&self) -> anyhow::Result<(ScriptedWorkload, ScriptedWorkload)> {
         let (caller, callee) = (
             format!("spiffe://{HERE}/caller"),
             format!("spiffe://{THERE}/callee"),
@@ -145,11 +145,11 @@ impl Pair {
         self.there.write_policy(&policy)?;
         let callee = self
             .there
-            .puppet("/callee", &["-federatesWith", HERE])
+            .scripted_workload("/callee", &["-federatesWith", HERE])
             .await?;
         let caller = self
             .here
-            .puppet("/caller", &["-federatesWith", THERE])
+            .scripted_workload("/caller", &["-federatesWith", THERE])
             .await?;
         Ok((caller, callee))
     }
@@ -238,7 +238,7 @@ async fn authority(at: &Deployment, verb: &[&str]) -> anyhow::Result<String> {
 }
 
 /// Calls until the callee answers: a change of keys reaches workloads within moments.
-async fn call(caller: &mut Puppet, callee: &Puppet) -> anyhow::Result<()> {
+async fn call(caller: &mut ScriptedWorkload, callee: &ScriptedWorkload) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + countersign_tests::process::PATIENCE;
     loop {
         let outcome = caller.run(vec![Call::new(callee)]).await?;
@@ -251,10 +251,9 @@ async fn call(caller: &mut Puppet, callee: &Puppet) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn workloads_of_domains_that_federate_by_https_spiffe_call_each_other_and_follow_keys()
--> anyhow::Result<()> {
+async fn workloads_federated_by_https_spiffe_call_and_follow_keys() -> anyhow::Result<()> {
     let pair = Pair::federated(Profile::Spiffe).await?;
-    let (mut caller, mut callee) = pair.puppets().await?;
+    let (mut caller, mut callee) = pair.workloads().await?;
     call(&mut caller, &callee).await?;
     call(&mut callee, &caller).await?;
 
@@ -275,10 +274,9 @@ async fn workloads_of_domains_that_federate_by_https_spiffe_call_each_other_and_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn workloads_of_domains_that_federate_by_https_web_call_each_other_and_follow_keys()
--> anyhow::Result<()> {
+async fn workloads_federated_by_https_web_call_and_follow_keys() -> anyhow::Result<()> {
     let pair = Pair::federated(Profile::Web).await?;
-    let (mut caller, mut callee) = pair.puppets().await?;
+    let (mut caller, mut callee) = pair.workloads().await?;
     call(&mut caller, &callee).await?;
     call(&mut callee, &caller).await?;
     authority(&pair.there, &["prepare"]).await?;
@@ -289,7 +287,7 @@ async fn workloads_of_domains_that_federate_by_https_web_call_each_other_and_fol
 }
 
 #[tokio::test]
-async fn a_relationship_of_the_configuration_is_followed_from_the_start() -> anyhow::Result<()> {
+async fn a_configured_relationship_is_followed_from_the_start() -> anyhow::Result<()> {
     let web = Web::new()?;
     let there = start(THERE, Some(&web)).await?;
     let endpoint = there.bundle_endpoint.context("no bundle endpoint")?;
@@ -319,8 +317,7 @@ async fn a_relationship_of_the_configuration_is_followed_from_the_start() -> any
 }
 
 #[tokio::test]
-async fn a_bundle_endpoint_shows_a_new_certificate_without_a_restart_and_none_that_is_broken()
--> anyhow::Result<()> {
+async fn a_bundle_endpoint_takes_a_new_certificate_but_no_broken_one() -> anyhow::Result<()> {
     let web = Web::new()?;
     let there = start(THERE, Some(&web)).await?;
     let endpoint = there.bundle_endpoint.context("no bundle endpoint")?;

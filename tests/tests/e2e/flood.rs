@@ -136,8 +136,7 @@ fn resident(process: &Process) -> anyhow::Result<u64> {
 }
 
 #[tokio::test]
-async fn whatever_one_workload_floods_the_socket_with_others_are_served_and_memory_stays_bounded()
--> anyhow::Result<()> {
+async fn a_flood_leaves_others_served_and_memory_bounded() -> anyhow::Result<()> {
     let deployment = Deployment::start(NODE, Settings::default()).await?;
     let workload = deployment.register("/workload", &[]).await?;
     deployment.fetched(&workload).await?;
@@ -164,7 +163,7 @@ async fn whatever_one_workload_floods_the_socket_with_others_are_served_and_memo
 }
 
 #[tokio::test]
-async fn connections_on_which_nothing_comes_leave_room_for_others() -> anyhow::Result<()> {
+async fn idle_connections_leave_room_for_others() -> anyhow::Result<()> {
     let deployment = Deployment::start(NODE, Settings::default()).await?;
     let workload = deployment.register("/workload", &[]).await?;
     let mut held = Vec::new();
@@ -179,9 +178,9 @@ async fn connections_on_which_nothing_comes_leave_room_for_others() -> anyhow::R
     Ok(())
 }
 
-/// Streams that nobody reads hold one answer each, however often what they would say changes.
+/// A stream that is not read holds one answer, however often its content changes.
 #[tokio::test]
-async fn streams_that_are_never_read_hold_up_nobody() -> anyhow::Result<()> {
+async fn unread_streams_delay_no_other_caller() -> anyhow::Result<()> {
     let deployment = Deployment::start(NODE, Settings::default()).await?;
     let own = format!("spiffe://{}/silent", deployment.trust_domain());
     let program = std::env::current_exe()?;

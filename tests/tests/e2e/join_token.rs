@@ -18,7 +18,7 @@ use tonic::transport::Endpoint;
 use crate::{NODE, rounds};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_fifty_node_agents_with_one_token_exactly_one_is_attested() -> anyhow::Result<()> {
+async fn one_token_attests_exactly_one_of_fifty_node_agents() -> anyhow::Result<()> {
     let mut deployment = Deployment::new(NODE, Settings::default())?;
     deployment.start_server().await?;
     let address = deployment

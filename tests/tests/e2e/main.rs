@@ -14,6 +14,7 @@ mod metrics;
 mod nested;
 mod operate;
 mod otlp;
+mod readme;
 mod restart;
 mod rotation;
 mod socket;

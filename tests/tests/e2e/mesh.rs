@@ -1,24 +1,24 @@
-//! Call chains over real mTLS between processes. The numbers are those of the cases in `docs/call-chains.md`.
+//! Call chains over real mTLS between processes: the cases of `docs/call-chains.md`, by their numbers there.
 //!
-//! The workloads are puppets that link the library; what the library refuses to do is done by this very process, which
-//! has SVIDs of its own.
+//! The workloads link the library. What the library refuses to do is done by this process itself, an attacker with SVIDs
+//! of its own.
 
 use bytes::Bytes;
 use countersign_identity::SpiffeId;
 use countersign_mesh::Carrier;
+use countersign_tests::attacker::{Attacker, reason};
 use countersign_tests::deployment::{Deployment, FAST_SYNC, Settings, TRUST_DOMAIN, allow};
-use countersign_tests::puppet::{Call, Outcome, Puppet};
-use countersign_tests::rogue::{Rogue, reason};
+use countersign_tests::scripted_workload::{Call, Outcome, ScriptedWorkload};
 use http::Request;
 
 use crate::NODE;
 
-/// Planner, coder and reviewer, each allowed to call the next round the circle, and a tool that all may call.
-struct Stage {
+/// Planner, coder and reviewer, each allowed to call the next one in the circle.
+struct Cluster {
     deployment: Deployment,
-    planner: Puppet,
-    coder: Puppet,
-    reviewer: Puppet,
+    planner: ScriptedWorkload,
+    coder: ScriptedWorkload,
+    reviewer: ScriptedWorkload,
 }
 
 fn id(path: &str) -> String {
@@ -33,66 +33,34 @@ fn policy() -> String {
     let mut policy = format!(
         "originate \"work\" {{\n  workloads = [\"{}\", \"{}\"]\n  new_chains = \"100/s burst 1000\"\n}}\n",
         id("/planner"),
-        id("/rogue/originator"),
+        id("/attacker/originator"),
     );
-    let rate = "  rate = \"1000/s burst 1000\"";
-    allow(
-        &mut policy,
-        "to coder",
-        &id("/planner"),
-        &id("/coder"),
-        rate,
-    );
-    allow(
-        &mut policy,
-        "to reviewer",
-        &id("/coder"),
-        &id("/reviewer"),
-        rate,
-    );
-    allow(
-        &mut policy,
-        "back to planner",
-        &id("/reviewer"),
-        &id("/planner"),
-        rate,
-    );
-    allow(&mut policy, "rogue", &id("/rogue/*"), &id("/coder"), rate);
-    allow(
-        &mut policy,
-        "rogue too",
-        &id("/rogue/*"),
-        &id("/planner"),
-        rate,
-    );
-    allow(
-        &mut policy,
-        "rogues",
-        &id("/rogue/*"),
-        &id("/rogue/*"),
-        rate,
-    );
-    allow(
-        &mut policy,
-        "from planner",
-        &id("/planner"),
-        &id("/rogue/*"),
-        rate,
-    );
+    for (name, from, to) in [
+        ("to coder", "/planner", "/coder"),
+        ("to reviewer", "/coder", "/reviewer"),
+        ("back to planner", "/reviewer", "/planner"),
+        ("attackers to coder", "/attacker/*", "/coder"),
+        ("attackers to planner", "/attacker/*", "/planner"),
+        ("among attackers", "/attacker/*", "/attacker/*"),
+        ("planner to attackers", "/planner", "/attacker/*"),
+    ] {
+        let rate = "  rate = \"1000/s burst 1000\"";
+        allow(&mut policy, name, &id(from), &id(to), rate);
+    }
     policy
 }
 
-impl Stage {
-    async fn set() -> anyhow::Result<Self> {
+impl Cluster {
+    async fn start() -> anyhow::Result<Self> {
         let settings = Settings {
             agent: FAST_SYNC.into(),
             ..Settings::default()
         };
         let deployment = Deployment::start(NODE, settings).await?;
         deployment.write_policy(&policy())?;
-        let planner = deployment.puppet("/planner", &[]).await?;
-        let coder = deployment.puppet("/coder", &[]).await?;
-        let reviewer = deployment.puppet("/reviewer", &[]).await?;
+        let planner = deployment.scripted_workload("/planner", &[]).await?;
+        let coder = deployment.scripted_workload("/coder", &[]).await?;
+        let reviewer = deployment.scripted_workload("/reviewer", &[]).await?;
         Ok(Self {
             deployment,
             planner,
@@ -101,18 +69,19 @@ impl Stage {
         })
     }
 
-    async fn rogue(&self, path: &str) -> anyhow::Result<Rogue> {
-        self.deployment.rogue(path).await
+    async fn attacker(&self, path: &str) -> anyhow::Result<Attacker> {
+        self.deployment.attacker(path).await
     }
 }
 
+/// Case 8.
 #[tokio::test]
-async fn case_8_a_task_goes_along_its_chain_and_a_loop_does_not_close() -> anyhow::Result<()> {
-    let mut stage = Stage::set().await?;
-    let (coder, reviewer) = (Call::new(&stage.coder), Call::new(&stage.reviewer));
-    let planner = Call::new(&stage.planner);
+async fn a_task_follows_its_chain_and_cannot_close_a_loop() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let (coder, reviewer) = (Call::new(&cluster.coder), Call::new(&cluster.reviewer));
+    let planner = Call::new(&cluster.planner);
 
-    let outcomes = stage
+    let outcomes = cluster
         .planner
         .run(vec![coder.clone().then(reviewer.clone())])
         .await?;
@@ -127,7 +96,7 @@ async fn case_8_a_task_goes_along_its_chain_and_a_loop_does_not_close() -> anyho
 
     // The policy allows each edge of the circle: it is the chain that stops the loop, before anything is sent.
     let loop_ = coder.then(reviewer.then(planner));
-    let outcomes = stage.planner.run(vec![loop_]).await?;
+    let outcomes = cluster.planner.run(vec![loop_]).await?;
     let refused = Outcome::Refused {
         reason: "cycle_detected".into(),
         here: true,
@@ -136,13 +105,14 @@ async fn case_8_a_task_goes_along_its_chain_and_a_loop_does_not_close() -> anyho
     Ok(())
 }
 
+/// Case 8.
 #[tokio::test]
-async fn case_8_a_hand_made_client_does_not_close_the_loop_either() -> anyhow::Result<()> {
-    let stage = Stage::set().await?;
-    let originator = stage.rogue("/rogue/originator").await?;
-    let middle = stage.rogue("/rogue/middle").await?;
+async fn a_hand_made_client_cannot_close_the_loop_either() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let originator = cluster.attacker("/attacker/originator").await?;
+    let middle = cluster.attacker("/attacker/middle").await?;
     // This process has the coder's ID too, and so can sign what the coder's library would not.
-    let coder = stage.rogue("/coder").await?;
+    let coder = cluster.attacker("/coder").await?;
     let first = originator.sign(&originator.start()?, coder.svid().id(), "/work")?;
     let second = coder.sign(
         &received(&coder, &originator, &first)?,
@@ -150,7 +120,7 @@ async fn case_8_a_hand_made_client_does_not_close_the_loop_either() -> anyhow::R
         "/work",
     )?;
     let context = received(&middle, &coder, &second)?;
-    let address = &stage.coder.address;
+    let address = &cluster.coder.address;
     let answer = middle
         .call(&context, coder.svid().id(), address, "/work", Bytes::new())
         .await?;
@@ -166,11 +136,11 @@ async fn case_8_a_hand_made_client_does_not_close_the_loop_either() -> anyhow::R
 
 /// What `to` makes of a call that `from` signed, without a network in between.
 fn received(
-    to: &Rogue,
-    from: &Rogue,
+    to: &Attacker,
+    from: &Attacker,
     call: &countersign_mesh::OutgoingCall,
 ) -> anyhow::Result<countersign_mesh::Context> {
-    let request = Rogue::request("/work", call, Bytes::new())?;
+    let request = Attacker::request("/work", call, Bytes::new())?;
     let leaf = from.svid().leaf();
     let peer = countersign_transport::connection::Peer {
         id: leaf.id.clone(),
@@ -185,27 +155,28 @@ fn received(
         .map_err(|refusal| anyhow::anyhow!("{refusal}"))
 }
 
+/// Case 1.
 #[tokio::test]
-async fn case_1_without_a_chain_and_with_a_chain_that_nobody_may_start() -> anyhow::Result<()> {
-    let mut stage = Stage::set().await?;
-    let rogue = stage.rogue("/rogue/middle").await?;
-    let coder = parsed(&stage.coder.id)?;
+async fn a_missing_and_an_unauthorised_chain_are_refused() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let attacker = cluster.attacker("/attacker/middle").await?;
+    let coder = parsed(&cluster.coder.id)?;
     let bare = Request::post("https://callee/work").body(Bytes::new())?;
-    let answer = rogue.send(&coder, &stage.coder.address, bare).await?;
+    let answer = attacker.send(&coder, &cluster.coder.address, bare).await?;
     assert_eq!(
         (answer.status().as_u16(), reason(&answer)),
         (403, Some("chain_required"))
     );
 
-    let own = rogue.start()?;
-    let answer = rogue
-        .call(&own, &coder, &stage.coder.address, "/work", Bytes::new())
+    let own = attacker.start()?;
+    let answer = attacker
+        .call(&own, &coder, &cluster.coder.address, "/work", Bytes::new())
         .await?;
     assert_eq!(reason(&answer), Some("origination_denied"));
     // Nor by the library: the coder has no right to start.
     let outcomes = {
-        let call = Call::new(&stage.reviewer);
-        stage.coder.loose(vec![call]).await?
+        let call = Call::new(&cluster.reviewer);
+        cluster.coder.loose(vec![call]).await?
     };
     let refused = Outcome::Refused {
         reason: "origination_denied".into(),
@@ -215,38 +186,41 @@ async fn case_1_without_a_chain_and_with_a_chain_that_nobody_may_start() -> anyh
     Ok(())
 }
 
+/// Cases 2 and 3.
 #[tokio::test]
-async fn cases_2_and_3_chains_of_others_and_used_ones() -> anyhow::Result<()> {
-    let stage = Stage::set().await?;
-    let originator = stage.rogue("/rogue/originator").await?;
-    let other = stage.rogue("/rogue/other").await?;
-    let (coder, planner) = (parsed(&stage.coder.id)?, parsed(&stage.planner.id)?);
+async fn altered_stolen_and_replayed_chains_are_refused() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let originator = cluster.attacker("/attacker/originator").await?;
+    let other = cluster.attacker("/attacker/other").await?;
+    let (coder, planner) = (parsed(&cluster.coder.id)?, parsed(&cluster.planner.id)?);
     let work = originator.start()?;
 
     let for_coder = originator.sign(&work, &coder, "/work")?;
-    let request = || Rogue::request("/work", &for_coder, Bytes::new());
+    let request = || Attacker::request("/work", &for_coder, Bytes::new());
     // Case 3: B's chain sent to C.
     let answer = originator
-        .send(&planner, &stage.planner.address, request()?)
+        .send(&planner, &cluster.planner.address, request()?)
         .await?;
     assert_eq!(reason(&answer), Some("chain_audience_mismatch"));
     // Case 3: B's chain presented by C.
-    let answer = other.send(&coder, &stage.coder.address, request()?).await?;
+    let answer = other
+        .send(&coder, &cluster.coder.address, request()?)
+        .await?;
     assert_eq!(reason(&answer), Some("chain_audience_mismatch"));
     // Where it belongs it is served, once.
     let answer = originator
-        .send(&coder, &stage.coder.address, request()?)
+        .send(&coder, &cluster.coder.address, request()?)
         .await?;
     assert_eq!((answer.status().as_u16(), reason(&answer)), (200, None));
     let answer = originator
-        .send(&coder, &stage.coder.address, request()?)
+        .send(&coder, &cluster.coder.address, request()?)
         .await?;
     assert_eq!(reason(&answer), Some("chain_replayed"));
     // Another action than the one that was signed.
     let mut elsewhere = request()?;
     *elsewhere.uri_mut() = "https://callee/other".parse()?;
     let answer = originator
-        .send(&coder, &stage.coder.address, elsewhere)
+        .send(&coder, &cluster.coder.address, elsewhere)
         .await?;
     assert_eq!(reason(&answer), Some("action_denied"));
 
@@ -254,7 +228,7 @@ async fn cases_2_and_3_chains_of_others_and_used_ones() -> anyhow::Result<()> {
     let first = originator.sign(&work, other.svid().id(), "/work")?;
     let context = received(&other, &originator, &first)?;
     let second = other.sign(&context, &coder, "/work")?;
-    let mut forged = Rogue::request("/work", &second, Bytes::new())?;
+    let mut forged = Attacker::request("/work", &second, Bytes::new())?;
     let field = Carrier::Http.chain_field();
     let value = forged.headers()[field].to_str()?.to_owned();
     let middle = value.len() / 4;
@@ -265,28 +239,29 @@ async fn cases_2_and_3_chains_of_others_and_used_ones() -> anyhow::Result<()> {
     };
     let altered = format!("{}{swapped}{}", &value[..middle], &value[middle + 1..]);
     forged.headers_mut().insert(field, altered.parse()?);
-    let answer = other.send(&coder, &stage.coder.address, forged).await?;
+    let answer = other.send(&coder, &cluster.coder.address, forged).await?;
     assert!(
         reason(&answer).is_some(),
         "an altered chain was served: {answer:?}"
     );
     // Unaltered it is served.
-    let request = Rogue::request("/work", &second, Bytes::new())?;
-    let answer = other.send(&coder, &stage.coder.address, request).await?;
+    let request = Attacker::request("/work", &second, Bytes::new())?;
+    let answer = other.send(&coder, &cluster.coder.address, request).await?;
     assert_eq!(reason(&answer), None);
     Ok(())
 }
 
+/// Case 5.
 #[tokio::test]
-async fn case_5_malformed_fields_are_refused() -> anyhow::Result<()> {
-    let stage = Stage::set().await?;
-    let originator = stage.rogue("/rogue/originator").await?;
-    let coder = parsed(&stage.coder.id)?;
+async fn malformed_fields_are_refused() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let originator = cluster.attacker("/attacker/originator").await?;
+    let coder = parsed(&cluster.coder.id)?;
     let work = originator.start()?;
     let fields = (Carrier::Http.chain_field(), Carrier::Grpc.chain_field());
     for spoil in ["twice", "both", "trailing", "empty"] {
         let call = originator.sign(&work, &coder, "/work")?;
-        let mut request = Rogue::request("/work", &call, Bytes::new())?;
+        let mut request = Attacker::request("/work", &call, Bytes::new())?;
         let value = request.headers()[fields.0].clone();
         let headers = request.headers_mut();
         match spoil {
@@ -296,7 +271,7 @@ async fn case_5_malformed_fields_are_refused() -> anyhow::Result<()> {
             _ => drop(headers.insert(fields.0, "::".parse()?)),
         }
         let answer = originator
-            .send(&coder, &stage.coder.address, request)
+            .send(&coder, &cluster.coder.address, request)
             .await?;
         assert_eq!(reason(&answer), Some("chain_malformed"), "{spoil}");
         assert_eq!(answer.status().as_u16(), 400, "{spoil}");
@@ -304,11 +279,12 @@ async fn case_5_malformed_fields_are_refused() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Case 9.
 #[tokio::test]
-async fn case_9_five_hops_pass_and_the_sixth_does_not() -> anyhow::Result<()> {
-    let stage = Stage::set().await?;
-    let (coder, address) = (parsed(&stage.coder.id)?, &stage.coder.address);
-    let mut caller = stage.rogue("/rogue/originator").await?;
+async fn five_hops_pass_and_the_sixth_does_not() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let (coder, address) = (parsed(&cluster.coder.id)?, &cluster.coder.address);
+    let mut caller = cluster.attacker("/attacker/originator").await?;
     let mut context = caller.start()?;
     for hop in 1..=6 {
         let answer = caller
@@ -316,7 +292,7 @@ async fn case_9_five_hops_pass_and_the_sixth_does_not() -> anyhow::Result<()> {
             .await?;
         let refused = (hop > 5).then_some("hop_limit_exceeded");
         assert_eq!(reason(&answer), refused, "hop {hop}");
-        let next = stage.rogue(&format!("/rogue/r{hop}")).await?;
+        let next = cluster.attacker(&format!("/attacker/r{hop}")).await?;
         let link = caller.sign(&context, next.svid().id(), "/work")?;
         context = received(&next, &caller, &link)?;
         caller = next;
@@ -324,34 +300,36 @@ async fn case_9_five_hops_pass_and_the_sixth_does_not() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Case 10.
 #[tokio::test]
-async fn case_10_a_piece_of_work_ends_at_its_budget() -> anyhow::Result<()> {
-    let mut stage = Stage::set().await?;
+async fn a_chain_ends_at_its_budget() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start().await?;
     // The coder is granted two further calls and makes three.
-    let call = Call::new(&stage.coder)
+    let call = Call::new(&cluster.coder)
         .grant(2)
-        .then(Call::new(&stage.reviewer).grant(0).times(3));
-    let outcomes = stage.planner.run(vec![call]).await?;
-    let below = outcomes[0].below();
-    assert_eq!(below.len(), 3, "{outcomes:?}");
+        .then(Call::new(&cluster.reviewer).grant(0).times(3));
+    let outcomes = cluster.planner.run(vec![call]).await?;
+    let downstream = outcomes[0].downstream();
+    assert_eq!(downstream.len(), 3, "{outcomes:?}");
     assert!(
-        below[..2].iter().all(|o| o.refused().is_none()),
+        downstream[..2].iter().all(|o| o.refused().is_none()),
         "{outcomes:?}"
     );
     assert_eq!(
-        below[2].refused(),
+        downstream[2].refused(),
         Some("chain_budget_exhausted"),
         "{outcomes:?}"
     );
     Ok(())
 }
 
+/// Case 11.
 #[tokio::test]
-async fn case_11_a_task_that_lost_its_context_starts_nothing() -> anyhow::Result<()> {
-    let mut stage = Stage::set().await?;
-    let mut call = Call::new(&stage.coder).then(Call::new(&stage.reviewer));
+async fn a_task_that_lost_its_context_starts_nothing() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let mut call = Call::new(&cluster.coder).then(Call::new(&cluster.reviewer));
     call.plan.forget = true;
-    let outcomes = stage.planner.run(vec![call]).await?;
+    let outcomes = cluster.planner.run(vec![call]).await?;
     assert_eq!(
         outcomes[0].deepest().refused(),
         Some("origination_denied"),
@@ -360,18 +338,19 @@ async fn case_11_a_task_that_lost_its_context_starts_nothing() -> anyhow::Result
     Ok(())
 }
 
+/// Case 12.
 #[tokio::test]
-async fn case_12_who_is_not_named_is_not_let_in() -> anyhow::Result<()> {
-    let stage = Stage::set().await?;
-    let rogue = stage.rogue("/rogue/originator").await?;
-    let reviewer = parsed(&stage.reviewer.id)?;
+async fn a_caller_that_no_rule_names_is_refused() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let attacker = cluster.attacker("/attacker/originator").await?;
+    let reviewer = parsed(&cluster.reviewer.id)?;
     // No rule names this edge.
-    let work = rogue.start()?;
-    let answer = rogue
+    let work = attacker.start()?;
+    let answer = attacker
         .call(
             &work,
             &reviewer,
-            &stage.reviewer.address,
+            &cluster.reviewer.address,
             "/work",
             Bytes::new(),
         )
@@ -380,30 +359,30 @@ async fn case_12_who_is_not_named_is_not_let_in() -> anyhow::Result<()> {
     // Without a client certificate there is no connection.
     let bare = Request::post("https://callee/work").body(Bytes::new())?;
     assert!(
-        rogue
-            .send_nameless(&reviewer, &stage.reviewer.address, bare)
+        attacker
+            .send_nameless(&reviewer, &cluster.reviewer.address, bare)
             .await
             .is_err()
     );
     // Whoever is at an address has to be who is called.
     assert!(
-        rogue
-            .dial(&parsed(&stage.coder.id)?, &stage.reviewer.address)
+        attacker
+            .dial(&parsed(&cluster.coder.id)?, &cluster.reviewer.address)
             .await
             .is_err()
     );
     // A header says nothing about who calls.
-    let mut request = Rogue::request(
+    let mut request = Attacker::request(
         "/work",
-        &rogue.sign(&work, &reviewer, "/work")?,
+        &attacker.sign(&work, &reviewer, "/work")?,
         Bytes::new(),
     )?;
-    let claim = format!("URI={}", stage.coder.id);
+    let claim = format!("URI={}", cluster.coder.id);
     request
         .headers_mut()
         .insert("x-forwarded-client-cert", claim.parse()?);
-    let answer = rogue
-        .send(&reviewer, &stage.reviewer.address, request)
+    let answer = attacker
+        .send(&reviewer, &cluster.reviewer.address, request)
         .await?;
     assert_eq!(reason(&answer), Some("edge_denied"));
     Ok(())

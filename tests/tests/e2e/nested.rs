@@ -20,7 +20,7 @@ use countersign_proto::spire::api::server::svid::v1::{MintJwtsvidRequest, MintX5
 use countersign_proto::spire::api::types;
 use countersign_tests::deployment::{Deployment, FAST_SYNC, Settings, TRUST_DOMAIN, allow, text};
 use countersign_tests::process::PATIENCE;
-use countersign_tests::puppet::{Call, Outcome};
+use countersign_tests::scripted_workload::{Call, Outcome};
 use countersign_transport::dial::UnixConnector;
 use countersign_transport::{Clock as _, SystemClock};
 use rustls_pki_types::CertificateDer;
@@ -87,8 +87,7 @@ async fn until(deployment: &Deployment, right: impl Fn(&Bundle) -> bool) -> anyh
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn workloads_two_levels_below_are_accepted_by_those_who_know_the_root() -> anyhow::Result<()>
-{
+async fn an_svid_two_levels_downstream_is_valid_under_the_root() -> anyhow::Result<()> {
     let root = Deployment::start(NODE, settings()).await?;
     let first = below(&root, "/first").await?;
     let second = below(&first, "/second").await?;
@@ -117,8 +116,8 @@ async fn workloads_two_levels_below_are_accepted_by_those_who_know_the_root() ->
     );
     allow(&mut policy, "calls", &id("/caller"), &id("/callee"), rate);
     second.write_policy(&policy)?;
-    let callee = second.puppet("/callee", &[]).await?;
-    let mut caller = second.puppet("/caller", &[]).await?;
+    let callee = second.scripted_workload("/callee", &[]).await?;
+    let mut caller = second.scripted_workload("/caller", &[]).await?;
     let outcomes = caller.run(vec![Call::new(&callee)]).await?;
     ensure!(
         matches!(outcomes[..], [Outcome::Answered(_)]),
@@ -126,13 +125,13 @@ async fn workloads_two_levels_below_are_accepted_by_those_who_know_the_root() ->
     );
 
     // The leaf, the authorities of both servers below the root, and not the root.
-    let deep = second.rogue("/deep").await?;
+    let deep = second.attacker("/deep").await?;
     let chain = deep.svid().chain();
     assert_eq!(chain.len(), 3);
     let leaf = verified(chain, &bundle(&root).await?)?;
     assert_eq!(leaf.id, SpiffeId::parse(&id("/deep"))?);
     // Who has an SVID of the root's own node agent and workloads at the bottom accept each other.
-    let high = root.rogue("/high").await?;
+    let high = root.attacker("/high").await?;
     let callee_id = SpiffeId::parse(&callee.id)?;
     let shown = high.shown(&callee_id, &callee.address).await?;
     assert_eq!(shown.id, callee_id);

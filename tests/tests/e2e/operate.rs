@@ -20,8 +20,7 @@ async fn bundles(socket: &Path) -> anyhow::Result<Result<(), Status>> {
 }
 
 #[tokio::test]
-async fn callers_that_ask_too_often_are_told_to_come_back_and_others_and_health_are_not()
--> anyhow::Result<()> {
+async fn a_caller_over_its_rate_is_refused_and_health_is_not() -> anyhow::Result<()> {
     let settings = Settings {
         agent: "  experimental {\n    ratelimit {\n      fetch_x509_svid = 1\n      fetch_x509_bundles = 1\n    }\n  }".into(),
         ..Settings::default()
@@ -85,7 +84,7 @@ impl Manager {
 }
 
 #[tokio::test]
-async fn systemd_is_told_of_the_beginning_the_end_and_that_they_live() -> anyhow::Result<()> {
+async fn systemd_hears_of_start_end_and_liveness() -> anyhow::Result<()> {
     let folder = process::short_folder()?;
     let (of_server, server_env) = Manager::listen(folder.path(), "s")?;
     let (of_agent, agent_env) = Manager::listen(folder.path(), "a")?;

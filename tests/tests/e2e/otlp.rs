@@ -197,8 +197,7 @@ fn settings(collector: &str) -> Settings {
 }
 
 #[tokio::test]
-async fn a_collector_sees_calls_from_the_workload_to_the_server_and_what_the_daemons_do_by_themselves()
--> anyhow::Result<()> {
+async fn a_collector_sees_calls_and_background_work() -> anyhow::Result<()> {
     let (received, address, serving) = Received::listen().await?;
     let mut deployment = Deployment::start(NODE, settings(&format!("http://{address}"))).await?;
     let this = std::env::current_exe()?;
@@ -327,7 +326,7 @@ async fn a_collector_sees_calls_from_the_workload_to_the_server_and_what_the_dae
 }
 
 #[tokio::test]
-async fn without_its_collector_a_daemon_serves_and_says_so_once() -> anyhow::Result<()> {
+async fn a_missing_collector_is_logged_once_and_stops_nothing() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let mut deployment = Deployment::start(
         NODE,
@@ -392,8 +391,7 @@ async fn behind_tls(web: &Web, to: SocketAddr) -> anyhow::Result<SocketAddr> {
 }
 
 #[tokio::test]
-async fn by_https_only_a_collector_that_this_machine_trusts_is_told_anything() -> anyhow::Result<()>
-{
+async fn a_collector_with_an_untrusted_certificate_gets_nothing() -> anyhow::Result<()> {
     let web = Web::new()?;
     let (received, address, serving) = Received::listen().await?;
     let address = behind_tls(&web, address).await?;

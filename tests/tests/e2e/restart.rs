@@ -24,7 +24,7 @@ async fn a_killed_node_agent_needs_no_new_token() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn nor_does_one_that_was_killed_while_renewing_its_svid() -> anyhow::Result<()> {
+async fn a_node_agent_killed_while_renewing_needs_no_new_token() -> anyhow::Result<()> {
     // So short a life that the node agent is always about to renew.
     let settings = Settings {
         server: "  agent_ttl = \"12s\"".into(),

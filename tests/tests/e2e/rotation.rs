@@ -2,12 +2,13 @@
 
 use countersign_identity::SpiffeId;
 use countersign_tests::deployment::{Deployment, FAST_SYNC, Settings, TRUST_DOMAIN, allow};
-use countersign_tests::puppet::Call;
+use countersign_tests::scripted_workload::{Call, ScriptedWorkload};
 
 use crate::{NODE, rounds};
 
+/// Case 15 of `docs/call-chains.md`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_15_no_call_fails_while_svids_rotate() -> anyhow::Result<()> {
+async fn no_call_fails_while_svids_rotate() -> anyhow::Result<()> {
     let settings = Settings {
         agent: FAST_SYNC.into(),
         ..Settings::default()
@@ -22,9 +23,9 @@ async fn case_15_no_call_fails_while_svids_rotate() -> anyhow::Result<()> {
     allow(&mut policy, "calls", &id("/caller"), &id("/callee"), rate);
     deployment.write_policy(&policy)?;
     let ttl = ["-x509SVIDTTL", "20"];
-    let mut callee = deployment.puppet("/callee", &ttl).await?;
-    let mut caller = deployment.puppet("/caller", &ttl).await?;
-    let probe = deployment.rogue("/probe").await?;
+    let mut callee = deployment.scripted_workload("/callee", &ttl).await?;
+    let mut caller = deployment.scripted_workload("/caller", &ttl).await?;
+    let probe = deployment.attacker("/probe").await?;
     let callee_id = SpiffeId::parse(&callee.id)?;
 
     let mut serials = vec![probe.shown(&callee_id, &callee.address).await?.serial];
@@ -56,10 +57,7 @@ async fn case_15_no_call_fails_while_svids_rotate() -> anyhow::Result<()> {
 }
 
 /// Waits for the callee's n-th rotation and returns the new serial number.
-async fn rotated(
-    callee: &mut countersign_tests::puppet::Puppet,
-    n: usize,
-) -> anyhow::Result<String> {
+async fn rotated(callee: &mut ScriptedWorkload, n: usize) -> anyhow::Result<String> {
     loop {
         let output = callee.process.output();
         if let Some(line) = output

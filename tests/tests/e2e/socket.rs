@@ -9,8 +9,7 @@ use crate::NODE;
 use crate::disk::{health_until, with_health};
 
 #[tokio::test]
-async fn a_socket_file_that_is_removed_comes_back_and_one_that_is_taken_over_is_told()
--> anyhow::Result<()> {
+async fn a_removed_socket_comes_back_and_a_takeover_is_reported() -> anyhow::Result<()> {
     let mut deployment = Deployment::start(NODE, with_health()).await?;
     let workload = deployment.register("/workload", &[]).await?;
     deployment.fetched(&workload).await?;
@@ -18,7 +17,7 @@ async fn a_socket_file_that_is_removed_comes_back_and_one_that_is_taken_over_is_
     std::fs::remove_file(&socket)?;
     deployment.fetched(&workload).await?;
 
-    // Somebody else serves there now, and keeps what is theirs.
+    // Another process serves there now; its file is left alone.
     let aside = deployment.folder().join("aside");
     let stranger = UnixListener::bind(&aside)?;
     std::fs::rename(&aside, &socket)?;
@@ -27,7 +26,7 @@ async fn a_socket_file_that_is_removed_comes_back_and_one_that_is_taken_over_is_
         told.starts_with("HTTP/1.1 500 ") && told.contains("workload_api"),
         "{told}"
     );
-    // Gone, and the file left behind.
+    // That process has ended and left its file behind.
     drop(stranger);
     deployment.fetched(&workload).await?;
     health_until(&deployment, &["HTTP/1.1 200 OK"]).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use countersign_identity::SpiffeId;
 use countersign_mesh::Reason;
-use countersign_tests::rogue::{self, Rogue};
+use countersign_tests::attacker::{self, Attacker};
 use http::Response;
 
 use super::part::Part;
@@ -19,11 +19,11 @@ pub(super) async fn intrude(part: &Arc<Part>) -> anyhow::Result<()> {
     let reviewer = part.client(Name::Reviewer)?;
     part.call(reviewer, PATH, Bytes::new()).await?;
 
-    let rogue = Rogue::join(part.endpoint(), &part.name().id()).await?;
+    let attacker = Attacker::join(part.endpoint(), &part.name().id()).await?;
     let callee = SpiffeId::parse(&Name::Reviewer.id())?;
     let place = part.place(Name::Reviewer)?.to_string();
-    let response = rogue
-        .call(&rogue.start()?, &callee, &place, PATH, Bytes::new())
+    let response = attacker
+        .call(&attacker.start()?, &callee, &place, PATH, Bytes::new())
         .await?;
     part.tell(&Event::Made(Made {
         members: part.members(),
@@ -37,7 +37,7 @@ pub(super) async fn intrude(part: &Arc<Part>) -> anyhow::Result<()> {
 
 /// What a callee's answer to a call by hand says.
 pub(super) fn read(response: &Response<Bytes>) -> Outcome {
-    match rogue::reason(response) {
+    match attacker::reason(response) {
         Some(reason) => Outcome::Refused {
             reason: reason.to_owned(),
             by: By::Callee,

@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::post;
 use bytes::Bytes;
 use countersign_identity::SpiffeId;
-use countersign_tests::rogue::Rogue;
+use countersign_tests::attacker::Attacker;
 
 use super::coder::answer;
 use super::part::{self, Part};
@@ -53,11 +53,11 @@ async fn review(part: &Arc<Part>, request: Request) -> anyhow::Result<Bytes> {
 /// What somebody would write who wants the loop: takes the chain off the wire, signs the next link with the real key,
 /// and sends it over a connection of its own. The library never sees this call.
 async fn send_all_the_same(part: &Part, raw: &Raw) -> anyhow::Result<()> {
-    let rogue = Rogue::join(part.endpoint(), &part.name().id()).await?;
-    let context = rogue.received("POST", "/reviews", &raw.headers, &raw.peer)?;
+    let attacker = Attacker::join(part.endpoint(), &part.name().id()).await?;
+    let context = attacker.received("POST", "/reviews", &raw.headers, &raw.peer)?;
     let callee = SpiffeId::parse(&Name::Planner.id())?;
     let place = part.place(Name::Planner)?.to_string();
-    let response = rogue
+    let response = attacker
         .call(&context, &callee, &place, "/findings", Bytes::new())
         .await?;
     part.tell(&Event::Made(Made {

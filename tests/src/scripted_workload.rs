@@ -50,7 +50,7 @@ pub struct Call {
 impl Call {
     /// One call with the default grant and nothing more to do for the callee.
     #[must_use]
-    pub fn new(to: &Puppet) -> Self {
+    pub fn new(to: &ScriptedWorkload) -> Self {
         Self {
             to: to.id.clone(),
             at: to.address.clone(),
@@ -110,7 +110,7 @@ impl Outcome {
 
     /// The outcomes of the calls that the callee made.
     #[must_use]
-    pub fn below(&self) -> &[Self] {
+    pub fn downstream(&self) -> &[Self] {
         match self {
             Self::Answered(report) => &report.outcomes,
             _ => &[],
@@ -120,7 +120,7 @@ impl Outcome {
     /// The last outcome along the first calls of each level.
     #[must_use]
     pub fn deepest(&self) -> &Self {
-        self.below().first().map_or(self, Self::deepest)
+        self.downstream().first().map_or(self, Self::deepest)
     }
 }
 
@@ -326,9 +326,9 @@ fn outcome_of(error: &CallError) -> Outcome {
     }
 }
 
-/// A running puppet, from outside.
+/// A running scripted workload, as the tests see it.
 #[derive(Debug)]
-pub struct Puppet {
+pub struct ScriptedWorkload {
     /// Its SPIFFE ID.
     pub id: String,
     /// Where it listens.
@@ -338,8 +338,8 @@ pub struct Puppet {
     commands: u32,
 }
 
-impl Puppet {
-    /// A puppet that has written its address.
+impl ScriptedWorkload {
+    /// One that has written its address.
     #[must_use]
     pub const fn new(id: String, address: String, process: Process) -> Self {
         Self {
@@ -368,7 +368,7 @@ impl Puppet {
     /// Makes calls that belong to no piece of work.
     ///
     /// # Errors
-    /// As [`Puppet::run`].
+    /// As [`ScriptedWorkload::run`].
     pub async fn loose(&mut self, calls: Vec<Call>) -> anyhow::Result<Vec<Outcome>> {
         self.command(
             "loose",

@@ -27,7 +27,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
-/// A policy that allows the rogue itself everything that a policy can allow.
+/// A policy that allows the attacker itself everything that a policy can allow.
 fn everything(id: &SpiffeId) -> String {
     let domain = id.trust_domain_name();
     format!(
@@ -53,7 +53,7 @@ allow "anything" {{
 
 /// A workload that plays by no rules but those of TLS.
 #[derive(Debug)]
-pub struct Rogue {
+pub struct Attacker {
     svid: X509Svid,
     signer: SigningIdentity,
     tls: TlsContext,
@@ -62,7 +62,7 @@ pub struct Rogue {
     started: Instant,
 }
 
-impl Rogue {
+impl Attacker {
     /// Fetches the SVID with this ID from the Workload API at `unix:///path`.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl Rogue {
     fn with(svid: X509Svid, bundles: BundleSet) -> anyhow::Result<Self> {
         let bundles = Arc::new(bundles);
         let policy = Policy::parse(&everything(svid.id()))
-            .map_err(|e| anyhow::anyhow!("the rogue's own policy: {e}"))?;
+            .map_err(|e| anyhow::anyhow!("the attacker's own policy: {e}"))?;
         let time = RustlsTime::shared(SystemClock::shared());
         Ok(Self {
             signer: SigningIdentity::new(svid.id().clone(), Arc::new(svid.key().clone()))?,
@@ -130,7 +130,7 @@ impl Rogue {
         countersign_mesh::outbound::start(&self.policy, &self.signer, self.moment())
     }
 
-    /// What a chain that came in allows, by this rogue's own rules: from the raw fields of a request to it.
+    /// What a chain that came in allows, by this attacker's own rules: from the raw fields of a request to it.
     ///
     /// # Errors
     /// The chain is not one.
@@ -211,7 +211,7 @@ impl Rogue {
     /// The certificate that a new connection is shown.
     ///
     /// # Errors
-    /// As [`Rogue::dial`].
+    /// As [`Attacker::dial`].
     pub async fn shown(&self, callee: &SpiffeId, address: &str) -> anyhow::Result<Leaf> {
         Ok(Leaf::clone(self.dial(callee, address).await?.peer()))
     }
