@@ -20,7 +20,7 @@ pub struct Facts {
     pub imports: Vec<Import>,
     /// Paths that begin with a crate of the workspace, or with `crate` or `super`.
     pub references: Vec<Reference>,
-    /// The paths of the modules that it declares.
+    /// The paths of the modules that it declares, apart from those of tests.
     pub modules: Vec<Vec<String>>,
     /// Modules that stand in a file of their own.
     pub submodules: Vec<Submodule>,
@@ -331,7 +331,9 @@ impl<'ast> Visit<'ast> for Gather {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         self.define(&item.ident, Kind::Module, Some(&item.vis));
         self.module.push(item.ident.to_string());
-        self.facts.modules.push(self.module.clone());
+        if !self.test {
+            self.facts.modules.push(self.module.clone());
+        }
         if item.content.is_none() {
             self.facts.submodules.push(Submodule {
                 path: self.module.clone(),

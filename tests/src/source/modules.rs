@@ -113,24 +113,49 @@ impl Modules {
     /// All circles, at the top level and below.
     #[must_use]
     pub fn circles(&self, references: &[&Reference]) -> Vec<Circle> {
-        let parents: BTreeSet<_> = self
-            .all
-            .iter()
-            .filter(|m| !m.is_empty())
-            .map(|m| parent(m))
-            .collect();
+        let inner = self.all.iter().filter(|module| !module.is_empty());
+        let parents: BTreeSet<_> = inner.map(|module| parent(module)).collect();
         let circles = parents.into_iter().flat_map(|parent| {
-            let edges = references
-                .iter()
-                .filter_map(|r| self.siblings(&parent, r))
-                .collect();
-            let groups = groups(&edges);
+            let groups = groups(&self.edges(&parent, references));
             groups.into_iter().map(move |members| Circle {
                 parent: parent.clone(),
                 members,
             })
         });
         circles.collect()
+    }
+
+    /// The modules of the top level in rows, so that each knows modules of later rows only; those of a circle share a row.
+    #[must_use]
+    pub fn layers(&self, references: &[&Reference]) -> Vec<Vec<String>> {
+        let edges = self.edges(&[], references);
+        let groups = groups(&edges);
+        let together =
+            |a: &String, b: &String| groups.iter().any(|g| g.contains(a) && g.contains(b));
+        let top = self.all.iter().filter(|module| module.len() == 1).flatten();
+        let mut heights: BTreeMap<&String, usize> = top.map(|name| (name, 0)).collect();
+        for _ in 0..heights.len() {
+            for (from, to) in &edges {
+                let below = heights.get(to).copied().unwrap_or_default();
+                let least = below + usize::from(!together(from, to));
+                if let Some(height) = heights.get_mut(from) {
+                    *height = least.max(*height);
+                }
+            }
+        }
+        let highest = heights.values().copied().max().unwrap_or_default();
+        let row = |height| {
+            let at_height = heights.iter().filter(|(_, at)| **at == height);
+            at_height.map(|(name, _)| (*name).clone()).collect()
+        };
+        (0..=highest).rev().map(row).collect()
+    }
+
+    fn edges(&self, parent: &[String], references: &[&Reference]) -> BTreeSet<(String, String)> {
+        references
+            .iter()
+            .filter_map(|reference| self.siblings(parent, reference))
+            .collect()
     }
 }
 
@@ -206,6 +231,19 @@ mod tests {
             (&["c"], "use crate::{a::A, b::B};"),
         ]);
         assert_eq!(found, [["a", "b"]]);
+    }
+
+    #[test]
+    fn a_module_stands_above_what_it_knows() {
+        let (modules, facts) = crate_of(&[
+            (&[], "mod a; mod b; mod c; mod d;"),
+            (&["a"], "use crate::b::B;"),
+            (&["b"], "use crate::c::C;"),
+            (&["c"], "use crate::b::B; use crate::d::D;"),
+        ]);
+        let references: Vec<_> = facts.iter().flat_map(|f| &f.references).collect();
+        let layers = modules.layers(&references);
+        assert_eq!(layers, [vec!["a"], vec!["b", "c"], vec!["d"]]);
     }
 
     #[test]
