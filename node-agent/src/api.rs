@@ -5,17 +5,19 @@
 
 mod admin;
 mod caller;
+mod concurrency;
 mod health;
-mod place;
 mod rates;
 mod reflection;
-pub mod sds;
+mod sds;
 mod stream;
 mod workload;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use axum::Router;
+use countersign_daemon::metrics::CallMetrics;
 use countersign_proto::envoy::service::secret::v3::secret_discovery_service_server::{
     SERVICE_NAME as SDS, SecretDiscoveryServiceServer,
 };
@@ -23,57 +25,19 @@ use countersign_proto::grpc::health::v1::health_server::{HealthServer, SERVICE_N
 use countersign_proto::spiffe::workload::spiffe_workload_api_server::{
     SERVICE_NAME as WORKLOAD_API, SpiffeWorkloadApiServer,
 };
-use countersign_transport::SharedClock;
+use countersign_transport::{Connection, SharedClock, UnixCaller};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::config::ApiConfig;
 use crate::jwt::JwtSvids;
 use crate::limits;
-use crate::selectors::Attestors;
+use crate::metrics::{CALLS, METHODS};
 use crate::sync::Feed;
+use crate::workload_attestor::Attestors;
 use caller::Callers;
-
-pub use admin::Delegates;
-pub(crate) use caller::SECURITY_HEADER;
-pub use health::Health;
-pub use rates::Rates;
-pub use workload::{Unauthenticated, Verifiers, WorkloadApi};
-
-/// Whether something is there for callers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Offered {
-    /// It is.
-    #[default]
-    Yes,
-    /// It is not; its methods are unknown.
-    No,
-}
-
-/// What the configuration says about callers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// Whether the Workload API is served.
-    pub workload_api: Offered,
-    /// What verifiers get.
-    pub verifiers: Verifiers,
-    /// What Envoy is told; nothing, if it is not served.
-    pub sds: Option<sds::Settings>,
-    /// Who may act for others.
-    pub delegates: Delegates,
-    /// How often they may call.
-    pub rates: Rates,
-}
-
-impl Rules {
-    /// Whether there is a public socket: nothing is served there otherwise.
-    #[must_use]
-    pub fn public_socket(&self) -> Offered {
-        match (self.workload_api, &self.sds) {
-            (Offered::No, None) => Offered::No,
-            _ => Offered::Yes,
-        }
-    }
-}
+use health::Health;
+use workload::WorkloadApi;
 
 /// What all services draw on.
 #[derive(Clone)]
@@ -91,7 +55,7 @@ pub struct Sources {
 }
 
 /// Everything on the public socket, which is at `socket`.
-pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
+pub fn public(sources: &Sources, config: &ApiConfig, socket: PathBuf) -> Router {
     let Sources {
         feed,
         jwt_svids,
@@ -99,16 +63,16 @@ pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
         clock,
         stop,
     } = sources.clone();
-    let callers = Callers::new(feed, attestors).limited(rules.rates);
-    let asks_itself = (rules.workload_api == Offered::Yes).then_some(socket);
+    let callers = Callers::new(feed, attestors).limited(config.rates);
+    let asks_itself = config.workload_api.then_some(socket);
     let mut routes = Routes::new(HealthServer::new(Health::new(asks_itself)));
     let mut services = vec![HEALTH];
-    if rules.workload_api == Offered::Yes {
+    if config.workload_api {
         services.push(WORKLOAD_API);
         let workload = WorkloadApi::new(
             callers.clone(),
             jwt_svids,
-            rules.verifiers.clone(),
+            config.verifiers.clone(),
             clock,
             stop.clone(),
         );
@@ -117,7 +81,7 @@ pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
                 .max_decoding_message_size(limits::WORKLOAD_REQUEST_BYTES),
         );
     }
-    if let Some(settings) = rules.sds.clone() {
+    if let Some(settings) = config.sds.clone() {
         services.push(SDS);
         let sds = sds::SecretDiscovery::new(callers, settings, stop);
         routes = routes.add_service(
@@ -126,10 +90,20 @@ pub fn public(sources: &Sources, rules: &Rules, socket: PathBuf) -> Router {
         );
     }
     let routes = reflection::add(routes, &services);
-    place::bounded(routes.into_axum_router()).layer(crate::metrics::calls())
+    concurrency::limited(routes.into_axum_router()).layer(call_metrics())
 }
 
 pub use admin::router as admin;
+
+/// Counts the calls on a socket, except those of the node agent itself, which checks its own health.
+fn call_metrics() -> CallMetrics {
+    CallMetrics::new(CALLS, METHODS.iter().copied()).leaving_out(|extensions| {
+        let connection = extensions.get::<Arc<Connection>>();
+        connection
+            .and_then(|connection| connection.unix_caller())
+            .is_some_and(UnixCaller::is_this_process)
+    })
+}
 
 #[cfg(test)]
 mod tests;

@@ -68,7 +68,7 @@ enum Api {
     Watch(watch::Watch),
 }
 
-/// The verbs and flags, for whoever lists them.
+/// The verbs and flags.
 pub(crate) fn command() -> clap::Command {
     Arguments::command()
 }

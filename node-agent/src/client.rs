@@ -1,4 +1,4 @@
-//! The connection to a server: who is expected there, who this node is, and what went wrong in words.
+//! The connection to the server: which ID is expected there, which SVID this node shows, and what went wrong in words.
 //!
 //! Every call has a deadline. Any failure drops the connection, so that the next call dials anew and a restarted server
 //! is found (wire contract, B.3). A call that was broken by a connection's end, such as the server's regular GOAWAY, is
@@ -26,18 +26,18 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-mod companion;
+mod shared_client;
 
 use crate::limits;
 
-pub use companion::{Companion, CompanionError};
+pub(crate) use shared_client::{SharedClient, SharedClientError};
 
 /// What calls are made over. Each tells the server which span it belongs to, if this node agent's spans are sent anywhere.
-pub type ServerChannel = InterceptedService<Channel, WithSpan>;
+pub(crate) type ServerChannel = InterceptedService<Channel, WithSpan>;
 
 /// Puts the current span into the request.
 #[derive(Clone, Copy, Debug)]
-pub struct WithSpan;
+pub(crate) struct WithSpan;
 
 impl Interceptor for WithSpan {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -51,11 +51,11 @@ impl Interceptor for WithSpan {
 
 /// The bundles that servers are verified by, replaced as they change.
 #[derive(Clone, Debug, Default)]
-pub struct TrustedBundles(Arc<ArcSwap<BundleSet>>);
+pub(crate) struct TrustedBundles(Arc<ArcSwap<BundleSet>>);
 
 impl TrustedBundles {
     /// Trusts this bundle from now on, and no other of its trust domain.
-    pub fn replace(&self, bundle: Arc<Bundle>) {
+    pub(crate) fn replace(&self, bundle: Arc<Bundle>) {
         let mut set = BundleSet::default();
         set.insert(bundle);
         self.0.store(Arc::new(set));
@@ -68,7 +68,7 @@ impl Bundles for TrustedBundles {
     }
 }
 
-/// Whom this side is, and whom it believes.
+/// What this side shows, and by what it verifies the server.
 #[derive(Clone, Debug)]
 enum Credentials {
     /// First contact: no certificate, the server verified by the bundle.
@@ -81,22 +81,18 @@ enum Credentials {
 
 /// Why a call to the server failed.
 #[derive(Debug, thiserror::Error)]
-pub enum CallError {
+pub(crate) enum CallError {
     /// There is no connection.
-    #[error("cannot reach the server at {address}: {}", explain(source))]
+    #[error("cannot reach the server at {address}: {}", explain(error))]
     Dial {
         /// Where it should be.
         address: String,
         /// Why.
-        source: tonic::transport::Error,
+        error: tonic::transport::Error,
     },
     /// The connection could not even be tried.
-    #[error("cannot prepare the connection to the server: {source}")]
-    Tls {
-        /// What TLS did not like.
-        #[from]
-        source: rustls::Error,
-    },
+    #[error("cannot prepare the connection to the server")]
+    Tls(#[from] rustls::Error),
     /// The call failed, or the connection broke during it.
     #[error("{method} failed: {}", describe(status))]
     Status {
@@ -141,7 +137,7 @@ fn describe(status: &Status) -> String {
     }
 }
 
-/// What went wrong below gRPC.
+/// What went wrong in TLS, TCP or HTTP/2.
 fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     match DialError::of(error) {
         Some(dial) => Chain(dial).to_string(),
@@ -161,19 +157,17 @@ impl CallError {
 
     /// What the connection failed of, if it was that.
     #[must_use]
-    pub fn cause(&self) -> Option<Cause> {
+    pub(crate) fn cause(&self) -> Option<Cause> {
         match self {
-            Self::Dial { source, .. } => Cause::of(source),
+            Self::Dial { error, .. } => Cause::of(error),
             Self::Status { status, .. } => Cause::of(&**status),
-            Self::Tls { .. } | Self::TimedOut { .. } | Self::Answer { .. } | Self::Here { .. } => {
-                None
-            }
+            Self::Tls(_) | Self::TimedOut { .. } | Self::Answer { .. } | Self::Here { .. } => None,
         }
     }
 
     /// The gRPC code, if the server answered with one.
     #[must_use]
-    pub fn code(&self) -> Option<Code> {
+    pub(crate) fn code(&self) -> Option<Code> {
         match self {
             Self::Status { status, .. } if !is_broken(status) => Some(status.code()),
             _ => None,
@@ -182,7 +176,7 @@ impl CallError {
 
     /// Why the server refuses this node, if it gave a reason (wire contract, C.6).
     #[must_use]
-    pub fn denied(&self) -> Option<Reason> {
+    pub(crate) fn denied(&self) -> Option<Reason> {
         match self {
             Self::Status { status, .. } if status.code() == Code::PermissionDenied => {
                 denied_reason(status.details())
@@ -193,7 +187,7 @@ impl CallError {
 
     /// What a person can do about it; empty if nothing is known.
     #[must_use]
-    pub fn advice(&self) -> &'static str {
+    pub(crate) fn advice(&self) -> &'static str {
         self.cause().map_or("", Cause::advice)
     }
 
@@ -216,14 +210,14 @@ fn denied_reason(details: &[u8]) -> Option<Reason> {
 }
 
 /// A client of one server address.
-pub struct ServerClient {
+pub(crate) struct ServerClient {
     address: String,
     trust_domain: TrustDomain,
     tls: TlsContext,
     clock: SharedClock,
     credentials: Credentials,
     channel: Option<ServerChannel>,
-    /// Whom it shows itself as, for a companion.
+    /// Whom it shows itself as, for a shared_client.
     shown: watch::Sender<Option<X509Svid>>,
     /// Which of several servers of this name is tried first the next time.
     turn: usize,
@@ -233,7 +227,7 @@ impl ServerClient {
     /// A client of the server of this trust domain at `address` (`host:port`), which it verifies by these bundles. Has no
     /// identity yet.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         address: String,
         trust_domain: TrustDomain,
         bundles: &TrustedBundles,
@@ -257,7 +251,7 @@ impl ServerClient {
 
     /// The same, with these key exchanges.
     #[must_use]
-    pub fn exchanging(self, key_exchange: KeyExchange) -> Self {
+    pub(crate) fn exchanging(self, key_exchange: KeyExchange) -> Self {
         Self {
             tls: self.tls.exchanging(key_exchange),
             ..self
@@ -266,30 +260,30 @@ impl ServerClient {
 
     /// Whom it shows itself as, as that changes.
     #[must_use]
-    pub fn shown(&self) -> watch::Receiver<Option<X509Svid>> {
+    pub(crate) fn shown(&self) -> watch::Receiver<Option<X509Svid>> {
         self.shown.subscribe()
     }
 
     /// Where the server is.
     #[must_use]
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// The trust domain whose server it is.
     #[must_use]
-    pub const fn trust_domain(&self) -> &TrustDomain {
+    pub(crate) const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// Believes whoever answers, as long as there is no identity. Only on an operator's word.
-    pub fn trust_anyone(&mut self) {
+    /// Accepts any server as long as this node has no identity. Only if the operator asked for it.
+    pub(crate) fn trust_anyone(&mut self) {
         self.credentials = Credentials::Insecure;
         self.channel = None;
     }
 
     /// Is this node from now on. The old connection is dropped; the next call shows the new certificate.
-    pub fn identify(&mut self, svid: X509Svid) {
+    pub(crate) fn identify(&mut self, svid: X509Svid) {
         self.shown.send_replace(Some(svid.clone()));
         self.credentials = Credentials::Node(svid);
         self.channel = None;
@@ -299,7 +293,11 @@ impl ServerClient {
     ///
     /// # Errors
     /// [`CallError`]; the connection is dropped.
-    pub async fn call<T, F, Fut>(&mut self, method: &'static str, call: F) -> Result<T, CallError>
+    pub(crate) async fn call<T, F, Fut>(
+        &mut self,
+        method: &'static str,
+        call: F,
+    ) -> Result<T, CallError>
     where
         F: Fn(ServerChannel) -> Fut,
         Fut: Future<Output = Result<T, CallError>>,
@@ -307,7 +305,7 @@ impl ServerClient {
         let reused = self.channel.is_some();
         match self.call_once(method, &call).await {
             Err(error) if reused && error.is_broken_connection() => {
-                tracing::debug!(method, %error, "connection to the server ended: calling again on a new one");
+                tracing::debug!(method, error = %Chain(&error), "Connection to the server ended: calling again on a new one");
                 self.call_once(method, &call).await
             }
             result => result,
@@ -318,7 +316,11 @@ impl ServerClient {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn attest<T, F, Fut>(&mut self, method: &'static str, call: F) -> Result<T, CallError>
+    pub(crate) async fn attest<T, F, Fut>(
+        &mut self,
+        method: &'static str,
+        call: F,
+    ) -> Result<T, CallError>
     where
         F: FnOnce(ServerChannel) -> Fut,
         Fut: Future<Output = Result<T, CallError>>,
@@ -356,13 +358,7 @@ impl ServerClient {
         let channel = self.connected().await?;
         let result = tokio::time::timeout(limit, call(channel))
             .await
-            .unwrap_or_else(|_| {
-                Err(CallError::TimedOut {
-                    method,
-                    address: self.address.clone(),
-                    limit,
-                })
-            });
+            .unwrap_or_else(|_| Err(CallError::timed_out(method, self.address.clone(), limit)));
         if result.is_err() {
             self.channel = None;
         }
@@ -389,9 +385,9 @@ impl ServerClient {
         let channel = Endpoint::from_static("http://server")
             .connect_with_connector(connector)
             .await
-            .map_err(|source| CallError::Dial {
+            .map_err(|error| CallError::Dial {
                 address: self.address.clone(),
-                source,
+                error,
             })?;
         let channel = InterceptedService::new(channel, WithSpan);
         self.channel = Some(channel.clone());

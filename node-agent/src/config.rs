@@ -3,6 +3,7 @@
 //! Pure but for reading the file: nothing is opened, bound or resolved here. Everything that is wrong is reported
 //! together, with file, line and key, before anything starts.
 
+mod api;
 mod attestors;
 mod callers;
 #[cfg(test)]
@@ -21,18 +22,22 @@ use countersign_daemon::otlp::{self, OtlpOptions};
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{KeyType, TrustDomain};
 
-use crate::api::Rules;
-use crate::attest::{BundleFormat, ByJoinToken, JoinToken, NodeAttestor, Trust, X509Pop};
-use crate::selectors::Configured;
-use crate::sync::{Keeping, Rotation};
+use crate::node_attestor::{
+    BundleFormat, JoinToken, JoinTokenAttestor, NodeAttestor, Trust, X509PopAttestor,
+};
+use crate::rotation::Rotation;
+use crate::sync::CacheConfig;
+use crate::workload_attestor::AttestorConfig;
 
-pub use crate::attest::JoinTokenSource;
-pub use trust::{MOST_REBOOTSTRAP_DELAY, RebootstrapMode, TrustOverride};
+pub(crate) use crate::node_attestor::JoinTokenSource;
+pub use api::{ApiConfig, SdsConfig, VerifierConfig};
+pub(crate) use api::{Delegates, MethodRates, SecretNames, Validation};
+pub(crate) use trust::{MOST_REBOOTSTRAP_DELAY, RebootstrapMode, TrustOverride};
 
-/// Where SPIRE looks for the file when it is not told.
-pub const DEFAULT_FILE: &str = "conf/agent/agent.conf";
+/// Where SPIRE looks for the file unless a flag names it.
+pub(crate) const DEFAULT_FILE: &str = "conf/agent/agent.conf";
 /// The Workload API socket when nothing else is configured.
-pub const DEFAULT_SOCKET: &str = "/tmp/spire-agent/public/api.sock";
+pub(crate) const DEFAULT_SOCKET: &str = "/tmp/spire-agent/public/api.sock";
 
 const DEFAULT_PORT: u16 = 8081;
 const DEFAULT_DATA_DIR: &str = ".";
@@ -47,57 +52,49 @@ const MOST_SVIDS: i64 = 1_000_000;
 /// Beyond this, short-lived SVIDs would run out between two looks.
 const MOST_SYNC_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// Everything that the node agent is told.
+/// The whole configuration of a node agent.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
     /// Whose node this is.
-    pub trust_domain: TrustDomain,
+    pub(crate) trust_domain: TrustDomain,
     /// The server, as `host:port`.
-    pub server: String,
+    pub(crate) server: String,
     /// The key exchanges with the server.
-    pub key_exchange: KeyExchange,
+    pub(crate) key_exchange: KeyExchange,
     /// How the server is verified on first contact, and perhaps later.
-    pub trust: Trust,
+    pub(crate) trust: Trust,
     /// What proves the node.
-    pub node_attestor: Arc<dyn NodeAttestor>,
+    pub(crate) node_attestor: Arc<dyn NodeAttestor>,
     /// Where the node's identity is kept.
-    pub key_store: KeyStore,
-    /// Whether workloads' SVIDs are kept beside it.
-    pub workload_svids: WorkloadSvids,
+    pub(crate) key_store: KeyStore,
+    /// Whether workloads' SVIDs are written beside it, encrypted, for the next process. Without effect if the key store is
+    /// in memory.
+    pub(crate) svids_on_disk: bool,
     /// What is held for workloads, and when it is renewed.
-    pub keeping: Keeping,
+    pub(crate) cache: CacheConfig,
     /// The public socket, of the Workload API and Envoy's secret discovery; it is not opened if neither is served.
-    pub socket_path: PathBuf,
+    pub(crate) socket_path: PathBuf,
     /// The admin socket, if there is to be one.
-    pub admin_socket_path: Option<PathBuf>,
+    pub(crate) admin_socket_path: Option<PathBuf>,
     /// What callers may ask for.
-    pub rules: Rules,
+    pub(crate) api: ApiConfig,
     /// How many JWT-SVIDs are kept.
-    pub jwt_svids: usize,
-    /// How callers are told apart.
-    pub workload_attestors: Vec<Configured>,
+    pub(crate) jwt_svids: usize,
+    /// How callers are attested.
+    pub(crate) workload_attestors: Vec<AttestorConfig>,
     /// The keys of workloads.
-    pub workload_key_type: KeyType,
+    pub(crate) workload_key_type: KeyType,
     /// How often the server is asked for news.
-    pub sync_interval: Duration,
+    pub(crate) sync_interval: Duration,
     /// What is logged, in what form and where to.
-    pub logs: LogOptions,
-    /// Where health and metrics are told.
-    pub operators: Operators,
-}
-
-/// Whether workloads' SVIDs outlive the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WorkloadSvids {
-    /// On disk, encrypted, if the key store is there too.
-    OnDisk,
-    /// In memory alone.
-    InMemory,
+    pub(crate) logs: LogOptions,
+    /// Where health and metrics are served.
+    pub(crate) operators: Operators,
 }
 
 /// Where the node's key and SVID are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyStore {
+pub(crate) enum KeyStore {
     /// In a file in this directory.
     Disk(PathBuf),
     /// Nowhere: each start needs a new join token.
@@ -108,37 +105,37 @@ pub enum KeyStore {
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `-serverAddress`.
-    pub server_address: Option<String>,
+    pub(crate) server_address: Option<String>,
     /// `-serverPort`.
-    pub server_port: Option<u16>,
+    pub(crate) server_port: Option<u16>,
     /// `-trustDomain`.
-    pub trust_domain: Option<TrustDomain>,
+    pub(crate) trust_domain: Option<TrustDomain>,
     /// `-trustBundle`, `-trustBundleUrl` or `-insecureBootstrap`.
-    pub trust: Option<TrustOverride>,
+    pub(crate) trust: Option<TrustOverride>,
     /// `-trustBundleFormat`.
-    pub trust_format: Option<BundleFormat>,
+    pub(crate) trust_format: Option<BundleFormat>,
     /// `-rebootstrapMode`.
-    pub rebootstrap_mode: Option<RebootstrapMode>,
+    pub(crate) rebootstrap_mode: Option<RebootstrapMode>,
     /// `-rebootstrapDelay`.
-    pub rebootstrap_delay: Option<Duration>,
+    pub(crate) rebootstrap_delay: Option<Duration>,
     /// `-joinToken` or `-joinTokenFile`.
-    pub join_token: Option<JoinTokenSource>,
+    pub(crate) join_token: Option<JoinTokenSource>,
     /// `-dataDir`.
-    pub data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// `-socketPath`.
-    pub socket_path: Option<PathBuf>,
+    pub(crate) socket_path: Option<PathBuf>,
     /// `-allowUnauthenticatedVerifiers`.
-    pub allow_unauthenticated_verifiers: bool,
+    pub(crate) allow_unauthenticated_verifiers: bool,
     /// `-disableWorkloadAPI`.
-    pub disable_workload_api: bool,
+    pub(crate) disable_workload_api: bool,
     /// `-disableSDSAPI`.
-    pub disable_sds_api: bool,
+    pub(crate) disable_sds_api: bool,
     /// `-logLevel`.
-    pub log_level: Option<Level>,
+    pub(crate) log_level: Option<Level>,
     /// `-logFormat`.
-    pub log_format: Option<Format>,
+    pub(crate) log_format: Option<Format>,
     /// `-logFile`.
-    pub log_file: Option<PathBuf>,
+    pub(crate) log_file: Option<PathBuf>,
 }
 
 impl AgentConfig {
@@ -146,7 +143,7 @@ impl AgentConfig {
     ///
     /// # Errors
     /// The file can't be read or breaks the syntax, or keys and values are wrong: all of them, in the order of the file.
-    pub fn load(
+    pub(crate) fn load(
         file: &Path,
         expansion: Expansion,
         overrides: &Overrides,
@@ -181,11 +178,8 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
     let trust = trust::trust(document, &agent, overrides);
     let node_attestor = node_attestor(document, &agent, overrides);
     let key_store = key_store(document, &agent, overrides);
-    let workload_svids = match agent.bool("keep_svids_on_disk") {
-        Some(false) => WorkloadSvids::InMemory,
-        Some(true) | None => WorkloadSvids::OnDisk,
-    };
-    let keeping = keeping(&agent);
+    let svids_on_disk = agent.bool("keep_svids_on_disk").unwrap_or(true);
+    let cache = cache(&agent);
     let operators = Operators {
         health: document.health_checks().map(|checks| {
             let paths = HealthPaths {
@@ -207,7 +201,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
     let socket_path = overrides.socket_path.clone().or(agent.path("socket_path"));
     let socket_path = socket_path.unwrap_or_else(|| DEFAULT_SOCKET.into());
     let admin_socket_path = callers::admin_socket(&agent, &socket_path);
-    let rules = callers::rules(&agent, overrides, trust_domain.as_ref());
+    let api = callers::api(&agent, overrides, trust_domain.as_ref());
     let jwt_svids = callers::jwt_svids(&agent);
     let workload_key_type = workload_key_type(&agent);
     let experimental = agent.section("experimental");
@@ -225,11 +219,11 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
         trust: trust?,
         node_attestor: node_attestor?,
         key_store: key_store?,
-        workload_svids,
-        keeping,
+        svids_on_disk,
+        cache,
         socket_path,
         admin_socket_path,
-        rules,
+        api,
         jwt_svids,
         workload_attestors: workload_attestors?,
         workload_key_type,
@@ -262,7 +256,7 @@ fn server(agent: &Section<'_>, overrides: &Overrides) -> Option<String> {
     })
 }
 
-fn keeping(agent: &Section<'_>) -> Keeping {
+fn cache(agent: &Section<'_>) -> CacheConfig {
     let most = agent
         .integer("x509_svid_cache_max_size", 0..=MOST_SVIDS)
         .and_then(|most| usize::try_from(most).ok())
@@ -271,8 +265,8 @@ fn keeping(agent: &Section<'_>) -> Keeping {
         "availability_target",
         LEAST_AVAILABILITY_TARGET..=MOST_AVAILABILITY_TARGET,
     );
-    Keeping {
-        most: most.unwrap_or(DEFAULT_SVIDS),
+    CacheConfig {
+        max_svids: most.unwrap_or(DEFAULT_SVIDS),
         rotation: Rotation {
             availability_target,
         },
@@ -287,7 +281,7 @@ fn node_attestor(
     let source = join_token(agent, overrides);
     let plugin = document.required_plugin("NodeAttestor")?;
     if plugin.name != "x509pop" {
-        return Some(Arc::new(ByJoinToken { source }));
+        return Some(Arc::new(JoinTokenAttestor { source }));
     }
     if source.is_some() {
         agent.warn(
@@ -298,7 +292,7 @@ fn node_attestor(
     plugin
         .data
         .require(&["private_key_path", "certificate_path"]);
-    Some(Arc::new(X509Pop {
+    Some(Arc::new(X509PopAttestor {
         private_key: plugin.data.path("private_key_path")?,
         certificate: plugin.data.path("certificate_path")?,
         intermediates: plugin.data.path("intermediates_path"),
@@ -328,7 +322,7 @@ fn key_store(document: &Document, agent: &Section<'_>, overrides: &Overrides) ->
     let plugin = document.required_plugin("KeyManager")?;
     match plugin.name {
         "memory" => Some(KeyStore::Memory),
-        // Key, SVID and bundle are worth something only together, so they are one file, and it lies where the key does.
+        // Key, SVID and bundle are of use only together, so they are one file, and it stands where SPIRE has the key.
         _ => Some(KeyStore::Disk(
             plugin
                 .data

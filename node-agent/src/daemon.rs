@@ -16,7 +16,7 @@ use countersign_daemon::operate::OperateError;
 use countersign_daemon::otlp::Otlp;
 use countersign_daemon::systemd;
 use countersign_identity::UnixTime;
-use countersign_transport::error::{BoxError, Chain};
+use countersign_transport::error::BoxError;
 use countersign_transport::file::WriteError;
 use countersign_transport::serve::Http;
 use countersign_transport::task::TaskFault;
@@ -24,16 +24,17 @@ use countersign_transport::unix::{Access, BindError, Socket};
 use countersign_transport::{ServeOptions, SharedClock, Tasks, serve_unix};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Offered};
-use crate::attest::{AttestError, TrustError};
+use crate::api;
 use crate::config::AgentConfig;
 use crate::jwt::JwtSvids;
 use crate::limits;
 use crate::metrics;
-use crate::selectors::{Attestors, Configured};
+use crate::node_attestor::{AttestError, TrustError};
+use crate::signatures::Signatures;
 use crate::skew::Skew;
 use crate::storage::StorageError;
-use crate::sync::{Fatal, Feed, Reports};
+use crate::sync::{Fatal, Feed, SyncHealth};
+use crate::workload_attestor::{AttestorConfig, Attestors};
 use start::Start;
 
 /// How long running streams may take to end at the shutdown.
@@ -41,18 +42,18 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Why the node agent did not start, or ended. Each says what to do, in one line.
 #[derive(Debug, thiserror::Error)]
-pub enum AgentError {
+pub(crate) enum AgentError {
     /// The data directory.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The socket.
-    #[error("{}", Chain(.0))]
+    #[error(transparent)]
     Bind(#[from] BindError),
     /// The trust bundle file.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// Health or metrics can't be told.
-    #[error("{}", Chain(.0))]
+    /// The endpoints of health or metrics can't be opened.
+    #[error(transparent)]
     Operate(#[from] OperateError),
     /// There is nothing to attest with.
     #[error(
@@ -83,17 +84,17 @@ pub enum AgentError {
     #[error(transparent)]
     Sync(#[from] Fatal),
     /// The address file.
-    #[error("{}", Chain(.0))]
+    #[error(transparent)]
     AddressFile(#[from] WriteError),
     /// A part of the daemon ended.
-    #[error("{}", Chain(.0))]
+    #[error(transparent)]
     Task(#[from] TaskFault),
 }
 
 impl AgentError {
     /// The program's exit code.
     #[must_use]
-    pub const fn exit(&self) -> Exit {
+    pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Task(_) => Exit::Software,
             _ => Exit::Failure,
@@ -106,7 +107,7 @@ impl AgentError {
 ///
 /// # Errors
 /// [`AgentError`].
-pub async fn run(
+pub(crate) async fn run(
     config: AgentConfig,
     address_file: Option<PathBuf>,
     levels: Levels,
@@ -114,8 +115,8 @@ pub async fn run(
     clock: SharedClock,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
-    // The socket first: whoever can't have it should not spend a join token before finding out.
-    let public = config.rules.public_socket() == Offered::Yes;
+    // The socket first: a node agent that can't have it must find out before it spends a join token.
+    let public = config.api.has_public_socket();
     let socket = match public {
         true => Some(Socket::bind(&config.socket_path, Access::PUBLIC).await?),
         false => None,
@@ -125,7 +126,7 @@ pub async fn run(
         None => None,
     };
     let operators = config.operators.bind(metrics::ALL, otlp).await?;
-    metrics::begin();
+    register_counters();
     let mut places = operators.listening();
     if public {
         places.insert(0, Listening::Unix(config.socket_path.clone()));
@@ -147,13 +148,13 @@ pub async fn run(
             config
                 .workload_attestors
                 .iter()
-                .map(Configured::attestor)
+                .map(AttestorConfig::build)
                 .collect(),
         ),
         clock: Arc::clone(&clock),
         stop: tasks.token().clone(),
     };
-    let admin = admin.map(|socket| (socket, api::admin(&sources, &config.rules, levels)));
+    let admin = admin.map(|socket| (socket, api::admin(&sources, &config.api, levels)));
     serve(&tasks, socket, admin, &config, &sources, &health);
 
     let announced = OnceLock::new();
@@ -175,7 +176,7 @@ pub async fn run(
             feed,
             jwt_svids: &jwt_svids,
             clock,
-            reports: Reports::new(&health),
+            health: SyncHealth::new(&health),
         };
         let stop = tasks.token();
         let Some(syncer) = stop
@@ -197,7 +198,20 @@ pub async fn run(
     Ok(joined?)
 }
 
-/// What changes without anybody telling of it.
+/// Makes the counters whose labels are known appear at the start, so that monitoring sees their first increase.
+fn register_counters() {
+    ::metrics::gauge!(metrics::BUILD.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    for result in ["ok", "failed"] {
+        ::metrics::counter!(metrics::SYNCS.name, "result" => result).increment(0);
+        ::metrics::counter!(metrics::NODE_RENEWALS.name, "result" => result).increment(0);
+    }
+    for signatures in Signatures::ALL {
+        signatures.succeeded(0, 0);
+        signatures.failed(0);
+    }
+}
+
+/// Sets the gauges whose values nothing reports when they change.
 fn observe(feed: &Feed, jwt_svids: &JwtSvids, health: &Health) {
     ::metrics::gauge!(metrics::SVIDS.name, "kind" => metrics::JWT).set(float(jwt_svids.count()));
     let synced_at = Duration::from_secs(feed.synced_at().as_secs());
@@ -227,7 +241,7 @@ fn serve(
         }
     };
     if let Some(socket) = socket {
-        let public = api::public(sources, &config.rules, config.socket_path.clone());
+        let public = api::public(sources, &config.api, config.socket_path.clone());
         tasks.essential("workload API", on("workload_api", socket, public));
     }
     if let Some((socket, router)) = admin {

@@ -1,5 +1,5 @@
-//! JWT-SVIDs for workloads: fetched from the server when somebody asks, and used again for half of their life (wire
-//! contract, F.4).
+//! JWT-SVIDs for workloads: fetched from the server when a workload asks, and used again for half of their life
+//! (docs/wire.md, F.4).
 //!
 //! Called by `api`. The token itself is the server's; this side checks only that it is about the entry it was asked for.
 
@@ -14,16 +14,19 @@ use countersign_identity::{SpiffeId, UnixTime};
 use countersign_proto::spire::api::server::svid::v1::NewJwtsvidRequest;
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use countersign_transport::SharedClock;
+use countersign_transport::error::Chain;
 use countersign_transport::turns::Turns;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::client::{CallError, Companion, CompanionError, ServerChannel, failed};
-use crate::sync::rotation::{self, Moment};
-use crate::sync::{AuthorizedEntry, Feed};
-use crate::{limits, metrics};
+use crate::client::{CallError, ServerChannel, SharedClient, SharedClientError, failed};
+use crate::entry::AuthorizedEntry;
+use crate::limits;
+use crate::rotation::{self, Moment};
+use crate::signatures::Signatures;
+use crate::sync::Feed;
 
-pub use cache::{Cache, Held, Key};
+pub(crate) use cache::{CachedJwt, JwtCache, JwtKey};
 
 const FETCH: &str = "NewJWTSVID";
 
@@ -32,42 +35,42 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A JWT-SVID, ready to be handed out.
 #[derive(Clone, Debug)]
-pub struct JwtSvid {
+pub(crate) struct JwtSvid {
     /// The compact JWS.
-    pub token: Arc<str>,
+    pub(crate) token: Arc<str>,
     /// Who it is about.
-    pub id: SpiffeId,
+    pub(crate) id: SpiffeId,
     /// When it was made.
-    pub issued_at: UnixTime,
+    pub(crate) issued_at: UnixTime,
     /// When it expires.
-    pub expires_at: UnixTime,
+    pub(crate) expires_at: UnixTime,
 }
 
 /// Why there is no JWT-SVID.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum JwtError {
+pub(crate) enum JwtError {
     /// This node has not been attested yet.
     #[error("the node agent is not connected to the server yet")]
     NotConnected,
     /// The server.
     #[error(transparent)]
-    Server(#[from] CompanionError),
+    Server(#[from] SharedClientError),
     /// The server's answer.
     #[error("the server's answer is not usable: {0}")]
     Answer(String),
 }
 
-type Flights = Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>;
+type Flights = Mutex<HashMap<JwtKey, Arc<tokio::sync::Mutex<()>>>>;
 
 /// One caller's part in a fetch; the last one leaves nothing behind, however it ends.
 struct Flight<'a> {
     under_way: &'a Flights,
-    key: &'a Key,
+    key: &'a JwtKey,
     mine: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<'a> Flight<'a> {
-    fn of(under_way: &'a Flights, key: &'a Key) -> Self {
+    fn of(under_way: &'a Flights, key: &'a JwtKey) -> Self {
         let mine = Arc::clone(lock(under_way).entry(key.clone()).or_default());
         Self {
             under_way,
@@ -89,11 +92,11 @@ impl Drop for Flight<'_> {
 
 /// All JWT-SVIDs of this node. Clones share them.
 #[derive(Clone)]
-pub struct JwtSvids(Arc<Inner>);
+pub struct JwtSvids(Arc<JwtState>);
 
-struct Inner {
-    server: OnceLock<Companion>,
-    cache: Mutex<Cache>,
+struct JwtState {
+    server: OnceLock<SharedClient>,
+    cache: Mutex<JwtCache>,
     /// Fetches under way: who asks for the same waits for the one that began.
     under_way: Flights,
     turns: Turns<u32>,
@@ -102,12 +105,12 @@ struct Inner {
 }
 
 impl JwtSvids {
-    /// None yet, and at most so many.
+    /// An empty cache of at most `most` tokens.
     #[must_use]
     pub fn new(most: usize, feed: Feed, clock: SharedClock) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(JwtState {
             server: OnceLock::new(),
-            cache: Mutex::new(Cache::new(most)),
+            cache: Mutex::new(JwtCache::new(most)),
             under_way: Mutex::default(),
             turns: Turns::new(limits::JWT_FETCHES_PER_USER),
             feed,
@@ -116,19 +119,19 @@ impl JwtSvids {
     }
 
     /// Fetches from this server from now on. The first one counts.
-    pub fn connect(&self, server: Companion) {
+    pub(crate) fn connect(&self, server: SharedClient) {
         drop(self.0.server.set(server));
     }
 
     /// Where they are fetched.
     #[must_use]
-    pub fn server(&self) -> Option<&Companion> {
+    pub(crate) fn server(&self) -> Option<&SharedClient> {
         self.0.server.get()
     }
 
     /// How many are kept.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.cache().len()
     }
 
@@ -138,13 +141,13 @@ impl JwtSvids {
     ///
     /// # Errors
     /// [`JwtError`].
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         entry: &AuthorizedEntry,
         audience: &[String],
         uid: u32,
     ) -> Result<JwtSvid, JwtError> {
-        let key = Key::new(&entry.spiffe_id, audience);
+        let key = JwtKey::new(&entry.spiffe_id, audience);
         if let Some(held) = self.fresh(&key) {
             return Ok(held);
         }
@@ -153,12 +156,12 @@ impl JwtSvids {
         if let Some(held) = self.fresh(&key) {
             return Ok(held);
         }
-        // Of each user only a few at once: the server takes so many from this node in a second.
+        // The server limits the rate of this whole node, so no user may have more than a few fetches under way.
         let _turn = self.0.turns.wait(uid).await;
         self.fetch_and_keep(&key, entry, audience).await
     }
 
-    fn fresh(&self, key: &Key) -> Option<JwtSvid> {
+    fn fresh(&self, key: &JwtKey) -> Option<JwtSvid> {
         let now = self.now();
         self.usable(key)
             .filter(|held| !held.renew.has_come(now))
@@ -166,7 +169,7 @@ impl JwtSvids {
     }
 
     /// What is kept, unless it has expired or its key is being withdrawn.
-    fn usable(&self, key: &Key) -> Option<Held> {
+    fn usable(&self, key: &JwtKey) -> Option<CachedJwt> {
         let held = self.cache().get(key)?;
         let snapshot = self.0.feed.current()?;
         let sound = snapshot
@@ -179,37 +182,37 @@ impl JwtSvids {
 
     async fn fetch_and_keep(
         &self,
-        key: &Key,
+        key: &JwtKey,
         entry: &AuthorizedEntry,
         audience: &[String],
     ) -> Result<JwtSvid, JwtError> {
         let kept = self.usable(key).map(|held| held.svid);
         match self.fetch(entry, audience, kept.is_some()).await {
             Ok(held) => {
-                metrics::signed(metrics::JWT, 1, usize::from(kept.is_some()));
+                Signatures::Jwt.succeeded(1, usize::from(kept.is_some()));
                 let svid = held.svid.clone();
                 self.cache().put(key.clone(), held, self.now());
                 Ok(svid)
             }
             Err(error) => {
-                metrics::not_signed(metrics::JWT, 1);
+                Signatures::Jwt.failed(1);
                 let Some(kept) = kept else {
                     return Err(error);
                 };
-                tracing::warn!(spiffe_id = %entry.spiffe_id, %error, "No new JWT-SVID: using the last one");
+                tracing::warn!(spiffe_id = %entry.spiffe_id, error = %Chain(&error), "No new JWT-SVID: using the last one");
                 Ok(kept)
             }
         }
     }
 
-    /// A server that answers and refuses may not know the entry yet: it is asked again, unless there is something to fall
-    /// back on. One that can't be reached is told at once: clients come back by themselves.
+    /// A server that refuses may not know the entry yet: it is asked again, unless a cached token can serve instead
+    /// (`once`). A server that can't be reached is reported at once: clients try again by themselves.
     async fn fetch(
         &self,
         entry: &AuthorizedEntry,
         audience: &[String],
         once: bool,
-    ) -> Result<Held, JwtError> {
+    ) -> Result<CachedJwt, JwtError> {
         let server = self.0.server.get().ok_or(JwtError::NotConnected)?;
         let give_up = Instant::now() + limits::SERVER_CALL;
         loop {
@@ -218,10 +221,10 @@ impl JwtSvids {
                 .await
             {
                 Ok(answer) => return held(answer, entry, self.now()),
-                Err(CompanionError::Call(error))
+                Err(SharedClientError::Call(error))
                     if !once && is_passing(&error) && Instant::now() + PAUSE < give_up =>
                 {
-                    tracing::debug!(spiffe_id = %entry.spiffe_id, %error, "Asking for a JWT-SVID again");
+                    tracing::debug!(spiffe_id = %entry.spiffe_id, error = %Chain(&*error), "Asking for a JWT-SVID again");
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -233,7 +236,7 @@ impl JwtSvids {
         Moment::now(&*self.0.clock)
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+    fn cache(&self) -> std::sync::MutexGuard<'_, JwtCache> {
         lock(&self.0.cache)
     }
 }
@@ -276,12 +279,12 @@ fn held(
     answer: Option<countersign_proto::spire::api::types::Jwtsvid>,
     entry: &AuthorizedEntry,
     now: Moment,
-) -> Result<Held, JwtError> {
+) -> Result<CachedJwt, JwtError> {
     let wrong = |what: &str| JwtError::Answer(what.to_owned());
     let token = answer
         .ok_or_else(|| wrong("the JWT-SVID is missing"))?
         .token;
-    let jwt = Jwt::parse(&token).map_err(|error| JwtError::Answer(error.to_string()))?;
+    let jwt = Jwt::parse(&token).map_err(|error| JwtError::Answer(Chain(&error).to_string()))?;
     if *jwt.id() != entry.spiffe_id {
         let what = format!(
             "the JWT-SVID is about {} and not {}",
@@ -301,5 +304,5 @@ fn held(
         expires_at,
         token: token.into(),
     };
-    Ok(Held::new(svid, key_id, rotation::random_jitter(), now))
+    Ok(CachedJwt::new(svid, key_id, rotation::random_jitter(), now))
 }

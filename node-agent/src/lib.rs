@@ -1,21 +1,27 @@
 //! The Countersign node agent: attests its node and serves X.509-SVIDs to workloads over the SPIFFE Workload API.
+//!
+//! A program more than a library: what is public is the program itself, what tests and benchmarks of the whole use, and
+//! what the fuzz targets call.
 
-pub mod api;
-pub mod attest;
+mod api;
 mod cli;
-pub mod client;
-pub mod config;
-pub mod daemon;
-pub mod jwt;
-pub mod limits;
+mod client;
+mod config;
+mod daemon;
+mod entry;
+mod jwt;
+mod limits;
 pub mod metrics;
-pub mod node;
+mod node;
+mod node_attestor;
 mod pem;
-pub mod selectors;
-pub mod skew;
-pub mod storage;
-pub mod sync;
-mod wire;
+mod rotation;
+mod signatures;
+mod skew;
+mod storage;
+mod svid;
+mod sync;
+mod workload_attestor;
 pub mod workload_client;
 
 #[cfg(test)]
@@ -25,7 +31,7 @@ mod test_note;
 #[cfg(test)]
 mod test_server;
 
-/// The verbs and flags, for whoever lists them.
+/// The verbs and flags of the command line.
 #[must_use]
 pub fn command() -> clap::Command {
     cli::command()
@@ -35,4 +41,27 @@ pub fn command() -> clap::Command {
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
     cli::main(args)
+}
+
+/// What the targets in `tests/fuzz` call: everything that parses input of others. No interface for anything else.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::api::{Sources, admin, public};
+    pub use crate::config::{AgentConfig, ApiConfig, Overrides, SdsConfig, VerifierConfig};
+    pub use crate::entry::{AuthorizedEntry, Delivery};
+    pub use crate::jwt::JwtSvids;
+    pub use crate::node_attestor::BundleFormat;
+    pub use crate::storage::svids::{Kept, SvidStore, read_plain, write_plain};
+    pub use crate::storage::{NodeIdentity, NodeState, read_state, write_state};
+    pub use crate::svid::ServedSvid;
+    pub use crate::sync::{EntrySource, Feed, ServedEntry, Snapshot};
+    pub use crate::workload_attestor::Attestors;
+
+    /// The `unix` attestor alone, without a look at the caller's executable.
+    #[must_use]
+    pub fn user_attestors() -> Attestors {
+        use crate::workload_attestor::{Discover, Unix};
+
+        Attestors::new(vec![std::sync::Arc::new(Unix::new(Discover::UsersOnly))])
+    }
 }

@@ -1,12 +1,9 @@
 //! What the node agent counts: each metric with its help, listed in [`ALL`].
 
-use std::sync::Arc;
-
-use countersign_daemon::metrics::{CallMetrics, CallNames, Metric};
-use countersign_transport::{Connection, UnixCaller};
+use countersign_daemon::metrics::{CallNames, Metric};
 
 /// Calls of callers.
-pub const CALLS: CallNames = CallNames {
+pub(crate) const CALLS: CallNames = CallNames {
     total: Metric::counter(
         "countersign_agent_calls_total",
         &["method", "code"],
@@ -24,99 +21,99 @@ pub const CALLS: CallNames = CallNames {
     ),
 };
 /// Workload attestors that judged a caller.
-pub const ATTESTATION: Metric = Metric::histogram(
+pub(crate) const ATTESTATION: Metric = Metric::histogram(
     "countersign_agent_workload_attestation_seconds",
     &["attestor"],
     "Time that a workload attestor took for one caller.",
 );
 /// Workload attestors that could not.
-pub const ATTESTATION_FAILURES: Metric = Metric::counter(
+pub(crate) const ATTESTATION_FAILURES: Metric = Metric::counter(
     "countersign_agent_workload_attestation_failures_total",
     &["attestor"],
     "Callers that a workload attestor could not judge.",
 );
 /// Callers that ask too often.
-pub const RATE_LIMITED: Metric = Metric::counter(
+pub(crate) const RATE_LIMITED: Metric = Metric::counter(
     "countersign_agent_rate_limited_total",
     &["method"],
     "Calls that were refused because of experimental.ratelimit.",
 );
 /// What the node may have.
-pub const ENTRIES: Metric = Metric::gauge(
+pub(crate) const ENTRIES: Metric = Metric::gauge(
     "countersign_agent_entries",
     &[],
     "Entries that the server has authorised for this node.",
 );
 /// What is held.
-pub const SVIDS: Metric = Metric::gauge(
+pub(crate) const SVIDS: Metric = Metric::gauge(
     "countersign_agent_svids",
     &["kind"],
     "SVIDs that are held for workloads: valid X.509-SVIDs, and JWT-SVIDs.",
 );
 /// When the first of them runs out.
-pub const FIRST_EXPIRY: Metric = Metric::gauge(
+pub(crate) const FIRST_EXPIRY: Metric = Metric::gauge(
     "countersign_agent_first_svid_expiry_timestamp_seconds",
     &[],
     "When the first of the held X.509-SVIDs expires, in Unix time; 0 if none is held.",
 );
 /// What the server signed.
-pub const SIGNATURES: Metric = Metric::counter(
+pub(crate) const SIGNATURES: Metric = Metric::counter(
     "countersign_agent_signatures_total",
     &["kind", "result"],
     "SVIDs that the server was asked to sign for workloads.",
 );
 /// Of these, what took the place of another one.
-pub const RENEWALS: Metric = Metric::counter(
+pub(crate) const RENEWALS: Metric = Metric::counter(
     "countersign_agent_renewals_total",
     &["kind"],
     "Of the signed SVIDs, those that took the place of an earlier one.",
 );
 /// Syncs.
-pub const SYNCS: Metric = Metric::counter(
+pub(crate) const SYNCS: Metric = Metric::counter(
     "countersign_agent_sync_total",
     &["result"],
     "Syncs of entries and bundles with the server.",
 );
 /// How long they take.
-pub const SYNC_SECONDS: Metric = Metric::histogram(
+pub(crate) const SYNC_SECONDS: Metric = Metric::histogram(
     "countersign_agent_sync_seconds",
     &[],
     "Time of a successful sync of entries and bundles.",
 );
 /// When that was last so.
-pub const LAST_SYNC: Metric = Metric::gauge(
+pub(crate) const LAST_SYNC: Metric = Metric::gauge(
     "countersign_agent_last_sync_timestamp_seconds",
     &[],
     "When entries and bundles were last known to be those of the server, in Unix time; 0 if never.",
 );
 /// The node's own SVID: by attestation.
-pub const NODE_ATTESTATIONS: Metric = Metric::counter(
+pub(crate) const NODE_ATTESTATIONS: Metric = Metric::counter(
     "countersign_agent_node_attestations_total",
     &["attestor", "result"],
     "Attempts of this node to attest itself to the server.",
 );
 /// The node's own SVID: how long that takes.
-pub const NODE_ATTESTATION_SECONDS: Metric = Metric::histogram(
+pub(crate) const NODE_ATTESTATION_SECONDS: Metric = Metric::histogram(
     "countersign_agent_node_attestation_seconds",
     &["attestor"],
     "Time of a successful attestation of this node.",
 );
 /// The node's own SVID: once more.
-pub const NODE_RENEWALS: Metric = Metric::counter(
+pub(crate) const NODE_RENEWALS: Metric = Metric::counter(
     "countersign_agent_node_renewals_total",
     &["result"],
     "Attempts to renew this node's own SVID, or to attest anew where the node does that.",
 );
 /// The node's own SVID: until when.
-pub const NODE_EXPIRY: Metric = Metric::gauge(
+pub(crate) const NODE_EXPIRY: Metric = Metric::gauge(
     "countersign_agent_node_svid_expiry_timestamp_seconds",
     &[],
     "When this node's own SVID expires, in Unix time; 0 while there is none.",
 );
 /// Whether callers are served.
-pub const READY: Metric = Metric::ready("countersign_agent_ready");
+pub(crate) const READY: Metric = Metric::ready("countersign_agent_ready");
 /// Which program it is.
-pub const BUILD: Metric = Metric::build("countersign_agent_build_info");
+pub(crate) const BUILD: Metric = Metric::build("countersign_agent_build_info");
 
 /// Every metric of the node agent.
 pub const ALL: &[Metric] = &[
@@ -143,7 +140,7 @@ pub const ALL: &[Metric] = &[
 ];
 
 /// Every method on the node agent's sockets; others are counted as one.
-const METHODS: &[&str] = &[
+pub(crate) const METHODS: &[&str] = &[
     "/SpiffeWorkloadAPI/FetchX509SVID",
     "/SpiffeWorkloadAPI/FetchX509Bundles",
     "/SpiffeWorkloadAPI/FetchJWTSVID",
@@ -167,49 +164,10 @@ const METHODS: &[&str] = &[
     "/spire.agent.debug.v1.Debug/GetInfo",
 ];
 
-/// The label of X.509-SVIDs.
+/// The value of the label `kind` for X.509-SVIDs.
 pub(crate) const X509: &str = "x509";
-/// The label of JWT-SVIDs.
+/// The value of the label `kind` for JWT-SVIDs.
 pub(crate) const JWT: &str = "jwt";
-
-/// So many were signed, and of these so many in the place of an earlier one.
-pub(crate) fn signed(kind: &'static str, signed: usize, renewed: usize) {
-    ::metrics::counter!(SIGNATURES.name, "kind" => kind, "result" => "ok").increment(whole(signed));
-    ::metrics::counter!(RENEWALS.name, "kind" => kind).increment(whole(renewed));
-}
-
-/// So many were not.
-pub(crate) fn not_signed(kind: &'static str, refused: usize) {
-    ::metrics::counter!(SIGNATURES.name, "kind" => kind, "result" => "failed")
-        .increment(whole(refused));
-}
-
-fn whole(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
-}
-
-/// Counts the calls on a socket, but for those of the node agent itself, which asks itself how it is.
-pub(crate) fn calls() -> CallMetrics {
-    CallMetrics::new(CALLS, METHODS.iter().copied()).leaving_out(|extensions| {
-        let connection = extensions.get::<Arc<Connection>>();
-        connection
-            .and_then(|connection| connection.unix_caller())
-            .is_some_and(UnixCaller::is_this_process)
-    })
-}
-
-/// Makes the counters whose labels are known appear at once, so that their first increase is seen as one.
-pub(crate) fn begin() {
-    ::metrics::gauge!(BUILD.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    for result in ["ok", "failed"] {
-        ::metrics::counter!(SYNCS.name, "result" => result).increment(0);
-        ::metrics::counter!(NODE_RENEWALS.name, "result" => result).increment(0);
-    }
-    for kind in [X509, JWT] {
-        signed(kind, 0, 0);
-        not_signed(kind, 0);
-    }
-}
 
 #[cfg(test)]
 mod tests {

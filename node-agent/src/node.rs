@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::{Bundle, UnixTime, X509Svid};
+use countersign_transport::error::Chain;
 use tokio::time::Instant;
 
-use crate::attest::Attested;
-use crate::storage::{NodeIdentity, State, Storage, StorageError};
-use crate::sync::cache::is_sound;
-use crate::sync::rotation::{self, Due, Moment, Rotation};
+use crate::node_attestor::Attested;
+use crate::rotation::{self, Due, Moment, Rotation};
+use crate::storage::{NodeIdentity, NodeState, Storage, StorageError};
+use crate::svid::UntaintedAuthorities;
 
 /// Where the identity outlives the process.
 #[derive(Clone, Debug)]
-pub enum Keep {
+pub(crate) enum NodeStorage {
     /// In a file.
     Disk(Arc<Storage>),
     /// Nowhere: each start needs a new attestation (KeyManager "memory").
@@ -25,10 +26,10 @@ pub enum Keep {
 /// A disk that can't be written does not stop a node agent that works: what could not be kept is tried again, and
 /// [`Node::fault`] tells of it.
 #[derive(Debug)]
-pub struct Node {
-    keep: Keep,
+pub(crate) struct Node {
+    storage: NodeStorage,
     rotation: Rotation,
-    state: State,
+    state: NodeState,
     /// The identity in use, and those to fall back to if the server does not know it.
     current: Option<NodeIdentity>,
     others: Vec<NodeIdentity>,
@@ -51,11 +52,16 @@ const LAST_PART: u32 = 4;
 impl Node {
     /// What the last process left, as far as it is still good.
     #[must_use]
-    pub fn new(keep: Keep, state: State, rotation: Rotation, now: Moment) -> Self {
+    pub(crate) fn new(
+        storage: NodeStorage,
+        state: NodeState,
+        rotation: Rotation,
+        now: Moment,
+    ) -> Self {
         let mut others = state.usable_at(now.wall);
         others.reverse();
         let mut node = Self {
-            keep,
+            storage,
             rotation,
             state,
             current: None,
@@ -71,27 +77,32 @@ impl Node {
 
     /// The identity in use; `None` means that the node has to be attested.
     #[must_use]
-    pub const fn identity(&self) -> Option<&NodeIdentity> {
+    pub(crate) const fn identity(&self) -> Option<&NodeIdentity> {
         self.current.as_ref()
     }
 
     /// The bundle as it was last seen.
     #[must_use]
-    pub const fn bundle(&self) -> Option<&Bundle> {
+    pub(crate) const fn bundle(&self) -> Option<&Bundle> {
         self.state.bundle.as_ref()
     }
 
     /// When an identity that is on disk expired, if that is why there is none to use.
     #[must_use]
-    pub fn expired(&self) -> Option<UnixTime> {
+    pub(crate) fn expired(&self) -> Option<UnixTime> {
         self.state
             .identities()
             .map(|identity| identity.svid.not_after())
             .max()
     }
 
+    /// Whether there is an older identity than the one in use.
+    pub(crate) const fn has_older_svid(&self) -> bool {
+        !self.others.is_empty()
+    }
+
     /// Takes the next older identity, after the server refused the one in use. Says whether there was one.
-    pub fn fall_back(&mut self, now: Moment) -> bool {
+    pub(crate) fn fall_back(&mut self, now: Moment) -> bool {
         match self.others.pop() {
             Some(identity) => {
                 self.take(identity, now);
@@ -102,7 +113,7 @@ impl Node {
     }
 
     /// The node was attested. The identity is in use even if it can't be kept: no other counts any more.
-    pub async fn attested(&mut self, attested: Attested, now: Moment) {
+    pub(crate) async fn attested(&mut self, attested: Attested, now: Moment) {
         self.state.attested(attested.identity.clone());
         self.state.bundle = Some(attested.bundle);
         self.others.clear();
@@ -116,7 +127,11 @@ impl Node {
     ///
     /// # Errors
     /// It could not be kept: the old one stays in use.
-    pub async fn renewed(&mut self, svid: X509Svid, now: Moment) -> Result<(), StorageError> {
+    pub(crate) async fn renewed(
+        &mut self,
+        svid: X509Svid,
+        now: Moment,
+    ) -> Result<(), StorageError> {
         let old = self.current.as_ref();
         let reattestable = old.is_some_and(|identity| identity.reattestable);
         let last_part = old.is_none_or(|identity| {
@@ -138,7 +153,7 @@ impl Node {
     }
 
     /// The server has answered to the identity in use.
-    pub async fn used(&mut self) {
+    pub(crate) async fn used(&mut self) {
         let Some(current) = &self.current else {
             return;
         };
@@ -149,15 +164,13 @@ impl Node {
     }
 
     /// Notes a bundle. Says whether it was a new one.
-    pub async fn saw_bundle(&mut self, bundle: &Bundle, now: Moment) -> bool {
+    pub(crate) async fn saw_bundle(&mut self, bundle: &Bundle, now: Moment) -> bool {
         if self.state.bundle.as_ref() == Some(bundle) {
             return false;
         }
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|identity| !is_sound(&identity.svid, bundle, now.wall))
-        {
+        if self.current.as_ref().is_some_and(|identity| {
+            !UntaintedAuthorities::of(bundle).vouch_for(&identity.svid, now.wall)
+        }) {
             tracing::info!(
                 "The authority of this node's SVID is being withdrawn: renewing at once"
             );
@@ -172,7 +185,7 @@ impl Node {
     ///
     /// # Errors
     /// The file could not be written.
-    pub async fn forget(&mut self) -> Result<(), StorageError> {
+    pub(crate) async fn forget(&mut self) -> Result<(), StorageError> {
         self.state.forget_identities();
         self.current = None;
         self.others.clear();
@@ -181,18 +194,18 @@ impl Node {
 
     /// When the identity in use is to be renewed.
     #[must_use]
-    pub const fn renew(&self) -> Due {
+    pub(crate) const fn renew(&self) -> Due {
         self.renew
     }
 
     /// Why what is in use is not on disk.
     #[must_use]
-    pub fn fault(&self) -> Option<String> {
+    pub(crate) fn fault(&self) -> Option<String> {
         self.fault.as_ref().map(|fault| fault.text.clone())
     }
 
     /// Tries again to keep what could not be kept.
-    pub async fn save_again(&mut self) {
+    pub(crate) async fn save_again(&mut self) {
         if self
             .fault
             .as_ref()
@@ -221,7 +234,7 @@ impl Node {
     }
 
     fn failed(&mut self, error: &StorageError) {
-        let text = error.to_string();
+        let text = Chain(error).to_string();
         if self.fault.is_none() {
             tracing::error!(
                 error = text,
@@ -233,7 +246,7 @@ impl Node {
     }
 
     async fn try_save(&self) -> Result<(), StorageError> {
-        let Keep::Disk(storage) = &self.keep else {
+        let NodeStorage::Disk(storage) = &self.storage else {
             return Ok(());
         };
         let (storage, state) = (Arc::clone(storage), self.state.clone());
@@ -288,7 +301,7 @@ mod tests {
             }
         };
         Node::new(
-            Keep::Disk(Arc::new(storage)),
+            NodeStorage::Disk(Arc::new(storage)),
             state,
             Rotation::default(),
             moment(now),
@@ -378,8 +391,8 @@ mod tests {
     async fn a_withdrawn_authority_makes_the_renewal_due_at_once() {
         let ca = TestCa::new(NOW);
         let mut node = Node::new(
-            Keep::Memory,
-            State::empty(trust_domain()),
+            NodeStorage::Memory,
+            NodeState::empty(trust_domain()),
             Rotation::default(),
             moment(NOW),
         );

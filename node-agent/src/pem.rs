@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
@@ -24,17 +24,14 @@ pub(crate) fn private_key(pkcs8: &[u8]) -> Zeroizing<String> {
 }
 
 /// Reads all certificates of a text; other blocks are skipped.
-pub(crate) fn read_certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    CertificateDer::pem_slice_iter(text)
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())
+pub(crate) fn read_certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    CertificateDer::pem_slice_iter(text).collect()
 }
 
 /// Reads the first PKCS#8 private key of a text.
-pub(crate) fn read_private_key(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+pub(crate) fn read_private_key(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, pem::Error> {
     PrivatePkcs8KeyDer::from_pem_slice(text)
         .map(|key| Zeroizing::new(key.secret_pkcs8_der().to_vec()))
-        .map_err(|e| e.to_string())
 }
 
 fn block(label: &str, der: &[u8]) -> Zeroizing<String> {

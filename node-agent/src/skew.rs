@@ -7,11 +7,11 @@ use countersign_identity::issue::BACKDATE;
 use countersign_identity::{UnixTime, X509Svid};
 
 /// The largest difference of this machine's clock and the server's that is put up with.
-pub const MAX_SKEW: Duration = Duration::from_secs(60);
+pub(crate) const MAX_SKEW: Duration = Duration::from_secs(60);
 
 /// Whose clock is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skew {
+pub(crate) enum Skew {
     /// This machine's is behind the server's by this much.
     Behind(Duration),
     /// This machine's is ahead of the server's by this much.
@@ -22,7 +22,7 @@ impl Skew {
     /// The difference shown by an SVID that was signed just now, if it is more than [`MAX_SKEW`]. Servers date back by
     /// [`BACKDATE`].
     #[must_use]
-    pub fn of_new(svid: &X509Svid, now: UnixTime) -> Option<Self> {
+    pub(crate) fn of_new(svid: &X509Svid, now: UnixTime) -> Option<Self> {
         Self::between(svid.not_before().after(BACKDATE), now)
     }
 

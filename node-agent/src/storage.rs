@@ -1,12 +1,13 @@
-//! What the node agent keeps on disk: its key and SVID, and the trust bundle, in one file.
+//! What the node agent stores on disk: its key and SVID, and the trust bundle, in one file.
 //!
-//! One file, because they are only worth something together, replaced whole, because the process may be killed at any
+//! One file, because none of them is of use without the others; replaced whole, because the process may be killed at any
 //! moment. A renewed SVID is written before its first use, beside the one in use: the server retires the old one when it
-//! sees the new one, and nobody can tell from here whether it did. So at the next start both are there, newest first,
-//! and one of them is good.
+//! sees the new one, and this side can't know whether it did. So the next start finds both, newest first, and one of them
+//! is good.
 
+mod document;
 mod format;
-pub mod svids;
+pub(crate) mod svids;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};
@@ -14,16 +15,18 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use countersign_identity::{Bundle, TrustDomain, UnixTime, X509Svid};
+use countersign_transport::error::Chain;
 use countersign_transport::file::{PRIVATE, WriteError, write_atomically};
 use zeroize::Zeroizing;
 
+pub(crate) use document::InvalidContent;
 pub use format::{read as read_state, write as write_state};
 
 use crate::limits;
 
 const STATE_FILE: &str = "agent-state.json";
 const LOCK_FILE: &str = "agent.lock";
-/// Anyone but the owner.
+/// Permissions of all users but the owner.
 const OTHERS: u32 = 0o077;
 
 /// The node agent's own identity.
@@ -37,9 +40,9 @@ pub struct NodeIdentity {
 
 /// All that is on disk.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct NodeState {
     /// Whose node this is.
-    pub trust_domain: TrustDomain,
+    pub(crate) trust_domain: TrustDomain,
     /// The bundle as it was last seen.
     pub bundle: Option<Bundle>,
     /// The identity that the server has seen.
@@ -48,7 +51,7 @@ pub struct State {
     renewed: Option<NodeIdentity>,
 }
 
-impl State {
+impl NodeState {
     /// Nothing yet.
     #[must_use]
     pub const fn empty(trust_domain: TrustDomain) -> Self {
@@ -61,12 +64,12 @@ impl State {
     }
 
     /// The identities to try, newest first.
-    pub fn identities(&self) -> impl Iterator<Item = &NodeIdentity> {
+    pub(crate) fn identities(&self) -> impl Iterator<Item = &NodeIdentity> {
         self.renewed.iter().chain(&self.in_use)
     }
 
     /// The identities that have more than a second left (wire contract, C.7), newest first.
-    pub fn usable_at(&self, now: UnixTime) -> Vec<NodeIdentity> {
+    pub(crate) fn usable_at(&self, now: UnixTime) -> Vec<NodeIdentity> {
         let least = now.after(std::time::Duration::from_secs(1));
         self.identities()
             .filter(|identity| identity.svid.not_after() > least)
@@ -86,7 +89,7 @@ impl State {
     }
 
     /// The server has answered to this identity: all others are history. Says whether that changed anything.
-    pub fn used(&mut self, svid: &X509Svid) -> bool {
+    pub(crate) fn used(&mut self, svid: &X509Svid) -> bool {
         let is = |identity: &NodeIdentity| identity.svid.leaf().serial == svid.leaf().serial;
         if self.renewed.as_ref().is_some_and(is) {
             self.in_use = self.renewed.take();
@@ -100,7 +103,7 @@ impl State {
     }
 
     /// The server does not accept the node any more.
-    pub fn forget_identities(&mut self) {
+    pub(crate) fn forget_identities(&mut self) {
         self.in_use = None;
         self.renewed = None;
     }
@@ -108,22 +111,22 @@ impl State {
 
 /// Why the data directory can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StorageError {
+pub(crate) enum StorageError {
     /// It could not be made.
-    #[error("cannot create data_dir {}: {source}: create it, or make it writable for this user", path.display())]
+    #[error("cannot create data_dir {}: {reason}: create it, or make it writable for this user", path.display())]
     Create {
         /// The directory.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Files in it can't be opened.
-    #[error("cannot open {}: {source}: data_dir must be readable and writable for this user", path.display())]
+    #[error("cannot open {}: {reason}: data_dir must be readable and writable for this user", path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Another node agent uses it.
     #[error("data_dir {} is in use by another node agent: stop it, or give this one a data_dir of its own", path.display())]
@@ -133,16 +136,17 @@ pub enum StorageError {
     },
     /// The state file is not one.
     #[error(
-        "{} is damaged ({reason}): move it away and start again with a new join token (countersign-server token generate)",
-        path.display()
+        "{} is damaged ({}): move it away and start again with a new join token (countersign-server token generate)",
+        path.display(),
+        Chain(reason)
     )]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        reason: InvalidContent,
     },
-    /// The state was written by somebody else.
+    /// The state was written by another user.
     #[error(
         "{} belongs to user {owner}, who could put another identity and other roots of trust there: remove it, or make it \
          this user's (chown) if it can be trusted",
@@ -165,17 +169,13 @@ pub enum StorageError {
         configured: TrustDomain,
     },
     /// It could not be written.
-    #[error("{source}: {}", source.source)]
-    Write {
-        /// Where and why.
-        #[from]
-        source: WriteError,
-    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
 /// The data directory, held by this process alone.
 #[derive(Debug)]
-pub struct Storage {
+pub(crate) struct Storage {
     path: PathBuf,
     _lock: File,
 }
@@ -185,17 +185,17 @@ impl Storage {
     ///
     /// # Errors
     /// [`StorageError`].
-    pub fn open(
+    pub(crate) fn open(
         directory: &Path,
         trust_domain: &TrustDomain,
-    ) -> Result<(Self, State), StorageError> {
+    ) -> Result<(Self, NodeState), StorageError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
-            .map_err(|source| StorageError::Create {
+            .map_err(|reason| StorageError::Create {
                 path: directory.to_owned(),
-                source,
+                reason,
             })?;
         let lock = take_lock(directory)?;
         let storage = Self {
@@ -204,7 +204,7 @@ impl Storage {
         };
         let state = storage
             .load(trust_domain)?
-            .unwrap_or_else(|| State::empty(trust_domain.clone()));
+            .unwrap_or_else(|| NodeState::empty(trust_domain.clone()));
         // Found out now, not when a join token has been spent for an SVID that can't be kept.
         storage.save(&state)?;
         Ok((storage, state))
@@ -214,7 +214,7 @@ impl Storage {
     ///
     /// # Errors
     /// The state could not be written; what was there before still is.
-    pub fn save(&self, state: &State) -> Result<(), StorageError> {
+    pub(crate) fn save(&self, state: &NodeState) -> Result<(), StorageError> {
         Ok(write_atomically(
             &self.path,
             &format::write(state),
@@ -222,11 +222,11 @@ impl Storage {
         )?)
     }
 
-    fn load(&self, trust_domain: &TrustDomain) -> Result<Option<State>, StorageError> {
+    fn load(&self, trust_domain: &TrustDomain) -> Result<Option<NodeState>, StorageError> {
         let path = || self.path.clone();
-        let open = |source| StorageError::Open {
+        let open = |reason| StorageError::Open {
             path: path(),
-            source,
+            reason,
         };
         let file = match File::open(&self.path) {
             Ok(file) => file,
@@ -275,9 +275,9 @@ fn foreign(owner: u32, me: u32) -> Option<u32> {
 
 fn take_lock(directory: &Path) -> Result<File, StorageError> {
     let path = directory.join(LOCK_FILE);
-    let open = |source| StorageError::Open {
+    let open = |reason| StorageError::Open {
         path: path.clone(),
-        source,
+        reason,
     };
     let file = OpenOptions::new()
         .create(true)

@@ -1,31 +1,30 @@
-//! What this node may serve, kept true: entries, their SVIDs, bundles.
+//! Keeps what this node serves up to date: entries, their SVIDs, bundles.
 //!
-//! One task owns it all ([`task`]); everybody else reads snapshots ([`feed`]). What to ask for, what to sign when and
-//! what a caller gets are pure functions of the state ([`revisions`], [`rotation`], [`cache`], [`snapshot`]); the task
-//! moves bytes and waits.
+//! One task owns it all ([`syncer`]); all others read snapshots ([`feed`]). What to ask for, what to sign when, what a
+//! refusal means and what a caller gets are pure functions of the state ([`revisions`], [`cache`], [`judge`],
+//! [`snapshot`]); the task does the I/O and waits.
 
-pub mod batch;
-pub mod cache;
-pub mod entry;
+pub(crate) mod batch;
+pub(crate) mod cache;
 mod fatal;
-pub mod feed;
-pub mod keep;
-mod remote;
-mod report;
+pub(crate) mod feed;
+mod health;
+mod judge;
+mod reattest;
 mod retry;
-pub mod revisions;
-pub mod rotation;
+pub(crate) mod revisions;
+mod rpc;
 mod signing;
-pub mod snapshot;
-mod standing;
-pub mod task;
+pub(crate) mod snapshot;
+mod svid_persister;
+mod syncer;
 
-pub use cache::{Cache, Keeping};
-pub use entry::AuthorizedEntry;
-pub use fatal::Fatal;
-pub use feed::{Feed, Subscription};
-pub use keep::Keeper;
-pub use report::Reports;
-pub use rotation::{Moment, Rotation};
-pub use snapshot::{Answer, Known, ServedSvid, Snapshot};
-pub use task::{Parts, Settings, Syncer};
+pub(crate) use cache::{CacheConfig, SvidCache};
+pub(crate) use fatal::Fatal;
+pub use feed::Feed;
+pub(crate) use feed::Subscription;
+pub(crate) use health::SyncHealth;
+pub(crate) use snapshot::WorkloadAnswer;
+pub use snapshot::{EntrySource, ServedEntry, Snapshot};
+pub(crate) use svid_persister::SvidPersister;
+pub(crate) use syncer::{Parts, RunningSyncer, StartingSyncer, SyncConfig};

@@ -44,7 +44,7 @@ pub(crate) struct NodeRecord {
 }
 
 /// Everything that tests look at and change.
-pub(crate) struct State {
+pub(crate) struct ServerState {
     pub(crate) ca: TestCa,
     pub(crate) bundle: Bundle,
     pub(crate) federated: HashMap<String, Bundle>,
@@ -77,12 +77,12 @@ pub(crate) struct State {
 /// The services, and the thing that runs them.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ServerState>>,
     clock: TestClock,
 }
 
 impl Shared {
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, ServerState> {
         self.state.lock().unwrap()
     }
 
@@ -172,7 +172,7 @@ pub(crate) struct TestServer {
 impl TestServer {
     pub(crate) async fn start(clock: &TestClock) -> Self {
         let ca = TestCa::new(clock.now());
-        let state = State {
+        let state = ServerState {
             bundle: ca.bundle(),
             ca,
             federated: HashMap::new(),
@@ -261,7 +261,7 @@ impl TestServer {
         self.shared
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, ServerState> {
         self.shared.state()
     }
 }

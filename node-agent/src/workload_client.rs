@@ -17,8 +17,11 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-use crate::api::SECURITY_HEADER;
 use crate::limits;
+
+/// The header by which a caller shows that it means to speak to the Workload API, and was not tricked into it (SPIFFE
+/// Workload Endpoint, 6.1).
+pub(crate) const SECURITY_HEADER: &str = "workload.spiffe.io";
 
 /// A connection to a Workload API socket.
 #[derive(Clone, Debug)]
@@ -28,7 +31,7 @@ impl WorkloadClient {
     /// Connects.
     ///
     /// # Errors
-    /// There is no such socket, or nobody listens there.
+    /// There is no such socket, or no process listens on it.
     pub async fn connect(socket: &Path) -> Result<Self, tonic::transport::Error> {
         Endpoint::from_static("http://localhost")
             .connect_with_connector(UnixConnector::new(socket))
@@ -64,7 +67,7 @@ impl WorkloadClient {
     ///
     /// # Errors
     /// What the node agent answered.
-    pub async fn jwt_bundles(&mut self) -> Result<Streaming<JwtBundlesResponse>, Status> {
+    pub(crate) async fn jwt_bundles(&mut self) -> Result<Streaming<JwtBundlesResponse>, Status> {
         let answers = self
             .workload()
             .fetch_jwt_bundles(secured(JwtBundlesRequest {}))
@@ -76,7 +79,10 @@ impl WorkloadClient {
     ///
     /// # Errors
     /// What the node agent answered.
-    pub async fn jwt_svids(&mut self, request: JwtsvidRequest) -> Result<JwtsvidResponse, Status> {
+    pub(crate) async fn jwt_svids(
+        &mut self,
+        request: JwtsvidRequest,
+    ) -> Result<JwtsvidResponse, Status> {
         let answer = self.workload().fetch_jwtsvid(secured(request)).await?;
         Ok(answer.into_inner())
     }
@@ -85,7 +91,7 @@ impl WorkloadClient {
     ///
     /// # Errors
     /// What the node agent answered: INVALID_ARGUMENT if it is not valid.
-    pub async fn validate_jwt(
+    pub(crate) async fn validate_jwt(
         &mut self,
         request: ValidateJwtsvidRequest,
     ) -> Result<ValidateJwtsvidResponse, Status> {
@@ -97,7 +103,7 @@ impl WorkloadClient {
     ///
     /// # Errors
     /// What the node agent answered.
-    pub async fn health(&mut self) -> Result<ServingStatus, Status> {
+    pub(crate) async fn health(&mut self) -> Result<ServingStatus, Status> {
         let request = HealthCheckRequest {
             service: String::new(),
         };

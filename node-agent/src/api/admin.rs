@@ -12,13 +12,12 @@ use countersign_proto::spire::api::agent::logger::v1::logger_server::LoggerServe
 use tonic::service::Routes;
 
 use super::caller::Callers;
-use super::{Rules, Sources, place};
+use super::{Sources, concurrency};
+use crate::config::ApiConfig;
 use crate::limits;
 
-pub use delegated::Delegates;
-
 /// Everything on the admin socket. `levels` is the level of this process's logs.
-pub fn router(sources: &Sources, rules: &Rules, levels: Levels) -> Router {
+pub fn router(sources: &Sources, config: &ApiConfig, levels: Levels) -> Router {
     let debug = debug::Debug::new(sources);
     let Sources {
         feed,
@@ -30,7 +29,7 @@ pub fn router(sources: &Sources, rules: &Rules, levels: Levels) -> Router {
     let delegated = delegated::Delegated {
         callers: Callers::new(feed, attestors),
         jwt_svids,
-        delegates: rules.delegates.clone(),
+        delegates: config.delegates.clone(),
         stop,
     };
     let delegated = DelegatedIdentityServer::new(delegated)
@@ -41,5 +40,5 @@ pub fn router(sources: &Sources, rules: &Rules, levels: Levels) -> Router {
     let routes = Routes::new(delegated)
         .add_service(debug)
         .add_service(logger);
-    place::bounded(routes.into_axum_router()).layer(crate::metrics::calls())
+    concurrency::limited(routes.into_axum_router()).layer(super::call_metrics())
 }

@@ -1,21 +1,20 @@
-//! From a request to its caller, and to what that one is worth.
+//! From a request to its caller, attested.
 
 use std::sync::Arc;
 
 use countersign_identity::SelectorSet;
 use countersign_transport::allowance::Allowance;
+use countersign_transport::error::Chain;
 use countersign_transport::{Connection, UnixCaller};
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Status};
 
-use super::rates::{Method, RateLimits, Rates};
+use super::rates::{Method, RateLimits};
+use crate::config::MethodRates;
 use crate::limits;
-use crate::selectors::{AttestationFailed, Attestors, Caller, ProcessError};
-use crate::sync::{Feed, Known, Snapshot, Subscription};
-
-/// The header that shows that a caller means to speak to the Workload API, and was not tricked into it (SPIFFE Workload
-/// Endpoint, 6.1).
-pub(crate) const SECURITY_HEADER: &str = "workload.spiffe.io";
+use crate::sync::{EntrySource, Feed, Snapshot, Subscription};
+use crate::workload_attestor::{AttestationFailed, Attestors, Caller, ProcessError};
+use crate::workload_client::SECURITY_HEADER;
 
 pub(super) fn check_security_header(metadata: &MetadataMap) -> Result<(), Status> {
     let mut values = metadata.get_all(SECURITY_HEADER).iter();
@@ -27,11 +26,11 @@ pub(super) fn check_security_header(metadata: &MetadataMap) -> Result<(), Status
     }
 }
 
-/// The words are SPIRE's: clients look for them. As long as not all entries are known, nobody is told that it has none.
+/// SPIRE's words, which clients look for. As long as not all entries are known, no caller is told that it has no identity.
 pub(super) fn no_identity(snapshot: &Snapshot) -> Status {
     match snapshot.known() {
-        Known::FromServer => Status::permission_denied("no identity issued"),
-        Known::FromEarlier => not_synced(),
+        EntrySource::Server => Status::permission_denied("no identity issued"),
+        EntrySource::Disk => not_synced(),
     }
 }
 
@@ -39,7 +38,7 @@ fn not_synced() -> Status {
     Status::unavailable("the node agent has not synced with the server yet")
 }
 
-/// Everybody who may call on one socket.
+/// Attests the callers of one socket, and limits them.
 #[derive(Clone)]
 pub(super) struct Callers {
     feed: Feed,
@@ -50,7 +49,7 @@ pub(super) struct Callers {
 
 /// A caller that was attested.
 pub(super) struct Admitted {
-    /// Wakes for what concerns it.
+    /// Wakes at changes that concern it.
     pub(super) subscription: Subscription,
     /// Its user.
     pub(super) uid: u32,
@@ -67,8 +66,8 @@ impl Callers {
         }
     }
 
-    /// They may call so often.
-    pub(super) fn limited(self, rates: Rates) -> Self {
+    /// The same, with rate limits.
+    pub(super) fn limited(self, rates: MethodRates) -> Self {
         Self {
             rates: RateLimits::new(rates),
             ..self
@@ -86,7 +85,7 @@ impl Callers {
         }
         let caller = unix_caller(request.extensions())?;
         let selectors = self.attest(Caller::of(&caller), &caller).await?;
-        // The node agent asks itself how it is, and that is nobody's flood.
+        // The node agent's check of its own health must not use up the rate of its user.
         if let Some(method) = method.into().filter(|_| !caller.is_this_process()) {
             self.rates.take(method, &selectors)?;
         }
@@ -107,7 +106,7 @@ impl Callers {
         Arc::clone(&self.lines)
     }
 
-    /// The selectors of a process that somebody else names and answers for.
+    /// The selectors of a process that a delegate names.
     pub(super) async fn attest_process(&self, pid: i32) -> Result<SelectorSet, Status> {
         let caller = Caller::numbered(pid);
         let (uid, gid) = caller.as_ref().map_or((0, 0), |c| (c.uid, c.gid));
@@ -135,7 +134,7 @@ impl Callers {
                 tracing::warn!(
                     pid = named.pid,
                     uid = named.uid,
-                    %error,
+                    error = %Chain(&error),
                     held_back = (held_back > 0).then_some(held_back),
                     "Workload attestation failed"
                 );
@@ -146,12 +145,12 @@ impl Callers {
 }
 
 impl Admitted {
-    /// The newest picture.
+    /// The newest snapshot.
     pub(super) fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
         self.feed.current().ok_or_else(not_synced)
     }
 
-    /// The same caller, asking about somebody with these selectors.
+    /// The same caller, subscribed to what concerns these selectors.
     pub(super) fn about(self, selectors: SelectorSet) -> Self {
         Self {
             subscription: self.feed.subscribe(selectors),
@@ -159,13 +158,13 @@ impl Admitted {
         }
     }
 
-    /// The same caller, asking about everybody.
+    /// The same caller, subscribed to every change.
     pub(super) fn about_everything(self) -> Self {
         self.about(SelectorSet::default())
     }
 }
 
-/// Who called, by the kernel's word. Nothing in the request itself says.
+/// Which process called, as the kernel says; the request itself says nothing about it.
 pub(super) fn unix_caller(extensions: &Extensions) -> Result<UnixCaller, Status> {
     extensions
         .get::<Arc<Connection>>()

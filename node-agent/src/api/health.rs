@@ -17,22 +17,21 @@ use tonic::{Code, Request, Response, Status};
 use crate::workload_client::WorkloadClient;
 
 /// How long the own answer may take.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The service.
 #[derive(Clone, Debug)]
-pub struct Health {
+pub(super) struct Health {
     socket: Option<PathBuf>,
-    /// How many looks have begun.
+    /// How many checks have begun.
     begun: Arc<AtomicU64>,
-    /// The last look: its number and what it showed. Held while one goes on.
+    /// The number and the result of the last check. Locked while one is under way.
     last: Arc<Mutex<(u64, bool)>>,
 }
 
 impl Health {
     /// Judges by the Workload API on this socket; where it is not served all is well, as in SPIRE.
-    #[must_use]
-    pub fn new(socket: Option<PathBuf>) -> Self {
+    pub(super) fn new(socket: Option<PathBuf>) -> Self {
         Self {
             socket,
             begun: Arc::default(),
@@ -40,8 +39,8 @@ impl Health {
         }
     }
 
-    /// What a look that begins after this call shows. Whoever waits at the same time shares one: each takes a connection
-    /// and an attestation of this process's own user, which anybody could use up otherwise.
+    /// The result of a check that begins after this call. Concurrent calls share one check: each takes a connection and an
+    /// attestation of this process's own user, which any caller could use up otherwise.
     async fn look(&self) -> bool {
         let arrival = self.begun.load(Ordering::SeqCst);
         let mut last = self.last.lock().await;
@@ -72,7 +71,7 @@ impl Health {
                 (code == Code::PermissionDenied).then_some(())
             })
         };
-        matches!(tokio::time::timeout(PATIENCE, ask).await, Ok(Some(())))
+        matches!(tokio::time::timeout(TIMEOUT, ask).await, Ok(Some(())))
     }
 }
 

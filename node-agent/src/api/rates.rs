@@ -1,5 +1,4 @@
-//! How often callers may open a stream or make a call, if the configuration says so: per method, for all callers with the
-//! same selectors together (wire contract, F.2).
+//! Rate limits of the public socket: per method, for all callers with the same selectors together (docs/wire.md, F.2).
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -11,6 +10,7 @@ use countersign_identity::SelectorSet;
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::config::MethodRates;
 use crate::limits;
 use crate::metrics::RATE_LIMITED;
 
@@ -39,49 +39,19 @@ impl Method {
     }
 }
 
-/// Calls per second, and at once, of callers with the same selectors. None is any number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rates {
-    /// Streams of X.509-SVIDs.
-    pub fetch_x509_svid: Option<NonZeroU32>,
-    /// Streams of X.509 bundles.
-    pub fetch_x509_bundles: Option<NonZeroU32>,
-    /// Calls for JWT-SVIDs.
-    pub fetch_jwt_svid: Option<NonZeroU32>,
-    /// Streams of JWT bundles.
-    pub fetch_jwt_bundles: Option<NonZeroU32>,
-    /// Streams of Envoy's secrets.
-    pub stream_secrets: Option<NonZeroU32>,
-    /// Calls for Envoy's secrets.
-    pub fetch_secrets: Option<NonZeroU32>,
-}
-
-impl Rates {
-    const fn of(&self, method: Method) -> Option<NonZeroU32> {
-        match method {
-            Method::X509Svid => self.fetch_x509_svid,
-            Method::X509Bundles => self.fetch_x509_bundles,
-            Method::JwtSvid => self.fetch_jwt_svid,
-            Method::JwtBundles => self.fetch_jwt_bundles,
-            Method::StreamSecrets => self.stream_secrets,
-            Method::FetchSecrets => self.fetch_secrets,
-        }
-    }
-}
-
 /// Buckets of tokens, one per method and set of selectors.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RateLimits {
-    rates: Rates,
+    rates: MethodRates,
     /// When each bucket is full again; one that is not here is full.
-    full_at: Arc<Mutex<HashMap<(Method, Key), Instant>>>,
+    full_at: Arc<Mutex<HashMap<(Method, SelectorDigest), Instant>>>,
 }
 
 /// A digest of selectors: of the same size however many there are.
-type Key = [u8; digest::SHA256_OUTPUT_LEN];
+type SelectorDigest = [u8; digest::SHA256_OUTPUT_LEN];
 
 impl RateLimits {
-    pub(super) fn new(rates: Rates) -> Self {
+    pub(super) fn new(rates: MethodRates) -> Self {
         Self {
             rates,
             full_at: Arc::default(),
@@ -93,7 +63,7 @@ impl RateLimits {
     /// # Errors
     /// UNAVAILABLE if there is none: SPIFFE clients come back after that one.
     pub(super) fn take(&self, method: Method, selectors: &SelectorSet) -> Result<(), Status> {
-        let Some(rate) = self.rates.of(method) else {
+        let Some(rate) = rate_of(&self.rates, method) else {
             return Ok(());
         };
         let (key, now) = ((method, key(selectors)), Instant::now());
@@ -114,7 +84,18 @@ impl RateLimits {
     }
 }
 
-fn key(selectors: &SelectorSet) -> Key {
+const fn rate_of(rates: &MethodRates, method: Method) -> Option<NonZeroU32> {
+    match method {
+        Method::X509Svid => rates.fetch_x509_svid,
+        Method::X509Bundles => rates.fetch_x509_bundles,
+        Method::JwtSvid => rates.fetch_jwt_svid,
+        Method::JwtBundles => rates.fetch_jwt_bundles,
+        Method::StreamSecrets => rates.stream_secrets,
+        Method::FetchSecrets => rates.fetch_secrets,
+    }
+}
+
+fn key(selectors: &SelectorSet) -> SelectorDigest {
     let mut digest = digest::Context::new(&digest::SHA256);
     for selector in selectors {
         digest.update(selector.kind().as_bytes());
@@ -127,9 +108,9 @@ fn key(selectors: &SelectorSet) -> Key {
     key
 }
 
-/// Forgets full buckets, which costs nothing. Whoever fills all of them with sets of selectors of its own has that many
-/// buckets anyway: then all are forgotten.
-fn make_room(buckets: &mut HashMap<(Method, Key), Instant>, now: Instant) {
+/// Drops full buckets, which changes nothing. A caller that fills all of them with ever new sets of selectors escapes its
+/// limit anyway, so then all are dropped.
+fn make_room(buckets: &mut HashMap<(Method, SelectorDigest), Instant>, now: Instant) {
     if buckets.len() < limits::RATE_BUCKETS {
         return;
     }
@@ -151,9 +132,9 @@ mod tests {
     }
 
     fn limits_of(rate: u32) -> RateLimits {
-        RateLimits::new(Rates {
+        RateLimits::new(MethodRates {
             fetch_x509_svid: NonZeroU32::new(rate),
-            ..Rates::default()
+            ..MethodRates::default()
         })
     }
 

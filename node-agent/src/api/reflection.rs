@@ -1,7 +1,7 @@
 //! gRPC server reflection on the public socket, as SPIRE's node agent has it: which services there are, and their messages.
 //!
-//! Callers are not attested for it, since it says nothing about anybody; a stream of it takes one of their places as any
-//! other does.
+//! Callers are not attested for it, since it is the same for all of them; a stream of it counts against their limits as
+//! any other.
 
 use std::collections::BTreeSet;
 

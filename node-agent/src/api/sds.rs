@@ -5,7 +5,7 @@
 
 mod delta;
 mod secret;
-mod world;
+mod state_of_the_world;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,40 +21,30 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::caller::{Admitted, Callers};
 use super::rates::Method;
+use crate::config::SdsConfig;
 use crate::limits;
 use crate::sync::Snapshot;
 
-pub use secret::{Names, Validation};
-
-/// What Envoy is told, and how.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// Names that stand for what the caller has.
-    pub names: Names,
-    /// How peers are to be validated, unless the caller says something else.
-    pub validation: Validation,
-}
-
 /// The service.
 #[derive(Clone)]
-pub struct SecretDiscovery {
+pub(super) struct SecretDiscovery {
     callers: Callers,
-    settings: Arc<Settings>,
+    config: Arc<SdsConfig>,
     stop: CancellationToken,
 }
 
 impl SecretDiscovery {
     /// Serves these callers, until `stop` is cancelled.
-    pub(super) fn new(callers: Callers, settings: Settings, stop: CancellationToken) -> Self {
+    pub(super) fn new(callers: Callers, config: SdsConfig, stop: CancellationToken) -> Self {
         Self {
             callers,
-            settings: Arc::new(settings),
+            config: Arc::new(config),
             stop,
         }
     }
 }
 
-/// A conversation: what it makes of requests and of news.
+/// One xDS variant: what it makes of requests and of changes.
 trait Conversation: Send + 'static {
     type Request: Send + 'static;
     type Response: Send + 'static;
@@ -62,16 +52,16 @@ trait Conversation: Send + 'static {
     /// Why the caller did not take the last answer, if it says so.
     fn rejection(request: &Self::Request) -> Option<&str>;
 
-    /// Takes a request in; says whether an answer is due.
+    /// Takes a request in. Whether a response is due.
     ///
     /// # Errors
     /// It breaks a bound: the stream is over.
-    fn request(&mut self, request: Self::Request) -> Result<Due, Status>;
+    fn request(&mut self, request: Self::Request) -> Result<bool, Status>;
 
-    /// What the caller has may have changed; says whether an answer is due.
-    fn news(&mut self) -> Due;
+    /// The caller's secrets may have changed. Whether a response is due.
+    fn news(&mut self) -> bool;
 
-    /// The answer that is due; none if it says nothing.
+    /// The response that is due; `None` if it would be empty.
     ///
     /// # Errors
     /// The stream is over.
@@ -82,28 +72,23 @@ trait Conversation: Send + 'static {
     ) -> Result<Option<Self::Response>, Status>;
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    Now,
-    No,
-}
+type SecretStream<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
-type Talk<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
-
-/// Nothing is read or made before the connection has room for an answer: a caller that does not read costs one place.
-fn talk<C: Conversation>(
+/// Nothing is read or made before the connection has room for a response, so a caller that does not read costs one stream
+/// and no memory.
+fn converse<C: Conversation>(
     service: &SecretDiscovery,
     requests: Streaming<C::Request>,
     admitted: Admitted,
     conversation: C,
-) -> Talk<C::Response> {
-    let state = State {
+) -> SecretStream<C::Response> {
+    let state = ConversationState {
         requests,
         admitted,
         conversation,
         lines: service.callers.lines(),
         stop: service.stop.clone(),
-        phase: Phase::First,
+        phase: ConversationPhase::First,
     };
     Box::pin(futures::stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
@@ -111,31 +96,31 @@ fn talk<C: Conversation>(
     }))
 }
 
-struct State<C: Conversation> {
+struct ConversationState<C: Conversation> {
     requests: Streaming<C::Request>,
     admitted: Admitted,
     conversation: C,
     lines: Arc<Allowance>,
     stop: CancellationToken,
-    phase: Phase,
+    phase: ConversationPhase,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum ConversationPhase {
     First,
-    /// All SVIDs of the caller were ready, so that what is known is worth telling.
+    /// All SVIDs of the caller were signed at least once, so that there is something to send.
     Ready,
     Over,
 }
 
-impl<C: Conversation> State<C> {
+impl<C: Conversation> ConversationState<C> {
     async fn next(&mut self) -> Option<Result<C::Response, Status>> {
-        while self.phase != Phase::Over {
+        while self.phase != ConversationPhase::Over {
             match self.step().await {
                 Ok(Some(response)) => return Some(Ok(response)),
                 Ok(None) => {}
                 Err(status) => {
-                    self.phase = Phase::Over;
+                    self.phase = ConversationPhase::Over;
                     return Some(Err(status));
                 }
             }
@@ -144,8 +129,8 @@ impl<C: Conversation> State<C> {
     }
 
     async fn step(&mut self) -> Result<Option<C::Response>, Status> {
-        let due = if self.phase == Phase::First && self.is_ready() {
-            self.phase = Phase::Ready;
+        let due = if self.phase == ConversationPhase::First && self.is_ready() {
+            self.phase = ConversationPhase::Ready;
             self.conversation.news()
         } else {
             tokio::select! {
@@ -157,7 +142,7 @@ impl<C: Conversation> State<C> {
                     if !self.is_ready() {
                         return Ok(None);
                     }
-                    self.phase = Phase::Ready;
+                    self.phase = ConversationPhase::Ready;
                     self.conversation.news()
                 }
                 request = self.requests.message() => match request? {
@@ -166,20 +151,20 @@ impl<C: Conversation> State<C> {
                         self.conversation.request(request)?
                     }
                     None => {
-                        self.phase = Phase::Over;
+                        self.phase = ConversationPhase::Over;
                         return Ok(None);
                     }
                 },
             }
         };
-        if due == Due::No || self.phase != Phase::Ready {
+        if !due || self.phase != ConversationPhase::Ready {
             return Ok(None);
         }
         let snapshot = self.admitted.snapshot()?;
         self.conversation.answer(&snapshot, &self.admitted)
     }
 
-    /// Operators should know, and no caller should fill their disk.
+    /// Limited, so that no caller can fill the disk with it.
     fn log_rejection(&self, request: &C::Request) {
         if let Some(error) = C::rejection(request)
             && let Some(held_back) = self.lines.line()
@@ -203,16 +188,16 @@ impl<C: Conversation> State<C> {
 
 #[tonic::async_trait]
 impl SecretDiscoveryService for SecretDiscovery {
-    type StreamSecretsStream = Talk<DiscoveryResponse>;
-    type DeltaSecretsStream = Talk<DeltaDiscoveryResponse>;
+    type StreamSecretsStream = SecretStream<DiscoveryResponse>;
+    type DeltaSecretsStream = SecretStream<DeltaDiscoveryResponse>;
 
     async fn stream_secrets(
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
         let admitted = self.callers.admit(&request, Method::StreamSecrets).await?;
-        let conversation = world::World::new(Arc::clone(&self.settings));
-        Ok(Response::new(talk(
+        let conversation = state_of_the_world::StateOfTheWorld::new(Arc::clone(&self.config));
+        Ok(Response::new(converse(
             self,
             request.into_inner(),
             admitted,
@@ -225,8 +210,8 @@ impl SecretDiscoveryService for SecretDiscovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
         let admitted = self.callers.admit(&request, Method::StreamSecrets).await?;
-        let conversation = delta::Delta::new(Arc::clone(&self.settings));
-        Ok(Response::new(talk(
+        let conversation = delta::Delta::new(Arc::clone(&self.config));
+        Ok(Response::new(converse(
             self,
             request.into_inner(),
             admitted,
@@ -246,8 +231,8 @@ impl SecretDiscoveryService for SecretDiscovery {
         if !secret::all_signed(&snapshot, selectors) {
             return Err(Status::unavailable("the SVIDs are not signed yet"));
         }
-        let validation = self.settings.validation.for_node(request.node.as_ref());
-        let secrets = secret::Secrets::new(&snapshot, selectors, &self.settings.names, validation);
+        let validation = secret::validation_for(self.config.validation, request.node.as_ref());
+        let secrets = secret::Secrets::new(&snapshot, selectors, &self.config.names, validation);
         let resources = secrets.requested(&request.resource_names)?;
         Ok(Response::new(DiscoveryResponse {
             version_info: String::new(),
@@ -258,7 +243,7 @@ impl SecretDiscoveryService for SecretDiscovery {
     }
 }
 
-/// What a stream keeps of its requests is kept as long as the stream lasts.
+/// Bounds what a stream stores of its requests, which it does as long as it lasts.
 ///
 /// # Errors
 /// Too many names, or one that is too long.

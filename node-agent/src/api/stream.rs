@@ -1,7 +1,6 @@
-//! A stream of answers that costs one subscription, however slowly it is read.
+//! A stream of responses that costs one subscription, however slowly it is read.
 //!
-//! Nothing is made before the connection has room for it: each answer is made from the newest picture at the moment when
-//! it can be sent, and those in between never exist.
+//! Each response is made from the newest snapshot when the connection has room for it; those in between are never made.
 
 use std::pin::Pin;
 
@@ -15,7 +14,7 @@ use crate::sync::{Snapshot, Subscription};
 /// A stream as tonic takes it.
 pub(super) type Answers<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
-/// What a picture means for one stream.
+/// What a snapshot means for one stream.
 pub(super) enum Next<M> {
     /// Send this.
     Send(M),
@@ -43,13 +42,13 @@ where
     M: Clone + PartialEq + Send + Sync + 'static,
     F: Fn(&Snapshot, &Subscription) -> Next<M> + Send + Sync + 'static,
 {
-    let state = State {
+    let state = AnswerState {
         admitted,
         stop,
         repeats,
         answer,
         last: None,
-        phase: Phase::First,
+        phase: AnswerPhase::First,
     };
     Box::pin(futures::stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
@@ -57,23 +56,23 @@ where
     }))
 }
 
-struct State<M, F> {
+struct AnswerState<M, F> {
     admitted: Admitted,
     stop: CancellationToken,
     repeats: Repeats,
     answer: F,
     last: Option<M>,
-    phase: Phase,
+    phase: AnswerPhase,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum AnswerPhase {
     First,
     Running,
     Over,
 }
 
-impl<M, F> State<M, F>
+impl<M, F> AnswerState<M, F>
 where
     M: Clone + PartialEq,
     F: Fn(&Snapshot, &Subscription) -> Next<M>,
@@ -81,16 +80,16 @@ where
     async fn next(&mut self) -> Option<Result<M, Status>> {
         loop {
             match self.phase {
-                Phase::Over => return None,
-                Phase::First => self.phase = Phase::Running,
-                Phase::Running => {
+                AnswerPhase::Over => return None,
+                AnswerPhase::First => self.phase = AnswerPhase::Running,
+                AnswerPhase::Running => {
                     let stopped = tokio::select! {
                         biased;
                         () = self.stop.cancelled() => true,
                         () = self.admitted.subscription.changed() => false,
                     };
                     if stopped {
-                        self.phase = Phase::Over;
+                        self.phase = AnswerPhase::Over;
                         // SPIFFE clients give up for good after Canceled, and come back after this one.
                         return Some(Err(Status::unavailable("the node agent is stopping")));
                     }
@@ -102,7 +101,7 @@ where
             match (self.answer)(&snapshot, &self.admitted.subscription) {
                 Next::Wait => {}
                 Next::End(status) => {
-                    self.phase = Phase::Over;
+                    self.phase = AnswerPhase::Over;
                     return Some(Err(status));
                 }
                 Next::Send(message) if self.repeats == Repeats::LeftOut => {

@@ -18,12 +18,14 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
+use crate::entry::AuthorizedEntry;
 use crate::limits;
-use crate::selectors::{Discover, Unix};
-use crate::sync::snapshot::{ServedEntry, ServedSvid};
-use crate::sync::{AuthorizedEntry, Known, Snapshot};
+use crate::svid::ServedSvid;
+use crate::sync::snapshot::ServedEntry;
+use crate::sync::{EntrySource, Snapshot};
 use crate::test_ca::{TestCa, trust_domain};
-use crate::workload_client::WorkloadClient;
+use crate::workload_attestor::{Discover, Unix};
+use crate::workload_client::{SECURITY_HEADER, WorkloadClient};
 
 mod admin;
 mod greedy;
@@ -35,7 +37,7 @@ mod wrong_process;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
-struct Served {
+struct TestAgent {
     directory: tempfile::TempDir,
     feed: Feed,
     jwt_svids: JwtSvids,
@@ -45,20 +47,20 @@ struct Served {
     server: tokio::task::JoinHandle<()>,
 }
 
-impl Served {
+impl TestAgent {
     async fn start() -> Self {
-        let rules = Rules {
-            sds: Some(super::sds::Settings::default()),
-            ..Rules::default()
+        let config = ApiConfig {
+            sds: Some(crate::config::SdsConfig::default()),
+            ..ApiConfig::default()
         };
-        Self::with(rules).await
+        Self::with(config).await
     }
 
-    async fn with(rules: Rules) -> Self {
-        Self::with_attestor(rules, Unix::new(Discover::UsersOnly)).await
+    async fn with(config: ApiConfig) -> Self {
+        Self::with_attestor(config, Unix::new(Discover::UsersOnly)).await
     }
 
-    async fn with_attestor(rules: Rules, attestor: Unix) -> Self {
+    async fn with_attestor(config: ApiConfig, attestor: Unix) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
         let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
@@ -74,8 +76,8 @@ impl Served {
             clock: clock.shared(),
             stop: stop.clone(),
         };
-        let router = public(&sources, &rules, path);
-        let admin = super::admin(&sources, &rules, Levels::detached(Level::Info));
+        let router = public(&sources, &config, path);
+        let admin = super::admin(&sources, &config, Levels::detached(Level::Info));
         let options = ServeOptions::new(Http::Http2Only, SystemClock::shared());
         let served = stop.clone();
         let server = tokio::spawn(async move {
@@ -109,7 +111,7 @@ impl Served {
     }
 
     fn entry(&self, id: &str, selector: &str) -> AuthorizedEntry {
-        crate::sync::entry::tests::entry(id, &[selector])
+        crate::entry::tests::entry(id, &[selector])
     }
 
     fn signed(&self, entry: AuthorizedEntry) -> ServedEntry {
@@ -135,7 +137,7 @@ impl Served {
             Arc::new(own),
             entries.to_vec(),
             federated,
-            Known::FromServer,
+            EntrySource::Server,
         ));
     }
 
@@ -167,7 +169,7 @@ fn own() -> String {
 
 #[tokio::test]
 async fn svids_come_whole_in_order_with_their_bundles() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let federating = AuthorizedEntry {
         federates_with: vec![TrustDomain::new("other.org").unwrap()],
         hint: "first".into(),
@@ -207,7 +209,7 @@ async fn svids_come_whole_in_order_with_their_bundles() {
 
 #[tokio::test]
 async fn a_stream_goes_on_with_each_change_and_ends_when_the_identity_goes() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let entry = served.entry("a", &own());
     served.publish(&[served.signed(entry.clone())], &[]);
     let mut answers = served.client().await.x509_svids().await.unwrap();
@@ -240,7 +242,7 @@ async fn a_stream_goes_on_with_each_change_and_ends_when_the_identity_goes() {
 
 #[tokio::test]
 async fn before_the_first_sync_the_answer_is_unavailable_and_then_no_identity() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let mut client = served.client().await;
     assert_eq!(
         client.x509_svids().await.unwrap_err().code(),
@@ -274,7 +276,7 @@ async fn before_the_first_sync_the_answer_is_unavailable_and_then_no_identity() 
 
 #[tokio::test]
 async fn a_stream_waits_until_all_matching_svids_are_signed() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let (a, b) = (
         served.signed(served.entry("a", &own())),
         served.signed(served.entry("b", &own())),
@@ -292,7 +294,7 @@ async fn a_stream_waits_until_all_matching_svids_are_signed() {
 
 #[tokio::test]
 async fn bundles_come_at_once_and_again_only_when_they_changed() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let federating = AuthorizedEntry {
         federates_with: vec![TrustDomain::new("other.org").unwrap()],
         ..served.entry("a", &own())
@@ -321,7 +323,7 @@ async fn bundles_come_at_once_and_again_only_when_they_changed() {
 
 #[tokio::test]
 async fn without_the_security_header_nothing_is_answered() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     served.publish(&[served.signed(served.entry("a", &own()))], &[]);
     let channel = served.channel().await;
     let mut bare = SpiffeWorkloadApiClient::new(channel);
@@ -344,7 +346,7 @@ async fn without_the_security_header_nothing_is_answered() {
 
 #[tokio::test]
 async fn streams_end_with_unavailable_at_the_shutdown() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     served.publish(&[served.signed(served.entry("a", &own()))], &[]);
     let mut answers = served.client().await.x509_svids().await.unwrap();
     answers.message().await.unwrap().unwrap();
@@ -361,7 +363,7 @@ async fn streams_end_with_unavailable_at_the_shutdown() {
 /// What a reader has not taken yet is at most what fits into its connection; the rest of the past is never made.
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_and_skips_what_was_in_between() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let hinted = |number: usize| AuthorizedEntry {
         hint: format!("{number:01000}"),
         ..served.entry("a", &own())
@@ -394,7 +396,7 @@ async fn a_slow_reader_gets_the_newest_and_skips_what_was_in_between() {
 
 #[tokio::test]
 async fn one_process_has_a_bounded_number_of_streams() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     served.publish(&[served.signed(served.entry("a", &own()))], &[]);
     let mut client = served.client().await;
     let mut open = Vec::new();
@@ -415,7 +417,7 @@ async fn health_is_what_a_workload_would_find() {
     use countersign_proto::grpc::health::v1::health_check_response::ServingStatus;
     use countersign_proto::grpc::health::v1::health_client::HealthClient;
 
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let mut client = served.client().await;
     assert_eq!(
         client.health().await.unwrap(),
@@ -454,10 +456,10 @@ async fn health_is_what_a_workload_would_find() {
 async fn a_workload_api_that_is_not_offered_is_unknown_and_no_fault() {
     use countersign_proto::grpc::health::v1::health_check_response::ServingStatus;
 
-    let served = Served::with(Rules {
-        workload_api: Offered::No,
-        sds: Some(super::sds::Settings::default()),
-        ..Rules::default()
+    let served = TestAgent::with(ApiConfig {
+        workload_api: false,
+        sds: Some(crate::config::SdsConfig::default()),
+        ..ApiConfig::default()
     })
     .await;
     served.publish(&[served.signed(served.entry("a", &own()))], &[]);
@@ -469,9 +471,9 @@ async fn a_workload_api_that_is_not_offered_is_unknown_and_no_fault() {
 
 #[tokio::test]
 async fn another_node_agent_takes_its_first_trust_from_here() {
-    use crate::attest::{BundleFormat, Rebootstrap, Trust, TrustError, TrustSource};
+    use crate::node_attestor::{BundleFormat, Rebootstrap, Trust, TrustError, TrustSource};
 
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let trust = Trust {
         source: TrustSource::WorkloadApi(served.socket()),
         format: BundleFormat::Pem,

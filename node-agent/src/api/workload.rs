@@ -2,7 +2,7 @@
 
 pub(in crate::api) mod jwt;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,34 +19,16 @@ use tonic::{Request, Response, Status};
 use super::caller::{Callers, check_security_header, no_identity};
 use super::rates::Method;
 use super::stream::{Answers, Next, Repeats, answers};
+use crate::config::VerifierConfig;
 use crate::jwt::JwtSvids;
-use crate::sync::{Answer, Snapshot, Subscription};
-
-/// What verifiers get.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verifiers {
-    /// Whether callers without an identity get the bundles of the own trust domain.
-    pub unauthenticated: Unauthenticated,
-    /// Claims of foreign JWT-SVIDs that are told besides those that the standard asks for.
-    pub foreign_claims: BTreeSet<String>,
-}
-
-/// Whether somebody without an identity may verify others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Unauthenticated {
-    /// No bundles for them.
-    #[default]
-    Refused,
-    /// The bundles of the own trust domain.
-    Allowed,
-}
+use crate::sync::{Snapshot, Subscription, WorkloadAnswer};
 
 /// The service.
 #[derive(Clone)]
-pub struct WorkloadApi {
+pub(super) struct WorkloadApi {
     callers: Callers,
     jwt_svids: JwtSvids,
-    verifiers: Arc<Verifiers>,
+    verifiers: Arc<VerifierConfig>,
     clock: SharedClock,
     stop: CancellationToken,
 }
@@ -56,7 +38,7 @@ impl WorkloadApi {
     pub(super) fn new(
         callers: Callers,
         jwt_svids: JwtSvids,
-        verifiers: Verifiers,
+        verifiers: VerifierConfig,
         clock: SharedClock,
         stop: CancellationToken,
     ) -> Self {
@@ -72,9 +54,9 @@ impl WorkloadApi {
 
 fn x509_svids(snapshot: &Snapshot, subscription: &Subscription) -> Next<X509svidResponse> {
     let identities = match snapshot.answer(subscription.selectors()) {
-        Answer::NoIdentity => return Next::End(no_identity(snapshot)),
-        Answer::NotSigned => return Next::Wait,
-        Answer::Identities(identities) => identities,
+        WorkloadAnswer::NoIdentity => return Next::End(no_identity(snapshot)),
+        WorkloadAnswer::NotSigned => return Next::Wait,
+        WorkloadAnswer::Identities(identities) => identities,
     };
     let svids = identities
         .iter()
@@ -97,9 +79,9 @@ fn x509_svids(snapshot: &Snapshot, subscription: &Subscription) -> Next<X509svid
 fn x509_bundles(
     snapshot: &Snapshot,
     subscription: &Subscription,
-    unauthenticated: Unauthenticated,
+    allow_unauthenticated: bool,
 ) -> Next<X509BundlesResponse> {
-    if may_not_verify(snapshot, subscription, unauthenticated) {
+    if may_not_verify(snapshot, subscription, allow_unauthenticated) {
         return Next::End(no_identity(snapshot));
     }
     let mut bundles = federated(snapshot, subscription);
@@ -116,10 +98,9 @@ fn x509_bundles(
 fn may_not_verify(
     snapshot: &Snapshot,
     subscription: &Subscription,
-    unauthenticated: Unauthenticated,
+    allow_unauthenticated: bool,
 ) -> bool {
-    unauthenticated == Unauthenticated::Refused
-        && snapshot.matching(subscription.selectors()).is_empty()
+    !allow_unauthenticated && snapshot.matching(subscription.selectors()).is_empty()
 }
 
 /// Keyed by `spiffe://<trust domain>`; the own trust domain is not among them.
@@ -157,12 +138,14 @@ impl SpiffeWorkloadApi for WorkloadApi {
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         check_security_header(request.metadata())?;
         let admitted = self.callers.admit(&request, Method::X509Bundles).await?;
-        let unauthenticated = self.verifiers.unauthenticated;
+        let allow_unauthenticated = self.verifiers.allow_unauthenticated;
         Ok(Response::new(answers(
             admitted,
             self.stop.clone(),
             Repeats::LeftOut,
-            move |snapshot, subscription| x509_bundles(snapshot, subscription, unauthenticated),
+            move |snapshot, subscription| {
+                x509_bundles(snapshot, subscription, allow_unauthenticated)
+            },
         )))
     }
 
@@ -179,12 +162,14 @@ impl SpiffeWorkloadApi for WorkloadApi {
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         check_security_header(request.metadata())?;
         let admitted = self.callers.admit(&request, Method::JwtBundles).await?;
-        let unauthenticated = self.verifiers.unauthenticated;
+        let allow_unauthenticated = self.verifiers.allow_unauthenticated;
         Ok(Response::new(answers(
             admitted,
             self.stop.clone(),
             Repeats::LeftOut,
-            move |snapshot, subscription| jwt::bundles(snapshot, subscription, unauthenticated),
+            move |snapshot, subscription| {
+                jwt::bundles(snapshot, subscription, allow_unauthenticated)
+            },
         )))
     }
 

@@ -17,14 +17,14 @@ pub(super) enum CommandError {
     /// The socket's address can't be used.
     #[error("{0:?} is not the address of a Unix socket: it must be a path, or unix:///path")]
     Address(String),
-    /// Nobody answers on the socket.
+    /// The socket can't be connected to.
     #[error("{}{}", Chain(source), advice(Cause::of(source)))]
     Dial {
         /// Why.
         source: tonic::transport::Error,
     },
     /// The node agent refused or failed.
-    #[error("{}", told(.0))]
+    #[error("{}", describe(.0))]
     Status(Box<Status>),
     /// No answer in time.
     #[error("the node agent did not answer within {0:?}: give it longer with -timeout")]
@@ -66,7 +66,7 @@ fn advice(cause: Option<Cause>) -> String {
 }
 
 /// In the form in which gRPC tools print statuses, with what to do where that is known.
-fn told(status: &Status) -> String {
+fn describe(status: &Status) -> String {
     let advice = match status.code() {
         Code::PermissionDenied => {
             ": no registration entry matches this process; `countersign-server entry create` makes one, and it can take some \

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::error::CommandError;
 use super::jwt::FetchJwt;
 use super::socket::SocketFlag;
-use super::svids::{Answer, json};
+use super::svids::{FetchedSvids, json};
 use crate::pem;
 
 /// `api fetch`.
@@ -71,7 +71,7 @@ impl FetchX509 {
         let asked = tokio::time::timeout(self.timeout, self.ask()).await;
         let response = asked.map_err(|_| CommandError::TimedOut(self.timeout))??;
         let after = start.elapsed();
-        let answer = Answer::new(&response, SystemClock.now())?;
+        let answer = FetchedSvids::new(&response, SystemClock.now())?;
         let pretty = self.output.output == Output::Pretty;
         match (self.silent, pretty) {
             (true, _) => {}
@@ -97,7 +97,7 @@ impl FetchX509 {
 
 /// The files that SPIRE writes: `svid.N.pem`, `svid.N.key`, `bundle.N.pem`, `federated_bundle.N.M.pem`.
 fn write(
-    answer: &Answer,
+    answer: &FetchedSvids,
     directory: &Path,
     told: &mut impl FnMut(String),
 ) -> Result<(), CommandError> {

@@ -12,16 +12,17 @@ use countersign_daemon::logs::{Format, Level};
 use countersign_daemon::signals::cancel_on_signal;
 use countersign_identity::TrustDomain;
 use countersign_transport::SystemClock;
+use countersign_transport::error::Chain;
 use tokio_util::sync::CancellationToken;
 
-use crate::attest::{BundleFormat, JoinToken};
 use crate::config::{
     AgentConfig, DEFAULT_FILE, JoinTokenSource, MOST_REBOOTSTRAP_DELAY, Overrides, RebootstrapMode,
     TrustOverride,
 };
 use crate::daemon;
+use crate::node_attestor::{BundleFormat, JoinToken};
 
-/// What a collector is told about whose traces and metrics these are.
+/// The service name of this program's traces and metrics.
 const SERVICE: &str = "countersign-agent";
 
 /// What both verbs take.
@@ -108,26 +109,34 @@ impl TrustFlags {
     }
 }
 
-fn rebootstrap_delay(text: &str) -> Result<Duration, String> {
-    let delay = countersign_config::parse_duration(text).map_err(|error| error.to_string())?;
+fn rebootstrap_delay(text: &str) -> Result<Duration, InvalidFlag> {
+    let delay = countersign_config::parse_duration(text)?;
     if delay > MOST_REBOOTSTRAP_DELAY {
-        return Err(format!(
-            "at most {} hours",
-            MOST_REBOOTSTRAP_DELAY.as_secs() / 3600
-        ));
+        return Err(InvalidFlag::DelayTooLong);
     }
     Ok(delay)
 }
 
 /// A value by its name, in any case.
-fn named<T: Copy>(text: &str, names: &[(&str, T)]) -> Result<T, String> {
+fn named<T: Copy>(text: &str, names: &[(&str, T)]) -> Result<T, InvalidFlag> {
     let found = names
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(text));
     found.map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<_> = names.iter().map(|(name, _)| *name).collect();
-        format!("one of {}", names.join(", "))
+        InvalidFlag::Name(names.join(", "))
     })
+}
+
+/// Why the value of a flag can't be used.
+#[derive(Debug, thiserror::Error)]
+enum InvalidFlag {
+    #[error(transparent)]
+    Duration(#[from] countersign_config::InvalidDuration),
+    #[error("at most {} hours", MOST_REBOOTSTRAP_DELAY.as_secs() / 3600)]
+    DelayTooLong,
+    #[error("one of {0}")]
+    Name(String),
 }
 
 /// What callers get.
@@ -218,8 +227,8 @@ impl Run {
         let launch = Launch {
             service: SERVICE,
             version: env!("CARGO_PKG_VERSION"),
-            // This thread keeps the picture of what the server says, and one other answers callers from it: handing a
-            // caller from thread to thread takes longer than answering (decision 0029).
+            // This thread syncs with the server, and one other answers callers: handing a caller from thread to thread takes
+            // longer than answering it (decision 0029).
             threads: Some(1),
             logs: &config.logs,
             otlp: config.operators.otlp.as_ref(),
@@ -269,9 +278,10 @@ impl Run {
             }
             Err(Ended::Agent(error)) => {
                 // The log may be a file, and the person at the terminal wants to know too.
-                tracing::error!("{error}");
+                let text = Chain(&error).to_string();
+                tracing::error!("{text}");
                 if logs_to_file {
-                    printer.error_text(&format!("Error: {error}\n"));
+                    printer.error_text(&format!("Error: {text}\n"));
                 }
                 printer.exit(error.exit())
             }

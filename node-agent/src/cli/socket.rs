@@ -66,7 +66,7 @@ impl SocketFlag {
     pub(super) async fn connect(&self) -> Result<WorkloadClient, CommandError> {
         let client = WorkloadClient::connect(&self.path()?).await;
         client.map_err(|source| {
-            tracing::debug!(error = %Chain(&source), "no connection");
+            tracing::debug!(error = %Chain(&source), "No connection to the Workload API");
             CommandError::Dial { source }
         })
     }

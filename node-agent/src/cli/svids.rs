@@ -24,13 +24,13 @@ pub(super) struct Fetched {
 }
 
 /// A whole answer.
-pub(super) struct Answer {
+pub(super) struct FetchedSvids {
     pub(super) svids: Vec<Fetched>,
     /// By `spiffe://<trust domain>`, in order.
     pub(super) federated: BTreeMap<String, Vec<X509Authority>>,
 }
 
-impl Answer {
+impl FetchedSvids {
     /// Takes an answer apart and verifies each SVID by its bundle.
     pub(super) fn new(response: &X509svidResponse, now: UnixTime) -> Result<Self, CommandError> {
         if response.svids.is_empty() {

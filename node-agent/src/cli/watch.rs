@@ -13,7 +13,7 @@ use tonic::{Code, Streaming};
 
 use super::error::CommandError;
 use super::socket::SocketFlag;
-use super::svids::{Answer, json};
+use super::svids::{FetchedSvids, json};
 
 /// `api watch`.
 #[derive(Debug, Args)]
@@ -38,7 +38,7 @@ impl Watch {
             .unwrap_or(Ok(()))
     }
 
-    /// Follows for ever; what passes is told and tried again, as SPIFFE clients do.
+    /// Follows the stream until it is interrupted. Faults that may pass are printed and tried again, as SPIFFE clients do.
     async fn watch(&self, printer: &mut Printer) -> Result<(), CommandError> {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         let mut since = Instant::now();
@@ -79,7 +79,7 @@ impl Watch {
                 Err(status) => return status.into(),
             };
             backoff.reset();
-            match Answer::new(&response, SystemClock.now()) {
+            match FetchedSvids::new(&response, SystemClock.now()) {
                 Ok(_) if self.output.output == Output::Json => printer.line(json(&response)),
                 Ok(answer) => answer.print(printer, since.elapsed()),
                 Err(error) => printer.error_text(&format!("{error}\n")),

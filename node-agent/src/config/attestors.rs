@@ -1,17 +1,17 @@
-//! What the file says about how callers are told apart.
+//! The workload attestors of the configuration file.
 
 use std::path::PathBuf;
 
-use countersign_config::{Document, Section};
+use countersign_config::{Document, Plugin, Section};
 
-use crate::selectors::{
-    Configured, DOCKER_SOCKET, Digest, Discover, Engines, Matchers, PODMAN_SOCKET,
+use crate::workload_attestor::{
+    AttestorConfig, DOCKER_SOCKET, Digest, Discover, Engines, Matchers, PODMAN_SOCKET,
 };
 
 const KIND: &str = "WorkloadAttestor";
 
 /// At least one, and none twice.
-pub(super) fn workload_attestors(document: &Document) -> Option<Vec<Configured>> {
+pub(super) fn workload_attestors(document: &Document) -> Option<Vec<AttestorConfig>> {
     let plugins = document.plugins(KIND);
     if plugins.is_empty() {
         // Says that there is none.
@@ -32,14 +32,30 @@ pub(super) fn workload_attestors(document: &Document) -> Option<Vec<Configured>>
         }
         names.push(plugin.name);
         configured.extend(match plugin.name {
-            "confinement" => Some(Configured::Confinement),
-            "systemd" => Some(Configured::Systemd),
-            "docker" => docker(&plugin.data).map(Configured::Containers),
-            "podman" => podman(&plugin.data, "podman").map(Configured::Containers),
-            _ => Some(Configured::Unix(discover(&plugin.data))),
+            "confinement" => Some(AttestorConfig::Confinement),
+            "systemd" => systemd(document, &plugin),
+            "docker" => docker(&plugin.data).map(AttestorConfig::Containers),
+            "podman" => podman(&plugin.data, "podman").map(AttestorConfig::Containers),
+            _ => Some(AttestorConfig::Unix(discover(&plugin.data))),
         });
     }
     Some(configured)
+}
+
+#[cfg(feature = "systemd-attestor")]
+fn systemd(_: &Document, _: &Plugin<'_>) -> Option<AttestorConfig> {
+    Some(AttestorConfig::Systemd)
+}
+
+/// A selector that can't be found out must not be missed in silence, so the configuration is refused.
+#[cfg(not(feature = "systemd-attestor"))]
+fn systemd(document: &Document, plugin: &Plugin<'_>) -> Option<AttestorConfig> {
+    document.wrong(
+        plugin.at,
+        "this program was built without the systemd attestor (the cargo feature systemd-attestor): remove it here, or use \
+         a build that has it",
+    );
+    None
 }
 
 fn docker(data: &Section<'_>) -> Option<Engines> {
@@ -90,22 +106,30 @@ fn podman(data: &Section<'_>, name: &'static str) -> Option<Engines> {
     })
 }
 
+/// Why a value of a container engine's attestor can't be used.
+#[derive(Debug, thiserror::Error)]
+enum InvalidSetting {
+    #[error("{0:?} is not the socket of an engine on this machine: write unix:///…")]
+    Socket(String),
+    #[error("{0:?} must have %d in one place, for the user's number, and no other %")]
+    Template(String),
+    #[error("{0:?} is no version of Docker's API, such as \"1.41\"")]
+    ApiVersion(String),
+}
+
 /// As SPIRE writes it, with or without `unix://` before it.
-fn socket(text: &str) -> Result<PathBuf, String> {
+fn socket(text: &str) -> Result<PathBuf, InvalidSetting> {
     let path = text.strip_prefix("unix://").unwrap_or(text);
     if path.starts_with('/') {
         Ok(path.into())
     } else {
-        Err(format!(
-            "{text:?} is not the socket of an engine on this machine: write unix:///…"
-        ))
+        Err(InvalidSetting::Socket(text.to_owned()))
     }
 }
 
 /// What stands before and after the one `%d`; `%%` is a `%`.
-fn template(text: &str) -> Result<(String, String), String> {
-    let wrong =
-        || format!("{text:?} must have %d in one place, for the user's number, and no other %");
+fn template(text: &str) -> Result<(String, String), InvalidSetting> {
+    let wrong = || InvalidSetting::Template(text.to_owned());
     let mut parts = vec![String::new()];
     let mut letters = text.chars();
     while let Some(letter) = letters.next() {
@@ -124,12 +148,12 @@ fn template(text: &str) -> Result<(String, String), String> {
     Ok((before, after))
 }
 
-fn api_version(text: &str) -> Result<String, String> {
+fn api_version(text: &str) -> Result<String, InvalidSetting> {
     let number = text.trim_start_matches('v');
     let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     is_number
         .then(|| number.to_owned())
-        .ok_or_else(|| format!("{text:?} is no version of Docker's API, such as \"1.41\""))
+        .ok_or_else(|| InvalidSetting::ApiVersion(text.to_owned()))
 }
 
 fn discover(unix: &Section<'_>) -> Discover {

@@ -8,35 +8,27 @@ use countersign_config::Section;
 use countersign_identity::{SpiffeId, TrustDomain};
 
 use super::Overrides;
-use crate::api::sds::{Names, Settings, Validation};
-use crate::api::{Delegates, Offered, Rates, Rules, Unauthenticated, Verifiers};
+use super::api::{
+    ApiConfig, Delegates, MethodRates, SdsConfig, SecretNames, Validation, VerifierConfig,
+};
 use crate::limits;
 
 /// Beyond this, tokens would take more memory than a small machine has.
 const MOST_JWT_SVIDS: i64 = 1_000_000;
 
-pub(super) fn rules(
+pub(super) fn api(
     agent: &Section<'_>,
     overrides: &Overrides,
     trust_domain: Option<&TrustDomain>,
-) -> Rules {
-    let allowed = agent.bool("allow_unauthenticated_verifiers") == Some(true);
-    let unauthenticated = if allowed || overrides.allow_unauthenticated_verifiers {
-        Unauthenticated::Allowed
-    } else {
-        Unauthenticated::Refused
-    };
+) -> ApiConfig {
+    let allow_unauthenticated = overrides.allow_unauthenticated_verifiers
+        || agent.bool("allow_unauthenticated_verifiers") == Some(true);
     let foreign_claims = agent.list("allowed_foreign_jwt_claims").unwrap_or_default();
-    let no_workload_api = agent.bool("disable_workload_api") == Some(true);
-    let workload_api = if no_workload_api || overrides.disable_workload_api {
-        Offered::No
-    } else {
-        Offered::Yes
-    };
-    Rules {
-        workload_api,
-        verifiers: Verifiers {
-            unauthenticated,
+    let disabled = agent.bool("disable_workload_api") == Some(true);
+    ApiConfig {
+        workload_api: !(disabled || overrides.disable_workload_api),
+        verifiers: VerifierConfig {
+            allow_unauthenticated,
             foreign_claims: foreign_claims.into_iter().collect(),
         },
         sds: sds(agent).filter(|_| !overrides.disable_sds_api),
@@ -45,13 +37,13 @@ pub(super) fn rules(
     }
 }
 
-fn rates(section: &Section<'_>) -> Rates {
+fn rates(section: &Section<'_>) -> MethodRates {
     let rate = |key: &str| {
         let calls = section.integer(key, 0..=u32::MAX.into())?;
         // Zero is no limit.
         u32::try_from(calls).ok().and_then(NonZeroU32::new)
     };
-    Rates {
+    MethodRates {
         fetch_x509_svid: rate("fetch_x509_svid"),
         fetch_x509_bundles: rate("fetch_x509_bundles"),
         fetch_jwt_svid: rate("fetch_jwt_svid"),
@@ -70,13 +62,13 @@ pub(super) fn jwt_svids(agent: &Section<'_>) -> usize {
         .unwrap_or(limits::JWT_SVIDS)
 }
 
-fn sds(agent: &Section<'_>) -> Option<Settings> {
+fn sds(agent: &Section<'_>) -> Option<SdsConfig> {
     let disabled = agent.bool("disable_sds_api") == Some(true);
     let sds = agent.section("sds");
-    let usual = Names::default();
+    let usual = SecretNames::default();
     let name =
         |key: &str, usual: String| sds.string(key).filter(|n| !n.is_empty()).unwrap_or(usual);
-    let names = Names {
+    let names = SecretNames {
         svid: name("default_svid_name", usual.svid),
         bundle: name("default_bundle_name", usual.bundle),
         all_bundles: name("default_all_bundles_name", usual.all_bundles),
@@ -91,7 +83,7 @@ fn sds(agent: &Section<'_>) -> Option<Settings> {
         Some(true) => Validation::Roots,
         _ => Validation::Spiffe,
     };
-    (!disabled).then_some(Settings { names, validation })
+    (!disabled).then_some(SdsConfig { names, validation })
 }
 
 fn delegates(agent: &Section<'_>, trust_domain: Option<&TrustDomain>) -> Delegates {
@@ -111,7 +103,7 @@ fn delegates(agent: &Section<'_>, trust_domain: Option<&TrustDomain>) -> Delegat
     delegates.into()
 }
 
-/// The admin socket, which must not be where everybody on the machine can look.
+/// The admin socket, which must not stand in a folder that every user of the machine may open.
 pub(super) fn admin_socket(agent: &Section<'_>, public: &Path) -> Option<PathBuf> {
     let admin = agent.path("admin_socket_path")?;
     if is_below_folder_of(&admin, public) {

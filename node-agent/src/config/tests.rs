@@ -1,8 +1,8 @@
 //! What files and flags become.
 
 use super::*;
-use crate::attest::{BundleUrl, Rebootstrap, TrustSource};
-use crate::selectors::{Digest, Discover};
+use crate::node_attestor::{BundleUrl, Rebootstrap, TrustSource};
+use crate::workload_attestor::{Digest, Discover};
 
 const PLUGINS: &str = r#"
 plugins {
@@ -41,14 +41,14 @@ fn the_least_file_has_spires_defaults() {
     assert_eq!(config.trust.source, TrustSource::File("bundle.pem".into()));
     assert_eq!(config.trust.rebootstrap, Rebootstrap::Never);
     assert_eq!(config.key_store, KeyStore::Disk("/keys".into()));
-    let unix = Configured::Unix(Discover::UsersOnly);
+    let unix = AttestorConfig::Unix(Discover::UsersOnly);
     assert_eq!(config.workload_attestors, [unix]);
     assert_eq!(config.workload_key_type, KeyType::EcP256);
     assert_eq!(config.sync_interval, Duration::from_secs(5));
     assert_eq!(config.node_attestor.kind(), "join_token");
     assert!(config.node_attestor.prove().is_err());
-    assert_eq!(config.keeping.most, 1000);
-    assert_eq!(config.workload_svids, WorkloadSvids::OnDisk);
+    assert_eq!(config.cache.max_svids, 1000);
+    assert!(config.svids_on_disk);
     assert_eq!(config.operators, Operators::default());
 }
 
@@ -57,7 +57,7 @@ fn the_file_that_ships_is_read() {
     let text = include_str!("../../../config/agent.conf");
     let (config, warnings) = AgentConfig::parse("agent.conf", text, &Overrides::default()).unwrap();
     assert_eq!(config.trust_domain.as_str(), "example.org");
-    let unix = Configured::Unix(Discover::Executable(Digest::AnySize));
+    let unix = AttestorConfig::Unix(Discover::Executable(Digest::AnySize));
     assert_eq!(config.workload_attestors, [unix]);
     assert!(warnings.is_empty(), "{warnings:?}");
 }
@@ -198,7 +198,7 @@ fn rates_are_those_of_the_file_and_zero_is_none() {
     let config = parsed(&file(&format!(
         "{LEAST}\nexperimental {{ ratelimit {{\n fetch_x509_svid = 100\n fetch_secrets = 0\n }} }}"
     )));
-    let rates = config.rules.rates;
+    let rates = config.api.rates;
     assert_eq!(rates.fetch_x509_svid.map(u32::from), Some(100));
     assert_eq!((rates.fetch_secrets, rates.fetch_jwt_svid), (None, None));
     let negative = format!("{LEAST}\nexperimental {{ ratelimit {{ stream_secrets = -1 }} }}");
@@ -207,27 +207,19 @@ fn rates_are_those_of_the_file_and_zero_is_none() {
 
 #[test]
 fn what_is_not_offered_to_callers_is_said_by_the_file_or_a_flag() {
-    use crate::api::Offered;
-
     let public = |text: &str, overrides: &Overrides| {
         let text = file(&format!("{LEAST}\n{text}"));
         let (config, _) = AgentConfig::parse("agent.conf", &text, overrides).unwrap();
-        (config.rules.workload_api, config.rules.public_socket())
+        (config.api.workload_api, config.api.has_public_socket())
     };
     let flag = Overrides {
         disable_workload_api: true,
         ..Overrides::default()
     };
-    assert_eq!(
-        public("", &Overrides::default()),
-        (Offered::Yes, Offered::Yes)
-    );
-    assert_eq!(public("", &flag), (Offered::No, Offered::Yes));
+    assert_eq!(public("", &Overrides::default()), (true, true));
+    assert_eq!(public("", &flag), (false, true));
     let disabled = "disable_workload_api = true\ndisable_sds_api = true";
-    assert_eq!(
-        public(disabled, &Overrides::default()),
-        (Offered::No, Offered::No)
-    );
+    assert_eq!(public(disabled, &Overrides::default()), (false, false));
 }
 
 #[test]
@@ -239,7 +231,7 @@ fn the_size_limit_is_spires() {
         let unix = format!("WorkloadAttestor \"unix\" {{ {data} }}");
         parsed(&file(LEAST).replace(UNIX, &unix)).workload_attestors
     };
-    let executable = |digest| [Configured::Unix(Discover::Executable(digest))];
+    let executable = |digest| [AttestorConfig::Unix(Discover::Executable(digest))];
     assert_eq!(with("0"), executable(Digest::AnySize));
     assert_eq!(with("100"), executable(Digest::UpTo(100)));
     assert_eq!(with("-1"), executable(Digest::Off));
@@ -254,8 +246,8 @@ fn several_workload_attestors_may_be_configured_and_each_once() {
         "WorkloadAttestor \"confinement\" {}\n WorkloadAttestor \"unix\" {}",
     ));
     let want = [
-        Configured::Confinement,
-        Configured::Unix(Discover::UsersOnly),
+        AttestorConfig::Confinement,
+        AttestorConfig::Unix(Discover::UsersOnly),
     ];
     assert_eq!(config.workload_attestors, want);
     let twice = refused(&with(&format!("{UNIX}\n{UNIX}")));
@@ -265,13 +257,10 @@ fn several_workload_attestors_may_be_configured_and_each_once() {
 
 #[test]
 fn what_callers_may_ask_for_is_nothing_special_unless_the_file_says_so() {
-    use crate::api::sds::{Names, Validation};
-    use crate::api::{Unauthenticated, Verifiers};
-
     let config = parsed(&file(LEAST));
-    assert_eq!(config.rules.verifiers, Verifiers::default());
-    assert_eq!(config.rules.sds, Some(crate::api::sds::Settings::default()));
-    assert!(config.rules.delegates.is_empty() && config.admin_socket_path.is_none());
+    assert_eq!(config.api.verifiers, VerifierConfig::default());
+    assert_eq!(config.api.sds, Some(SdsConfig::default()));
+    assert!(config.api.delegates.is_empty() && config.admin_socket_path.is_none());
     assert_eq!(config.jwt_svids, 1000);
 
     let config = parsed(&file(&format!(
@@ -286,22 +275,22 @@ sds {{
   disable_spiffe_cert_validation = true
 }}"#
     )));
-    let verifiers = &config.rules.verifiers;
-    assert_eq!(verifiers.unauthenticated, Unauthenticated::Allowed);
+    let verifiers = &config.api.verifiers;
+    assert!(verifiers.allow_unauthenticated);
     assert_eq!(verifiers.foreign_claims.len(), 2);
-    let sds = config.rules.sds.unwrap();
+    let sds = config.api.sds.unwrap();
     assert_eq!(sds.validation, Validation::Roots);
-    let names = Names {
+    let names = SecretNames {
         svid: "svid".into(),
-        ..Names::default()
+        ..SecretNames::default()
     };
     assert_eq!(sds.names, names);
-    assert_eq!(config.rules.delegates.len(), 1);
+    assert_eq!(config.api.delegates.len(), 1);
     assert_eq!(config.jwt_svids, 7);
     let admin = Path::new("/run/private/admin.sock");
     assert_eq!(config.admin_socket_path.as_deref(), Some(admin));
     let config = parsed(&file(&format!("{LEAST}\ndisable_sds_api = true")));
-    assert!(config.rules.sds.is_none());
+    assert!(config.api.sds.is_none());
 }
 
 #[test]
@@ -361,7 +350,7 @@ fn a_collector_is_told_what_the_file_says() {
 
 #[test]
 fn container_engines_are_asked_where_the_file_says() {
-    use crate::selectors::{DOCKER_SOCKET, Engines, PODMAN_SOCKET};
+    use crate::workload_attestor::{DOCKER_SOCKET, Engines, PODMAN_SOCKET};
 
     let with = |data: &str| {
         let docker = format!("WorkloadAttestor \"docker\" {{ plugin_data {{ {data} }} }}");
@@ -378,7 +367,7 @@ fn container_engines_are_asked_where_the_file_says() {
         rootless: None,
         matchers: None,
     };
-    let one = |engines: Engines| vec![Configured::Containers(engines)];
+    let one = |engines: Engines| vec![AttestorConfig::Containers(engines)];
     assert_eq!(with(""), Ok((one(usual.clone()), 0)));
     let settings = "docker_socket_path = \"unix:///d.sock\"\n docker_version = \"1.41\"\n \
                     podman_socket_path_template = \"unix:///run/user/%d/p.sock\"";
@@ -418,7 +407,7 @@ fn container_engines_are_asked_where_the_file_says() {
     let file = file(LEAST).replace(UNIX, "WorkloadAttestor \"podman\" {}");
     let podman = &parsed(&file).workload_attestors[0];
     assert!(
-        matches!(podman, Configured::Containers(podman) if podman.name == "podman" && podman.docker.is_none())
+        matches!(podman, AttestorConfig::Containers(podman) if podman.name == "podman" && podman.docker.is_none())
     );
 }
 

@@ -6,18 +6,18 @@ use std::time::Duration;
 use countersign_config::{Document, Section};
 
 use super::Overrides;
-use crate::attest::{BundleFormat, BundleUrl, Rebootstrap, Trust, TrustSource};
+use crate::node_attestor::{BundleFormat, BundleUrl, Rebootstrap, Trust, TrustSource};
 
 /// How long the server is unknown before trust is taken from its source again, if it may be.
 const DEFAULT_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(10 * 60);
 /// The longest such delay.
-pub const MOST_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const MOST_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How the address of a Workload API begins (SPIFFE Workload Endpoint, section 4), longest first.
 const UNIX: [&str; 2] = ["unix://", "unix:"];
 
 /// Where trust comes from, as flags say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TrustOverride {
+pub(crate) enum TrustOverride {
     /// `-trustBundle`.
     File(PathBuf),
     /// `-trustBundleUrl`; the socket that it may need stands in the file.
@@ -28,7 +28,7 @@ pub enum TrustOverride {
 
 /// `rebootstrap_mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RebootstrapMode {
+pub(crate) enum RebootstrapMode {
     /// The node agent ends.
     #[default]
     Never,
@@ -40,7 +40,7 @@ pub enum RebootstrapMode {
 
 impl RebootstrapMode {
     /// The modes by their names.
-    pub const NAMES: [(&'static str, Self); 3] = [
+    pub(crate) const NAMES: [(&'static str, Self); 3] = [
         ("never", Self::Never),
         ("auto", Self::Auto),
         ("always", Self::Always),

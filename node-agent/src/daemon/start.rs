@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use countersign_identity::Bundle;
 use countersign_transport::SharedClock;
+use countersign_transport::error::Chain;
 
 use super::AgentError;
-use crate::attest::{AttestError, NoProof, Patience, attest};
-use crate::client::{Companion, ServerClient, TrustedBundles};
-use crate::config::{AgentConfig, KeyStore, WorkloadSvids};
+use crate::client::{ServerClient, SharedClient, TrustedBundles};
+use crate::config::{AgentConfig, KeyStore};
 use crate::jwt::JwtSvids;
-use crate::node::{Keep, Node};
+use crate::node::{Node, NodeStorage};
+use crate::node_attestor::{AttestError, NoProof, RetryLimit, attest};
+use crate::rotation::Moment;
 use crate::skew::{MAX_SKEW, Skew};
 use crate::storage::svids::SvidStore;
-use crate::storage::{State, Storage};
-use crate::sync::{Cache, Feed, Keeper, Moment, Parts, Reports, Settings, Syncer};
+use crate::storage::{NodeState, Storage};
+use crate::sync::{
+    Feed, Parts, RunningSyncer, StartingSyncer, SvidCache, SvidPersister, SyncConfig, SyncHealth,
+};
 
 /// How often what an earlier process kept is looked at anew while this node is not attested yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -26,7 +30,7 @@ pub(super) struct Start<'a> {
     pub(super) feed: Feed,
     pub(super) jwt_svids: &'a JwtSvids,
     pub(super) clock: SharedClock,
-    pub(super) reports: Reports,
+    pub(super) health: SyncHealth,
 }
 
 impl Start<'_> {
@@ -34,18 +38,18 @@ impl Start<'_> {
     pub(super) async fn start(
         mut self,
         announce: &impl Fn() -> Result<(), AgentError>,
-    ) -> Result<Syncer, AgentError> {
+    ) -> Result<RunningSyncer, AgentError> {
         let config = self.config;
-        let (keep, state) = self.open_storage()?;
-        let mut node = Node::new(keep, state, config.keeping.rotation, self.now());
-        let (keeper, cache) = self.restore(&node);
+        let (storage, state) = self.open_storage()?;
+        let mut node = Node::new(storage, state, config.cache.rotation, self.now());
+        let (persister, cache) = self.restore(&node);
         let kept = cache
             .as_ref()
             .map_or(0, |cache| cache.valid(self.clock.now()));
         let early = cache.as_ref().filter(|_| kept > 0);
         if let Some(cache) = early {
             self.feed.publish(cache.snapshot(self.clock.now()));
-            self.reports.serving_early(kept);
+            self.health.serving_early(kept);
             tracing::info!(
                 svids = kept,
                 "Serving what was kept on disk until the server answers"
@@ -63,12 +67,12 @@ impl Start<'_> {
         if node.identity().is_some() {
             self.check_found(&node)?;
         } else {
-            let patience = match (early, config.trust.rebootstrap.delay()) {
-                (Some(_), _) => Patience::Endless,
-                (None, Some(_)) => Patience::Rebootstrapping,
-                (None, None) => Patience::Limited,
+            let retry_limit = match (early, config.trust.rebootstrap.delay()) {
+                (Some(_), _) => RetryLimit::Unlimited,
+                (None, Some(_)) => RetryLimit::Rebootstrap,
+                (None, None) => RetryLimit::Short,
             };
-            let attesting = self.attest(&mut node, &mut client, &bundles, patience);
+            let attesting = self.attest(&mut node, &mut client, &bundles, retry_limit);
             tokio::select! {
                 attested = attesting => attested?,
                 () = self.look_again(early) => {}
@@ -82,12 +86,11 @@ impl Start<'_> {
         )
         .exchanging(config.key_exchange);
         self.jwt_svids
-            .connect(Companion::new(another, client.shown()));
+            .connect(SharedClient::new(another, client.shown()));
         let bundle = Arc::new(self.bundle_of(&node));
-        let settings = Settings {
+        let sync = SyncConfig {
             interval: config.sync_interval,
             key_type: config.workload_key_type,
-            keeping: config.keeping,
             attestor: Arc::clone(&config.node_attestor),
             trust: config.trust.clone(),
         };
@@ -95,15 +98,13 @@ impl Start<'_> {
             client,
             bundles,
             node,
-            cache: cache.unwrap_or_else(|| Cache::new(bundle, config.keeping)),
+            cache: cache.unwrap_or_else(|| SvidCache::new(bundle, config.cache)),
             feed: self.feed,
-            keeper,
-            reports: self.reports,
+            persister,
+            health: self.health,
             clock: self.clock,
         };
-        let mut syncer = Syncer::new(parts, settings)?;
-        syncer.start().await?;
-        Ok(syncer)
+        Ok(StartingSyncer::new(parts, sync)?.start().await?)
     }
 
     fn now(&self) -> Moment {
@@ -115,41 +116,40 @@ impl Start<'_> {
         node.bundle().cloned().unwrap_or_else(empty)
     }
 
-    fn open_storage(&self) -> Result<(Keep, State), AgentError> {
+    fn open_storage(&self) -> Result<(NodeStorage, NodeState), AgentError> {
         let trust_domain = &self.config.trust_domain;
         let KeyStore::Disk(directory) = &self.config.key_store else {
-            return Ok((Keep::Memory, State::empty(trust_domain.clone())));
+            return Ok((NodeStorage::Memory, NodeState::empty(trust_domain.clone())));
         };
         // A few small files, before anything else runs: not worth a thread.
         let (storage, state) = Storage::open(directory, trust_domain)?;
-        Ok((Keep::Disk(Arc::new(storage)), state))
+        Ok((NodeStorage::Disk(Arc::new(storage)), state))
     }
 
     /// What an earlier process kept for workloads. That it can't be used costs no more than this.
-    fn restore(&self, node: &Node) -> (Keeper, Option<Cache>) {
-        let (KeyStore::Disk(directory), WorkloadSvids::OnDisk) =
-            (&self.config.key_store, self.config.workload_svids)
-        else {
-            return (Keeper::off(), None);
+    fn restore(&self, node: &Node) -> (SvidPersister, Option<SvidCache>) {
+        let directory = match &self.config.key_store {
+            KeyStore::Disk(directory) if self.config.svids_on_disk => directory,
+            _ => return (SvidPersister::off(), None),
         };
         let store = match SvidStore::open(directory, &self.config.trust_domain) {
             Ok(store) => Arc::new(store),
             Err(error) => {
-                tracing::warn!(%error, "Workloads' SVIDs are not kept on disk");
-                return (Keeper::off(), None);
+                tracing::warn!(error = %Chain(&error), "Workloads' SVIDs are not kept on disk");
+                return (SvidPersister::off(), None);
             }
         };
         let kept = store.load().unwrap_or_else(|error| {
-            tracing::warn!(%error, "What an earlier process kept for workloads is not used");
+            tracing::warn!(error = %Chain(&error), "What an earlier process kept for workloads is not used");
             None
         });
         let cache = kept.map(|kept| {
             let bundle = Arc::new(self.bundle_of(node));
-            let mut cache = Cache::new(bundle, self.config.keeping);
+            let mut cache = SvidCache::new(bundle, self.config.cache);
             cache.restore(kept.svids, kept.federated, self.now());
             cache
         });
-        (Keeper::new(store), cache)
+        (SvidPersister::new(store), cache)
     }
 
     /// Whether the identity that was found on disk can be used now.
@@ -170,7 +170,7 @@ impl Start<'_> {
         node: &mut Node,
         client: &mut ServerClient,
         bundles: &TrustedBundles,
-        patience: Patience,
+        retry_limit: RetryLimit,
     ) -> Result<(), AgentError> {
         let attestor = &*self.config.node_attestor;
         let trusted = match node.bundle() {
@@ -200,14 +200,14 @@ impl Start<'_> {
             attestor = attestor.kind(),
             "Attesting this node"
         );
-        let attested = match attest(client, attestor, patience).await {
+        let attested = match attest(client, attestor, retry_limit).await {
             Err(AttestError::NoProof(error)) => return Err(self.no_proof(node, error)),
             attested => attested?,
         };
         let svid = attested.identity.svid.clone();
         node.attested(attested, self.now()).await;
         tracing::info!(spiffe_id = %svid.id(), expires_at = %svid.not_after(), "This node is attested");
-        // Only now: the token is spent, and the SVID is worth something once the clock is right.
+        // After the SVID is on disk: the token is spent, and the SVID can be used once the clock is right.
         Skew::of_new(&svid, self.clock.now()).map_or(Ok(()), |skew| Err(AgentError::Clock(skew)))
     }
 
@@ -220,7 +220,7 @@ impl Start<'_> {
     }
 
     /// SVIDs expire while a server is waited for. Never ends.
-    async fn look_again(&self, early: Option<&Cache>) {
+    async fn look_again(&self, early: Option<&SvidCache>) {
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;
             if let Some(cache) = early {

@@ -17,20 +17,22 @@ use countersign_proto::spiffe::workload::X509svidResponse;
 use countersign_proto::spire::api::types;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
 use countersign_transport::clock::TestClock;
+use countersign_transport::error::Chain;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status, Streaming};
 
 use super::*;
-use crate::attest::{
-    BundleFormat, ByJoinToken, JoinToken, JoinTokenSource, NoProof, NodeAttestor, Proof,
+use crate::config::KeyStore;
+use crate::node_attestor::{
+    BundleFormat, JoinToken, JoinTokenAttestor, JoinTokenSource, NoProof, NodeAttestor, Proof,
     Rebootstrap, Trust, TrustSource,
 };
-use crate::config::{KeyStore, WorkloadSvids};
 use crate::pem;
-use crate::selectors::{Configured, Discover};
-use crate::sync::{Keeping, Rotation};
+use crate::rotation::Rotation;
+use crate::sync::CacheConfig;
 use crate::test_ca::{TestCa, trust_domain};
 use crate::test_server::{TestServer, denied};
+use crate::workload_attestor::{AttestorConfig, Discover};
 use crate::workload_client::WorkloadClient;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -79,20 +81,20 @@ impl Rig {
             server: self.server.address.to_string(),
             key_exchange: KeyExchange::default(),
             trust: self.trust(Rebootstrap::Never),
-            node_attestor: Arc::new(ByJoinToken {
+            node_attestor: Arc::new(JoinTokenAttestor {
                 source: token.map(|t| JoinTokenSource::Given(JoinToken::new(t).unwrap())),
             }),
             key_store: KeyStore::Disk(self.path("data")),
-            workload_svids: WorkloadSvids::OnDisk,
-            keeping: Keeping {
-                most: 1000,
+            svids_on_disk: true,
+            cache: CacheConfig {
+                max_svids: 1000,
                 rotation: Rotation::default(),
             },
             socket_path: self.path("s"),
             admin_socket_path: None,
-            rules: crate::api::Rules::default(),
+            api: crate::config::ApiConfig::default(),
             jwt_svids: crate::limits::JWT_SVIDS,
-            workload_attestors: vec![Configured::Unix(Discover::UsersOnly)],
+            workload_attestors: vec![AttestorConfig::Unix(Discover::UsersOnly)],
             workload_key_type: KeyType::EcP256,
             sync_interval: INTERVAL,
             logs: LogOptions::default(),
@@ -151,7 +153,7 @@ impl Rig {
     /// Starts, and expects that to fail.
     async fn refused(&self, config: AgentConfig) -> String {
         let agent = self.start(config);
-        agent.task.await.unwrap().unwrap_err().to_string()
+        Chain(&agent.task.await.unwrap().unwrap_err()).to_string()
     }
 
     /// Lets everything run until this holds, with the clock standing still.

@@ -6,19 +6,19 @@ use std::time::Duration;
 use countersign_identity::SpiffeId;
 
 use super::JwtSvid;
-use crate::sync::rotation::{Due, Moment};
+use crate::rotation::{Due, Moment};
 
 /// Which token: the subject and its audiences, in whatever order they were named.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub(crate) struct JwtKey {
     id: SpiffeId,
     audience: Vec<String>,
 }
 
-impl Key {
+impl JwtKey {
     /// Of this subject for these.
     #[must_use]
-    pub fn new(id: &SpiffeId, audience: &[String]) -> Self {
+    pub(crate) fn new(id: &SpiffeId, audience: &[String]) -> Self {
         let mut audience = audience.to_vec();
         audience.sort_unstable();
         audience.dedup();
@@ -31,21 +31,21 @@ impl Key {
 
 /// A token that is kept.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub(crate) struct CachedJwt {
     /// The token.
-    pub svid: JwtSvid,
+    pub(crate) svid: JwtSvid,
     /// The key that signed it.
-    pub key_id: String,
+    pub(crate) key_id: String,
     /// From when on a new one is fetched.
-    pub renew: Due,
+    pub(crate) renew: Due,
     /// When it has expired: a clock that is set back does not make it last longer.
-    pub end: Due,
+    pub(crate) end: Due,
 }
 
-impl Held {
+impl CachedJwt {
     /// One that came now, to be renewed when half of its life is left, moved by `jitter` of that half.
     #[must_use]
-    pub fn new(svid: JwtSvid, key_id: String, jitter: f64, now: Moment) -> Self {
+    pub(crate) fn new(svid: JwtSvid, key_id: String, jitter: f64, now: Moment) -> Self {
         let half = svid.expires_at.since(svid.issued_at) / 2;
         let left = half.as_secs_f64() * (1.0 + jitter);
         let left = Duration::try_from_secs_f64(left).unwrap_or(half);
@@ -61,17 +61,17 @@ impl Held {
 
 /// A bounded number of tokens.
 #[derive(Debug)]
-pub struct Cache {
+pub(crate) struct JwtCache {
     most: usize,
     /// With the number of the look that found it last.
-    held: HashMap<Key, (u64, Held)>,
+    held: HashMap<JwtKey, (u64, CachedJwt)>,
     looks: u64,
 }
 
-impl Cache {
-    /// At most so many.
+impl JwtCache {
+    /// Room for `most` tokens.
     #[must_use]
-    pub fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self {
             most,
             held: HashMap::new(),
@@ -81,18 +81,12 @@ impl Cache {
 
     /// How many there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
     /// The one that is kept. Expired ones too: that is for the caller to judge.
-    pub fn get(&mut self, key: &Key) -> Option<Held> {
+    pub(crate) fn get(&mut self, key: &JwtKey) -> Option<CachedJwt> {
         self.looks += 1;
         let (looked, held) = self.held.get_mut(key)?;
         *looked = self.looks;
@@ -100,8 +94,8 @@ impl Cache {
     }
 
     /// Keeps one. If there are too many then, expired ones go, or else, of the subject that has most, that which was not
-    /// looked at for the longest: whoever asks for ever new audiences drives out its own.
-    pub fn put(&mut self, key: Key, held: Held, now: Moment) {
+    /// looked at for the longest: a workload that asks for ever new audiences evicts only its own tokens.
+    pub(crate) fn put(&mut self, key: JwtKey, held: CachedJwt, now: Moment) {
         self.looks += 1;
         self.held.insert(key, (self.looks, held));
         if self.held.len() > self.most {
@@ -115,7 +109,7 @@ impl Cache {
         }
     }
 
-    fn superfluous(&self) -> Option<Key> {
+    fn superfluous(&self) -> Option<JwtKey> {
         let mut counts: HashMap<&SpiffeId, usize> = HashMap::new();
         for key in self.held.keys() {
             *counts.entry(&key.id).or_default() += 1;
@@ -142,9 +136,9 @@ mod tests {
         SpiffeId::parse(&format!("spiffe://td/{path}")).unwrap()
     }
 
-    fn key(path: &str, audience: &[&str]) -> Key {
+    fn key(path: &str, audience: &[&str]) -> JwtKey {
         let audience: Vec<String> = audience.iter().map(|a| (*a).to_owned()).collect();
-        Key::new(&id(path), &audience)
+        JwtKey::new(&id(path), &audience)
     }
 
     fn moment(wall: UnixTime) -> Moment {
@@ -154,14 +148,14 @@ mod tests {
         }
     }
 
-    fn held(path: &str, life: u64, jitter: f64) -> Held {
+    fn held(path: &str, life: u64, jitter: f64) -> CachedJwt {
         let svid = JwtSvid {
             token: "t".into(),
             id: id(path),
             issued_at: NOW,
             expires_at: NOW.after(Duration::from_secs(life)),
         };
-        Held::new(svid, "kid".into(), jitter, moment(NOW))
+        CachedJwt::new(svid, "kid".into(), jitter, moment(NOW))
     }
 
     #[test]
@@ -198,7 +192,7 @@ mod tests {
 
     #[test]
     fn who_asks_for_ever_new_audiences_drives_out_its_own() {
-        let mut cache = Cache::new(10);
+        let mut cache = JwtCache::new(10);
         cache.put(key("good", &["x"]), held("good", 300, 0.0), moment(NOW));
         for number in 0..50 {
             cache.put(
@@ -215,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_one_that_was_not_looked_at_for_longest_goes_and_expired_ones_before_all() {
-        let mut cache = Cache::new(2);
+        let mut cache = JwtCache::new(2);
         cache.put(key("a", &["1"]), held("a", 300, 0.0), moment(NOW));
         cache.put(key("a", &["2"]), held("a", 300, 0.0), moment(NOW));
         assert!(cache.get(&key("a", &["1"])).is_some());
@@ -225,8 +219,8 @@ mod tests {
         let later = NOW.after(Duration::from_secs(300));
         cache.put(key("b", &["1"]), held("b", 900, 0.0), moment(later));
         assert_eq!(cache.len(), 1);
-        let mut none = Cache::new(0);
+        let mut none = JwtCache::new(0);
         none.put(key("a", &["1"]), held("a", 300, 0.0), moment(NOW));
-        assert!(none.is_empty());
+        assert_eq!(none.len(), 0);
     }
 }

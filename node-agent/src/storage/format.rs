@@ -1,15 +1,12 @@
 //! The state file: JSON with PEM in it, so that `openssl x509` can be pointed at its parts.
 
-use std::time::Duration;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use countersign_identity::bundle::{JwtAuthority, X509Authority};
-use countersign_identity::{Bundle, PrivateKey, TrustDomain, UnixTime, X509Svid};
+use countersign_identity::bundle::X509Authority;
+use countersign_identity::{Bundle, PrivateKey, TrustDomain, X509Svid};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{NodeIdentity, State};
+use super::document::{self, InvalidContent, JwtAuthorityPart, Secret};
+use super::{NodeIdentity, NodeState};
 use crate::pem;
 
 const VERSION: u32 = 1;
@@ -20,20 +17,20 @@ struct StateFile {
     version: u32,
     trust_domain: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    bundle: Option<BundlePart>,
+    bundle: Option<StateBundle>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    svid: Option<SvidPart>,
+    svid: Option<NodeSvid>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    renewed_svid: Option<SvidPart>,
+    renewed_svid: Option<NodeSvid>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct BundlePart {
+struct StateBundle {
     sequence_number: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refresh_hint_seconds: Option<u64>,
-    x509_authorities: Vec<AuthorityPart>,
+    x509_authorities: Vec<PemAuthority>,
     /// Earlier files have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     jwt_authorities: Vec<JwtAuthorityPart>,
@@ -41,47 +38,22 @@ struct BundlePart {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct JwtAuthorityPart {
-    key_id: String,
-    public_key: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    expires_at: Option<u64>,
-    tainted: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AuthorityPart {
+struct PemAuthority {
     tainted: bool,
     certificate: String,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SvidPart {
+struct NodeSvid {
     reattestable: bool,
     chain: String,
     key: Secret,
 }
 
-/// Text that is wiped when it is dropped.
-struct Secret(Zeroizing<String>);
-
-impl Serialize for Secret {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
-    }
-}
-
 /// The state as it stands in the file.
 #[must_use]
-pub fn write(state: &State) -> Zeroizing<Vec<u8>> {
+pub fn write(state: &NodeState) -> Zeroizing<Vec<u8>> {
     let file = StateFile {
         version: VERSION,
         trust_domain: state.trust_domain.to_string(),
@@ -97,102 +69,78 @@ pub fn write(state: &State) -> Zeroizing<Vec<u8>> {
 ///
 /// # Errors
 /// What is wrong with it. No secret stands in that.
-pub fn read(text: &[u8]) -> Result<State, String> {
-    // The error of serde_json names line and column and, with strings of ours only, no secret.
-    let file: StateFile = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+pub fn read(text: &[u8]) -> Result<NodeState, InvalidContent> {
+    let file: StateFile = serde_json::from_slice(text)?;
     if file.version != VERSION {
-        return Err(format!(
-            "version {} is not one that this program knows",
-            file.version
-        ));
+        return Err(InvalidContent::Version(file.version));
     }
     let trust_domain =
-        TrustDomain::new(&file.trust_domain).map_err(|e| format!("trust_domain: {e}"))?;
-    let bundle = file
-        .bundle
-        .map(|part| bundle(part, &trust_domain))
-        .transpose()?;
-    let in_use = file
-        .svid
-        .map(|part| identity(&part, &trust_domain))
-        .transpose()?;
-    let renewed = file
-        .renewed_svid
-        .map(|part| identity(&part, &trust_domain))
-        .transpose()?;
-    Ok(State {
+        TrustDomain::new(&file.trust_domain).map_err(InvalidContent::of("trust_domain"))?;
+    let identity =
+        |part: Option<NodeSvid>| part.map(|part| identity(&part, &trust_domain)).transpose();
+    Ok(NodeState {
+        in_use: identity(file.svid)?,
+        renewed: identity(file.renewed_svid)?,
+        bundle: file
+            .bundle
+            .map(|part| bundle(part, &trust_domain))
+            .transpose()?,
         trust_domain,
-        bundle,
-        in_use,
-        renewed,
     })
 }
 
-fn bundle_part(bundle: &Bundle) -> BundlePart {
-    let authority = |a: &X509Authority| AuthorityPart {
+fn bundle_part(bundle: &Bundle) -> StateBundle {
+    let authority = |a: &X509Authority| PemAuthority {
         tainted: a.is_tainted(),
         certificate: pem::certificates([a.der()]),
     };
-    let jwt = |a: &JwtAuthority| JwtAuthorityPart {
-        key_id: a.key_id.clone(),
-        public_key: STANDARD.encode(&a.public_key),
-        expires_at: a.expires_at.map(UnixTime::as_secs),
-        tainted: a.tainted,
-    };
-    BundlePart {
+    StateBundle {
         sequence_number: bundle.sequence_number,
         refresh_hint_seconds: bundle.refresh_hint.map(|hint| hint.as_secs()),
         x509_authorities: bundle.x509_authorities.iter().map(authority).collect(),
-        jwt_authorities: bundle.jwt_authorities.iter().map(jwt).collect(),
+        jwt_authorities: bundle.jwt_authorities.iter().map(Into::into).collect(),
     }
 }
 
-fn bundle(part: BundlePart, trust_domain: &TrustDomain) -> Result<Bundle, String> {
-    let mut bundle = Bundle::empty(trust_domain.clone());
-    bundle.sequence_number = part.sequence_number;
-    bundle.refresh_hint = part.refresh_hint_seconds.map(Duration::from_secs);
-    for part in part.jwt_authorities {
-        let public_key = STANDARD.decode(&part.public_key);
-        bundle.jwt_authorities.push(JwtAuthority {
-            key_id: part.key_id,
-            public_key: public_key.map_err(|e| format!("JWT authority: {e}"))?,
-            expires_at: part.expires_at.map(UnixTime::from_secs),
-            tainted: part.tainted,
-        });
-    }
-    for AuthorityPart {
+fn bundle(part: StateBundle, trust_domain: &TrustDomain) -> Result<Bundle, InvalidContent> {
+    let mut x509 = Vec::new();
+    for PemAuthority {
         tainted,
         certificate,
     } in part.x509_authorities
     {
-        for der in pem::read_certificates(certificate.as_bytes())? {
-            let authority = X509Authority::new(der).map_err(|e| format!("bundle: {e}"))?;
-            bundle
-                .x509_authorities
-                .push(authority.with_tainted(tainted));
-        }
+        let ders = pem::read_certificates(certificate.as_bytes());
+        let ders = ders.map_err(InvalidContent::of("bundle"))?;
+        x509.extend(ders.into_iter().map(|der| Ok((der, tainted))));
     }
-    Ok(bundle)
+    document::bundle(
+        Bundle::empty(trust_domain.clone()),
+        part.sequence_number,
+        part.refresh_hint_seconds,
+        x509,
+        part.jwt_authorities,
+    )
 }
 
-fn svid_part(identity: &NodeIdentity) -> SvidPart {
-    SvidPart {
+fn svid_part(identity: &NodeIdentity) -> NodeSvid {
+    NodeSvid {
         reattestable: identity.reattestable,
         chain: pem::certificates(identity.svid.chain()),
         key: Secret(pem::private_key(&identity.svid.key().to_pkcs8())),
     }
 }
 
-fn identity(part: &SvidPart, trust_domain: &TrustDomain) -> Result<NodeIdentity, String> {
-    let chain = pem::read_certificates(part.chain.as_bytes())?;
-    let key = pem::read_private_key(part.key.0.as_bytes())?;
-    let key = PrivateKey::from_pkcs8(&key).map_err(|e| e.to_string())?;
-    let svid = X509Svid::new(chain, key).map_err(|e| e.to_string())?;
+fn identity(part: &NodeSvid, trust_domain: &TrustDomain) -> Result<NodeIdentity, InvalidContent> {
+    let chain = pem::read_certificates(part.chain.as_bytes());
+    let chain = chain.map_err(InvalidContent::of("chain"))?;
+    let key = pem::read_private_key(part.key.0.as_bytes()).map_err(InvalidContent::of("key"))?;
+    let key = PrivateKey::from_pkcs8(&key).map_err(InvalidContent::of("key"))?;
+    let svid = X509Svid::new(chain, key).map_err(InvalidContent::of("SVID"))?;
     if !svid.id().is_member_of(trust_domain) || !svid.id().is_agent() {
-        return Err(format!(
+        return Err(InvalidContent::Inconsistent(format!(
             "{} is not the ID of a node agent of {trust_domain}",
             svid.id()
-        ));
+        )));
     }
     Ok(NodeIdentity {
         svid,

@@ -1,7 +1,7 @@
 //! Workloads' SVIDs on disk, encrypted: what the next process serves while the server is away.
 //!
 //! One file, replaced whole, under AES-256-GCM. The key lies in a file of its own that only this account reads, or comes
-//! from systemd (`LoadCredentialEncrypted`), and then a stolen disk is worth nothing. A file that is damaged, foreign or
+//! from systemd (`LoadCredentialEncrypted`), and then a stolen disk reveals nothing. A file that is damaged, foreign or
 //! under another key counts as none: nothing here is needed to start.
 
 mod format;
@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use countersign_identity::TrustDomain;
+use countersign_transport::error::Chain;
 use countersign_transport::file::{PRIVATE, WriteError, write_atomically};
 use rand::RngCore as _;
 use zeroize::Zeroizing;
 
 pub use format::{Kept, read as read_plain, write as write_plain};
 
-use super::OTHERS;
+use super::{InvalidContent, OTHERS};
 use crate::limits;
 
 const FILE: &str = "agent-svids.bin";
@@ -36,7 +37,7 @@ const MAGIC: &[u8; 8] = b"CSASVID\x01";
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// It could not be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -54,16 +55,33 @@ pub enum Unusable {
         mode: u32,
     },
     /// It makes no sense.
-    #[error("{} is not usable: {reason}", path.display())]
+    #[error("{} is not usable", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        reason: String,
+        source: Damage,
     },
     /// The key could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// It is another kind of file, or one of another version.
+    #[error("it does not begin as a file of this version")]
+    Header,
+    /// It does not open with this key.
+    #[error("it was written under another key, or changed since")]
+    Seal,
+    /// It is a key of another length.
+    #[error("a key has {KEY} bytes")]
+    KeyLength,
+    /// What is encrypted in it is not valid.
+    #[error(transparent)]
+    Content(#[from] InvalidContent),
 }
 
 /// The file with workloads' SVIDs, and its key.
@@ -106,11 +124,11 @@ impl SvidStore {
         })
     }
 
-    /// What an earlier process kept; nothing if there is no file.
+    /// What an earlier process wrote; `None` if there is no file.
     ///
     /// # Errors
     /// [`Unusable`].
-    pub fn load(&self) -> Result<Option<Kept>, Unusable> {
+    pub(crate) fn load(&self) -> Result<Option<Kept>, Unusable> {
         read_private(&self.path, limits::SVIDS_FILE_BYTES, OTHERS)?
             .map(|sealed| self.unseal(sealed))
             .transpose()
@@ -121,14 +139,14 @@ impl SvidStore {
     /// # Errors
     /// [`Unusable::Damaged`]: the content is not what [`SvidStore::save`] wrote with the same key.
     pub fn unseal(&self, mut sealed: Zeroizing<Vec<u8>>) -> Result<Kept, Unusable> {
-        let fail = |reason: &str| Unusable::Damaged {
+        let fail = |source| Unusable::Damaged {
             path: self.path.clone(),
-            reason: reason.to_owned(),
+            source,
         };
         let nonce = sealed
             .strip_prefix(MAGIC)
             .and_then(|rest| rest.first_chunk::<NONCE_LEN>())
-            .ok_or_else(|| fail("it does not begin as a file of this version"))?;
+            .ok_or_else(|| fail(Damage::Header))?;
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let body = sealed
             .get_mut(MAGIC.len() + NONCE_LEN..)
@@ -136,8 +154,8 @@ impl SvidStore {
         let plain = self
             .cipher()
             .and_then(|cipher| cipher.open_in_place(nonce, self.associated(), body).ok())
-            .ok_or_else(|| fail("it was written under another key, or changed since"))?;
-        format::read(plain, &self.trust_domain).map_err(|reason| fail(&reason))
+            .ok_or_else(|| fail(Damage::Seal))?;
+        format::read(plain, &self.trust_domain).map_err(|error| fail(error.into()))
     }
 
     /// Replaces what is kept. Blocks on the disk.
@@ -166,7 +184,7 @@ impl SvidStore {
     ///
     /// # Errors
     /// The file could not be removed.
-    pub fn remove(&self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -190,7 +208,9 @@ fn own_key(path: &Path) -> Result<Zeroizing<[u8; KEY]>, Unusable> {
     match read_key(path, OTHERS) {
         Err(Unusable::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
         Err(error @ (Unusable::Read { .. } | Unusable::Write(_))) => return Err(error),
-        Err(error) => tracing::warn!(%error, "Making a new key for workloads' SVIDs on disk"),
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "Making a new key for workloads' SVIDs on disk");
+        }
         Ok(key) => return Ok(key),
     }
     let mut key = Zeroizing::new([0; KEY]);
@@ -199,24 +219,24 @@ fn own_key(path: &Path) -> Result<Zeroizing<[u8; KEY]>, Unusable> {
     Ok(key)
 }
 
-fn read_key(path: &Path, nobody: u32) -> Result<Zeroizing<[u8; KEY]>, Unusable> {
+fn read_key(path: &Path, forbidden: u32) -> Result<Zeroizing<[u8; KEY]>, Unusable> {
     let most = u64::try_from(KEY + 1).unwrap_or(u64::MAX);
-    let bytes = read_private(path, most, nobody)?.ok_or_else(|| Unusable::Read {
+    let bytes = read_private(path, most, forbidden)?.ok_or_else(|| Unusable::Read {
         path: path.to_owned(),
         source: io::ErrorKind::NotFound.into(),
     })?;
     let key = <[u8; KEY]>::try_from(&bytes[..]).map_err(|_| Unusable::Damaged {
         path: path.to_owned(),
-        reason: format!("a key has {KEY} bytes"),
+        source: Damage::KeyLength,
     })?;
     Ok(Zeroizing::new(key))
 }
 
-/// A file that is this user's, with none of the permissions of `nobody`; `None` if there is none.
+/// A file that is this user's, with none of the permissions in `forbidden`; `None` if there is no file.
 fn read_private(
     path: &Path,
     most: u64,
-    nobody: u32,
+    forbidden: u32,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Unusable> {
     let fail = |source| Unusable::Read {
         path: path.to_owned(),
@@ -230,7 +250,7 @@ fn read_private(
     let metadata = file.metadata().map_err(fail)?;
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     let me = nix::unistd::geteuid().as_raw();
-    if super::foreign(owner, me).is_some() || mode & nobody != 0 {
+    if super::foreign(owner, me).is_some() || mode & forbidden != 0 {
         return Err(Unusable::Exposed {
             path: path.to_owned(),
             owner,

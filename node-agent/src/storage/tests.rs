@@ -18,7 +18,7 @@ fn identity(ca: &TestCa) -> NodeIdentity {
     }
 }
 
-fn serials(state: &State) -> Vec<String> {
+fn serials(state: &NodeState) -> Vec<String> {
     state
         .identities()
         .map(|i| i.svid.leaf().serial.clone())
@@ -29,7 +29,7 @@ fn serial(identity: &NodeIdentity) -> String {
     identity.svid.leaf().serial.clone()
 }
 
-fn open(directory: &Path) -> (Storage, State) {
+fn open(directory: &Path) -> (Storage, NodeState) {
     loop {
         match Storage::open(directory, &trust_domain()) {
             // A child that another test is starting holds our locks from its fork to its exec.
@@ -69,7 +69,7 @@ fn state_is_read_back_as_it_was_and_only_this_user_may_read_it() {
 fn the_first_use_of_either_identity_settles_which_one_counts() {
     let ca = TestCa::new(NOW);
     let (old, new) = (identity(&ca), identity(&ca));
-    let mut state = State::empty(trust_domain());
+    let mut state = NodeState::empty(trust_domain());
     state.attested(old.clone());
     assert!(!state.used(&old.svid), "nothing to settle");
     state.renewed(new.clone());
@@ -87,7 +87,7 @@ fn the_first_use_of_either_identity_settles_which_one_counts() {
 #[test]
 fn an_identity_with_a_second_or_less_left_is_not_used() {
     let ca = TestCa::new(NOW);
-    let mut state = State::empty(trust_domain());
+    let mut state = NodeState::empty(trust_domain());
     state.attested(identity(&ca));
     let end = NOW.after(Duration::from_secs(3600));
     assert_eq!(state.usable_at(end.before(Duration::from_secs(2))).len(), 1);
@@ -100,7 +100,7 @@ fn an_identity_with_a_second_or_less_left_is_not_used() {
 fn a_crash_at_any_point_of_a_renewal_leaves_a_state_that_works() {
     let ca = TestCa::new(NOW);
     let (old, new) = (identity(&ca), identity(&ca));
-    let mut before = State::empty(trust_domain());
+    let mut before = NodeState::empty(trust_domain());
     before.bundle = Some(ca.bundle());
     before.attested(old.clone());
     let mut after = before.clone();

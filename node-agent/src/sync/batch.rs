@@ -4,7 +4,7 @@ use crate::limits;
 
 /// Halved after each failure, doubled after each success, between one and [`limits::CSRS_PER_BATCH`].
 #[derive(Debug)]
-pub struct BatchSize(usize);
+pub(crate) struct BatchSize(usize);
 
 impl Default for BatchSize {
     fn default() -> Self {
@@ -15,17 +15,17 @@ impl Default for BatchSize {
 impl BatchSize {
     /// The size of the next batch, at most.
     #[must_use]
-    pub const fn get(&self) -> usize {
+    pub(crate) const fn get(&self) -> usize {
         self.0
     }
 
     /// The last batch was signed.
-    pub fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.0 = (self.0 * 2).min(limits::CSRS_PER_BATCH);
     }
 
     /// The last batch was refused as a whole, or got no answer.
-    pub fn failed(&mut self) {
+    pub(crate) fn failed(&mut self) {
         self.0 = (self.0 / 2).max(1);
     }
 }

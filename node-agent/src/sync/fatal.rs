@@ -8,7 +8,7 @@ use crate::skew::Skew;
 
 /// Why the node agent can't go on.
 #[derive(Debug, thiserror::Error)]
-pub enum Fatal {
+pub(crate) enum Fatal {
     /// The server does not accept this node's identity.
     #[error(
         "the server does not accept this node any more ({}): its SVID was removed from disk; {}",
@@ -32,14 +32,14 @@ pub enum Fatal {
     },
     /// The server shows a certificate of an authority that is not in the bundle.
     #[error(
-        "the server at {address} can't be verified by the trust bundle on disk ({source}): if the server was set up anew, \
+        "the server at {address} can't be verified by the trust bundle on disk ({reason}): if the server was set up anew, \
          remove agent-state.json from data_dir and attest again; if not, somebody else answers there"
     )]
     UnknownAuthority {
         /// Where it is.
         address: String,
-        /// The failure.
-        source: CallError,
+        /// Why not.
+        reason: CallError,
     },
     /// The node's own SVID ran out before it could be renewed.
     #[error(

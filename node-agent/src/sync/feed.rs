@@ -1,7 +1,7 @@
-//! Hands snapshots to readers and wakes those whom a change concerns.
+//! Publishes snapshots, and wakes the subscribers that a change concerns.
 //!
-//! Readers never wait: the current picture is behind one atomic pointer. A subscriber holds no queue; woken, it takes
-//! the newest picture, so a slow reader misses intermediate ones and costs nothing.
+//! Readers never wait: the current snapshot is behind one atomic pointer. A subscriber has no queue; woken, it takes the
+//! newest snapshot, so a slow reader misses intermediate ones and costs nothing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,20 +12,20 @@ use countersign_identity::{SelectorSet, UnixTime};
 use tokio::sync::Notify;
 
 use super::cache::Subscribed;
-use super::snapshot::{Answer, Snapshot};
+use super::snapshot::{Snapshot, WorkloadAnswer};
 
 /// The one place where snapshots go from their owner to their readers. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Feed(Arc<Inner>);
+pub struct Feed(Arc<FeedState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct FeedState {
     current: ArcSwapOption<Snapshot>,
-    /// When the owner last heard from the server, in seconds.
+    /// When the last sync was, in Unix seconds.
     synced_at: AtomicU64,
     subscribers: Mutex<Subscribers>,
-    /// Wakes the owner when a subscriber came whose SVIDs are signed on demand.
-    wanted: Notify,
+    /// Wakes the syncer at a new subscriber whose SVIDs are signed on demand.
+    unsigned: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -35,24 +35,24 @@ struct Subscribers {
 }
 
 impl Feed {
-    /// The newest picture; `None` before the first sync.
+    /// The newest snapshot; `None` before the first sync.
     #[must_use]
-    pub fn current(&self) -> Option<Arc<Snapshot>> {
+    pub(crate) fn current(&self) -> Option<Arc<Snapshot>> {
         self.0.current.load_full()
     }
 
     /// When entries and bundles were last known to be those of the server; the epoch if never.
     #[must_use]
-    pub fn synced_at(&self) -> UnixTime {
+    pub(crate) fn synced_at(&self) -> UnixTime {
         UnixTime::from_secs(self.0.synced_at.load(Ordering::Relaxed))
     }
 
-    /// Notes that they are.
-    pub fn synced(&self, at: UnixTime) {
+    /// Notes a successful sync.
+    pub(crate) fn synced(&self, at: UnixTime) {
         self.0.synced_at.store(at.as_secs(), Ordering::Relaxed);
     }
 
-    /// Publishes a picture and wakes those whom it concerns. One caller at a time. Says whether anything is different.
+    /// Publishes a snapshot and wakes the subscribers that it concerns. One caller at a time. Whether anything changed.
     pub fn publish(&self, snapshot: Snapshot) -> bool {
         let snapshot = Arc::new(snapshot);
         let earlier = self.0.current.swap(Some(Arc::clone(&snapshot)));
@@ -76,7 +76,7 @@ impl Feed {
     /// Asks to be woken by changes that concern a caller with these selectors, or by all changes if there are none.
     /// Changes since before this call count.
     #[must_use]
-    pub fn subscribe(&self, selectors: SelectorSet) -> Subscription {
+    pub(crate) fn subscribe(&self, selectors: SelectorSet) -> Subscription {
         let (selectors, notify) = (Arc::new(selectors), Arc::new(Notify::new()));
         let mut subscribers = self.lock();
         let number = subscribers.next;
@@ -85,11 +85,10 @@ impl Feed {
             .all
             .insert(number, (Arc::clone(&selectors), Arc::clone(&notify)));
         drop(subscribers);
-        if self
-            .current()
-            .is_some_and(|snapshot| matches!(snapshot.answer(&selectors), Answer::NotSigned))
-        {
-            self.0.wanted.notify_one();
+        if self.current().is_some_and(|snapshot| {
+            matches!(snapshot.answer(&selectors), WorkloadAnswer::NotSigned)
+        }) {
+            self.0.unsigned.notify_one();
         }
         Subscription {
             feed: self.clone(),
@@ -101,11 +100,11 @@ impl Feed {
 
     /// The entries for which there are subscribers.
     #[must_use]
-    pub fn subscribed(&self) -> Subscribed {
+    pub(crate) fn subscribed(&self) -> Subscribed {
         let Some(snapshot) = self.current() else {
             return Subscribed::new();
         };
-        // Not looked up under the lock, and many subscribers look alike.
+        // Looked up without the lock, and once for subscribers with the same selectors, which are many.
         let selectors: HashSet<Arc<SelectorSet>> = self
             .lock()
             .all
@@ -119,15 +118,9 @@ impl Feed {
             .collect()
     }
 
-    /// How many subscribers there are.
-    #[must_use]
-    pub fn subscribers(&self) -> usize {
-        self.lock().all.len()
-    }
-
-    /// Waits for a new subscriber whose SVIDs are not signed.
-    pub async fn wanted(&self) {
-        self.0.wanted.notified().await;
+    /// Waits for a new subscriber whose SVIDs are not signed yet.
+    pub(crate) async fn unsigned_subscriber(&self) {
+        self.0.unsigned.notified().await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Subscribers> {
@@ -138,9 +131,9 @@ impl Feed {
     }
 }
 
-/// One reader's place; gone when it is dropped.
+/// One subscriber, until it is dropped.
 #[derive(Debug)]
-pub struct Subscription {
+pub(crate) struct Subscription {
     feed: Feed,
     number: u64,
     selectors: Arc<SelectorSet>,
@@ -148,20 +141,14 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Whom it is for.
+    /// The subscriber's selectors.
     #[must_use]
-    pub fn selectors(&self) -> &SelectorSet {
+    pub(crate) fn selectors(&self) -> &SelectorSet {
         &self.selectors
     }
 
-    /// The newest picture.
-    #[must_use]
-    pub fn current(&self) -> Option<Arc<Snapshot>> {
-        self.feed.current()
-    }
-
     /// Waits for a change that concerns this reader; several since the last call count as one.
-    pub async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         self.notify.notified().await;
     }
 }
@@ -179,9 +166,9 @@ mod tests {
     use countersign_identity::{Bundle, EntryId, Selector};
     use futures::FutureExt as _;
 
-    use super::super::entry::tests::entry;
-    use super::super::snapshot::{Known, ServedEntry};
+    use super::super::snapshot::{EntrySource, ServedEntry};
     use super::*;
+    use crate::entry::tests::entry;
     use crate::test_ca::trust_domain;
 
     fn snapshot(entries: &[(&str, &str)]) -> Snapshot {
@@ -190,7 +177,7 @@ mod tests {
             svid: None,
         });
         let bundle = Arc::new(Bundle::empty(trust_domain()));
-        Snapshot::new(bundle, entries, BTreeMap::new(), Known::FromServer)
+        Snapshot::new(bundle, entries, BTreeMap::new(), EntrySource::Server)
     }
 
     fn caller(text: &str) -> SelectorSet {
@@ -216,7 +203,7 @@ mod tests {
         assert!(two.changed().now_or_never().is_none());
         assert!(one.changed().now_or_never().is_some());
         assert_eq!(
-            one.current().unwrap().matching(one.selectors()).len(),
+            feed.current().unwrap().matching(one.selectors()).len(),
             2,
             "the newest picture"
         );
@@ -234,9 +221,9 @@ mod tests {
         let feed = Feed::default();
         feed.publish(snapshot(&[("a", "unix:uid:1")]));
         let _other = feed.subscribe(caller("unix:uid:2"));
-        assert!(feed.wanted().now_or_never().is_none());
+        assert!(feed.unsigned_subscriber().now_or_never().is_none());
         let _one = feed.subscribe(caller("unix:uid:1"));
-        assert!(feed.wanted().now_or_never().is_some());
+        assert!(feed.unsigned_subscriber().now_or_never().is_some());
     }
 
     #[test]
@@ -246,6 +233,6 @@ mod tests {
         let one = feed.subscribe(caller("unix:uid:1"));
         assert_eq!(feed.subscribed(), [EntryId::new("a").unwrap()].into());
         drop(one);
-        assert!(feed.subscribed().is_empty() && feed.subscribers() == 0);
+        assert!(feed.subscribed().is_empty() && feed.lock().all.is_empty());
     }
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use countersign_identity::EntryId;
 use countersign_proto::spire::api::server::entry::v1::sync_authorized_entries_response::EntryRevision;
 
-use super::entry::AuthorizedEntry;
+use crate::entry::AuthorizedEntry;
 use crate::limits;
 
 /// Entries by ID.
-pub type Entries = BTreeMap<EntryId, Arc<AuthorizedEntry>>;
+pub(crate) type Entries = BTreeMap<EntryId, Arc<AuthorizedEntry>>;
 
 /// The server broke the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ProtocolFault {
+pub(crate) enum ProtocolFault {
     /// Whole entries while revisions were being listed.
     #[error("the server sent whole entries among the pages of revisions")]
     EntriesAmongRevisions,
@@ -34,7 +34,7 @@ pub enum ProtocolFault {
 
 /// What the pages of revisions said, against what is known here.
 #[derive(Debug, Default)]
-pub struct Revisions {
+pub(crate) struct Revisions {
     listed: BTreeSet<EntryId>,
     stale: BTreeSet<EntryId>,
 }
@@ -44,19 +44,23 @@ impl Revisions {
     ///
     /// # Errors
     /// [`ProtocolFault::TooMany`].
-    pub fn take(&mut self, page: &[EntryRevision], known: &Entries) -> Result<(), ProtocolFault> {
+    pub(crate) fn take(
+        &mut self,
+        page: &[EntryRevision],
+        known: &Entries,
+    ) -> Result<(), ProtocolFault> {
         for revision in page {
             let Ok(id) = EntryId::new(&revision.id) else {
                 tracing::warn!(
                     entry = revision.id,
-                    "entry revision left out: malformed entry ID"
+                    "Entry revision left out: malformed entry ID"
                 );
                 continue;
             };
             if revision.revision_number < 0 {
                 tracing::warn!(
                     entry = revision.id,
-                    "entry revision left out: negative revision"
+                    "Entry revision left out: negative revision"
                 );
                 continue;
             }
@@ -76,7 +80,7 @@ impl Revisions {
 
     /// The entries to ask for, in order, in pages of this size.
     #[must_use]
-    pub fn to_fetch(&self, page_size: usize) -> Vec<Vec<String>> {
+    pub(crate) fn to_fetch(&self, page_size: usize) -> Vec<Vec<String>> {
         let ids: Vec<String> = self.stale.iter().map(ToString::to_string).collect();
         ids.chunks(page_size.max(1))
             .map(<[String]>::to_vec)
@@ -86,7 +90,7 @@ impl Revisions {
     /// The complete set: what is listed, from what was known and what was fetched. A listed entry that the server then
     /// left out is gone.
     #[must_use]
-    pub fn complete(self, known: &Entries, fetched: Entries) -> Entries {
+    pub(crate) fn complete(self, known: &Entries, fetched: Entries) -> Entries {
         let current = |id: &EntryId| known.get(id).filter(|_| !self.stale.contains(id));
         let mut complete: Entries = self
             .listed
@@ -109,8 +113,8 @@ fn is_current(entry: &AuthorizedEntry, revision: &EntryRevision) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::tests::entry;
     use super::*;
+    use crate::entry::tests::entry;
 
     fn known(entries: &[(&str, i64, i64)]) -> Entries {
         entries

@@ -1,49 +1,13 @@
-//! What callers are served from: one immutable picture of entries, SVIDs and bundles.
+//! What callers are served from: entries, SVIDs and bundles at one moment, immutable.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use countersign_identity::{Bundle, EntryId, Selector, SelectorSet, TrustDomain, X509Svid};
+use countersign_identity::{Bundle, EntryId, Selector, SelectorSet, TrustDomain};
 
-use super::entry::{AuthorizedEntry, Delivery};
-
-/// An SVID in the form of the Workload API.
-#[derive(Debug)]
-pub struct ServedSvid {
-    svid: X509Svid,
-    chain: Bytes,
-    /// PKCS#8; wiped when the last reader lets go.
-    key: Bytes,
-}
-
-impl ServedSvid {
-    /// Encodes an SVID once for all callers.
-    #[must_use]
-    pub fn new(svid: X509Svid) -> Self {
-        let chain = svid.chain_der().into();
-        let key = Bytes::from_owner(svid.key().to_pkcs8());
-        Self { svid, chain, key }
-    }
-
-    /// The SVID itself.
-    #[must_use]
-    pub const fn svid(&self) -> &X509Svid {
-        &self.svid
-    }
-
-    /// The chain, leaf first, as one piece of DER.
-    #[must_use]
-    pub const fn chain(&self) -> &Bytes {
-        &self.chain
-    }
-
-    /// The private key in PKCS#8 DER.
-    #[must_use]
-    pub const fn key(&self) -> &Bytes {
-        &self.key
-    }
-}
+use crate::entry::{AuthorizedEntry, Delivery};
+use crate::svid::ServedSvid;
 
 /// An entry with its SVID, once that is signed.
 #[derive(Clone, Debug)]
@@ -68,12 +32,12 @@ impl ServedEntry {
 
 /// Whether all entries of this node are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum EntrySource {
     /// No: these were kept by an earlier process, and the server has not been asked yet. That an entry is missing means
     /// nothing.
-    FromEarlier,
+    Disk,
     /// Yes, as of the last sync.
-    FromServer,
+    Server,
 }
 
 /// A bundle in the forms in which callers get it.
@@ -95,16 +59,16 @@ impl From<Arc<Bundle>> for ServedBundle {
 pub struct Snapshot {
     /// In order of entry ID, without those that are stored.
     entries: Vec<ServedEntry>,
-    /// One selector of each entry: whoever lacks it can't match the entry.
+    /// Entries by one of their selectors, without which a caller can't match.
     by_selector: HashMap<Selector, Vec<usize>>,
     own: ServedBundle,
     federated: BTreeMap<TrustDomain, ServedBundle>,
-    known: Known,
+    known: EntrySource,
 }
 
 /// What a caller gets.
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum WorkloadAnswer {
     /// No entry matches.
     NoIdentity,
     /// Entries match, and not all of their SVIDs are signed yet.
@@ -120,7 +84,7 @@ impl Snapshot {
         bundle: Arc<Bundle>,
         entries: impl IntoIterator<Item = ServedEntry>,
         federated: BTreeMap<TrustDomain, Arc<Bundle>>,
-        known: Known,
+        known: EntrySource,
     ) -> Self {
         let mut entries: Vec<_> = entries
             .into_iter()
@@ -148,41 +112,35 @@ impl Snapshot {
 
     /// Whether all entries are known, so that a caller who matches none has no identity.
     #[must_use]
-    pub const fn known(&self) -> Known {
+    pub(crate) const fn known(&self) -> EntrySource {
         self.known
     }
 
     /// The own trust domain.
     #[must_use]
-    pub fn trust_domain(&self) -> &TrustDomain {
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
         &self.own.bundle.trust_domain
     }
 
     /// The own roots, in DER one after the other.
     #[must_use]
-    pub const fn bundle(&self) -> &Bytes {
+    pub(crate) const fn bundle(&self) -> &Bytes {
         &self.own.x509
     }
 
     /// The own bundle, whole.
     #[must_use]
-    pub const fn own_bundle(&self) -> &Arc<Bundle> {
+    pub(crate) const fn own_bundle(&self) -> &Arc<Bundle> {
         &self.own.bundle
     }
 
     /// All foreign bundles, whole.
-    pub fn foreign_bundles(&self) -> impl Iterator<Item = &Arc<Bundle>> {
+    pub(crate) fn foreign_bundles(&self) -> impl Iterator<Item = &Arc<Bundle>> {
         self.federated.values().map(|served| &served.bundle)
     }
 
-    /// All entries, in order of ID, without those that are stored.
-    #[must_use]
-    pub fn entries(&self) -> &[ServedEntry] {
-        &self.entries
-    }
-
     /// All entries that match, in order of ID.
-    pub fn matching(&self, selectors: &SelectorSet) -> Vec<&ServedEntry> {
+    pub(crate) fn matching(&self, selectors: &SelectorSet) -> Vec<&ServedEntry> {
         let candidates: BTreeSet<usize> = selectors
             .iter()
             .filter_map(|s| self.by_selector.get(s))
@@ -198,10 +156,10 @@ impl Snapshot {
 
     /// What a caller with these selectors gets.
     #[must_use]
-    pub fn answer(&self, selectors: &SelectorSet) -> Answer {
+    pub(crate) fn answer(&self, selectors: &SelectorSet) -> WorkloadAnswer {
         let matching = self.matching(selectors);
         if matching.is_empty() {
-            return Answer::NoIdentity;
+            return WorkloadAnswer::NoIdentity;
         }
         let with_svid = |served: &&ServedEntry| {
             served
@@ -210,18 +168,18 @@ impl Snapshot {
                 .map(|svid| (Arc::clone(&served.entry), Arc::clone(svid)))
         };
         match matching.iter().map(with_svid).collect::<Option<Vec<_>>>() {
-            None => Answer::NotSigned,
+            None => WorkloadAnswer::NotSigned,
             Some(mut identities) => {
                 let kept = one_per_hint(identities.iter().map(|(entry, _)| &**entry));
                 identities.retain(|(entry, _)| kept.contains(entry.id.as_str()));
-                Answer::Identities(identities)
+                WorkloadAnswer::Identities(identities)
             }
         }
     }
 
     /// The bundles of the foreign trust domains that the caller's entries federate with, as far as they are known.
     #[must_use]
-    pub fn federated(&self, selectors: &SelectorSet) -> BTreeMap<&TrustDomain, &Bytes> {
+    pub(crate) fn federated(&self, selectors: &SelectorSet) -> BTreeMap<&TrustDomain, &Bytes> {
         self.matching(selectors)
             .into_iter()
             .flat_map(|served| &served.entry.federates_with)
@@ -232,7 +190,7 @@ impl Snapshot {
 
     /// As [`Snapshot::federated`], whole.
     #[must_use]
-    pub fn federated_bundles(&self, selectors: &SelectorSet) -> Vec<&Arc<Bundle>> {
+    pub(crate) fn federated_bundles(&self, selectors: &SelectorSet) -> Vec<&Arc<Bundle>> {
         let wanted: BTreeSet<&TrustDomain> = self
             .matching(selectors)
             .into_iter()
@@ -246,7 +204,7 @@ impl Snapshot {
 
     /// The entries that match, in order of ID, one for each hint.
     #[must_use]
-    pub fn one_per_hint(&self, selectors: &SelectorSet) -> Vec<Arc<AuthorizedEntry>> {
+    pub(crate) fn one_per_hint(&self, selectors: &SelectorSet) -> Vec<Arc<AuthorizedEntry>> {
         let matching = self.matching(selectors);
         let kept = one_per_hint(matching.iter().map(|served| &*served.entry));
         matching
@@ -258,16 +216,16 @@ impl Snapshot {
 
     /// How many SVIDs are there.
     #[must_use]
-    pub fn signed(&self) -> usize {
+    pub(crate) fn signed(&self) -> usize {
         self.entries
             .iter()
             .filter(|served| served.svid.is_some())
             .count()
     }
 
-    /// What is different in `self` from the earlier picture.
+    /// What changed since an earlier snapshot.
     #[must_use]
-    pub fn changes_since(&self, earlier: &Self) -> Changes {
+    pub(crate) fn changes_since(&self, earlier: &Self) -> Changes {
         let mut entries = HashSet::new();
         let (mut old, mut new) = (
             earlier.entries.iter().peekable(),
@@ -297,19 +255,19 @@ impl Snapshot {
         let all = earlier.federated.keys().chain(self.federated.keys());
         Changes {
             entries,
-            everybody: earlier.own.bundle != self.own.bundle || earlier.known != self.known,
+            every_caller: earlier.own.bundle != self.own.bundle || earlier.known != self.known,
             federated: all.filter(differ).cloned().collect(),
         }
     }
 }
 
-/// What changed between two pictures, as far as it decides whom it concerns.
+/// What changed between two snapshots, as far as it decides which callers it concerns.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// All entries that came, went or changed, or whose SVID did.
     entries: HashSet<EntryId>,
-    /// The own bundle changed, or what is known: that concerns everybody.
-    everybody: bool,
+    /// The own bundle or the source of the entries changed: that concerns every caller.
+    every_caller: bool,
     /// Foreign bundles that came, went or changed.
     federated: HashSet<TrustDomain>,
 }
@@ -317,7 +275,7 @@ pub struct Changes {
 impl Changes {
     /// Whether a caller with these selectors gets something else now than before.
     #[must_use]
-    pub fn concern(&self, caller: &SelectorSet, before: &Snapshot, now: &Snapshot) -> bool {
+    pub(crate) fn concern(&self, caller: &SelectorSet, before: &Snapshot, now: &Snapshot) -> bool {
         let changed = |served: &&ServedEntry| {
             let entry = &served.entry;
             self.entries.contains(&entry.id)
@@ -327,14 +285,14 @@ impl Changes {
                     .any(|td| self.federated.contains(td))
         };
         // What a caller matches is looked up by its selectors: thousands of streams and of changed entries don't multiply.
-        self.everybody
+        self.every_caller
             || now.matching(caller).iter().any(changed)
             || before.matching(caller).iter().any(changed)
     }
 
-    /// Whether nothing changed for anybody.
+    /// Whether nothing changed.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }

@@ -6,12 +6,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use countersign_agent::attest::BundleFormat;
-use countersign_agent::config::{AgentConfig, Overrides};
-use countersign_agent::storage::svids::{SvidStore, read_plain, write_plain};
-use countersign_agent::storage::{NodeIdentity, State, read_state, write_state};
-use countersign_agent::sync::entry::{Delivery, Privilege};
-use countersign_agent::sync::{AuthorizedEntry, ServedSvid};
+use countersign_agent::fuzzing::{
+    AgentConfig, AuthorizedEntry, BundleFormat, Delivery, Kept, NodeIdentity, NodeState, Overrides, ServedSvid, SvidStore,
+    read_plain, read_state, write_plain, write_state,
+};
 use countersign_identity::bundle::document;
 use countersign_identity::{Bundle, EntryId, Selector, TrustDomain};
 use libfuzzer_sys::fuzz_target;
@@ -39,7 +37,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let (authority, foreign) = (Authority::new("example.org"), Authority::new("other.org"));
     let trust_domain = authority.trust_domain.clone();
     let id = |path: &str| trust_domain.id_with_path(path).expect("an ID");
-    let mut state = State::empty(trust_domain.clone());
+    let mut state = NodeState::empty(trust_domain.clone());
     state.bundle = Some(authority.bundle());
     let identity = || NodeIdentity { svid: authority.svid(&id("/spire/agent/x509pop/a")), reattestable: true };
     state.attested(identity());
@@ -54,7 +52,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         created_at: 1,
         hint: "h".into(),
         delivery: Delivery::OnDemand,
-        privilege: Privilege::AdminOrDownstream,
+        privileged: true,
     });
     let served = Arc::new(ServedSvid::new(authority.svid(&entry.spiffe_id)));
     let others = Arc::new(foreign.bundle());
@@ -126,7 +124,7 @@ fn judge_state(text: &[u8]) {
 }
 
 fn judge_svids(text: &[u8], trust_domain: &TrustDomain) {
-    let write = |kept: &countersign_agent::storage::svids::Kept| {
+    let write = |kept: &Kept| {
         let svids: Vec<_> = kept
             .svids
             .iter()

@@ -12,12 +12,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::Body;
-use countersign_agent::api::{Rules, Sources, Unauthenticated, Verifiers, admin, public, sds};
-use countersign_agent::jwt::JwtSvids;
-use countersign_agent::selectors::{Attestors, Discover, Unix};
-use countersign_agent::sync::entry::{Delivery, Privilege};
-use countersign_agent::sync::snapshot::ServedEntry;
-use countersign_agent::sync::{AuthorizedEntry, Feed, Known, ServedSvid, Snapshot};
+use countersign_agent::fuzzing::{
+    ApiConfig, AuthorizedEntry, Delivery, EntrySource, Feed, JwtSvids, SdsConfig, ServedEntry, ServedSvid, Snapshot, Sources,
+    VerifierConfig, admin, public, user_attestors,
+};
 use countersign_identity::jwt::JwtTemplate;
 use countersign_identity::{EntryId, Selector, TrustDomain};
 use countersign_daemon::logs::{Level, Levels};
@@ -61,7 +59,7 @@ struct House {
     runtime: tokio::runtime::Runtime,
     methods: Vec<Method>,
     sources: Sources,
-    rules: Rules,
+    config: ApiConfig,
     caller: UnixCaller,
     token: String,
 }
@@ -76,14 +74,14 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
     let feed = Feed::default();
     let selector = format!("unix:uid:{}", caller.uid);
     let entries = ["a", "b"].map(|name| entry(name, &selector, &authority));
-    let rules = Rules {
-        verifiers: Verifiers { unauthenticated: Unauthenticated::Allowed, ..Verifiers::default() },
-        sds: Some(sds::Settings::default()),
+    let config = ApiConfig {
+        verifiers: VerifierConfig { allow_unauthenticated: true, ..VerifierConfig::default() },
+        sds: Some(SdsConfig::default()),
         delegates: Arc::new(entries.iter().map(|served| served.entry.spiffe_id.clone()).collect()),
-        ..Rules::default()
+        ..ApiConfig::default()
     };
     let federated = BTreeMap::from([(foreign.trust_domain.clone(), Arc::new(foreign.bundle()))]);
-    feed.publish(Snapshot::new(Arc::new(authority.bundle()), entries, federated, Known::FromServer));
+    feed.publish(Snapshot::new(Arc::new(authority.bundle()), entries, federated, EntrySource::Server));
     let clock = SystemClock::shared();
     let id = authority.trust_domain.id_with_path("/a").expect("an ID");
     let template = JwtTemplate {
@@ -97,11 +95,11 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
     let sources = Sources {
         jwt_svids: JwtSvids::new(10, feed.clone(), Arc::clone(&clock)),
         feed,
-        attestors: Attestors::new(vec![Arc::new(Unix::new(Discover::UsersOnly))]),
+        attestors: user_attestors(),
         clock,
         stop: CancellationToken::new(),
     };
-    House { runtime, methods: methods(), sources, rules, caller, token }
+    House { runtime, methods: methods(), sources, config, caller, token }
 });
 
 fn entry(name: &str, selector: &str, authority: &Authority) -> ServedEntry {
@@ -116,7 +114,7 @@ fn entry(name: &str, selector: &str, authority: &Authority) -> ServedEntry {
         created_at: 0,
         hint: String::new(),
         delivery: Delivery::Prefetched,
-        privilege: Privilege::None,
+        privileged: false,
     };
     ServedEntry { entry: Arc::new(entry), svid: Some(Arc::new(ServedSvid::new(svid))) }
 }
@@ -159,8 +157,8 @@ fuzz_target!(|data: &[u8]| {
     let request = request.body(Body::from(frames(house, method, *with, rest))).expect("a request");
     let sources = Sources { stop: stop.clone(), ..house.sources.clone() };
     let router = match method.socket {
-        Socket::Public => public(&sources, &house.rules, PathBuf::from("/nowhere/s")),
-        Socket::Admin => admin(&sources, &house.rules, Levels::detached(Level::Error)),
+        Socket::Public => public(&sources, &house.config, PathBuf::from("/nowhere/s")),
+        Socket::Admin => admin(&sources, &house.config, Levels::detached(Level::Error)),
     };
     let answer = async {
         let answer = router.oneshot(request).await.expect("an answer");

@@ -20,9 +20,9 @@ const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// The service.
 #[derive(Clone)]
-pub(super) struct Debug(Arc<Inner>);
+pub(super) struct Debug(Arc<DebugState>);
 
-struct Inner {
+struct DebugState {
     feed: Feed,
     jwt_svids: JwtSvids,
     clock: SharedClock,
@@ -33,7 +33,7 @@ struct Inner {
 impl Debug {
     /// Of a node agent that starts now.
     pub(super) fn new(sources: &Sources) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(DebugState {
             feed: sources.feed.clone(),
             jwt_svids: sources.jwt_svids.clone(),
             clock: Arc::clone(&sources.clock),
@@ -43,7 +43,7 @@ impl Debug {
     }
 
     fn look(&self) -> Result<wire::GetInfoResponse, Status> {
-        let Inner {
+        let DebugState {
             feed,
             jwt_svids,
             clock,

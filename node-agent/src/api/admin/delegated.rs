@@ -3,11 +3,11 @@
 //! The caller is attested as a workload is, and one of its entries must name an authorised delegate. That is checked again
 //! with each answer, so that a delegate who loses its entry gets nothing more.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use countersign_identity::{Bundle, SelectorSet, SpiffeId};
+use countersign_identity::{Bundle, SelectorSet};
 use countersign_proto::convert::selector;
 use countersign_proto::spire::api::agent::delegatedidentity::v1 as wire;
 use countersign_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_server::DelegatedIdentity;
@@ -18,13 +18,12 @@ use tonic::{Request, Response, Status};
 use super::super::caller::{Admitted, Callers, no_identity};
 use super::super::stream::{Answers, Next, Repeats, answers};
 use super::super::workload::jwt::{check_audience, jwks, not_fetched};
+use crate::config::Delegates;
+use crate::entry::AuthorizedEntry;
 use crate::jwt::JwtSvids;
 use crate::limits;
 use crate::sync::snapshot::ServedEntry;
-use crate::sync::{AuthorizedEntry, Snapshot, Subscription};
-
-/// Who may act for others.
-pub type Delegates = Arc<HashSet<SpiffeId>>;
+use crate::sync::{Snapshot, Subscription};
 
 /// The service.
 #[derive(Clone)]
@@ -109,7 +108,7 @@ fn x509_svids(
         let Some(svid) = &served.svid else {
             return Next::Wait;
         };
-        if served.entry.is_privileged() {
+        if served.entry.privileged {
             continue;
         }
         let chain = svid.svid().chain();
@@ -135,22 +134,22 @@ fn x509_svids(
 
 /// All bundles that were known since the stream began: the newest of each.
 #[derive(Default)]
-struct Seen(Mutex<BTreeMap<String, Bytes>>);
+struct KnownBundles(Mutex<BTreeMap<String, Bytes>>);
 
-impl Seen {
+impl KnownBundles {
     fn with(
         &self,
         snapshot: &Snapshot,
         form: impl Fn(&Bundle) -> Option<Bytes>,
     ) -> BTreeMap<String, Bytes> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all = std::iter::once(snapshot.own_bundle()).chain(snapshot.foreign_bundles());
         for bundle in all {
             if let Some(bytes) = form(bundle) {
-                seen.insert(bundle.trust_domain.id().to_string(), bytes);
+                known.insert(bundle.trust_domain.id().to_string(), bytes);
             }
         }
-        seen.clone()
+        known.clone()
     }
 }
 
@@ -180,7 +179,7 @@ impl DelegatedIdentity for Delegated {
         request: Request<wire::SubscribeToX509BundlesRequest>,
     ) -> Result<Response<Self::SubscribeToX509BundlesStream>, Status> {
         let (admitted, delegate) = self.delegate(&request).await?;
-        let seen = Seen::default();
+        let known = KnownBundles::default();
         Ok(Response::new(answers(
             admitted.about_everything(),
             self.stop.clone(),
@@ -188,7 +187,7 @@ impl DelegatedIdentity for Delegated {
             move |snapshot, _| match delegate.check(snapshot) {
                 Err(status) => Next::End(status),
                 Ok(()) => Next::Send(wire::SubscribeToX509BundlesResponse {
-                    ca_certificates: seen
+                    ca_certificates: known
                         .with(snapshot, |bundle| Some(bundle.x509_der().into()))
                         .into_iter()
                         .collect(),
@@ -213,7 +212,7 @@ impl DelegatedIdentity for Delegated {
         let entries: Vec<Arc<AuthorizedEntry>> = snapshot
             .matching(&target)
             .into_iter()
-            .filter(|served| !served.entry.is_privileged())
+            .filter(|served| !served.entry.privileged)
             .map(|served| Arc::clone(&served.entry))
             .collect();
         if entries.is_empty() {
@@ -239,7 +238,7 @@ impl DelegatedIdentity for Delegated {
         request: Request<wire::SubscribeToJwtBundlesRequest>,
     ) -> Result<Response<Self::SubscribeToJWTBundlesStream>, Status> {
         let (admitted, delegate) = self.delegate(&request).await?;
-        let seen = Seen::default();
+        let known = KnownBundles::default();
         Ok(Response::new(answers(
             admitted.about_everything(),
             self.stop.clone(),
@@ -247,7 +246,7 @@ impl DelegatedIdentity for Delegated {
             move |snapshot, _| match delegate.check(snapshot) {
                 Err(status) => Next::End(status),
                 Ok(()) => Next::Send(wire::SubscribeToJwtBundlesResponse {
-                    bundles: seen.with(snapshot, jwks).into_iter().collect(),
+                    bundles: known.with(snapshot, jwks).into_iter().collect(),
                 }),
             },
         )))

@@ -1,4 +1,4 @@
-//! Incremental: each answer has what the caller does not have yet, and names what is gone.
+//! xDS, incremental: each response has the resources that the caller does not have yet, and names the removed ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use countersign_proto::envoy::service::discovery::v3::{
 use tonic::Status;
 
 use super::super::caller::Admitted;
-use super::secret::{Named, Secrets, Validation};
-use super::{Conversation, Due, Settings, check_names, nonce};
+use super::secret::{Named, Secrets, validation_for};
+use super::{Conversation, check_names, nonce};
+use crate::config::{SdsConfig, Validation};
 use crate::sync::Snapshot;
 
 /// Asks for everything there is.
@@ -19,7 +20,7 @@ const WILDCARD: &str = "*";
 
 /// One stream.
 pub(super) struct Delta {
-    settings: Arc<Settings>,
+    config: Arc<SdsConfig>,
     version: u64,
     validation: Validation,
     type_url: String,
@@ -27,12 +28,12 @@ pub(super) struct Delta {
     wildcard: bool,
     /// The names that are wanted.
     wanted: BTreeSet<String>,
-    /// What the caller has been told of each name.
-    told: BTreeMap<String, Told>,
+    /// What the caller has been sent for each name.
+    sent: BTreeMap<String, Sent>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
+enum Sent {
     /// It has this version.
     Version(String),
     /// There is no such thing.
@@ -40,16 +41,16 @@ enum Told {
 }
 
 impl Delta {
-    pub(super) fn new(settings: Arc<Settings>) -> Self {
+    pub(super) fn new(config: Arc<SdsConfig>) -> Self {
         Self {
-            validation: settings.validation,
-            settings,
+            validation: config.validation,
+            config,
             version: 0,
             type_url: String::new(),
             first: true,
             wildcard: false,
             wanted: BTreeSet::new(),
-            told: BTreeMap::new(),
+            sent: BTreeMap::new(),
         }
     }
 
@@ -74,7 +75,7 @@ impl Conversation for Delta {
     }
 
     /// Confirmations and rejections change nothing here: a rejected version is not sent again, the next one is.
-    fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Due, Status> {
+    fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<bool, Status> {
         let DeltaDiscoveryRequest {
             node,
             type_url,
@@ -86,28 +87,28 @@ impl Conversation for Delta {
         } = request;
         // Envoy introduces itself once.
         if node.is_some() {
-            self.validation = self.settings.validation.for_node(node.as_ref());
+            self.validation = validation_for(self.config.validation, node.as_ref());
         }
         if self.first {
             self.first = false;
             check_names([&type_url].into_iter())?;
             self.type_url = type_url;
-            // Whoever names nothing at the beginning wants everything.
+            // A first request without names subscribes to everything (xDS).
             self.wildcard = resource_names_subscribe.is_empty();
             let had = initial_resource_versions.into_iter();
-            self.told = had
-                .map(|(name, version)| (name, Told::Version(version)))
+            self.sent = had
+                .map(|(name, version)| (name, Sent::Version(version)))
                 .collect();
-            check_names(self.told.keys())?;
+            check_names(self.sent.keys())?;
         } else if resource_names_subscribe.is_empty() && resource_names_unsubscribe.is_empty() {
-            return Ok(Due::No);
+            return Ok(false);
         }
         for name in resource_names_unsubscribe {
             if name == WILDCARD {
                 self.wildcard = false;
             }
             self.wanted.remove(&name);
-            self.told.remove(&name);
+            self.sent.remove(&name);
         }
         for name in resource_names_subscribe {
             if name == WILDCARD {
@@ -116,19 +117,19 @@ impl Conversation for Delta {
             }
             // Asked for once more means: sent once more. What it has from before the stream counts.
             if !self.wanted.insert(name.clone()) {
-                self.told.remove(&name);
+                self.sent.remove(&name);
             }
         }
         check_names(self.wanted.iter())?;
         let (wanted, wildcard) = (&self.wanted, self.wildcard);
-        self.told
+        self.sent
             .retain(|name, _| wildcard || wanted.contains(name));
-        Ok(Due::Now)
+        Ok(true)
     }
 
-    fn news(&mut self) -> Due {
+    fn news(&mut self) -> bool {
         self.version += 1;
-        if self.first { Due::No } else { Due::Now }
+        !self.first
     }
 
     fn answer(
@@ -137,16 +138,16 @@ impl Conversation for Delta {
         admitted: &Admitted,
     ) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         let selectors = admitted.subscription.selectors();
-        let settings = Arc::clone(&self.settings);
-        let secrets = Secrets::new(snapshot, selectors, &settings.names, self.validation);
+        let config = Arc::clone(&self.config);
+        let secrets = Secrets::new(snapshot, selectors, &config.names, self.validation);
         let present = self.present(&secrets);
 
         let gone: Vec<String> = self
             .wanted
             .iter()
-            .chain(self.told.keys())
+            .chain(self.sent.keys())
             .filter(|name| !present.contains_key(*name))
-            .filter(|name| self.told.get(*name) != Some(&Told::Absent))
+            .filter(|name| self.sent.get(*name) != Some(&Sent::Absent))
             .cloned()
             .collect::<BTreeSet<_>>()
             .into_iter()
@@ -154,9 +155,9 @@ impl Conversation for Delta {
         let mut resources = Vec::new();
         for (name, named) in present {
             let version = version(&named.any.value);
-            if self.told.get(&name) != Some(&Told::Version(version.clone())) {
-                self.told
-                    .insert(name.clone(), Told::Version(version.clone()));
+            if self.sent.get(&name) != Some(&Sent::Version(version.clone())) {
+                self.sent
+                    .insert(name.clone(), Sent::Version(version.clone()));
                 resources.push(Resource {
                     version,
                     resource: Some(named.any),
@@ -166,9 +167,9 @@ impl Conversation for Delta {
         }
         for name in &gone {
             if self.wanted.contains(name) {
-                self.told.insert(name.clone(), Told::Absent);
+                self.sent.insert(name.clone(), Sent::Absent);
             } else {
-                self.told.remove(name);
+                self.sent.remove(name);
             }
         }
         if resources.is_empty() && gone.is_empty() {

@@ -15,9 +15,11 @@ use prost::Message as _;
 use prost_types::Any;
 use tonic::Status;
 
+use crate::config::{SecretNames, Validation};
 use crate::pem;
+use crate::svid::ServedSvid;
+use crate::sync::Snapshot;
 use crate::sync::snapshot::ServedEntry;
-use crate::sync::{ServedSvid, Snapshot};
 
 const SECRET_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 const VALIDATOR_TYPE: &str =
@@ -28,46 +30,11 @@ const DISABLE_KEY: &str = "disable_spiffe_cert_validation";
 /// Envoy learnt to validate SPIFFE IDs after this version.
 const WITHOUT_VALIDATOR: (u32, u32) = (1, 17);
 
-/// Names that stand for what the caller has, whatever that is called.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Names {
-    /// The first SVID.
-    pub svid: String,
-    /// The bundle of the own trust domain.
-    pub bundle: String,
-    /// The bundles of all trust domains.
-    pub all_bundles: String,
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Self {
-            svid: "default".into(),
-            bundle: "ROOTCA".into(),
-            all_bundles: "ALL".into(),
-        }
-    }
-}
-
-/// What Envoy is told to validate peers by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Validation {
-    /// Its SPIFFE validator: each peer by the bundle of its own trust domain.
-    #[default]
-    Spiffe,
-    /// Root certificates alone, as one trust domain has them.
-    Roots,
-}
-
-impl Validation {
-    /// What goes for this Envoy.
-    pub(super) fn for_node(self, node: Option<&Node>) -> Self {
-        let Some(node) = node else { return self };
-        if says_disabled(node) || is_too_old(node) {
-            Self::Roots
-        } else {
-            self
-        }
+/// How this Envoy validates peers: as configured, unless it can't or was told not to use the SPIFFE validator.
+pub(super) fn validation_for(configured: Validation, node: Option<&Node>) -> Validation {
+    match node {
+        Some(node) if says_disabled(node) || is_too_old(node) => Validation::Roots,
+        _ => configured,
     }
 }
 
@@ -113,7 +80,7 @@ pub(super) fn all_signed(snapshot: &Snapshot, selectors: &SelectorSet) -> bool {
 
 /// What one caller can ask for. Bundles need no identity; hints play no part.
 pub(super) struct Secrets<'a> {
-    names: &'a Names,
+    names: &'a SecretNames,
     validation: Validation,
     own: &'a Bundle,
     foreign: Vec<&'a Bundle>,
@@ -124,7 +91,7 @@ impl<'a> Secrets<'a> {
     pub(super) fn new(
         snapshot: &'a Snapshot,
         selectors: &SelectorSet,
-        names: &'a Names,
+        names: &'a SecretNames,
         validation: Validation,
     ) -> Self {
         let served = snapshot.matching(selectors).into_iter();

@@ -14,12 +14,11 @@ use countersign_proto::spire::api::types::LogLevel;
 use tonic::Status;
 
 use super::*;
-use crate::sync::entry::Privilege;
 
 const OTHER: &str = "unix:uid:4294967294";
 
 struct Delegating {
-    served: Served,
+    served: TestAgent,
     client: DelegatedIdentityClient<Channel>,
 }
 
@@ -27,11 +26,11 @@ impl Delegating {
     /// This process is a delegate if it has the entry `proxy`.
     async fn start() -> Self {
         let proxy = SpiffeId::parse("spiffe://example.org/proxy").unwrap();
-        let rules = Rules {
+        let config = ApiConfig {
             delegates: Arc::new([proxy].into()),
-            ..Rules::default()
+            ..ApiConfig::default()
         };
-        let served = Served::with(rules).await;
+        let served = TestAgent::with(config).await;
         let client = DelegatedIdentityClient::new(served.admin_channel().await);
         Self { served, client }
     }
@@ -154,7 +153,7 @@ async fn a_workload_is_named_by_selectors_or_by_pid_and_never_by_both() {
 async fn a_delegate_gets_no_identity_that_is_more_than_a_workloads() {
     let mut delegating = Delegating::start().await;
     let admin = AuthorizedEntry {
-        privilege: Privilege::AdminOrDownstream,
+        privileged: true,
         federates_with: vec![TrustDomain::new("other.org").unwrap()],
         ..delegating.served.entry("admin", OTHER)
     };
@@ -228,7 +227,7 @@ async fn bundles_are_all_that_are_known_and_none_goes_during_a_stream() {
 
 #[tokio::test]
 async fn the_log_level_changes_and_goes_back() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let mut client = LoggerClient::new(served.admin_channel().await);
     let levels = |logger: types::Logger| (logger.current_level(), logger.launch_level());
     let got = client.get_logger(GetLoggerRequest {}).await.unwrap();
@@ -252,7 +251,7 @@ async fn the_log_level_changes_and_goes_back() {
 
 #[tokio::test]
 async fn before_the_first_sync_there_is_nothing_to_tell() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let mut client = DebugClient::new(served.admin_channel().await);
     let status = client.get_info(GetInfoRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
@@ -260,7 +259,7 @@ async fn before_the_first_sync_there_is_nothing_to_tell() {
 
 #[tokio::test]
 async fn the_admin_socket_and_the_public_one_have_nothing_in_common() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     served.publish(&[], &[]);
     let mut public = DebugClient::new(served.channel().await);
     let status = public.get_info(GetInfoRequest {}).await.unwrap_err();

@@ -31,7 +31,7 @@ impl Body for Unending {
     }
 }
 
-async fn connection(served: &Served) -> SendRequest<Unending> {
+async fn connection(served: &TestAgent) -> SendRequest<Unending> {
     let stream = UnixStream::connect(served.socket()).await.unwrap();
     let (send, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -57,7 +57,7 @@ fn status(answer: &Response<Incoming>) -> Option<Status> {
 
 #[tokio::test]
 async fn requests_that_never_end_take_up_the_places_of_their_own_process() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     served.publish(&[served.signed(served.entry("a", &own()))], &[]);
     let mut caller = connection(&served).await;
     // Whatever the method, and whether it exists.

@@ -32,14 +32,14 @@ const ADMIN: [&str; 8] = [
     "/spire.api.agent.logger.v1.Logger/ResetLogLevel",
 ];
 
-fn sources() -> (Sources, Rules) {
+fn sources() -> (Sources, ApiConfig) {
     let (feed, ca) = (Feed::default(), TestCa::new(NOW));
-    let entry = crate::sync::entry::tests::entry("a", &[&own()]);
+    let entry = crate::entry::tests::entry("a", &[&own()]);
     let svid = ca.issue(&entry.spiffe_id, Duration::from_secs(3600), NOW);
-    let rules = Rules {
-        sds: Some(crate::api::sds::Settings::default()),
+    let config = ApiConfig {
+        sds: Some(crate::config::SdsConfig::default()),
         delegates: Arc::new([entry.spiffe_id.clone()].into()),
-        ..Rules::default()
+        ..ApiConfig::default()
     };
     let served = ServedEntry {
         entry: Arc::new(entry),
@@ -50,7 +50,7 @@ fn sources() -> (Sources, Rules) {
         own,
         [served],
         BTreeMap::new(),
-        Known::FromServer,
+        EntrySource::Server,
     ));
     let clock = TestClock::fixed(NOW);
     let sources = Sources {
@@ -60,7 +60,7 @@ fn sources() -> (Sources, Rules) {
         clock: clock.shared(),
         stop: CancellationToken::new(),
     };
-    (sources, rules)
+    (sources, config)
 }
 
 /// The first message of an answer is one, or its end has a status. Streams that go on are left.
@@ -97,13 +97,13 @@ proptest! {
     fn any_message_of_any_method_is_answered(messages in prop::collection::vec(any::<Vec<u8>>(), 1..4)) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            let (sources, rules) = sources();
+            let (sources, config) = sources();
             for path in PUBLIC {
-                let router = public(&sources, &rules, "/nowhere/s".into());
+                let router = public(&sources, &config, "/nowhere/s".into());
                 assert!(answered(router, path, &messages).await, "{path}");
             }
             for path in ADMIN {
-                let router = super::super::admin(&sources, &rules, Levels::detached(Level::Info));
+                let router = super::super::admin(&sources, &config, Levels::detached(Level::Info));
                 assert!(answered(router, path, &messages).await, "{path}");
             }
         });

@@ -12,40 +12,40 @@ use tokio::sync::watch;
 use tonic::{Request, Status};
 
 use super::*;
-use crate::client::{Companion, ServerClient, TrustedBundles};
-use crate::sync::entry::tests::wire;
+use crate::client::{ServerClient, SharedClient, TrustedBundles};
+use crate::entry::tests::wire;
 use crate::test_server::{NodeRecord, TestServer};
 
 /// The node agent with a server behind it.
-struct World {
-    served: Served,
+struct JwtFixture {
+    served: TestAgent,
     server: Option<TestServer>,
     identity: watch::Sender<Option<X509Svid>>,
 }
 
-impl World {
-    async fn start(rules: Rules) -> Self {
-        let served = Served::with(rules).await;
+impl JwtFixture {
+    async fn start(config: ApiConfig) -> Self {
+        let served = TestAgent::with(config).await;
         let server = TestServer::start(&served.clock).await;
         let whole = server.state().ca.whole_bundle();
         server.state().bundle = whole;
-        let world = Self {
+        let fixture = Self {
             served,
             server: Some(server),
             identity: watch::Sender::default(),
         };
-        world.identify();
+        fixture.identify();
         let bundles = TrustedBundles::default();
-        bundles.replace(Arc::new(world.server().state().bundle.clone()));
+        bundles.replace(Arc::new(fixture.server().state().bundle.clone()));
         let client = ServerClient::new(
-            world.server().address.to_string(),
+            fixture.server().address.to_string(),
             trust_domain(),
             &bundles,
-            world.served.clock.shared(),
+            fixture.served.clock.shared(),
         );
-        let companion = Companion::new(client, world.identity.subscribe());
-        world.served.jwt_svids.connect(companion);
-        world
+        let shared_client = SharedClient::new(client, fixture.identity.subscribe());
+        fixture.served.jwt_svids.connect(shared_client);
+        fixture
     }
 
     fn server(&self) -> &TestServer {
@@ -111,7 +111,7 @@ fn secured<T>(message: T) -> Request<T> {
 }
 
 async fn validate(
-    served: &Served,
+    served: &TestAgent,
     audience: &str,
     svid: &str,
 ) -> Result<ValidateJwtsvidResponse, Status> {
@@ -128,9 +128,9 @@ async fn validate(
 
 #[tokio::test]
 async fn each_matching_entry_gives_a_token_and_one_id_gives_its_own() {
-    let world = World::start(Rules::default()).await;
-    world.entries(&[("a", "first"), ("b", ""), ("c", "first")]);
-    let all = world.fetch(&["x", "y"], "").await.unwrap().svids;
+    let fixture = JwtFixture::start(ApiConfig::default()).await;
+    fixture.entries(&[("a", "first"), ("b", ""), ("c", "first")]);
+    let all = fixture.fetch(&["x", "y"], "").await.unwrap().svids;
     let told: Vec<_> = all.iter().map(|s| (&*s.spiffe_id, &*s.hint)).collect();
     assert_eq!(
         told,
@@ -140,9 +140,12 @@ async fn each_matching_entry_gives_a_token_and_one_id_gives_its_own() {
         ],
         "of two with the same hint the older one"
     );
-    let one = world.fetch(&["x"], "spiffe://example.org/b").await.unwrap();
+    let one = fixture
+        .fetch(&["x"], "spiffe://example.org/b")
+        .await
+        .unwrap();
     assert_eq!(one.svids.len(), 1);
-    let valid = validate(&world.served, "x", &one.svids[0].svid)
+    let valid = validate(&fixture.served, "x", &one.svids[0].svid)
         .await
         .unwrap();
     assert_eq!(valid.spiffe_id, "spiffe://example.org/b");
@@ -153,10 +156,10 @@ async fn each_matching_entry_gives_a_token_and_one_id_gives_its_own() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_request_has_spires_codes_and_texts() {
-    let world = World::start(Rules::default()).await;
-    world.entries(&[("a", "")]);
+    let fixture = JwtFixture::start(ApiConfig::default()).await;
+    fixture.entries(&[("a", "")]);
     let refused = async |audience: &[&str], id: &str| {
-        let status = world.fetch(audience, id).await.unwrap_err();
+        let status = fixture.fetch(audience, id).await.unwrap_err();
         (status.code(), status.message().to_owned())
     };
     let told = |code, text: &str| (code, text.to_owned());
@@ -171,7 +174,7 @@ async fn what_is_wrong_with_a_request_has_spires_codes_and_texts() {
         refused(&["x"], "spiffe://example.org/other").await,
         told(Code::PermissionDenied, "no identity issued")
     );
-    world.served.publish(&[], &[]);
+    fixture.served.publish(&[], &[]);
     assert_eq!(
         refused(&["x"], "").await,
         told(Code::PermissionDenied, "no identity issued")
@@ -180,10 +183,10 @@ async fn what_is_wrong_with_a_request_has_spires_codes_and_texts() {
     assert_eq!(refused(&[&long], "").await.0, Code::InvalidArgument);
     let huge = "a".repeat(limits::WORKLOAD_REQUEST_BYTES + 1);
     assert_eq!(refused(&[&huge], "").await.0, Code::OutOfRange);
-    assert_eq!(world.asked(), 0);
+    assert_eq!(fixture.asked(), 0);
 
     let valid = async |audience: &str, svid: &str| {
-        let status = validate(&world.served, audience, svid).await.unwrap_err();
+        let status = validate(&fixture.served, audience, svid).await.unwrap_err();
         (status.code(), status.message().to_owned())
     };
     assert_eq!(
@@ -199,95 +202,99 @@ async fn what_is_wrong_with_a_request_has_spires_codes_and_texts() {
 
 #[tokio::test]
 async fn a_token_is_used_again_for_half_of_its_life_and_then_fetched_anew() {
-    let world = World::start(Rules::default()).await;
-    world.entries(&[("a", "")]);
+    let fixture = JwtFixture::start(ApiConfig::default()).await;
+    fixture.entries(&[("a", "")]);
     let token = async |audience: &[&str]| {
-        let mut answer = world.fetch(audience, "").await.unwrap();
+        let mut answer = fixture.fetch(audience, "").await.unwrap();
         answer.svids.remove(0).svid
     };
     let first = token(&["x", "y"]).await;
     assert_eq!(token(&["y", "x"]).await, first);
-    assert_eq!(world.asked(), 1);
+    assert_eq!(fixture.asked(), 1);
     assert_ne!(token(&["x"]).await, first, "other audiences, another token");
-    assert_eq!(world.asked(), 2);
-    world.served.later(130);
+    assert_eq!(fixture.asked(), 2);
+    fixture.served.later(130);
     assert_eq!(token(&["x", "y"]).await, first);
-    world.served.later(40);
+    fixture.served.later(40);
     assert_ne!(token(&["x", "y"]).await, first);
-    assert_eq!(world.asked(), 3);
+    assert_eq!(fixture.asked(), 3);
 }
 
 #[tokio::test]
 async fn with_the_server_away_the_last_token_is_good_until_it_expires() {
-    let mut world = World::start(Rules::default()).await;
-    world.entries(&[("a", "")]);
-    let first = world.fetch(&["x"], "").await.unwrap();
-    world.server.take().unwrap().stop().await;
-    world.served.later(200);
-    assert_eq!(world.fetch(&["x"], "").await.unwrap(), first);
-    let status = world.fetch(&["y"], "").await.unwrap_err();
+    let mut fixture = JwtFixture::start(ApiConfig::default()).await;
+    fixture.entries(&[("a", "")]);
+    let first = fixture.fetch(&["x"], "").await.unwrap();
+    fixture.server.take().unwrap().stop().await;
+    fixture.served.later(200);
+    assert_eq!(fixture.fetch(&["x"], "").await.unwrap(), first);
+    let status = fixture.fetch(&["y"], "").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
         status.message().starts_with("could not fetch JWT-SVID: "),
         "{status}"
     );
-    world.served.later(101);
+    fixture.served.later(101);
     assert_eq!(
-        world.fetch(&["x"], "").await.unwrap_err().code(),
+        fixture.fetch(&["x"], "").await.unwrap_err().code(),
         Code::Unavailable
     );
 }
 
 #[tokio::test]
 async fn what_a_tainted_key_signed_is_not_used_again_even_without_a_server() {
-    let world = World::start(Rules::default()).await;
-    world.entries(&[("a", "")]);
-    world.fetch(&["x"], "").await.unwrap();
-    world.fetch(&["x"], "").await.unwrap();
-    assert_eq!(world.asked(), 1);
-    world.server().state().bundle.jwt_authorities[0].tainted = true;
-    world.entries(&[("a", "")]);
-    world.fetch(&["x"], "").await.unwrap();
-    assert_eq!(world.asked(), 2);
+    let fixture = JwtFixture::start(ApiConfig::default()).await;
+    fixture.entries(&[("a", "")]);
+    fixture.fetch(&["x"], "").await.unwrap();
+    fixture.fetch(&["x"], "").await.unwrap();
+    assert_eq!(fixture.asked(), 1);
+    fixture.server().state().bundle.jwt_authorities[0].tainted = true;
+    fixture.entries(&[("a", "")]);
+    fixture.fetch(&["x"], "").await.unwrap();
+    assert_eq!(fixture.asked(), 2);
     let unavailable = Status::invalid_argument("no");
-    world
+    fixture
         .server()
         .state()
         .failing
         .insert("NewJWTSVID", unavailable);
     assert_eq!(
-        world.fetch(&["x"], "").await.unwrap_err().code(),
+        fixture.fetch(&["x"], "").await.unwrap_err().code(),
         Code::Unavailable
     );
 }
 
 #[tokio::test]
 async fn many_who_ask_for_the_same_cause_one_fetch() {
-    let world = World::start(Rules::default()).await;
-    world.entries(&[("a", "")]);
-    let all = futures::future::join_all((0..20).map(|_| world.fetch(&["x"], ""))).await;
+    let fixture = JwtFixture::start(ApiConfig::default()).await;
+    fixture.entries(&[("a", "")]);
+    let all = futures::future::join_all((0..20).map(|_| fixture.fetch(&["x"], ""))).await;
     assert!(
         all.iter()
             .all(|answer| answer.as_ref().unwrap() == all[0].as_ref().unwrap())
     );
-    assert_eq!(world.asked(), 1);
-    assert_eq!(world.served.jwt_svids.count(), 1);
+    assert_eq!(fixture.asked(), 1);
+    assert_eq!(fixture.served.jwt_svids.count(), 1);
 }
 
 #[tokio::test]
 async fn a_flood_of_audiences_leaves_the_bounded_number() {
-    let world = World::start(Rules::default()).await;
-    world.entries(&[("a", "")]);
-    let svids = JwtSvids::new(10, world.served.feed.clone(), world.served.clock.shared());
+    let fixture = JwtFixture::start(ApiConfig::default()).await;
+    fixture.entries(&[("a", "")]);
+    let svids = JwtSvids::new(
+        10,
+        fixture.served.feed.clone(),
+        fixture.served.clock.shared(),
+    );
     let bundles = TrustedBundles::default();
-    bundles.replace(Arc::new(world.server().state().bundle.clone()));
+    bundles.replace(Arc::new(fixture.server().state().bundle.clone()));
     let client = ServerClient::new(
-        world.server().address.to_string(),
+        fixture.server().address.to_string(),
         trust_domain(),
         &bundles,
-        world.served.clock.shared(),
+        fixture.served.clock.shared(),
     );
-    svids.connect(Companion::new(client, world.identity.subscribe()));
+    svids.connect(SharedClient::new(client, fixture.identity.subscribe()));
     let entry: AuthorizedEntry = wire("a", &[&own()]).try_into().unwrap();
     for number in 0..40 {
         svids.get(&entry, &[number.to_string()], 7).await.unwrap();
@@ -297,19 +304,19 @@ async fn a_flood_of_audiences_leaves_the_bounded_number() {
 
 #[tokio::test]
 async fn a_renewed_node_shows_its_new_svid() {
-    let world = World::start(Rules::default()).await;
-    world.entries(&[("a", "")]);
-    world.fetch(&["x"], "").await.unwrap();
-    world.identify();
-    world.fetch(&["y"], "").await.unwrap();
-    assert_eq!(world.server().state().connections.len(), 2);
+    let fixture = JwtFixture::start(ApiConfig::default()).await;
+    fixture.entries(&[("a", "")]);
+    fixture.fetch(&["x"], "").await.unwrap();
+    fixture.identify();
+    fixture.fetch(&["y"], "").await.unwrap();
+    assert_eq!(fixture.server().state().connections.len(), 2);
 }
 
 #[tokio::test]
 async fn a_foreign_token_tells_only_what_it_must_and_may() {
-    let mut rules = Rules::default();
-    rules.verifiers.foreign_claims.insert("iat".into());
-    let served = Served::with(rules).await;
+    let mut config = ApiConfig::default();
+    config.verifiers.foreign_claims.insert("iat".into());
+    let served = TestAgent::with(config).await;
     let td = TrustDomain::new("other.org").unwrap();
     let ca = TestCa::of(&td, NOW);
     let id = td.id_with_path("/w").unwrap();
@@ -334,7 +341,7 @@ async fn a_foreign_token_tells_only_what_it_must_and_may() {
             Arc::new(served.ca.whole_bundle()),
             [entry],
             [(td.clone(), Arc::new(ca.whole_bundle()))].into(),
-            Known::FromServer,
+            EntrySource::Server,
         ));
     };
     publish(federating);
@@ -356,7 +363,7 @@ async fn a_foreign_token_tells_only_what_it_must_and_may() {
 
 #[tokio::test]
 async fn jwt_bundles_are_plain_sets_of_keys_and_come_again_only_when_changed() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let federating = AuthorizedEntry {
         federates_with: vec![TrustDomain::new("other.org").unwrap()],
         ..served.entry("a", &own())
@@ -401,13 +408,10 @@ async fn jwt_bundles_are_plain_sets_of_keys_and_come_again_only_when_changed() {
 
 #[tokio::test]
 async fn verifiers_without_identity_get_the_own_bundles_if_that_is_allowed() {
-    for (allowed, code) in [
-        (Unauthenticated::Refused, Err(Code::PermissionDenied)),
-        (Unauthenticated::Allowed, Ok(1)),
-    ] {
-        let mut rules = Rules::default();
-        rules.verifiers.unauthenticated = allowed;
-        let served = Served::with(rules).await;
+    for (allowed, code) in [(false, Err(Code::PermissionDenied)), (true, Ok(1))] {
+        let mut config = ApiConfig::default();
+        config.verifiers.allow_unauthenticated = allowed;
+        let served = TestAgent::with(config).await;
         served.publish(&[], &["other.org"]);
         let mut client = SpiffeWorkloadApiClient::new(served.channel().await);
         let request = secured(JwtBundlesRequest {});
@@ -431,7 +435,7 @@ async fn verifiers_without_identity_get_the_own_bundles_if_that_is_allowed() {
 
 #[tokio::test]
 async fn wit_svids_are_not_implemented() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     served.publish(&[], &[]);
     for method in ["FetchWITSVID", "FetchWITBundles"] {
         let mut grpc = tonic::client::Grpc::new(served.channel().await);

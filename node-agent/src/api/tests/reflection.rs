@@ -18,7 +18,7 @@ struct Stream {
 }
 
 impl Stream {
-    async fn open(served: &Served) -> Result<Self, Status> {
+    async fn open(served: &TestAgent) -> Result<Self, Status> {
         let (ask, asked) = mpsc::channel(1);
         let mut client = ServerReflectionClient::new(served.channel().await);
         let answers = client
@@ -41,7 +41,7 @@ impl Stream {
 
 #[tokio::test]
 async fn the_services_are_told_with_their_messages_and_no_others() {
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     let mut stream = Stream::open(&served).await.unwrap();
     let listed = stream
         .ask(MessageRequest::ListServices(String::new()))

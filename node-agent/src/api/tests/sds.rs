@@ -65,13 +65,13 @@ fn validator(secret: &Secret) -> Vec<(String, String)> {
 }
 
 struct Envoy {
-    served: Served,
+    served: TestAgent,
     client: SecretDiscoveryServiceClient<Channel>,
 }
 
 impl Envoy {
     async fn start() -> Self {
-        let served = Served::start().await;
+        let served = TestAgent::start().await;
         let client = SecretDiscoveryServiceClient::new(served.channel().await);
         Self { served, client }
     }
@@ -433,7 +433,7 @@ async fn names_of_one_stream_are_bounded() {
 
 #[tokio::test]
 async fn without_sds_the_service_is_not_there() {
-    let served = Served::with(Rules::default()).await;
+    let served = TestAgent::with(ApiConfig::default()).await;
     served.publish(&[], &[]);
     let mut client = SecretDiscoveryServiceClient::new(served.channel().await);
     let status = client.fetch_secrets(asking(&[])).await.unwrap_err();

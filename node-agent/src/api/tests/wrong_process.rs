@@ -15,8 +15,8 @@ use countersign_proto::spiffe::workload::X509svidResponse;
 use hyper_util::rt::TokioIo;
 
 use super::*;
-use crate::selectors::Digest;
 use crate::test_note::not_tried;
+use crate::workload_attestor::Digest;
 
 const CHILD: &str = "api::tests::wrong_process::child";
 const INNER: &str = "COUNTERSIGN_TEST_INNER";
@@ -128,17 +128,17 @@ fn command(executable: &Path) -> Command {
 
 /// A node agent and the processes that the test has with it.
 struct Stage {
-    served: Served,
+    served: TestAgent,
     control: UnixListener,
     children: Vec<Child>,
 }
 
 /// The other end of what a child tells.
-struct Told(BufReader<UnixStream>);
+struct ChildLines(BufReader<UnixStream>);
 
 impl Stage {
     async fn new(discover: Discover) -> Self {
-        let served = Served::with_attestor(Rules::default(), Unix::new(discover)).await;
+        let served = TestAgent::with_attestor(ApiConfig::default(), Unix::new(discover)).await;
         let control = UnixListener::bind(served.directory.path().join("c")).unwrap();
         Self {
             served,
@@ -150,7 +150,7 @@ impl Stage {
     /// One identity for each of these sets of selectors: `spiffe://example.org/0` and so on.
     fn entries(&self, selectors: &[&[&str]]) {
         let entries = selectors.iter().enumerate().map(|(number, selectors)| {
-            let entry = crate::sync::entry::tests::entry(&number.to_string(), selectors);
+            let entry = crate::entry::tests::entry(&number.to_string(), selectors);
             self.served.signed(entry)
         });
         self.served.publish(&entries.collect::<Vec<_>>(), &[]);
@@ -196,14 +196,16 @@ impl Stage {
     }
 
     /// What the next child tells at first.
-    async fn told(&self) -> (String, Told) {
+    async fn told(&self) -> (String, ChildLines) {
         let control = self.control.try_clone().unwrap();
         let accepted = tokio::task::spawn_blocking(move || control.accept().unwrap().0);
-        Told(BufReader::new(accepted.await.unwrap())).next().await
+        ChildLines(BufReader::new(accepted.await.unwrap()))
+            .next()
+            .await
     }
 
     /// Waits until a process has connected and the node agent has looked at who did, and lets it go on.
-    async fn accepted(&self) -> Told {
+    async fn accepted(&self) -> ChildLines {
         let mut told = self.says("connected").await;
         // Callers are taken one after the other, so with a later one answered, this one was taken.
         let later = self.served.client().await.x509_svids().await;
@@ -213,7 +215,7 @@ impl Stage {
     }
 
     /// The first word of the process that says this one.
-    async fn says(&self, what: &str) -> Told {
+    async fn says(&self, what: &str) -> ChildLines {
         let (said, told) = self.told().await;
         assert_eq!(said, what);
         told
@@ -229,7 +231,7 @@ impl Drop for Stage {
     }
 }
 
-impl Told {
+impl ChildLines {
     async fn next(mut self) -> (String, Self) {
         let reading = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -468,7 +470,9 @@ async fn a_caller_outside_the_node_agents_pid_namespace_is_refused() {
         .spawn()
         .unwrap();
     let accepted = tokio::task::spawn_blocking(move || control.accept().unwrap().0);
-    let (socket, told) = Told(BufReader::new(accepted.await.unwrap())).next().await;
+    let (socket, told) = ChildLines(BufReader::new(accepted.await.unwrap()))
+        .next()
+        .await;
     let mut client = WorkloadClient::connect(Path::new(&socket)).await.unwrap();
     let answer = client.x509_svids().await.map(drop).unwrap_err();
     assert_eq!(answer.code(), Code::Unavailable);
@@ -482,7 +486,7 @@ async fn node_agent_inside() {
     let Some(control) = std::env::var_os(INNER) else {
         return;
     };
-    let served = Served::start().await;
+    let served = TestAgent::start().await;
     served.publish(&[served.signed(served.entry("a", &own()))], &[]);
     let inside = served
         .client()
@@ -528,7 +532,7 @@ fn a_process_with_the_number_of_an_ended_caller_lends_it_no_identity() {
 /// Not a test of its own: runs in a PID namespace.
 #[tokio::test]
 async fn number_is_used_again() {
-    use crate::selectors::{Caller, Process, ProcessError};
+    use crate::workload_attestor::{Caller, Process, ProcessError};
 
     if std::env::var_os(INNER).is_none() {
         return;

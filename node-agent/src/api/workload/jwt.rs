@@ -11,22 +11,24 @@ use countersign_proto::spiffe::workload::{
     JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse,
 };
+use countersign_transport::error::Chain;
 use tonic::{Request, Status};
 
 use super::super::caller::{check_security_header, no_identity};
 use super::super::rates::Method;
 use super::super::stream::Next;
-use super::{Unauthenticated, WorkloadApi, may_not_verify};
+use super::{WorkloadApi, may_not_verify};
+use crate::entry::AuthorizedEntry;
 use crate::limits;
-use crate::sync::{AuthorizedEntry, Snapshot, Subscription};
+use crate::sync::{Snapshot, Subscription};
 
 /// What foreign tokens are never without.
 const FOREIGN_CLAIMS: [&str; 3] = ["sub", "exp", "aud"];
 
-/// For whom JWT-SVIDs are asked.
+/// Checks the audiences of a request.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: nobody, or more than the server would put into a token.
+/// INVALID_ARGUMENT: none, or more than the server would put into a token.
 pub(in crate::api) fn check_audience(audience: &[String]) -> Result<(), Status> {
     if audience.is_empty() {
         return Err(Status::invalid_argument("audience must be specified"));
@@ -46,9 +48,9 @@ pub(in crate::api) fn check_audience(audience: &[String]) -> Result<(), Status> 
 pub(super) fn bundles(
     snapshot: &Snapshot,
     subscription: &Subscription,
-    unauthenticated: Unauthenticated,
+    allow_unauthenticated: bool,
 ) -> Next<JwtBundlesResponse> {
-    if may_not_verify(snapshot, subscription, unauthenticated) {
+    if may_not_verify(snapshot, subscription, allow_unauthenticated) {
         return Next::End(no_identity(snapshot));
     }
     let bundles = known_bundles(snapshot, subscription.selectors())
@@ -61,7 +63,7 @@ pub(super) fn bundles(
 pub(in crate::api) fn jwks(bundle: &Bundle) -> Option<Bytes> {
     document::jwks(bundle)
         .inspect_err(|error| {
-            tracing::warn!(trust_domain = %bundle.trust_domain, %error, "JWT bundle left out");
+            tracing::warn!(trust_domain = %bundle.trust_domain, error = %Chain(error), "JWT bundle left out");
         })
         .ok()
         .map(Bytes::from)
@@ -172,13 +174,13 @@ fn wanted_id(text: &str) -> Result<Option<SpiffeId>, Status> {
 
 /// Whatever the reason, it may pass: clients come back after UNAVAILABLE.
 pub(in crate::api) fn not_fetched(entry: &AuthorizedEntry, error: &crate::jwt::JwtError) -> Status {
-    tracing::warn!(spiffe_id = %entry.spiffe_id, %error, "Could not fetch a JWT-SVID");
-    Status::unavailable(format!("could not fetch JWT-SVID: {error}"))
+    tracing::warn!(spiffe_id = %entry.spiffe_id, error = %Chain(error), "Could not fetch a JWT-SVID");
+    Status::unavailable(format!("could not fetch JWT-SVID: {}", Chain(error)))
 }
 
 fn refused(token: &str, error: &InvalidJwt) -> Status {
     let id = Jwt::parse(token).map(|jwt| jwt.id().to_string()).ok();
-    tracing::debug!(spiffe_id = id, %error, "JWT-SVID refused");
+    tracing::debug!(spiffe_id = id, error = %Chain(error), "JWT-SVID refused");
     Status::invalid_argument(error.to_string())
 }
 

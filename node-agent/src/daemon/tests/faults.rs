@@ -81,7 +81,7 @@ async fn tokens_that_are_used_expired_or_missing_end_the_start_with_what_to_do()
         );
     }
     let file = AgentConfig {
-        node_attestor: Arc::new(ByJoinToken {
+        node_attestor: Arc::new(JoinTokenAttestor {
             source: Some(JoinTokenSource::File(rig.path("no-token"))),
         }),
         ..rig.config(None)

@@ -334,9 +334,9 @@ async fn with_keys_in_memory_nothing_is_written() {
 async fn with_nothing_to_serve_there_there_is_no_public_socket() {
     let rig = Rig::new().await;
     let config = AgentConfig {
-        rules: crate::api::Rules {
-            workload_api: crate::api::Offered::No,
-            ..crate::api::Rules::default()
+        api: crate::config::ApiConfig {
+            workload_api: false,
+            ..crate::config::ApiConfig::default()
         },
         ..rig.config(Some("token"))
     };

@@ -84,7 +84,7 @@ async fn who_matches_nothing_that_was_kept_is_told_to_come_back_and_not_that_the
 async fn nothing_of_workloads_is_kept_where_a_setting_says_so() {
     let rig = Rig::new().await;
     let config = AgentConfig {
-        workload_svids: WorkloadSvids::InMemory,
+        svids_on_disk: false,
         ..rig.config(Some("token"))
     };
     let agent = rig.running_with(config).await;

@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::entry::MAX_HINT_LEN;
 use countersign_identity::{
-    Bundle, EntryId, PrivateKey, Selector, SelectorSet, SpiffeId, TrustDomain, UnixTime, X509Svid,
+    Bundle, EntryId, PrivateKey, Selector, SelectorSet, SpiffeId, TrustDomain, X509Svid,
 };
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::super::document::{self, InvalidContent, JwtAuthorityPart, Secret};
+use crate::entry::{AuthorizedEntry, Delivery};
 use crate::limits;
-use crate::sync::entry::{AuthorizedEntry, Delivery, Privilege};
-use crate::sync::snapshot::ServedSvid;
+use crate::svid::ServedSvid;
 
 /// What an earlier process kept.
 #[derive(Debug, Default)]
@@ -31,13 +30,13 @@ pub struct Kept {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    svids: Vec<SvidPart>,
-    federated: Vec<BundlePart>,
+    svids: Vec<WorkloadSvid>,
+    federated: Vec<ForeignBundle>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SvidPart {
+struct WorkloadSvid {
     id: String,
     spiffe_id: String,
     selectors: Vec<String>,
@@ -53,12 +52,12 @@ struct SvidPart {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct BundlePart {
+struct ForeignBundle {
     trust_domain: String,
     sequence_number: u64,
     refresh_hint_seconds: Option<u64>,
     x509_authorities: Vec<X509Part>,
-    jwt_authorities: Vec<JwtPart>,
+    jwt_authorities: Vec<JwtAuthorityPart>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,30 +65,6 @@ struct BundlePart {
 struct X509Part {
     certificate: String,
     tainted: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JwtPart {
-    key_id: String,
-    public_key: String,
-    expires_at: Option<u64>,
-    tainted: bool,
-}
-
-/// Text that is wiped when it is dropped.
-struct Secret(Zeroizing<String>);
-
-impl Serialize for Secret {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
-    }
 }
 
 /// The document with as many of these SVIDs as there is room for.
@@ -105,14 +80,14 @@ pub fn write<'a>(
         federated: federated.map(|bundle| bundle_part(bundle)).collect(),
     };
     // Sized at once: growing would leave copies of keys behind.
-    let size: usize = document.svids.iter().map(SvidPart::size).sum();
+    let size: usize = document.svids.iter().map(WorkloadSvid::size).sum();
     let mut bytes = Zeroizing::new(Vec::with_capacity(size + 64 * 1024));
     // Strings and numbers alone: there is nothing that could fail to be JSON.
     drop(serde_json::to_writer(&mut *bytes, &document));
     bytes
 }
 
-impl SvidPart {
+impl WorkloadSvid {
     /// More than it takes.
     fn size(&self) -> usize {
         let texts = self.selectors.iter().chain(&self.chain);
@@ -125,10 +100,13 @@ impl SvidPart {
 ///
 /// # Errors
 /// What is wrong with it. No secret stands in that.
-pub fn read(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Kept, String> {
-    let document: Document = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+pub fn read(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Kept, InvalidContent> {
+    let document: Document = serde_json::from_slice(bytes)?;
     if document.svids.len() > limits::SVIDS_ON_DISK {
-        return Err(format!("more than {} SVIDs", limits::SVIDS_ON_DISK));
+        return Err(InvalidContent::Inconsistent(format!(
+            "more than {} SVIDs",
+            limits::SVIDS_ON_DISK
+        )));
     }
     let svids = document
         .svids
@@ -143,8 +121,8 @@ pub fn read(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Kept, String> {
     Ok(Kept { svids, federated })
 }
 
-fn svid_part(entry: &AuthorizedEntry, svid: &ServedSvid) -> SvidPart {
-    SvidPart {
+fn svid_part(entry: &AuthorizedEntry, svid: &ServedSvid) -> WorkloadSvid {
+    WorkloadSvid {
         id: entry.id.to_string(),
         spiffe_id: entry.spiffe_id.to_string(),
         selectors: entry.selectors.iter().map(ToString::to_string).collect(),
@@ -157,7 +135,7 @@ fn svid_part(entry: &AuthorizedEntry, svid: &ServedSvid) -> SvidPart {
         created_at: entry.created_at,
         hint: entry.hint.clone(),
         on_demand: entry.delivery == Delivery::OnDemand,
-        admin_or_downstream: entry.is_privileged(),
+        admin_or_downstream: entry.privileged,
         chain: svid
             .svid()
             .chain()
@@ -169,49 +147,63 @@ fn svid_part(entry: &AuthorizedEntry, svid: &ServedSvid) -> SvidPart {
 }
 
 fn svid(
-    part: &SvidPart,
+    part: &WorkloadSvid,
     trust_domain: &TrustDomain,
-) -> Result<(AuthorizedEntry, X509Svid), String> {
+) -> Result<(AuthorizedEntry, X509Svid), InvalidContent> {
     let entry = entry(part, trust_domain)?;
     let chain = part
         .chain
         .iter()
         .map(|der| STANDARD.decode(der).map(CertificateDer::from))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| format!("chain: {e}"))?;
+        .map_err(InvalidContent::of("chain"))?;
     let key = STANDARD.decode(part.key.0.as_bytes());
-    let key = Zeroizing::new(key.map_err(|_| "key: not base64".to_owned())?);
-    let key = PrivateKey::from_pkcs8(&key).map_err(|e| format!("key: {e}"))?;
-    let svid = X509Svid::new(chain, key).map_err(|e| format!("SVID: {e}"))?;
+    let key = Zeroizing::new(
+        key.map_err(|_| InvalidContent::Inconsistent("key: not base64".to_owned()))?,
+    );
+    let key = PrivateKey::from_pkcs8(&key).map_err(InvalidContent::of("key"))?;
+    let svid = X509Svid::new(chain, key).map_err(InvalidContent::of("SVID"))?;
     if *svid.id() != entry.spiffe_id {
-        return Err(format!("the SVID of entry {} is another's", entry.id));
+        return Err(InvalidContent::Inconsistent(format!(
+            "the SVID of entry {} has another SPIFFE ID",
+            entry.id
+        )));
     }
     Ok((entry, svid))
 }
 
-fn entry(part: &SvidPart, trust_domain: &TrustDomain) -> Result<AuthorizedEntry, String> {
-    let spiffe_id = SpiffeId::parse(&part.spiffe_id).map_err(|e| format!("spiffe_id: {e}"))?;
+fn entry(
+    part: &WorkloadSvid,
+    trust_domain: &TrustDomain,
+) -> Result<AuthorizedEntry, InvalidContent> {
+    let spiffe_id = SpiffeId::parse(&part.spiffe_id).map_err(InvalidContent::of("spiffe_id"))?;
     if !spiffe_id.is_member_of(trust_domain) {
-        return Err(format!("{spiffe_id} is not of {trust_domain}"));
+        return Err(InvalidContent::Inconsistent(format!(
+            "{spiffe_id} is not of {trust_domain}"
+        )));
     }
     let selectors = part.selectors.iter().map(|text| Selector::parse(text));
     let selectors: SelectorSet = selectors
         .collect::<Result<_, _>>()
-        .map_err(|e| format!("selector: {e}"))?;
+        .map_err(InvalidContent::of("selector"))?;
     if selectors.iter().next().is_none() {
-        return Err("an entry without selectors".to_owned());
+        return Err(InvalidContent::Inconsistent(
+            "an entry without selectors".to_owned(),
+        ));
     }
     if part.revision < 0 || part.hint.len() > MAX_HINT_LEN {
-        return Err("an entry with a bad revision or hint".to_owned());
+        return Err(InvalidContent::Inconsistent(
+            "an entry with a bad revision or hint".to_owned(),
+        ));
     }
     let federates_with = part.federates_with.iter().map(|td| TrustDomain::new(td));
     Ok(AuthorizedEntry {
-        id: EntryId::new(&part.id).map_err(|e| format!("entry ID: {e}"))?,
+        id: EntryId::new(&part.id).map_err(InvalidContent::of("entry ID"))?,
         spiffe_id,
         selectors,
         federates_with: federates_with
             .collect::<Result<_, _>>()
-            .map_err(|e| format!("federates_with: {e}"))?,
+            .map_err(InvalidContent::of("federates_with"))?,
         revision: part.revision,
         created_at: part.created_at,
         hint: part.hint.clone(),
@@ -220,55 +212,36 @@ fn entry(part: &SvidPart, trust_domain: &TrustDomain) -> Result<AuthorizedEntry,
         } else {
             Delivery::Prefetched
         },
-        privilege: if part.admin_or_downstream {
-            Privilege::AdminOrDownstream
-        } else {
-            Privilege::None
-        },
+        privileged: part.admin_or_downstream,
     })
 }
 
-fn bundle_part(bundle: &Bundle) -> BundlePart {
+fn bundle_part(bundle: &Bundle) -> ForeignBundle {
     let x509 = bundle.x509_authorities.iter().map(|authority| X509Part {
         certificate: STANDARD.encode(authority.der()),
         tainted: authority.is_tainted(),
     });
-    let jwt = bundle.jwt_authorities.iter().map(|authority| JwtPart {
-        key_id: authority.key_id.clone(),
-        public_key: STANDARD.encode(&authority.public_key),
-        expires_at: authority.expires_at.map(UnixTime::as_secs),
-        tainted: authority.tainted,
-    });
-    BundlePart {
+    ForeignBundle {
         trust_domain: bundle.trust_domain.to_string(),
         sequence_number: bundle.sequence_number,
         refresh_hint_seconds: bundle.refresh_hint.map(|hint| hint.as_secs()),
         x509_authorities: x509.collect(),
-        jwt_authorities: jwt.collect(),
+        jwt_authorities: bundle.jwt_authorities.iter().map(Into::into).collect(),
     }
 }
 
-fn bundle(part: BundlePart) -> Result<Bundle, String> {
-    let td = TrustDomain::new(&part.trust_domain).map_err(|e| format!("trust domain: {e}"))?;
-    let mut bundle = Bundle::empty(td);
-    bundle.sequence_number = part.sequence_number;
-    bundle.refresh_hint = part.refresh_hint_seconds.map(Duration::from_secs);
-    for part in part.x509_authorities {
+fn bundle(part: ForeignBundle) -> Result<Bundle, InvalidContent> {
+    let td = TrustDomain::new(&part.trust_domain).map_err(InvalidContent::of("trust domain"))?;
+    let x509 = part.x509_authorities.into_iter().map(|part| {
         let der = STANDARD.decode(&part.certificate);
-        let der = der.map_err(|e| format!("authority: {e}"))?;
-        let authority = X509Authority::new(der.into()).map_err(|e| format!("authority: {e}"))?;
-        bundle
-            .x509_authorities
-            .push(authority.with_tainted(part.tainted));
-    }
-    for part in part.jwt_authorities {
-        let public_key = STANDARD.decode(&part.public_key);
-        bundle.jwt_authorities.push(JwtAuthority {
-            key_id: part.key_id,
-            public_key: public_key.map_err(|e| format!("JWT key: {e}"))?,
-            expires_at: part.expires_at.map(UnixTime::from_secs),
-            tainted: part.tainted,
-        });
-    }
-    Ok(bundle)
+        let der = der.map_err(InvalidContent::of("bundle"))?;
+        Ok((der.into(), part.tainted))
+    });
+    document::bundle(
+        Bundle::empty(td),
+        part.sequence_number,
+        part.refresh_hint_seconds,
+        x509,
+        part.jwt_authorities,
+    )
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use countersign_identity::UnixTime;
 
 use super::*;
-use crate::sync::entry::tests::entry;
-use crate::sync::snapshot::ServedSvid;
+use crate::entry::tests::entry;
+use crate::svid::ServedSvid;
 use crate::test_ca::{TestCa, trust_domain};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use countersign_identity::{Selector, SelectorSet};
 
-use super::super::entry::tests::entry;
-use super::super::snapshot::Answer;
+use super::super::snapshot::WorkloadAnswer;
 use super::*;
+use crate::entry::tests::entry;
 use crate::test_ca::{TestCa, trust_domain};
 
 const START: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -44,17 +44,17 @@ fn caller() -> SelectorSet {
     std::iter::once(Selector::parse("unix:uid:1").unwrap()).collect()
 }
 
-fn setup(all: &[AuthorizedEntry]) -> (TestCa, Cache) {
+fn setup(all: &[AuthorizedEntry]) -> (TestCa, SvidCache) {
     setup_with(1000, all)
 }
 
-fn setup_with(most: usize, all: &[AuthorizedEntry]) -> (TestCa, Cache) {
+fn setup_with(max_svids: usize, all: &[AuthorizedEntry]) -> (TestCa, SvidCache) {
     let ca = TestCa::new(START);
-    let keeping = Keeping {
-        most,
+    let config = CacheConfig {
+        max_svids,
         rotation: Rotation::default(),
     };
-    let mut cache = Cache::new(Arc::new(ca.bundle()), keeping);
+    let mut cache = SvidCache::new(Arc::new(ca.bundle()), config);
     cache.replace_entries(entries(all));
     (ca, cache)
 }
@@ -64,7 +64,7 @@ fn a_new_entry_is_due_at_once_and_then_at_half_life() {
     let a = entry("a", &["unix:uid:1"]);
     let (ca, mut cache) = setup(std::slice::from_ref(&a));
     assert_eq!(ids(&cache.due(at(0), &nobody())), ["a"]);
-    assert!(cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0)));
+    assert!(cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0)));
     assert!(cache.due(at(0), &nobody()).is_empty());
     // 3,610 s of life with the back-date; half of it is left 1,795 s from now.
     assert_eq!(
@@ -79,7 +79,7 @@ fn a_new_entry_is_due_at_once_and_then_at_half_life() {
 fn a_changed_revision_is_due_at_once_and_the_old_svid_is_served_meanwhile() {
     let a = entry("a", &["unix:uid:1"]);
     let (ca, mut cache) = setup(std::slice::from_ref(&a));
-    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
     let updated = AuthorizedEntry {
         revision: 1,
         ..a.clone()
@@ -88,13 +88,13 @@ fn a_changed_revision_is_due_at_once_and_the_old_svid_is_served_meanwhile() {
     assert_eq!(ids(&cache.due(at(0), &nobody())), ["a"]);
     assert!(matches!(
         cache.snapshot(START).answer(&caller()),
-        Answer::Identities(_)
+        WorkloadAnswer::Identities(_)
     ));
 
     // An answer to the request from before the update does not settle it.
-    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
     assert_eq!(ids(&cache.due(at(0), &nobody())), ["a"]);
-    cache.hold(&updated, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&updated, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
     assert!(cache.due(at(0), &nobody()).is_empty());
 }
 
@@ -102,7 +102,7 @@ fn a_changed_revision_is_due_at_once_and_the_old_svid_is_served_meanwhile() {
 fn an_entry_that_means_somebody_else_now_does_not_keep_its_old_svid() {
     let a = entry("a", &["unix:uid:1"]);
     let (ca, mut cache) = setup(std::slice::from_ref(&a));
-    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
     let other = AuthorizedEntry {
         spiffe_id: trust_domain().id_with_path("/b").unwrap(),
         revision: 1,
@@ -111,15 +111,15 @@ fn an_entry_that_means_somebody_else_now_does_not_keep_its_old_svid() {
     cache.replace_entries(entries(&[other]));
     assert!(matches!(
         cache.snapshot(START).answer(&caller()),
-        Answer::NotSigned
+        WorkloadAnswer::NotSigned
     ));
     assert!(
-        !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0)),
+        !cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0)),
         "signed for who it was"
     );
     cache.replace_entries(Entries::new());
     assert!(
-        !cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0)),
+        !cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0)),
         "the entry is gone"
     );
 }
@@ -128,14 +128,14 @@ fn an_entry_that_means_somebody_else_now_does_not_keep_its_old_svid() {
 fn an_expired_svid_is_not_served() {
     let a = entry("a", &["unix:uid:1"]);
     let (ca, mut cache) = setup(std::slice::from_ref(&a));
-    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
     assert!(matches!(
         cache.snapshot(at(3600).wall).answer(&caller()),
-        Answer::Identities(_)
+        WorkloadAnswer::Identities(_)
     ));
     assert!(matches!(
         cache.snapshot(at(3601).wall).answer(&caller()),
-        Answer::NotSigned
+        WorkloadAnswer::NotSigned
     ));
 }
 
@@ -160,8 +160,8 @@ fn what_chains_to_a_tainted_or_removed_authority_is_due_at_once() {
     let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
     let (old, mut cache) = setup(&[a.clone(), b.clone()]);
     let new = TestCa::new(START);
-    cache.hold(&a, old.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
-    cache.hold(&b, new.issue(&b.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&a, old.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&b, new.issue(&b.spiffe_id, TTL, START), 0.0, at(0));
 
     let mut bundle = old.bundle();
     bundle.x509_authorities.push(new.authority().clone());
@@ -185,7 +185,7 @@ fn what_chains_to_a_tainted_or_removed_authority_is_due_at_once() {
 fn what_is_missing_comes_before_what_is_only_old() {
     let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
     let (ca, mut cache) = setup(&[a.clone(), b]);
-    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
     assert_eq!(ids(&cache.due(at(2000), &nobody())), ["b", "a"]);
 }
 
@@ -193,16 +193,16 @@ fn what_is_missing_comes_before_what_is_only_old() {
 fn what_is_withdrawn_is_told_apart_so_that_it_can_be_signed_slowly() {
     let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
     let (ca, mut cache) = setup(&[a.clone(), b]);
-    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
     let mut bundle = ca.bundle();
     bundle.x509_authorities[0] = bundle.x509_authorities[0].with_tainted(true);
     cache.replace_bundles(Arc::new(bundle), BTreeMap::new(), at(0));
     let why: Vec<_> = cache
         .due(at(0), &nobody())
         .iter()
-        .map(|due| due.why)
+        .map(|due| due.reason)
         .collect();
-    assert_eq!(why, [Why::Missing, Why::Withdrawn]);
+    assert_eq!(why, [RenewReason::Missing, RenewReason::Tainted]);
     assert_eq!(cache.next_due(at(0), &nobody(), true), Some(at(0).steady));
 }
 
@@ -210,15 +210,18 @@ fn three() -> Vec<AuthorizedEntry> {
     ["a", "b", "c"].map(|id| entry(id, &["unix:uid:1"])).into()
 }
 
-fn hold_all(cache: &mut Cache, ca: &TestCa, due: &[DueEntry]) {
+fn hold_all(cache: &mut SvidCache, ca: &TestCa, due: &[DueEntry]) {
     for due in due {
         let svid = ca.issue(&due.entry.spiffe_id, TTL, START);
-        assert!(cache.hold(&due.entry, svid, 0.0, at(0)));
+        assert!(cache.insert(&due.entry, svid, 0.0, at(0)));
     }
 }
 
-fn held(cache: &Cache) -> Vec<&str> {
-    cache.held().map(|(entry, _)| entry.id.as_str()).collect()
+fn held(cache: &SvidCache) -> Vec<&str> {
+    cache
+        .current()
+        .map(|(entry, _)| entry.id.as_str())
+        .collect()
 }
 
 #[test]
@@ -232,10 +235,10 @@ fn no_more_svids_are_signed_ahead_than_there_is_room_for_and_callers_get_theirs_
     let due = cache.due(at(0), &subscribed(&["c"]));
     assert_eq!(ids(&due), ["c"], "who has a stream is served");
     hold_all(&mut cache, &ca, &due);
-    assert!(cache.shed(&subscribed(&["c"]), at(0)));
+    assert!(cache.evict(&subscribed(&["c"]), at(0)));
     assert_eq!(held(&cache).len(), 2);
     assert!(held(&cache).contains(&"c"));
-    assert!(!cache.shed(&subscribed(&["c"]), at(0)), "enough are gone");
+    assert!(!cache.evict(&subscribed(&["c"]), at(0)), "enough are gone");
 }
 
 #[test]
@@ -244,10 +247,10 @@ fn svids_with_streams_stay_beyond_the_limit_and_those_asked_for_longest_ago_go_f
     let all = subscribed(&["a", "b", "c"]);
     let due = cache.due(at(0), &all);
     hold_all(&mut cache, &ca, &due);
-    assert!(!cache.shed(&all, at(0)), "the limit is soft");
+    assert!(!cache.evict(&all, at(0)), "the limit is soft");
     assert_eq!(held(&cache), ["a", "b", "c"]);
-    cache.shed(&subscribed(&["b", "c"]), at(0));
-    cache.shed(&subscribed(&["c"]), at(0));
+    cache.evict(&subscribed(&["b", "c"]), at(0));
+    cache.evict(&subscribed(&["c"]), at(0));
     assert_eq!(held(&cache), ["b", "c"], "a was asked for longest ago");
     assert!(cache.due(at(0), &subscribed(&["c"])).is_empty());
 }
@@ -263,18 +266,18 @@ fn an_expired_svid_that_is_signed_on_demand_goes_with_its_caller() {
     let due = cache.due(at(0), &with);
     hold_all(&mut cache, &ca, &due);
     assert!(
-        !cache.shed(&nobody(), at(3600)),
+        !cache.evict(&nobody(), at(3600)),
         "still valid: kept for the next caller"
     );
-    assert!(!cache.shed(&with, at(3601)));
-    assert!(cache.shed(&nobody(), at(3601)));
+    assert!(!cache.evict(&with, at(3601)));
+    assert!(cache.evict(&nobody(), at(3601)));
 }
 
 #[test]
 fn a_clock_that_is_set_back_does_not_put_renewals_off_nor_revive_what_has_expired() {
     let a = entry("a", &["unix:uid:1"]);
     let (ca, mut cache) = setup(std::slice::from_ref(&a));
-    cache.hold(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
+    cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
     let set_back = Moment {
         wall: START.before(Duration::from_secs(7200)),
         ..at(1795)
@@ -310,6 +313,6 @@ fn what_an_earlier_process_kept_is_served_as_far_as_the_bundle_vouches_for_it() 
     assert_eq!(held(&cache), ["a"]);
     assert!(matches!(
         cache.snapshot(at(60).wall).answer(&caller()),
-        Answer::Identities(_)
+        WorkloadAnswer::Identities(_)
     ));
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use countersign_identity::{EntryId, UnixTime};
 
-use super::super::entry::tests::entry;
 use super::*;
+use crate::entry::tests::entry;
 use crate::test_ca::{TestCa, trust_domain};
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -44,12 +44,17 @@ fn with_bundles(entries: &[ServedEntry], own: Arc<Bundle>, foreign: &[Arc<Bundle
     let foreign = foreign
         .iter()
         .map(|bundle| (bundle.trust_domain.clone(), Arc::clone(bundle)));
-    Snapshot::new(own, entries.to_vec(), foreign.collect(), Known::FromServer)
+    Snapshot::new(
+        own,
+        entries.to_vec(),
+        foreign.collect(),
+        EntrySource::Server,
+    )
 }
 
-fn ids(answer: &Answer) -> Vec<&str> {
+fn ids(answer: &WorkloadAnswer) -> Vec<&str> {
     match answer {
-        Answer::Identities(all) => all.iter().map(|(entry, _)| entry.id.as_str()).collect(),
+        WorkloadAnswer::Identities(all) => all.iter().map(|(entry, _)| entry.id.as_str()).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -68,9 +73,12 @@ fn an_entry_matches_whoever_has_all_of_its_selectors() {
     assert_eq!(ids(&snapshot.answer(&set(&["unix:uid:1"]))), ["a"]);
     assert!(matches!(
         snapshot.answer(&set(&["unix:path:/x"])),
-        Answer::NoIdentity
+        WorkloadAnswer::NoIdentity
     ));
-    assert!(matches!(snapshot.answer(&set(&[])), Answer::NoIdentity));
+    assert!(matches!(
+        snapshot.answer(&set(&[])),
+        WorkloadAnswer::NoIdentity
+    ));
 }
 
 #[test]
@@ -82,7 +90,7 @@ fn stored_svids_are_never_served_and_unsigned_ones_hold_the_answer_back() {
     let one = snapshot(&[served(stored)]);
     assert!(matches!(
         one.answer(&set(&["unix:uid:1"])),
-        Answer::NoIdentity
+        WorkloadAnswer::NoIdentity
     ));
     let unsigned = ServedEntry {
         svid: None,
@@ -91,7 +99,7 @@ fn stored_svids_are_never_served_and_unsigned_ones_hold_the_answer_back() {
     let two = snapshot(&[served(entry("a", &["unix:uid:1"])), unsigned]);
     assert!(matches!(
         two.answer(&set(&["unix:uid:1"])),
-        Answer::NotSigned
+        WorkloadAnswer::NotSigned
     ));
 }
 
@@ -227,7 +235,7 @@ fn a_change_concerns_those_who_match_the_entry_before_or_after() {
         bundle("example.org", 1),
         all,
         BTreeMap::new(),
-        Known::FromEarlier,
+        EntrySource::Disk,
     );
     assert_eq!(concerned(&earlier), (true, true), "what is known changed");
 }
