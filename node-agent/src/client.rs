@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use countersign_daemon::trace;
 use countersign_identity::bundle::Bundles;
-use countersign_identity::tls::{ALPN_H2, Expect, KeyExchange, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, ExpectedPeer, KeyExchange, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, BundleSet, TrustDomain, X509Svid};
 use countersign_proto::spire::api::types::PermissionDeniedDetails;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
@@ -401,10 +401,10 @@ impl ServerClient {
             Credentials::Insecure => self.tls.insecure_client(server, versions, alpn),
             Credentials::Verified => self
                 .tls
-                .client(None, Expect::Exactly(server), versions, alpn),
+                .client(None, ExpectedPeer::Exactly(server), versions, alpn),
             Credentials::Node(svid) => {
                 self.tls
-                    .client(Some(svid), Expect::Exactly(server), versions, alpn)
+                    .client(Some(svid), ExpectedPeer::Exactly(server), versions, alpn)
             }
         }
     }

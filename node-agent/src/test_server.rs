@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use countersign_identity::bundle::Bundles;
-use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, ClientAuth, ExpectedPeer, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, SpiffeId, UnixTime};
 use countersign_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use countersign_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -278,7 +278,7 @@ fn presented(shared: &Shared, clock: &TestClock) -> Presented {
         .server(
             &svid,
             ClientAuth::Optional,
-            Expect::Anyone,
+            ExpectedPeer::Anyone,
             TlsVersions::From12,
             &[ALPN_H2],
         )

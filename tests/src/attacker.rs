@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use countersign_identity::bundle::X509Authority;
-use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, ExpectedPeer, TlsContext, TlsVersions};
 use countersign_identity::verify::Leaf;
 use countersign_identity::{Bundle, BundleSet, SpiffeId, X509Svid, svid};
 use countersign_mesh::chain::FieldValue;
-use countersign_mesh::decide::Fields;
+use countersign_mesh::decide::FieldValues;
 use countersign_mesh::{
-    CallRequest, Carrier, Context, Engine, Grant, InboundRequest, Moment, NotSent, Origin,
+    CallRequest, Carrier, Context, Engine, Grant, InboundRequest, Now, OutboundError, CallOrigin,
     OutgoingCall, PeerView, Policy, Refusal, SigningIdentity,
 };
 use countersign_proto::spiffe::workload::X509svidRequest;
@@ -115,8 +115,8 @@ impl Attacker {
         &self.svid
     }
 
-    fn moment(&self) -> Moment {
-        Moment {
+    fn now(&self) -> Now {
+        Now {
             wall: SystemClock.now(),
             mono: self.started.elapsed(),
         }
@@ -126,8 +126,8 @@ impl Attacker {
     ///
     /// # Errors
     /// The system gave no random numbers.
-    pub fn start(&self) -> Result<Context, NotSent> {
-        countersign_mesh::outbound::start(&self.policy, &self.signer, self.moment())
+    pub fn start(&self) -> Result<Context, OutboundError> {
+        countersign_mesh::outbound::start(&self.policy, &self.signer, self.now())
     }
 
     /// What a chain that came in allows, by this attacker's own rules: from the raw fields of a request to it.
@@ -154,13 +154,13 @@ impl Attacker {
             method,
             path,
             carrier: Carrier::Http,
-            fields: Fields {
+            fields: FieldValues {
                 chain: field(Carrier::Http.chain_field()),
                 certs: field(Carrier::Http.certs_field()),
-                ..Fields::default()
+                ..FieldValues::default()
             },
         };
-        let permit = self.engine.decide(&self.policy, &request, self.moment())?;
+        let permit = self.engine.decide(&self.policy, &request, self.now())?;
         permit.context().cloned().ok_or_else(|| {
             Refusal::new(
                 countersign_mesh::Reason::ChainRequired,
@@ -178,20 +178,20 @@ impl Attacker {
         context: &Context,
         callee: &SpiffeId,
         path: &str,
-    ) -> Result<OutgoingCall, NotSent> {
+    ) -> Result<OutgoingCall, OutboundError> {
         let call = CallRequest {
             callee,
             method: "POST",
             path,
             grant: Grant::ByRule,
         };
-        let origin = Origin::Context(context);
+        let origin = CallOrigin::Context(context);
         countersign_mesh::outbound::prepare(
             &self.policy,
             &self.signer,
             origin,
             &call,
-            self.moment(),
+            self.now(),
         )
     }
 
@@ -200,7 +200,7 @@ impl Attacker {
     /// # Errors
     /// Nobody is there, or somebody else.
     pub async fn dial(&self, callee: &SpiffeId, address: &str) -> anyhow::Result<ClientIo> {
-        let expect = Expect::Exactly(callee.clone());
+        let expect = ExpectedPeer::Exactly(callee.clone());
         let config = self
             .tls
             .client(Some(&self.svid), expect, TlsVersions::Only13, &[ALPN_H2])?;
@@ -226,7 +226,7 @@ impl Attacker {
         address: &str,
         request: Request<Bytes>,
     ) -> anyhow::Result<Response<Bytes>> {
-        let expect = Expect::Exactly(callee.clone());
+        let expect = ExpectedPeer::Exactly(callee.clone());
         let config = self
             .tls
             .client(None, expect, TlsVersions::Only13, &[ALPN_H2])?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_mesh::outbound;
-use countersign_mesh::{ChainId, Grant, NotSent, Reason, Refusal};
+use countersign_mesh::{ChainId, Grant, OutboundError, Reason, Refusal};
 use http::Extensions;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -121,7 +121,7 @@ impl Context {
     /// How many calls this workload and all downstream of it may still make for this piece of work.
     #[must_use]
     pub fn remaining(&self) -> u16 {
-        self.0.chain.rest()
+        self.0.chain.remaining()
     }
 
     /// When the piece of work has to be done; nothing may be called from this second on.
@@ -251,8 +251,8 @@ impl Chain {
             return Err(refused_here(mesh, None, &refusal));
         }
         let generation = mesh.generation()?;
-        let chain = outbound::start(&mesh.policy(), generation.signer(), mesh.moment())
-            .map_err(|error| not_sent(mesh, None, error))?;
+        let chain = outbound::start(&mesh.policy(), generation.signer(), mesh.now())
+            .map_err(|error| outbound_error(mesh, None, error))?;
         let deadline = mesh.instant_of(chain.deadline());
         Ok(Self(Context::new(
             chain,
@@ -275,9 +275,9 @@ impl Chain {
 }
 
 /// The error of a call that was not sent, told to the log and the events.
-pub(crate) fn not_sent(mesh: &Mesh, callee: Option<&SpiffeId>, error: NotSent) -> CallError {
+pub(crate) fn outbound_error(mesh: &Mesh, callee: Option<&SpiffeId>, error: OutboundError) -> CallError {
     match error {
-        NotSent::Refused(refusal) => refused_here(mesh, callee, &refusal),
+        OutboundError::Refused(refusal) => refused_here(mesh, callee, &refusal),
         fault => CallError::Signing(fault.into()),
     }
 }

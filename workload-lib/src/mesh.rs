@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use countersign_identity::UnixTime;
-use countersign_mesh::{Engine, Moment, Policy};
+use countersign_mesh::{Engine, Now, Policy};
 use countersign_transport::SharedClock;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -151,8 +151,8 @@ impl Mesh {
     }
 
     /// Now, on both clocks.
-    pub(crate) fn moment(&self) -> Moment {
-        Moment {
+    pub(crate) fn now(&self) -> Now {
+        Now {
             wall: self.0.clock.now(),
             mono: self.0.started.elapsed(),
         }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What is wrong in a policy text, from the crate that holds the policy.
-pub use countersign_mesh::policy::{Fault, InvalidPolicy};
+pub use countersign_mesh::policy::{InvalidPolicy, PolicyError, PolicyErrorKind};
 
 use crate::error::PolicyFileError;
 use crate::event::{Event, EventLog};

@@ -67,6 +67,15 @@ impl UnixTime {
     }
 }
 
+/// What time it is, by the two clocks that decisions need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For validity: certificates, deadlines and ages, in whole seconds. It may be set back.
+    pub wall: UnixTime,
+    /// For rates: the time since a fixed point of this process, by a clock that never goes back.
+    pub mono: Duration,
+}
+
 impl From<SystemTime> for UnixTime {
     /// A time before the epoch is the epoch.
     fn from(time: SystemTime) -> Self {

@@ -29,7 +29,7 @@ pub const ALPN_HTTP11: &[u8] = b"http/1.1";
 
 /// Who may be at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Expect {
+pub enum ExpectedPeer {
     /// Exactly this ID.
     Exactly(SpiffeId),
     /// Any ID of this trust domain.
@@ -40,7 +40,7 @@ pub enum Expect {
     Anyone,
 }
 
-impl Expect {
+impl ExpectedPeer {
     fn check(&self, id: &SpiffeId) -> Result<(), PeerError> {
         let (fits, expected) = match self {
             Self::Exactly(expected) => (id == expected, expected.as_str()),
@@ -163,7 +163,7 @@ impl TlsContext {
         &self,
         svid: &X509Svid,
         client_auth: ClientAuth,
-        expect: Expect,
+        expect: ExpectedPeer,
         versions: TlsVersions,
         alpn: &[&[u8]],
     ) -> Result<ServerConfig, rustls::Error> {
@@ -191,7 +191,7 @@ impl TlsContext {
     pub fn client(
         &self,
         svid: Option<&X509Svid>,
-        expect: Expect,
+        expect: ExpectedPeer,
         versions: TlsVersions,
         alpn: &[&[u8]],
     ) -> Result<ClientConfig, rustls::Error> {
@@ -245,7 +245,7 @@ impl TlsContext {
         Ok(config)
     }
 
-    fn verifier(&self, expect: Expect, client_auth: ClientAuth) -> SpiffeVerifier {
+    fn verifier(&self, expect: ExpectedPeer, client_auth: ClientAuth) -> SpiffeVerifier {
         let algorithms = self.algorithms();
         SpiffeVerifier {
             bundles: Arc::clone(&self.bundles),
@@ -309,7 +309,7 @@ macro_rules! handshake_signatures {
 /// Verifies either side of a connection.
 struct SpiffeVerifier {
     bundles: Arc<dyn Bundles>,
-    expect: Expect,
+    expect: ExpectedPeer,
     client_auth: ClientAuth,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -398,7 +398,7 @@ impl ServerCertVerifier for Unverified {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let leaf = Leaf::parse(end_entity).map_err(|e| refused(e.into()))?;
-        Expect::Exactly(self.expected.clone())
+        ExpectedPeer::Exactly(self.expected.clone())
             .check(&leaf.id)
             .map_err(refused)?;
         Ok(ServerCertVerified::assertion())

@@ -6,6 +6,8 @@
 
 mod path;
 
+use std::ops::Deref;
+
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -110,7 +112,7 @@ pub enum PeerError {
     },
 }
 
-/// What stands in an X.509-SVID's leaf certificate. Being one does not mean that it was verified.
+/// What stands in an X.509-SVID's leaf certificate: well formed, but not verified. See [`VerifiedLeaf`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
     /// The SPIFFE ID; it has a path.
@@ -162,6 +164,27 @@ impl Leaf {
     }
 }
 
+/// A leaf whose chain led to an authority in the bundle of its own trust domain, at the time of the verification. Only
+/// the verifiers of this crate make one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedLeaf(Leaf);
+
+impl VerifiedLeaf {
+    /// The leaf alone, for callers that keep no proof.
+    #[must_use]
+    pub fn into_leaf(self) -> Leaf {
+        self.0
+    }
+}
+
+impl Deref for VerifiedLeaf {
+    type Target = Leaf;
+
+    fn deref(&self) -> &Leaf {
+        &self.0
+    }
+}
+
 fn single_uri<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a str, InvalidSvid> {
     let san = cert
         .subject_alternative_name()
@@ -210,7 +233,7 @@ pub fn verify_peer(
     chain: &[CertificateDer<'_>],
     bundles: &dyn Bundles,
     now: UnixTime,
-) -> Result<Leaf, PeerError> {
+) -> Result<VerifiedLeaf, PeerError> {
     let (leaf_der, intermediates) = chain.split_first().ok_or(PeerError::NoCertificate)?;
     if chain.len() > MAX_CHAIN_LEN {
         return Err(PeerError::TooLong);
@@ -220,7 +243,7 @@ pub fn verify_peer(
         .bundle_of(&leaf.id)
         .ok_or_else(|| PeerError::NoBundle(leaf.id.trust_domain()))?;
     verify_leaf(&leaf, leaf_der, intermediates, &bundle, now)?;
-    Ok(leaf)
+    Ok(VerifiedLeaf(leaf))
 }
 
 /// Verifies a leaf that was valid at some moment, against one bundle, which must be that of the leaf's trust domain.
@@ -232,10 +255,10 @@ pub fn verify_svid(
     intermediates: &[CertificateDer<'_>],
     bundle: &Bundle,
     at: UnixTime,
-) -> Result<Leaf, PeerError> {
+) -> Result<VerifiedLeaf, PeerError> {
     let leaf = Leaf::parse(leaf_der)?;
     verify_leaf(&leaf, leaf_der, intermediates, bundle, at)?;
-    Ok(leaf)
+    Ok(VerifiedLeaf(leaf))
 }
 
 fn verify_leaf(

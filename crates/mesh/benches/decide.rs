@@ -23,8 +23,8 @@ use countersign_identity::{
     Bundle, BundleSet, KeyType, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
 };
 use countersign_mesh::{
-    CallRequest, Carrier, Context, Engine, FieldValue, Fields, Grant, InboundRequest, Moment,
-    Origin, OutgoingCall, PeerView, Permit, Policy, SigningIdentity, outbound,
+    CallRequest, Carrier, Context, Engine, FieldValue, FieldValues, Grant, InboundRequest, Now,
+    CallOrigin, OutgoingCall, PeerView, Permit, Policy, SigningIdentity, outbound,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use rustls_pki_types::CertificateDer;
@@ -56,7 +56,7 @@ struct World {
     calls: usize,
 }
 
-/// One call of B, on its way.
+/// One call of B, on its call_path.
 struct Call {
     chain: String,
     certs: String,
@@ -148,7 +148,7 @@ impl World {
         outbound::prepare(
             &self.policy,
             &b.identity,
-            Origin::Context(&self.at_b),
+            CallOrigin::Context(&self.at_b),
             &call,
             at(),
         )
@@ -188,10 +188,10 @@ impl World {
 
     fn decide(&self, call: &Call) -> Permit {
         let [_, b, c] = &self.workloads;
-        let fields = Fields {
+        let fields = FieldValues {
             chain_bin: FieldValue::One(call.chain.as_bytes()),
             certs_bin: FieldValue::One(call.certs.as_bytes()),
-            ..Fields::default()
+            ..FieldValues::default()
         };
         self.engine
             .decide(&self.policy, &request(b, c, fields), at())
@@ -199,8 +199,8 @@ impl World {
     }
 }
 
-fn at() -> Moment {
-    Moment {
+fn at() -> Now {
+    Now {
         wall: UnixTime::from_secs(NOW),
         mono: Duration::from_secs(10),
     }
@@ -227,7 +227,7 @@ fn workload(ca: &IssuingCa, name: &str) -> Workload {
     }
 }
 
-fn request<'a>(from: &'a Workload, to: &'a Workload, fields: Fields<'a>) -> InboundRequest<'a> {
+fn request<'a>(from: &'a Workload, to: &'a Workload, fields: FieldValues<'a>) -> InboundRequest<'a> {
     InboundRequest {
         peer: Some(PeerView {
             id: &from.id,
@@ -251,11 +251,11 @@ fn open(bundles: &Arc<dyn Bundles>, policy: &Policy, [a, b, _]: &[Workload; 3]) 
         path: PATH,
         grant: Grant::Exactly(u16::MAX),
     };
-    let call = outbound::prepare(policy, &a.identity, Origin::Nothing, &call, at()).unwrap();
+    let call = outbound::prepare(policy, &a.identity, CallOrigin::NewChain, &call, at()).unwrap();
     let value = call.chain_value(Carrier::Grpc);
-    let fields = Fields {
+    let fields = FieldValues {
         chain_bin: FieldValue::One(value.as_bytes()),
-        ..Fields::default()
+        ..FieldValues::default()
     };
     let permit = Engine::new(Arc::clone(bundles))
         .decide(policy, &request(a, b, fields), at())
@@ -311,7 +311,7 @@ fn links(criterion: &mut Criterion) {
         b.iter_custom(|iterations| {
             let mut spent = Duration::ZERO;
             for _ in 0..iterations {
-                if world.at_b.rest() == 0 {
+                if world.at_b.remaining() == 0 {
                     world.renew();
                 }
                 spent += timed(|| drop(black_box(world.prepare())));
@@ -373,7 +373,7 @@ fn ratios(_: &mut Criterion) {
     println!("\nmedians over {BATCHES} batches of {BATCH}");
     let mut world = World::new(10);
     let make = beside(sign, || {
-        if usize::from(world.at_b.rest()) < BATCH {
+        if usize::from(world.at_b.remaining()) < BATCH {
             world.renew();
         }
         timed(|| (0..BATCH).for_each(|_| drop(black_box(world.prepare()))))

@@ -19,7 +19,7 @@ pub use algorithm::Algorithm;
 pub use certs::CertSet;
 pub use codec::Malformed;
 pub use field::{Carrier, FieldValue};
-pub use link::{Claims, Link, Start};
+pub use link::{Claims, Link, ChainStart};
 
 /// The most links that a chain may have.
 pub const MAX_LINKS: usize = 16;
@@ -141,7 +141,7 @@ impl Chain {
     /// The chain written anew from what was read: always the same bytes, since nothing else is accepted.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let start = Start {
+        let start = ChainStart {
             iss: self.originator.clone(),
             chain: self.id,
         };
@@ -160,25 +160,25 @@ impl Chain {
 
     /// The link at `index` as it is encoded.
     pub(crate) fn link_bytes(&self, index: usize) -> &[u8] {
-        self.part(index, |place| place.link.clone())
+        self.part(index, |spans| spans.link.clone())
     }
 
     /// The signature of the link at `index`, r ‖ s.
     pub(crate) fn signature(&self, index: usize) -> &[u8] {
-        self.part(index, |place| place.signature.clone())
+        self.part(index, |spans| spans.signature.clone())
     }
 
     /// What the signature of the link at `index` covers; `before` is the hash over all links before it.
     pub(crate) fn to_be_signed(&self, index: usize, before: &PrefixHash) -> Vec<u8> {
-        let protected = self.part(index, |place| place.protected.clone());
-        let payload = self.part(index, |place| place.payload.clone());
+        let protected = self.part(index, |spans| spans.protected.clone());
+        let payload = self.part(index, |spans| spans.payload.clone());
         codec::to_be_signed(before, protected, payload)
     }
 
-    fn part(&self, index: usize, range: impl FnOnce(&link::Place) -> Range<usize>) -> &[u8] {
+    fn part(&self, index: usize, range: impl FnOnce(&link::ByteSpans) -> Range<usize>) -> &[u8] {
         self.links
             .get(index)
-            .and_then(|link| self.bytes.get(range(&link.place)))
+            .and_then(|link| self.bytes.get(range(&link.spans)))
             .unwrap_or_default()
     }
 

@@ -6,12 +6,12 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use countersign_identity::{SpiffeId, UnixTime};
+use countersign_identity::{Now, SpiffeId, UnixTime};
 
 pub(crate) use self::ledger::Ledger;
 
 use crate::chain::{CertSet, Chain, ChainId, NO_LINKS, PrefixHash, codec};
-use crate::decide::{Moment, charge_failure};
+use crate::decide::charge_failure;
 use crate::limits::{PeerState, Presented, lock};
 use crate::outbound::Grant;
 use crate::refusal::{Reason, Refusal};
@@ -105,7 +105,7 @@ impl Inbound {
         }
     }
 
-    fn fail(&self, at: Moment) {
+    fn fail(&self, at: Now) {
         charge_failure(&self.peer, at);
         let hook = std::mem::replace(&mut *lock(&self.on_failure), Hook::Failed);
         if let Hook::Set(hook) = hook {
@@ -215,22 +215,22 @@ impl Context {
 
     /// How many calls this context may still make or hand on.
     #[must_use]
-    pub fn rest(&self) -> u16 {
-        self.0.ledger.rest()
+    pub fn remaining(&self) -> u16 {
+        self.0.ledger.remaining()
     }
 
     /// The grant that divides what is left into `shares` equal calls, rounded down. A share pays for its call first, so
     /// that with ten left and two shares each call costs one and grants four.
     #[must_use]
     pub fn split(&self, shares: NonZeroU16) -> Grant {
-        Grant::Exactly((self.rest() / shares).saturating_sub(1))
+        Grant::Exactly((self.remaining() / shares).saturating_sub(1))
     }
 
     /// Checks the signature of the last link, if it still waits. Making a call does so by itself.
     ///
     /// # Errors
     /// `chain_signature_invalid`; then the inbound exchange has to end too, and nothing more comes of this context.
-    pub fn check_signature(&self, at: Moment) -> Result<(), Refusal> {
+    pub fn check_signature(&self, at: Now) -> Result<(), Refusal> {
         let Some(inbound) = &self.0.inbound else {
             return Ok(());
         };

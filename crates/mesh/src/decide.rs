@@ -9,10 +9,9 @@ mod state;
 mod step;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use countersign_identity::bundle::Bundles;
-use countersign_identity::{KeyId, SpiffeId, UnixTime};
+use countersign_identity::{KeyId, Now, SpiffeId, UnixTime};
 use rustls_pki_types::CertificateDer;
 
 pub(crate) use self::state::{State, charge_failure};
@@ -23,15 +22,6 @@ use crate::context::Context;
 use crate::limits::Capacity;
 use crate::policy::Policy;
 use crate::refusal::Refusal;
-
-/// What time it is, on both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// For validity: certificates, deadlines, ages.
-    pub wall: UnixTime,
-    /// For rates: the time since a fixed point of this process, from a clock that never goes back.
-    pub mono: Duration,
-}
 
 /// The verified other side of the connection that a request came in on.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +38,7 @@ pub struct PeerView<'a> {
 
 /// The chain fields of a request, under all four names.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Fields<'a> {
+pub struct FieldValues<'a> {
     /// `agent-chain`
     pub chain: FieldValue<'a>,
     /// `agent-chain-certs`
@@ -73,7 +63,7 @@ pub struct InboundRequest<'a> {
     /// What the content type makes of the request.
     pub carrier: Carrier,
     /// The fields, also those of the other carrier.
-    pub fields: Fields<'a>,
+    pub fields: FieldValues<'a>,
 }
 
 /// The state behind the decisions of one callee: counters, caches and the bundles. Cheap to clone; all clones share it.
@@ -111,7 +101,7 @@ impl Engine {
         &self,
         policy: &Policy,
         request: &InboundRequest<'_>,
-        at: Moment,
+        at: Now,
     ) -> Result<Permit, Refusal> {
         self.state.tidy(at);
         step::decide(&self.state, policy, request, at)
@@ -155,7 +145,7 @@ impl Permit {
     }
 
     /// The verified chain and what may still be spent; `None` for a request without a chain under a rule with
-    /// `chain = "optional"`. Its handler must call on with [`Origin::Chainless`](crate::Origin::Chainless) only.
+    /// `chain = "optional"`. Its handler must call on with [`CallOrigin::NoOrigination`](crate::CallOrigin::NoOrigination) only.
     #[must_use]
     pub fn context(&self) -> Option<&Context> {
         self.context.as_ref()

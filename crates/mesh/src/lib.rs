@@ -7,7 +7,7 @@
 //! `docs/call-chains.md`, whose sections the tests cite.
 //!
 //! Everything here is a function of its arguments and of the counters in an [`Engine`]; the time comes in as a
-//! [`Moment`]. The tower layers of the `countersign` crate call it; the server and the node agents use
+//! [`Now`]. The tower layers of the `countersign` crate call it; the server and the node agents use
 //! [`Policy::parse`] to check what an administrator wrote.
 
 pub mod chain;
@@ -19,10 +19,11 @@ pub mod policy;
 pub mod refusal;
 mod verify;
 
+pub use countersign_identity::Now;
 pub use chain::{Carrier, Chain, ChainId, FieldValue};
 pub use context::Context;
-pub use decide::{Engine, Fields, InboundRequest, Moment, PeerView, Permit};
-pub use outbound::{CallRequest, Grant, NotSent, Origin, OutgoingCall, SigningIdentity};
+pub use decide::{Engine, FieldValues, InboundRequest, PeerView, Permit};
+pub use outbound::{CallRequest, Grant, OutboundError, CallOrigin, OutgoingCall, SigningIdentity};
 pub use policy::Policy;
 pub use refusal::{Reason, Refusal};
 

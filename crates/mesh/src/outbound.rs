@@ -8,22 +8,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use countersign_identity::key::KeyError;
-use countersign_identity::{SpiffeId, UnixTime};
+use countersign_identity::{Now, SpiffeId, UnixTime};
 
 pub use self::sign::{SigningIdentity, UnusableKey};
 
 use crate::chain::certs::MAX_CERTS_LEN;
-use crate::chain::{Carrier, ChainId, Claims, MAX_CHAIN_LEN, Start, codec};
+use crate::chain::{Carrier, ChainId, Claims, MAX_CHAIN_LEN, ChainStart, codec};
 use crate::context::{Context, Forward};
-use crate::decide::Moment;
 use crate::policy::Policy;
 use crate::policy::action::Action;
-use crate::policy::rule::{AllowRule, Way};
+use crate::policy::rule::{AllowRule, CallPath};
 use crate::refusal::{Reason, Refusal};
 
 /// What a call comes from.
 #[derive(Clone, Copy, Debug)]
-pub enum Origin<'a> {
+pub enum CallOrigin<'a> {
     /// A context: of an inbound request, or one that [`start`] opened.
     Context(&'a Context),
     /// Nothing. A workload with the right to originate starts a chain for this one call; any other is refused.
@@ -58,7 +57,7 @@ pub struct CallRequest<'a> {
 
 /// Why a call was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotSent {
+pub enum OutboundError {
     /// The callee would refuse it, or this workload may not make it.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -81,7 +80,7 @@ pub enum NotSent {
 ///
 /// # Errors
 /// `origination_denied` without an originate rule for this workload.
-pub fn start(policy: &Policy, identity: &SigningIdentity, at: Moment) -> Result<Context, NotSent> {
+pub fn start(policy: &Policy, identity: &SigningIdentity, at: Now) -> Result<Context, OutboundError> {
     let rule = policy.originate(identity.id()).ok_or_else(|| {
         let detail = format!("no originate rule names {}", identity.id());
         Refusal::new(Reason::OriginationDenied, detail)
@@ -98,19 +97,19 @@ pub fn start(policy: &Policy, identity: &SigningIdentity, at: Moment) -> Result<
 /// Pays for one attempt of a call and signs its link. Every attempt needs its own.
 ///
 /// # Errors
-/// [`NotSent::Refused`] with the reason that the callee would give; nothing is then paid. If that refusal
+/// [`OutboundError::Refused`] with the reason that the callee would give; nothing is then paid. If that refusal
 /// [ends the inbound exchange](Refusal::ends_inbound), the context is worth nothing.
 pub fn prepare(
     policy: &Policy,
     identity: &SigningIdentity,
-    origin: Origin<'_>,
+    origin: CallOrigin<'_>,
     call: &CallRequest<'_>,
-    at: Moment,
-) -> Result<OutgoingCall, NotSent> {
+    at: Now,
+) -> Result<OutgoingCall, OutboundError> {
     let context = match origin {
-        Origin::Context(context) => context.clone(),
-        Origin::Nothing => start(policy, identity, at)?,
-        Origin::Chainless => {
+        CallOrigin::Context(context) => context.clone(),
+        CallOrigin::NewChain => start(policy, identity, at)?,
+        CallOrigin::NoOrigination => {
             let detail = "the request that this call comes from carried no chain";
             return Err(Refusal::new(Reason::OriginationDenied, detail).into());
         }
@@ -142,7 +141,7 @@ fn check<'a>(
     identity: &SigningIdentity,
     context: &Context,
     call: &CallRequest<'a>,
-    at: Moment,
+    at: Now,
 ) -> Result<(Action<'a>, Option<u16>), Refusal> {
     let action = Action::new(call.method, call.path)
         .map_err(|why| Refusal::new(Reason::ActionDenied, why.to_string()))?;
@@ -156,12 +155,12 @@ fn check<'a>(
     }
     let edge = policy.edge(identity.id(), call.callee);
     let members: Vec<_> = context.members().collect();
-    let way = Way {
+    let call_path = CallPath {
         originator: Some(context.originator()),
         via: &members,
     };
     let rule = edge
-        .select(&action, &way)
+        .select(&action, &call_path)
         .map(|selected| selected.rule.as_ref());
     check_limits(context, rule, policy, at)
         .and_then(|()| check_cycle(&members, call.callee, rule))
@@ -177,7 +176,7 @@ fn check_limits(
     context: &Context,
     rule: Option<&AllowRule>,
     policy: &Policy,
-    at: Moment,
+    at: Now,
 ) -> Result<(), Refusal> {
     if at.wall >= context.deadline() {
         let detail = format!("the deadline was {}, it is {}", context.deadline(), at.wall);
@@ -191,7 +190,7 @@ fn check_limits(
         let detail = format!("the chain has {} links already", context.hop());
         return Err(Refusal::new(Reason::HopLimitExceeded, detail).at_limit("max_hops", &max_hops));
     }
-    if context.rest() == 0 {
+    if context.remaining() == 0 {
         return Err(exhausted(context));
     }
     Ok(())
@@ -231,10 +230,10 @@ fn seal(
     call: &CallRequest<'_>,
     action: &Action<'_>,
     granted: u16,
-    at: Moment,
-) -> Result<OutgoingCall, NotSent> {
+    at: Now,
+) -> Result<OutgoingCall, OutboundError> {
     let (chain, links) = context.encoded();
-    let start = (links == 0).then(|| Start {
+    let start = (links == 0).then(|| ChainStart {
         iss: context.originator().clone(),
         chain: context.chain_id(),
     });
@@ -272,9 +271,9 @@ fn seal(
     })
 }
 
-fn random<const N: usize>() -> Result<[u8; N], NotSent> {
+fn random<const N: usize>() -> Result<[u8; N], OutboundError> {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NotSent::Random)?;
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| OutboundError::Random)?;
     Ok(bytes)
 }
 

@@ -4,20 +4,22 @@
 //! value, which the next decision gets.
 
 pub mod action;
+mod error;
 mod index;
 mod parse;
 pub mod pattern;
 pub mod rule;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use countersign_identity::SpiffeId;
 
+pub use self::error::{InvalidPolicy, PolicyError, PolicyErrorKind};
+
 use self::action::Action;
 use self::index::IdIndex;
-use self::rule::{AllowRule, DenyRule, OriginateRule, Reach, Verify, Way};
+use self::rule::{AllowRule, DenyRule, OriginateRule, MatchDepth, Verify, CallPath};
 
 /// The largest policy text, in bytes.
 pub const MAX_POLICY_LEN: usize = 2 * 1024 * 1024;
@@ -57,52 +59,14 @@ pub(crate) struct Edge<'p> {
 #[derive(Debug)]
 pub(crate) struct Selected<'p> {
     pub(crate) rule: &'p Arc<AllowRule>,
-    pub(crate) reach: Reach,
+    pub(crate) depth: MatchDepth,
 }
-
-/// One thing that is wrong in a policy text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// One-based.
-    pub line: usize,
-    /// One-based, in characters.
-    pub column: usize,
-    /// What is wrong and what to write instead.
-    pub message: String,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.message)
-    }
-}
-
-/// A policy text that was refused whole, with everything that is wrong in it, in the order of the text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidPolicy {
-    /// At least one.
-    pub faults: Vec<Fault>,
-}
-
-impl fmt::Display for InvalidPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, fault) in self.faults.iter().enumerate() {
-            if i > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{fault}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for InvalidPolicy {}
 
 impl Policy {
     /// Reads a policy in HCL and compiles it.
     ///
     /// # Errors
-    /// Every fault in the text, each with its line and column. A text that is not HCL has one: where it stops to be.
+    /// All errors of the text. A text that is not HCL has one, where it stops being HCL.
     pub fn parse(text: &str) -> Result<Self, InvalidPolicy> {
         parse::parse(text).map(Self::compile)
     }
@@ -186,25 +150,25 @@ impl Policy {
     /// The allow rule that decides about a request: the first that matches wholly, else the one that came furthest, the
     /// first of these in the file. `None` if no rule names the edge.
     #[must_use]
-    pub fn deciding(
+    pub fn select_rule(
         &self,
         (caller, callee): (&SpiffeId, &SpiffeId),
         action: &Action<'_>,
-        way: &Way<'_>,
-    ) -> Option<(&AllowRule, Reach)> {
-        let selected = self.edge(caller, callee).select(action, way)?;
-        Some((selected.rule, selected.reach))
+        call_path: &CallPath<'_>,
+    ) -> Option<(&AllowRule, MatchDepth)> {
+        let selected = self.edge(caller, callee).select(action, call_path)?;
+        Some((selected.rule, selected.depth))
     }
 
     /// The first deny rule that applies to a request, whatever allows it.
     #[must_use]
-    pub fn denying(
+    pub fn deny_rule(
         &self,
         (caller, callee): (&SpiffeId, &SpiffeId),
         action: &Action<'_>,
-        way: &Way<'_>,
+        call_path: &CallPath<'_>,
     ) -> Option<&DenyRule> {
-        self.edge(caller, callee).denied(action, way)
+        self.edge(caller, callee).denied(action, call_path)
     }
 
     /// The rules that concern calls from `caller` to `callee`.
@@ -257,14 +221,14 @@ impl<'p> Edge<'p> {
     }
 
     /// The first allow rule that matches wholly, else the one that came furthest, the first of these in the file.
-    pub(crate) fn select(&self, action: &Action<'_>, way: &Way<'_>) -> Option<Selected<'p>> {
+    pub(crate) fn select(&self, action: &Action<'_>, call_path: &CallPath<'_>) -> Option<Selected<'p>> {
         let mut furthest: Option<Selected<'p>> = None;
         for rule in self.allow_rules() {
-            let reach = rule.reach(action, way);
-            if furthest.as_ref().is_none_or(|best| best.reach < reach) {
-                furthest = Some(Selected { rule, reach });
+            let depth = rule.match_depth(action, call_path);
+            if furthest.as_ref().is_none_or(|best| best.depth < depth) {
+                furthest = Some(Selected { rule, depth });
             }
-            if reach == Reach::Whole {
+            if depth == MatchDepth::Whole {
                 break;
             }
         }
@@ -272,12 +236,12 @@ impl<'p> Edge<'p> {
     }
 
     /// The first deny rule that applies.
-    pub(crate) fn denied(&self, action: &Action<'_>, way: &Way<'_>) -> Option<&'p DenyRule> {
+    pub(crate) fn denied(&self, action: &Action<'_>, call_path: &CallPath<'_>) -> Option<&'p DenyRule> {
         let policy = self.policy;
         self.deny
             .iter()
             .filter_map(|i| policy.deny.get(*i))
-            .find(|rule| rule.applies(action, way))
+            .find(|rule| rule.applies(action, call_path))
     }
 
     fn allow_rules(&self) -> impl Iterator<Item = &'p Arc<AllowRule>> {

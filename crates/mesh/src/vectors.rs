@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use countersign_identity::bundle::{Bundles, X509Authority};
 use countersign_identity::{
-    Bundle, BundleSet, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
+    Bundle, BundleSet, Now, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
 };
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::{Chain, FieldValue, codec};
-use crate::decide::{Engine, Fields, InboundRequest, Moment, PeerView};
+use crate::decide::{Engine, FieldValues, InboundRequest, PeerView};
 use crate::{Carrier, Policy};
 
 /// The file.
@@ -159,7 +159,7 @@ fn bundles(vectors: &Vectors) -> Arc<dyn Bundles> {
 
 /// What comes of one vector: the outcome, and whether the last signature holds.
 fn run(vectors: &Vectors, vector: &Vector) -> (String, Option<bool>) {
-    let at = Moment {
+    let at = Now {
         wall: UnixTime::from_secs(vectors.now),
         mono: Duration::from_secs(1),
     };
@@ -180,15 +180,15 @@ fn run(vectors: &Vectors, vector: &Vector) -> (String, Option<bool>) {
     });
     let carrier = carrier(&vector.carrier);
     let fields = match carrier {
-        Carrier::Http => Fields {
+        Carrier::Http => FieldValues {
             chain: value,
             certs,
-            ..Fields::default()
+            ..FieldValues::default()
         },
-        Carrier::Grpc => Fields {
+        Carrier::Grpc => FieldValues {
             chain_bin: value,
             certs_bin: certs,
-            ..Fields::default()
+            ..FieldValues::default()
         },
     };
     let request = InboundRequest {

@@ -8,14 +8,14 @@ use countersign_identity::bundle::{Bundles, X509Authority};
 use countersign_identity::csr::PublicKey;
 use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
 use countersign_identity::{
-    Bundle, KeyId, KeyType, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
+    Bundle, KeyId, KeyType, Now, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
 };
 use rustls_pki_types::CertificateDer;
 
 use crate::Context;
-use crate::chain::{Carrier, CertSet, ChainId, Claims, FieldValue, NO_LINKS, Start, codec};
-use crate::decide::{Engine, Fields, InboundRequest, Moment, PeerView, Permit};
-use crate::outbound::{self, CallRequest, Grant, NotSent, Origin, OutgoingCall, SigningIdentity};
+use crate::chain::{Carrier, CertSet, ChainId, Claims, FieldValue, NO_LINKS, ChainStart, codec};
+use crate::decide::{Engine, FieldValues, InboundRequest, PeerView, Permit};
+use crate::outbound::{self, CallRequest, Grant, OutboundError, CallOrigin, OutgoingCall, SigningIdentity};
 use crate::policy::Policy;
 use crate::refusal::{Reason, Refusal};
 
@@ -178,8 +178,8 @@ impl World {
         self
     }
 
-    pub(crate) fn at(&self) -> Moment {
-        Moment {
+    pub(crate) fn at(&self) -> Now {
+        Now {
             wall: UnixTime::from_secs(self.now),
             mono: self.mono,
         }
@@ -202,10 +202,10 @@ impl World {
     pub(crate) fn prepare(
         &self,
         from: &str,
-        origin: Origin<'_>,
+        origin: CallOrigin<'_>,
         to: &str,
         grant: Grant,
-    ) -> Result<OutgoingCall, NotSent> {
+    ) -> Result<OutgoingCall, OutboundError> {
         let call = CallRequest {
             callee: &self.get(to).id,
             method: "POST",
@@ -232,12 +232,12 @@ impl World {
     ) -> Result<Permit, Refusal> {
         let chain = Carrier::Http.write(chain);
         let certs = certs.map(|certs| Carrier::Http.write(certs));
-        let fields = Fields {
+        let fields = FieldValues {
             chain: FieldValue::One(chain.as_bytes()),
             certs: certs.as_ref().map_or(FieldValue::Absent, |certs| {
                 FieldValue::One(certs.as_bytes())
             }),
-            ..Fields::default()
+            ..FieldValues::default()
         };
         engine.decide(&self.policy, &self.request(from, to, fields), self.at())
     }
@@ -246,7 +246,7 @@ impl World {
         &'a self,
         from: &str,
         to: &str,
-        fields: Fields<'a>,
+        fields: FieldValues<'a>,
     ) -> InboundRequest<'a> {
         InboundRequest {
             peer: Some(self.get(from).peer()),
@@ -277,9 +277,9 @@ impl World {
         to: &str,
         grant: Grant,
     ) -> Result<Permit, Refusal> {
-        let call = match self.prepare(from, Origin::Context(context), to, grant) {
+        let call = match self.prepare(from, CallOrigin::Context(context), to, grant) {
             Ok(call) => call,
-            Err(NotSent::Refused(refusal)) => panic!("{from} did not send to {to}: {refusal}"),
+            Err(OutboundError::Refused(refusal)) => panic!("{from} did not send to {to}: {refusal}"),
             Err(other) => panic!("{other}"),
         };
         self.deliver(engine, from, to, call.chain_bytes(), call.certs_bytes())
@@ -320,7 +320,7 @@ impl World {
                     budget: 64 >> link_no,
                     action: format!("POST {PATH}"),
                 },
-                start: (i == 0).then(|| Start {
+                start: (i == 0).then(|| ChainStart {
                     iss: self.get(pair[0]).id.clone(),
                     chain: ChainId::from_bytes(fresh()),
                 }),
@@ -373,7 +373,7 @@ impl World {
 pub(crate) struct Forged {
     pub(crate) signer: SigningIdentity,
     pub(crate) claims: Claims,
-    pub(crate) start: Option<Start>,
+    pub(crate) start: Option<ChainStart>,
 }
 
 /// A forged chain.

@@ -20,8 +20,8 @@ use countersign_identity::{
     Bundle, BundleSet, KeyType, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
 };
 use countersign_mesh::{
-    CallRequest, Carrier, Context, Engine, FieldValue, Fields, Grant, InboundRequest, Moment,
-    NotSent, Origin, OutgoingCall, PeerView, Permit, Policy, Reason, Refusal, SigningIdentity,
+    CallRequest, Carrier, Context, Engine, FieldValue, FieldValues, Grant, InboundRequest, Now,
+    OutboundError, CallOrigin, OutgoingCall, PeerView, Permit, Policy, Reason, Refusal, SigningIdentity,
     outbound,
 };
 use rand::rngs::StdRng;
@@ -88,8 +88,8 @@ impl World {
         }
     }
 
-    fn at(&self) -> Moment {
-        Moment {
+    fn at(&self) -> Now {
+        Now {
             wall: UnixTime::from_secs(self.now),
             mono: self.mono,
         }
@@ -105,7 +105,7 @@ impl World {
         context: &Context,
         to: usize,
         grant: Grant,
-    ) -> Result<OutgoingCall, NotSent> {
+    ) -> Result<OutgoingCall, OutboundError> {
         let call = CallRequest {
             callee: &self.workloads[to].id,
             method: "POST",
@@ -115,7 +115,7 @@ impl World {
         outbound::prepare(
             &self.policy,
             &self.workloads[from].identity,
-            Origin::Context(context),
+            CallOrigin::Context(context),
             &call,
             self.at(),
         )
@@ -142,12 +142,12 @@ impl World {
             method: "POST",
             path: "/work",
             carrier: Carrier::Grpc,
-            fields: Fields {
+            fields: FieldValues {
                 chain_bin: FieldValue::One(chain.as_bytes()),
                 certs_bin: certs.as_ref().map_or(FieldValue::Absent, |certs| {
                     FieldValue::One(certs.as_bytes())
                 }),
-                ..Fields::default()
+                ..FieldValues::default()
             },
         };
         engine.decide(&self.policy, &request, self.at())
@@ -187,7 +187,7 @@ fn honest_tree(world: &World, engines: &[Engine], random: &mut StdRng) -> usize 
     while !active.is_empty() {
         let chosen = random.random_range(0..active.len());
         let (from, context) = (active[chosen].0, active[chosen].1.clone());
-        let is_done = context.rest() == 0
+        let is_done = context.remaining() == 0
             || context.hop() >= context.max_hops()
             || random.random_ratio(1, 12);
         if is_done {

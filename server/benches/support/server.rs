@@ -8,7 +8,7 @@ use std::time::Duration;
 use countersign_daemon::address_file::{self, Listening};
 use countersign_identity::bundle::BundleSet;
 use countersign_identity::csr::Csr;
-use countersign_identity::tls::{ALPN_H2, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, ExpectedPeer, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, KeyType, PrivateKey, TrustDomain, X509Svid};
 use countersign_proto::spire::api::server::agent::v1 as agent;
 use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
@@ -142,7 +142,7 @@ plugins {{
         let config = tls
             .client(
                 svid,
-                Expect::Exactly(server),
+                ExpectedPeer::Exactly(server),
                 TlsVersions::From12,
                 &[ALPN_H2],
             )

@@ -12,7 +12,7 @@ use countersign_identity::csr::Csr;
 use countersign_identity::issue::Subject;
 use countersign_identity::node::Credential;
 use countersign_identity::tls::KeyExchange;
-use countersign_identity::verify::{Leaf, verify_peer};
+use countersign_identity::verify::{VerifiedLeaf, verify_peer};
 use countersign_identity::{KeyType, Node, PrivateKey, SelectorSet, UnixTime};
 use countersign_proto::grpc::health::v1::health_client::HealthClient;
 use countersign_proto::spire::api::server::agent::v1 as agents;
@@ -257,7 +257,7 @@ impl Fixture {
     }
 
     /// The leaf of an SVID from the wire, verified against the server's bundle.
-    fn verified(&self, svid: &types::X509svid) -> Leaf {
+    fn verified(&self, svid: &types::X509svid) -> VerifiedLeaf {
         let chain: Vec<CertificateDer<'_>> = svid
             .cert_chain
             .iter()

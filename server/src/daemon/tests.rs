@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use countersign_daemon::logs::{Level, Levels};
-use countersign_identity::tls::{ALPN_H2, Expect, KeyExchange, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, ExpectedPeer, KeyExchange, TlsContext, TlsVersions};
 use countersign_transport::SystemClock;
 use countersign_transport::clock::RustlsTime;
 use countersign_transport::dial::{Cause, TlsConnector};
@@ -64,7 +64,7 @@ fn connector(bound: &Bound, address: SocketAddr) -> TlsConnector {
     let client = tls
         .client(
             None,
-            Expect::Exactly(server),
+            ExpectedPeer::Exactly(server),
             TlsVersions::From12,
             &[ALPN_H2],
         )

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use countersign_identity::bundle::Bundles;
 use countersign_identity::bundle::document::{self, InvalidDocument};
 use countersign_identity::federation::{EndpointProfile, EndpointUrl, InvalidUrl, Relationship};
-use countersign_identity::tls::{ALPN_HTTP11, Expect, KeyExchange, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_HTTP11, ExpectedPeer, KeyExchange, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, SpiffeId, TrustDomain};
 use countersign_transport::SharedClock;
 use countersign_transport::clock::RustlsTime;
@@ -226,7 +226,7 @@ impl Fetcher {
         if self.bundles.bundle_of(id).is_none() {
             return Err(FetchError::NoBundle(id.trust_domain()));
         }
-        let expect = Expect::Exactly(id.clone());
+        let expect = ExpectedPeer::Exactly(id.clone());
         let config = self
             .tls
             .client(None, expect, TlsVersions::From12, &[ALPN_HTTP11])?;

@@ -1,4 +1,4 @@
-//! A policy text is read or refused without a panic, with faults that point into the text; and a policy that was read
+//! A policy text is read or refused without a panic, with errors that point into the text; and a policy that was read
 //! decides by its index as looking at every rule one after the other would.
 
 #![no_main]
@@ -7,7 +7,7 @@ use countersign_identity::SpiffeId;
 use countersign_mesh::Policy;
 use countersign_mesh::policy::action::Action;
 use countersign_mesh::policy::pattern::IdPattern;
-use countersign_mesh::policy::rule::Way;
+use countersign_mesh::policy::rule::CallPath;
 use libfuzzer_sys::fuzz_target;
 
 /// How many IDs and actions are tried on each policy.
@@ -17,9 +17,9 @@ fuzz_target!(|text: &str| {
     match Policy::parse(text) {
         Ok(policy) => compare(&policy),
         Err(invalid) => {
-            assert!(!invalid.faults.is_empty());
-            for fault in &invalid.faults {
-                assert!(fault.line >= 1 && fault.line <= text.split('\n').count() && fault.column >= 1);
+            assert!(!invalid.errors().is_empty());
+            for error in invalid.errors() {
+                assert!(error.line >= 1 && error.line <= text.split('\n').count() && error.column >= 1);
             }
         }
     }
@@ -36,28 +36,28 @@ fn compare(policy: &Policy) {
             for action in &actions {
                 let via: Vec<_> = ids.iter().take(2).collect();
                 for originator in [Some(from), None] {
-                    compare_one(policy, (from, to), action, &Way { originator, via: &via });
+                    compare_one(policy, (from, to), action, &CallPath { originator, via: &via });
                 }
             }
         }
     }
 }
 
-fn compare_one(policy: &Policy, (from, to): (&SpiffeId, &SpiffeId), action: &Action<'_>, way: &Way<'_>) {
+fn compare_one(policy: &Policy, (from, to): (&SpiffeId, &SpiffeId), action: &Action<'_>, call_path: &CallPath<'_>) {
     let mut naive = None;
     for rule in policy.allow_rules().iter().filter(|rule| names(&rule.from, from) && names(&rule.to, to)) {
-        let reach = rule.reach(action, way);
-        if naive.is_none_or(|(_, best)| best < reach) {
-            naive = Some((rule.as_ref(), reach));
+        let depth = rule.match_depth(action, call_path);
+        if naive.is_none_or(|(_, best)| best < depth) {
+            naive = Some((rule.as_ref(), depth));
         }
     }
-    assert_eq!(policy.deciding((from, to), action, way), naive);
+    assert_eq!(policy.select_rule((from, to), action, call_path), naive);
     let denied = policy.deny_rules().iter().find(|rule| {
         names(&rule.to, to)
             && rule.from.as_ref().is_none_or(|patterns| names(patterns, from))
-            && rule.applies(action, way)
+            && rule.applies(action, call_path)
     });
-    assert_eq!(policy.denying((from, to), action, way), denied);
+    assert_eq!(policy.deny_rule((from, to), action, call_path), denied);
 }
 
 fn names(patterns: &[IdPattern], id: &SpiffeId) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use countersign_identity::csr::Csr;
 use countersign_identity::jwt::verify_jwt;
-use countersign_identity::verify::{Leaf, verify_peer};
+use countersign_identity::verify::{VerifiedLeaf, verify_peer};
 use countersign_identity::{Bundle, BundleSet, KeyType, PrivateKey, SpiffeId};
 use countersign_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
@@ -68,7 +68,7 @@ async fn bundle(deployment: &Deployment) -> anyhow::Result<Bundle> {
     Ok(bundle.into_inner().try_into()?)
 }
 
-fn verified(chain: &[CertificateDer<'_>], bundle: &Bundle) -> anyhow::Result<Leaf> {
+fn verified(chain: &[CertificateDer<'_>], bundle: &Bundle) -> anyhow::Result<VerifiedLeaf> {
     let bundles: BundleSet = [bundle.clone()].into_iter().collect();
     Ok(verify_peer(chain, &bundles, SystemClock.now())?)
 }

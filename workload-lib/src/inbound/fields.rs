@@ -5,7 +5,7 @@ use std::time::Duration;
 use countersign_mesh::Carrier;
 use countersign_mesh::chain::FieldValue;
 use countersign_mesh::chain::field::{CERTS_HEADER, CERTS_METADATA, CHAIN_HEADER, CHAIN_METADATA};
-use countersign_mesh::decide::Fields;
+use countersign_mesh::decide::FieldValues;
 use http::header::{CONTENT_TYPE, Entry, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
@@ -45,8 +45,8 @@ impl ChainFields {
         }
     }
 
-    pub(super) fn view(&self) -> Fields<'_> {
-        Fields {
+    pub(super) fn view(&self) -> FieldValues<'_> {
+        FieldValues {
             chain: self.chain.value(),
             certs: self.certs.value(),
             chain_bin: self.chain_bin.value(),

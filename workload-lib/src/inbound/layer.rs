@@ -151,7 +151,7 @@ fn admit<B>(mesh: &Mesh, request: &mut Request<B>, carrier: Carrier) -> Result<A
     };
     let permit = mesh
         .engine()
-        .decide(&mesh.policy(), &inbound, mesh.moment())
+        .decide(&mesh.policy(), &inbound, mesh.now())
         .map_err(|refusal| report(mesh, refusal, Some(&peer.id), request))?;
     Ok(prepare(mesh, request, permit, &connection, carrier))
 }

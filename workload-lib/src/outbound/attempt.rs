@@ -4,12 +4,12 @@ use axum::body::Body;
 use countersign_identity::SpiffeId;
 use countersign_mesh::chain::field::{CERTS_HEADER, CERTS_METADATA, CHAIN_HEADER, CHAIN_METADATA};
 use countersign_mesh::outbound::{CallRequest, OutgoingCall, prepare};
-use countersign_mesh::{Carrier, Grant, Origin, Reason, Refusal};
+use countersign_mesh::{CallOrigin, Carrier, Grant, Reason, Refusal};
 use http::{HeaderMap, HeaderValue, Response, request};
 use tokio::time::Instant;
 
 use super::reply;
-use crate::context::{Context, Current, not_sent, refused_here};
+use crate::context::{Context, Current, outbound_error, refused_here};
 use crate::error::{BoxError, CallError};
 use crate::exchange::{Exchange, ExchangeBody};
 use crate::mesh::Mesh;
@@ -37,9 +37,9 @@ impl Attempt {
             .map(Current::In)
             .or_else(Current::get);
         let origin = match &current {
-            Some(Current::In(context)) => Origin::Context(context.chain()),
-            Some(Current::NoOrigination) => Origin::Chainless,
-            None => Origin::Nothing,
+            Some(Current::In(context)) => CallOrigin::Context(context.chain()),
+            Some(Current::NoOrigination) => CallOrigin::NoOrigination,
+            None => CallOrigin::NewChain,
         };
         let action = CallRequest {
             callee,
@@ -55,9 +55,9 @@ impl Attempt {
             generation.signer(),
             origin,
             &action,
-            mesh.moment(),
+            mesh.now(),
         )
-        .map_err(|error| not_sent(mesh, Some(callee), error))?;
+        .map_err(|error| outbound_error(mesh, Some(callee), error))?;
         tracing::debug!(%callee, action = %format_args!("{} {}", action.method, action.path),
             chain = %call.chain_id(), hop = call.hop(), granted = call.granted(), "Calling");
         let fields = &mut head.headers;

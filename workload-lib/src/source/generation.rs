@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use countersign_identity::tls::{
-    ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, TlsContext, TlsVersions,
+    ALPN_H2, ALPN_HTTP11, ClientAuth, ExpectedPeer, TlsContext, TlsVersions,
 };
 use countersign_identity::{SpiffeId, X509Svid};
 use countersign_mesh::SigningIdentity;
@@ -47,7 +47,7 @@ impl Generation {
         let config = tls.server(
             &svid,
             ClientAuth::Required,
-            Expect::Anyone,
+            ExpectedPeer::Anyone,
             TlsVersions::Only13,
             &alpn,
         )?;
@@ -109,7 +109,7 @@ impl Generation {
     ) -> Result<rustls::ClientConfig, rustls::Error> {
         self.tls.client(
             Some(&self.svid),
-            Expect::Exactly(callee),
+            ExpectedPeer::Exactly(callee),
             TlsVersions::Only13,
             alpn,
         )

@@ -17,7 +17,7 @@ use countersign::{CallError, CalleeClient, Mesh, Reason, RefusedBy};
 use countersign_identity::csr::PublicKey;
 use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
 use countersign_identity::tls::{
-    ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, TlsContext, TlsVersions,
+    ALPN_H2, ALPN_HTTP11, ClientAuth, ExpectedPeer, TlsContext, TlsVersions,
 };
 use countersign_identity::{
     Bundle, BundleSet, KeyType, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
@@ -230,7 +230,7 @@ impl World {
             .server(
                 callee,
                 ClientAuth::Required,
-                Expect::Anyone,
+                ExpectedPeer::Anyone,
                 TlsVersions::Only13,
                 &[],
             )
@@ -410,7 +410,7 @@ impl Raw {
 
     /// A connection pool to `member` that accepts only it.
     pub(crate) fn pool(&self, member: &Member, alpn: &[&[u8]]) -> Pool {
-        let expect = Expect::Exactly(member.id.clone());
+        let expect = ExpectedPeer::Exactly(member.id.clone());
         let config = self
             .tls
             .client(self.svid.as_ref(), expect, TlsVersions::Only13, alpn)

@@ -245,7 +245,7 @@ impl Crafted {
         let honest = TlsContext::new(Arc::new(world.bundles.clone()), time)
             .client(
                 None,
-                countersign_identity::tls::Expect::Anyone,
+                countersign_identity::tls::ExpectedPeer::Anyone,
                 countersign_identity::tls::TlsVersions::Only13,
                 &[ALPN_HTTP11],
             )

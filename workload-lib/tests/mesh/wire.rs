@@ -7,7 +7,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use countersign::{CallError, Chain, Context, Reason, Refused, RefusedBy};
 use countersign_identity::X509Svid;
-use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, ClientAuth, ExpectedPeer, TlsContext, TlsVersions};
 use countersign_proto::grpc::health::v1::HealthCheckRequest;
 use countersign_proto::grpc::health::v1::health_client::HealthClient;
 use countersign_transport::clock::RustlsTime;
@@ -41,7 +41,7 @@ impl BareCallee {
             .server(
                 svid,
                 ClientAuth::Required,
-                Expect::Anyone,
+                ExpectedPeer::Anyone,
                 TlsVersions::Only13,
                 &[ALPN_H2],
             )
@@ -405,7 +405,7 @@ async fn a_handler_sees_no_chain_fields_and_trailers_are_no_carrier() {
         Ok(Frame::trailers(trailers)),
     ];
     let body = http_body_util::StreamBody::new(futures::stream::iter(frames));
-    let expect = Expect::Exactly(coder.id.clone());
+    let expect = ExpectedPeer::Exactly(coder.id.clone());
     let tls = TlsContext::new(
         Arc::new(world.bundles.clone()),
         RustlsTime::shared(world.clock.shared()),

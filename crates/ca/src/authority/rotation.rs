@@ -21,7 +21,7 @@ use countersign_daemon::trace::span;
 use countersign_identity::bundle::InvalidAuthority;
 use countersign_identity::issue::IssueError;
 use countersign_identity::jwt::JwtIssueError;
-use countersign_identity::minted::InvalidMinted;
+use countersign_identity::issued_ca::InvalidIssuedCa;
 use countersign_identity::{Bundle, UnixTime};
 use countersign_store::backend::Seq;
 use countersign_store::{Edit, Store, StoreError};
@@ -72,7 +72,7 @@ pub enum RotationError {
     Upstream(#[from] UpstreamError),
     /// What the authority above signed can't be used.
     #[error("the authority above signed what can't be used: it is not taken")]
-    Minted(#[from] InvalidMinted),
+    Minted(#[from] InvalidIssuedCa),
     /// The clock is before the time at which the active authority was made.
     #[error(
         "the clock says {now}, but the active authority is valid only from {not_before}: set the clock, then start again"

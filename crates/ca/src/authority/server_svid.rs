@@ -7,7 +7,7 @@ use std::time::Duration;
 use countersign_daemon::trace::span;
 use countersign_identity::bundle::Bundles;
 use countersign_identity::tls::{
-    ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, KeyExchange, TlsContext, TlsVersions,
+    ALPN_H2, ALPN_HTTP11, ClientAuth, ExpectedPeer, KeyExchange, TlsContext, TlsVersions,
 };
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime, X509Svid};
 use countersign_transport::clock::{self, RustlsTime};
@@ -46,7 +46,7 @@ pub struct ServerSvid {
     authority: Authority,
     trust_domain: TrustDomain,
     bundles: Arc<dyn Bundles>,
-    callers: Expect,
+    callers: ExpectedPeer,
     tls: TlsContext,
     clock: SharedClock,
     current: watch::Sender<Option<Arc<Presented>>>,
@@ -72,7 +72,7 @@ impl ServerSvid {
     ) -> Result<Self, ServerSvidError> {
         let trust_domain = authority.settings().trust_domain.clone();
         let mut this = Self {
-            callers: Expect::MemberOrOneOf(trust_domain.clone(), admins),
+            callers: ExpectedPeer::MemberOrOneOf(trust_domain.clone(), admins),
             trust_domain,
             tls: TlsContext::new(Arc::clone(&bundles), RustlsTime::shared(Arc::clone(&clock)))
                 .exchanging(key_exchange),

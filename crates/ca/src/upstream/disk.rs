@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use countersign_identity::bundle::{InvalidAuthority, JwtAuthority, X509Authority};
 use countersign_identity::issue::{IssueError, ParentCa, Subject, authority_request};
-use countersign_identity::minted::{self, InvalidMinted};
+use countersign_identity::issued_ca::{self, InvalidIssuedCa};
 use countersign_identity::{KeyType, PrivateKey, TrustDomain};
 use countersign_transport::SharedClock;
 use countersign_transport::error::BoxError;
@@ -108,7 +108,7 @@ pub enum DiskError {
         /// The certificates.
         certificate: PathBuf,
         /// Why.
-        source: InvalidMinted,
+        source: InvalidIssuedCa,
     },
 }
 
@@ -279,7 +279,7 @@ impl Loaded {
             let request = authority_request(trust_domain, &Subject::authority(), &key)?;
             let signed = self.ca.sign(trust_domain, &request, TRIAL_TTL, now)?;
             let chain: Vec<_> = signed.chain.iter().chain(&self.above).cloned().collect();
-            minted::authority(trust_domain, &chain, &self.roots, Arc::new(key), now).map(drop)
+            issued_ca::authority(trust_domain, &chain, &self.roots, Arc::new(key), now).map(drop)
         };
         try_it().map_err(|source| DiskError::Chain {
             certificate: files.certificate.clone(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::bundle::JwtAuthority;
-use countersign_identity::tls::{ALPN_H2, Expect, KeyExchange, TlsContext, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, ExpectedPeer, KeyExchange, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, TrustDomain, UnixTime};
 use countersign_proto::spire::api::server::bundle::v1 as bundle_wire;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
@@ -307,7 +307,7 @@ impl Spire {
         let tls = TlsContext::new(identity.bundles, time).exchanging(self.settings.key_exchange);
         let config = tls.client(
             Some(&identity.svid),
-            Expect::Exactly(self.trust_domain.server_id()),
+            ExpectedPeer::Exactly(self.trust_domain.server_id()),
             TlsVersions::From12,
             &[ALPN_H2],
         )?;

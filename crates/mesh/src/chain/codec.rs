@@ -7,7 +7,7 @@ use aws_lc_rs::digest;
 use countersign_identity::{KeyId, SpiffeId};
 
 use super::cbor::{Reader, Writer};
-use super::link::{Place, Start};
+use super::link::{ByteSpans, ChainStart};
 use super::{Algorithm, Chain, ChainId, Claims, Link, MAX_CHAIN_LEN, MAX_LINKS, PrefixHash};
 
 /// The longest action, in bytes.
@@ -78,7 +78,7 @@ pub(super) fn decode(bytes: Vec<u8>) -> Result<Chain, Malformed> {
     })
 }
 
-fn link(reader: &mut Reader<'_>, is_first: bool) -> Result<(Link, Option<Start>), Malformed> {
+fn link(reader: &mut Reader<'_>, is_first: bool) -> Result<(Link, Option<ChainStart>), Malformed> {
     let begin = reader.position();
     if reader.array()? != 4 {
         return Err(Malformed("a link is an array of four"));
@@ -94,7 +94,7 @@ fn link(reader: &mut Reader<'_>, is_first: bool) -> Result<(Link, Option<Start>)
             "signature is not r and a small s of the algorithm",
         ));
     }
-    let place = Place {
+    let spans = ByteSpans {
         link: begin..reader.position(),
         protected: protected_at,
         payload: payload_at,
@@ -105,7 +105,7 @@ fn link(reader: &mut Reader<'_>, is_first: bool) -> Result<(Link, Option<Start>)
             claims,
             kid,
             algorithm,
-            place,
+            spans,
         },
         start,
     ))
@@ -123,7 +123,7 @@ fn header(bytes: &[u8]) -> Result<(Algorithm, KeyId), Malformed> {
     Ok((algorithm, kid))
 }
 
-fn claims(bytes: &[u8], is_first: bool) -> Result<(Claims, Option<Start>), Malformed> {
+fn claims(bytes: &[u8], is_first: bool) -> Result<(Claims, Option<ChainStart>), Malformed> {
     let mut reader = Reader::new(bytes);
     reader.map_of(if is_first { FIRST_CLAIMS } else { CLAIMS })?;
     let iss = if is_first {
@@ -156,7 +156,7 @@ fn claims(bytes: &[u8], is_first: bool) -> Result<(Claims, Option<Start>), Malfo
     let start = match iss {
         Some(iss) => {
             reader.key(CHAIN)?;
-            Some(Start {
+            Some(ChainStart {
                 iss,
                 chain: ChainId::from_bytes(reader.bytes_of()?),
             })
@@ -218,7 +218,7 @@ pub(crate) fn encode_header(algorithm: Algorithm, kid: &KeyId) -> Vec<u8> {
 }
 
 /// The payload; `start` for the first link only.
-pub(crate) fn encode_claims(claims: &Claims, start: Option<&Start>) -> Vec<u8> {
+pub(crate) fn encode_claims(claims: &Claims, start: Option<&ChainStart>) -> Vec<u8> {
     let mut writer = Writer::with_capacity(claims.aud.as_str().len() + claims.action.len() + 160);
     writer = match start {
         Some(start) => writer

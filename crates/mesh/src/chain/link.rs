@@ -27,7 +27,7 @@ pub struct Claims {
 
 /// What only the first link of a chain says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Start {
+pub struct ChainStart {
     /// The originator. It has a path.
     pub iss: SpiffeId,
     /// The ID of the piece of work, unique together with the originator.
@@ -44,12 +44,12 @@ pub struct Link {
     /// How.
     pub algorithm: Algorithm,
     /// Where the parts of this link stand in the encoded chain.
-    pub(super) place: Place,
+    pub(super) spans: ByteSpans,
 }
 
 /// Where a link stands in the encoded chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ByteSpans {
     pub(super) link: Range<usize>,
     pub(super) protected: Range<usize>,
     pub(super) payload: Range<usize>,

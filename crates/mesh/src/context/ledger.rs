@@ -11,14 +11,14 @@ impl Ledger {
         Self(AtomicU16::new(budget))
     }
 
-    pub(crate) fn rest(&self) -> u16 {
+    pub(crate) fn remaining(&self) -> u16 {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Pays 1 for a call and what `grant` says of the rest then, at most all of it. What was granted; `None` if nothing
     /// was left to pay with.
     pub(crate) fn pay(&self, grant: impl Fn(u16) -> u16) -> Option<u16> {
-        let mut rest = self.rest();
+        let mut rest = self.remaining();
         loop {
             let after_call = rest.checked_sub(1)?;
             let granted = grant(after_call).min(after_call);
@@ -58,7 +58,7 @@ mod tests {
             let mut spent = 0_u32;
             for (wish, refused) in wishes {
                 let Some(granted) = ledger.pay(|_| wish) else {
-                    proptest::prop_assert_eq!(ledger.rest(), 0);
+                    proptest::prop_assert_eq!(ledger.remaining(), 0);
                     continue;
                 };
                 proptest::prop_assert!(granted <= wish);
@@ -67,7 +67,7 @@ mod tests {
                     ledger.take_back(granted);
                     spent -= u32::from(granted);
                 }
-                proptest::prop_assert_eq!(spent + u32::from(ledger.rest()), u32::from(budget));
+                proptest::prop_assert_eq!(spent + u32::from(ledger.remaining()), u32::from(budget));
             }
         }
     }

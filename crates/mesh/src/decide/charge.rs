@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_identity::SpiffeId;
+use countersign_identity::{Now, SpiffeId};
 
 use super::limit::Effective;
-use super::{Moment, State};
+use super::State;
 use crate::chain::{Chain, PrefixHash};
 use crate::limits::rate::Bucket;
 use crate::limits::{ChainKey, Full, Opened, PeerState, Rate, Seen, lock};
@@ -43,7 +43,7 @@ pub(super) struct Charging<'a> {
     pub(super) from: &'a SpiffeId,
     pub(super) to: &'a SpiffeId,
     pub(super) rule: &'a AllowRule,
-    pub(super) at: Moment,
+    pub(super) at: Now,
 }
 
 /// The chain that a request belongs to.
@@ -65,12 +65,12 @@ impl Charging<'_> {
     /// Charges a request with a chain. What was charged before a refusal is undone.
     pub(super) fn with_chain(&self, of: &ChainCharge<'_>) -> Result<Charge, Refusal> {
         match self.try_chain(of) {
-            Err(Attempt::NoRoom(_)) if self.state.tidy_all(self.at) => self.try_chain(of),
+            Err(ChargeError::NoRoom(_)) if self.state.tidy_all(self.at) => self.try_chain(of),
             other => other,
         }
-        .map_err(|attempt| match attempt {
-            Attempt::Refused(refusal) => refusal,
-            Attempt::NoRoom(map) => {
+        .map_err(|error| match error {
+            ChargeError::Refused(refusal) => refusal,
+            ChargeError::NoRoom(map) => {
                 let capacity = match map {
                     Map::Calls => self.state.calls.capacity(),
                     Map::Counters => self.state.accounts.capacity(),
@@ -92,33 +92,33 @@ impl Charging<'_> {
         }
     }
 
-    fn try_chain(&self, of: &ChainCharge<'_>) -> Result<Charge, Attempt> {
+    fn try_chain(&self, of: &ChainCharge<'_>) -> Result<Charge, ChargeError> {
         let mut charge = self.nothing();
         match self.charge_all(&mut charge, of) {
             Ok(()) => Ok(charge),
-            Err(attempt) => {
+            Err(error) => {
                 charge.undo();
-                Err(attempt)
+                Err(error)
             }
         }
     }
 
-    fn charge_all(&self, charge: &mut Charge, of: &ChainCharge<'_>) -> Result<(), Attempt> {
+    fn charge_all(&self, charge: &mut Charge, of: &ChainCharge<'_>) -> Result<(), ChargeError> {
         let mut in_chain = self.call(of)?;
         let result = self
             .edge(charge)
-            .map_err(Attempt::Refused)
+            .map_err(ChargeError::Refused)
             .and_then(|()| self.chain(&mut in_chain, of));
         charge.chain = Some(in_chain);
         result
     }
 
     /// The call's ID, which nobody may have used before.
-    fn call(&self, of: &ChainCharge<'_>) -> Result<InChain, Attempt> {
+    fn call(&self, of: &ChainCharge<'_>) -> Result<InChain, ChargeError> {
         let claims = &of
             .chain
             .last()
-            .ok_or(Attempt::NoRoom(Map::Counters))?
+            .ok_or(ChargeError::NoRoom(Map::Counters))?
             .claims;
         let seen = lock(&self.peer.replay).note(
             claims.cti,
@@ -129,12 +129,12 @@ impl Charging<'_> {
         match seen {
             Seen::Before => {
                 let detail = format!("{} has made this call before", self.from);
-                return Err(Attempt::Refused(Refusal::new(
+                return Err(ChargeError::Refused(Refusal::new(
                     Reason::ChainReplayed,
                     detail,
                 )));
             }
-            Seen::NoRoom => return Err(Attempt::NoRoom(Map::Calls)),
+            Seen::NoRoom => return Err(ChargeError::NoRoom(Map::Calls)),
             Seen::New => {}
         }
         Ok(InChain {
@@ -164,7 +164,7 @@ impl Charging<'_> {
         Ok(())
     }
 
-    fn chain(&self, charged: &mut InChain, of: &ChainCharge<'_>) -> Result<(), Attempt> {
+    fn chain(&self, charged: &mut InChain, of: &ChainCharge<'_>) -> Result<(), ChargeError> {
         let accounts = &self.state.accounts;
         let limit = self.rule.calls_per_chain;
         // That of the first link: whoever signs a later one may shorten the deadline, but not what is remembered.
@@ -190,7 +190,7 @@ impl Charging<'_> {
         let opened = accounts
             .charge_chain(&charged.key, of.effective.budget, opening)
             .map_err(|full| match full {
-                Full::TooFast(wait) => Attempt::Refused(
+                Full::TooFast(wait) => ChargeError::Refused(
                     Refusal::new(
                         Reason::NewChainRateLimited,
                         format!("{} starts chains too fast", self.from),
@@ -206,7 +206,7 @@ impl Charging<'_> {
 }
 
 /// Why a request was not charged.
-enum Attempt {
+enum ChargeError {
     Refused(Refusal),
     /// The peer's share of this map is used up, as far as is known before everything is tidied.
     NoRoom(Map),
@@ -228,12 +228,12 @@ impl Map {
     }
 }
 
-fn exhausted(full: Full, limit: &'static str, value: &impl std::fmt::Display) -> Attempt {
+fn exhausted(full: Full, limit: &'static str, value: &impl std::fmt::Display) -> ChargeError {
     match full {
-        Full::NoRoom => Attempt::NoRoom(Map::Counters),
+        Full::NoRoom => ChargeError::NoRoom(Map::Counters),
         Full::Limit | Full::TooFast(_) => {
             let detail = "the chain has made all the calls that it may make here";
-            Attempt::Refused(
+            ChargeError::Refused(
                 Refusal::new(Reason::ChainBudgetExhausted, detail).at_limit(limit, value),
             )
         }

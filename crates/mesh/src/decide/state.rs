@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use countersign_identity::SpiffeId;
+use countersign_identity::{Now, SpiffeId};
 use countersign_identity::bundle::Bundles;
 
-use super::Moment;
 use crate::limits::{Accounts, Capacity, FAILURE_RATE, Part, PeerState, Peers, Quota};
 use crate::verify::Caches;
 
@@ -41,12 +40,12 @@ impl State {
     }
 
     /// Now, or the latest time at which something was forgotten.
-    pub(crate) fn latest(&self, at: Moment) -> u64 {
+    pub(crate) fn latest(&self, at: Now) -> u64 {
         at.wall.as_secs().max(self.horizon.load(Ordering::Relaxed))
     }
 
     /// Forgets what is too old, one part of the maps per second.
-    pub(crate) fn tidy(&self, at: Moment) {
+    pub(crate) fn tidy(&self, at: Now) {
         let now = at.wall.as_secs();
         if self.tidied.load(Ordering::Relaxed) != now
             && self.tidied.swap(now, Ordering::Relaxed) != now
@@ -56,7 +55,7 @@ impl State {
     }
 
     /// Forgets everything that is too old, because a map has no room. At most once a second; whether it was done.
-    pub(crate) fn tidy_all(&self, at: Moment) -> bool {
+    pub(crate) fn tidy_all(&self, at: Now) -> bool {
         let now = at.wall.as_secs();
         let is_due = self.tidied_all.swap(now, Ordering::Relaxed) != now;
         if is_due {
@@ -75,7 +74,7 @@ impl State {
     }
 
     /// Charges a peer's failure bucket. A peer that there is no room for is not charged: its request was refused anyway.
-    pub(crate) fn charge_failure(&self, peer: &SpiffeId, at: Moment) {
+    pub(crate) fn charge_failure(&self, peer: &SpiffeId, at: Now) {
         if let Some(state) = self.peers.enter(peer, at.mono) {
             charge_failure(&state, at);
         }
@@ -83,6 +82,6 @@ impl State {
 }
 
 /// Charges a failure to a peer; a bucket that is empty stays so.
-pub(crate) fn charge_failure(peer: &PeerState, at: Moment) {
+pub(crate) fn charge_failure(peer: &PeerState, at: Now) {
     let _ = peer.failures.take(FAILURE_RATE, at.mono);
 }

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use countersign_identity::SpiffeId;
+use countersign_identity::{Now, SpiffeId};
 use countersign_identity::verify::PeerError;
 
 use super::charge::{ChainCharge, Charging, ROOM_DELAY};
 use super::limit::Effective;
-use super::{InboundRequest, Moment, PeerView, Permit, State};
+use super::{InboundRequest, PeerView, Permit, State};
 use crate::chain::certs::MAX_CERTS_LEN;
 use crate::chain::{Carrier, CertSet, Chain, FieldValue, MAX_CHAIN_LEN, Malformed};
 use crate::context::Context;
 use crate::limits::{FAILURE_RATE, MAX_AGE, MAX_AHEAD, MAX_DISORDER, PeerState, Presented};
 use crate::policy::action::Action;
-use crate::policy::rule::{AllowRule, ChainDemand, OriginateRule, Reach, Verify, Way};
+use crate::policy::rule::{AllowRule, ChainDemand, OriginateRule, MatchDepth, Verify, CallPath};
 use crate::policy::{Edge, Policy, Selected};
 use crate::refusal::{Reason, Refusal};
 use crate::verify::{Verification, check_peer};
@@ -22,12 +22,12 @@ pub(super) fn decide(
     state: &Arc<State>,
     policy: &Policy,
     request: &InboundRequest<'_>,
-    at: Moment,
+    at: Now,
 ) -> Result<Permit, Refusal> {
     let peer = peer(request, at)?;
     let known = state.peers.find(peer.id);
     let (action, edge) = admit(policy, request, &peer, known.as_deref(), at)?;
-    let attempt = Attempt {
+    let decision = Decision {
         state,
         policy,
         request,
@@ -36,13 +36,13 @@ pub(super) fn decide(
         edge,
         at,
     };
-    attempt
+    decision
         .run()
         .inspect_err(|_| state.charge_failure(peer.id, at))
 }
 
 /// Step 1: who speaks.
-fn peer<'a>(request: &InboundRequest<'a>, at: Moment) -> Result<PeerView<'a>, Refusal> {
+fn peer<'a>(request: &InboundRequest<'a>, at: Now) -> Result<PeerView<'a>, Refusal> {
     let none = |detail: String| Refusal::new(Reason::NoPeerIdentity, detail);
     let peer = request
         .peer
@@ -68,7 +68,7 @@ fn admit<'a, 'p>(
     request: &InboundRequest<'a>,
     peer: &PeerView<'a>,
     known: Option<&PeerState>,
-    at: Moment,
+    at: Now,
 ) -> Result<(Action<'a>, Edge<'p>), Refusal> {
     if let Some(wait) = known.and_then(|known| known.failures.wait(FAILURE_RATE, at.mono)) {
         let detail = format!("too many requests of {} failed", peer.id);
@@ -99,17 +99,17 @@ fn admit<'a, 'p>(
 }
 
 /// A request that passed step 2. Whatever fails from here on is charged to the peer.
-struct Attempt<'a, 'p> {
+struct Decision<'a, 'p> {
     state: &'a Arc<State>,
     policy: &'p Policy,
     request: &'a InboundRequest<'a>,
     peer: PeerView<'a>,
     action: Action<'a>,
     edge: Edge<'p>,
-    at: Moment,
+    at: Now,
 }
 
-impl<'p> Attempt<'_, 'p> {
+impl<'p> Decision<'_, 'p> {
     fn run(&self) -> Result<Permit, Refusal> {
         match self.read().map_err(malformed)? {
             None => self.without_chain(),
@@ -169,14 +169,14 @@ impl<'p> Attempt<'_, 'p> {
     /// A request without a chain: the chain's demand, step 7 and the edge's rate.
     fn without_chain(&self) -> Result<Permit, Refusal> {
         let via = [self.peer.id];
-        let way = Way {
+        let call_path = CallPath {
             originator: None,
             via: &via,
         };
-        let rule = match self.edge.select(&self.action, &way) {
+        let rule = match self.edge.select(&self.action, &call_path) {
             Some(Selected {
                 rule,
-                reach: Reach::Whole,
+                depth: MatchDepth::Whole,
             }) if rule.chain == ChainDemand::Optional => rule,
             other => {
                 let refusal = Refusal::new(Reason::ChainRequired, "the request carries no chain");
@@ -192,7 +192,7 @@ impl<'p> Attempt<'_, 'p> {
                 malformed(Malformed("certificates without a chain")).by_rule(Some(&rule.name))
             );
         }
-        self.check_denied(&way)?;
+        self.check_denied(&call_path)?;
         let peer = self.enter()?;
         self.check_peer(&peer, &peer.presented(self.peer.kid, self.peer.chain))
             .map_err(|why| Refusal::new(Reason::NoPeerIdentity, why.to_string()))?;
@@ -211,18 +211,18 @@ impl<'p> Attempt<'_, 'p> {
     fn with_chain(&self, chain: Chain, certs: Option<CertSet>) -> Result<Permit, Refusal> {
         self.check_addressed(&chain)?;
         let via: Vec<_> = chain.via().collect();
-        let way = Way {
+        let call_path = CallPath {
             originator: Some(chain.originator()),
             via: &via,
         };
         let selected = self
             .edge
-            .select(&self.action, &way)
+            .select(&self.action, &call_path)
             .ok_or_else(|| Refusal::new(Reason::EdgeDenied, "no allow rule names the edge"))?;
         let named = |refusal: Refusal| refusal.by_rule(Some(&selected.rule.name));
         let (originate, effective) = self.check_claims(&chain, selected.rule).map_err(named)?;
-        self.check_cycle(&way, selected.rule).map_err(named)?;
-        self.check_way(&way, &selected)?;
+        self.check_cycle(&call_path, selected.rule).map_err(named)?;
+        self.check_way(&call_path, &selected)?;
         self.finish(chain, certs, selected.rule, originate, &effective)
             .map_err(named)
     }
@@ -312,8 +312,8 @@ impl<'p> Attempt<'_, 'p> {
     }
 
     /// Step 6: how often this callee already stands in the chain.
-    fn check_cycle(&self, way: &Way<'_>, rule: &AllowRule) -> Result<(), Refusal> {
-        let before = way
+    fn check_cycle(&self, call_path: &CallPath<'_>, rule: &AllowRule) -> Result<(), Refusal> {
+        let before = call_path
             .via
             .iter()
             .filter(|id| **id == self.request.presented)
@@ -328,17 +328,17 @@ impl<'p> Attempt<'_, 'p> {
     }
 
     /// Step 7: the way that the chain came.
-    fn check_way(&self, way: &Way<'_>, selected: &Selected<'_>) -> Result<(), Refusal> {
-        self.check_denied(way)?;
-        let (reason, detail) = match selected.reach {
-            Reach::Whole => return Ok(()),
+    fn check_way(&self, call_path: &CallPath<'_>, selected: &Selected<'_>) -> Result<(), Refusal> {
+        self.check_denied(call_path)?;
+        let (reason, detail) = match selected.depth {
+            MatchDepth::Whole => return Ok(()),
             // Step 2 found the action under some rule of this edge, so no best rule ends there.
-            Reach::Edge => (Reason::ActionDenied, "the rule does not name the action"),
-            Reach::Action => (
+            MatchDepth::Edge => (Reason::ActionDenied, "the rule does not name the action"),
+            MatchDepth::Action => (
                 Reason::OriginatorDenied,
                 "the rule does not serve this originator",
             ),
-            Reach::Originator => (
+            MatchDepth::Originator => (
                 Reason::PathDenied,
                 "the chain did not come through those whom the rule demands",
             ),
@@ -346,8 +346,8 @@ impl<'p> Attempt<'_, 'p> {
         Err(Refusal::new(reason, detail).by_rule(Some(&selected.rule.name)))
     }
 
-    fn check_denied(&self, way: &Way<'_>) -> Result<(), Refusal> {
-        match self.edge.denied(&self.action, way) {
+    fn check_denied(&self, call_path: &CallPath<'_>) -> Result<(), Refusal> {
+        match self.edge.denied(&self.action, call_path) {
             None => Ok(()),
             Some(rule) => {
                 let refusal = Refusal::new(Reason::PathDenied, "a deny rule applies");

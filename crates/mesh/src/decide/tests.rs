@@ -4,4 +4,4 @@ mod claim;
 mod count;
 mod form;
 mod identity;
-mod way;
+mod call_path;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use countersign_identity::key::KeyError;
 use countersign_identity::{KeyId, KeyType, SigningKey, SpiffeId};
 
-use super::NotSent;
-use crate::chain::{Algorithm, Claims, PrefixHash, Start, codec};
+use super::OutboundError;
+use crate::chain::{Algorithm, Claims, PrefixHash, ChainStart, codec};
 
 /// One SVID generation, as far as it signs links. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -64,13 +64,13 @@ impl SigningIdentity {
     pub(crate) fn sign_link(
         &self,
         claims: &Claims,
-        start: Option<&Start>,
+        start: Option<&ChainStart>,
         before: &PrefixHash,
-    ) -> Result<Vec<u8>, NotSent> {
+    ) -> Result<Vec<u8>, OutboundError> {
         let protected = codec::encode_header(self.algorithm, &self.kid);
         let payload = codec::encode_claims(claims, start);
         let message = codec::to_be_signed(before, &protected, &payload);
-        let failed = |source| NotSent::Key {
+        let failed = |source| OutboundError::Key {
             id: self.id.clone(),
             source,
         };

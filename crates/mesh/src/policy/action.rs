@@ -16,20 +16,20 @@ pub struct Action<'a> {
 /// Why a request has no action that a policy could allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NotCanonical(&'static str);
+pub struct InvalidAction(&'static str);
 
 impl<'a> Action<'a> {
     /// The action of a request; the path as it was sent, without the query.
     ///
     /// # Errors
-    /// A target without a path, or a path that could be spelled in another way.
-    pub fn new(method: &'a str, path: &'a str) -> Result<Self, NotCanonical> {
+    /// A target without a path, or a path that could be spelled in another call_path.
+    pub fn new(method: &'a str, path: &'a str) -> Result<Self, InvalidAction> {
         check_path(path)?;
         if !is_method(method) {
-            return Err(NotCanonical("the method is not a token"));
+            return Err(InvalidAction("the method is not a token"));
         }
         if method.len() + 1 + path.len() > MAX_ACTION_LEN {
-            return Err(NotCanonical("method and path are longer than 1,024 bytes"));
+            return Err(InvalidAction("method and path are longer than 1,024 bytes"));
         }
         Ok(Self { method, path })
     }
@@ -63,26 +63,26 @@ fn is_method(method: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || is_mark(b))
 }
 
-fn check_path(path: &str) -> Result<(), NotCanonical> {
+fn check_path(path: &str) -> Result<(), InvalidAction> {
     let rest = path
         .strip_prefix('/')
-        .ok_or(NotCanonical("the request target has no path"))?;
+        .ok_or(InvalidAction("the request target has no path"))?;
     if !path.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(NotCanonical(
+        return Err(InvalidAction(
             "the path has a byte that is not visible ASCII",
         ));
     }
     // RFC 3986 has none, and much software takes it for a slash.
     if path.contains('\\') {
-        return Err(NotCanonical("the path has a backslash"));
+        return Err(InvalidAction("the path has a backslash"));
     }
     let mut segments = rest.split('/').peekable();
     while let Some(segment) = segments.next() {
         match segment {
             "" if segments.peek().is_some() => {
-                return Err(NotCanonical("the path has an empty segment"));
+                return Err(InvalidAction("the path has an empty segment"));
             }
-            "." | ".." => return Err(NotCanonical("the path has a dot segment")),
+            "." | ".." => return Err(InvalidAction("the path has a dot segment")),
             _ => check_escapes(segment)?,
         }
     }
@@ -90,22 +90,22 @@ fn check_path(path: &str) -> Result<(), NotCanonical> {
 }
 
 /// Every `%` has to begin an upper-case triplet that stands for something that cannot stand there plainly.
-fn check_escapes(segment: &str) -> Result<(), NotCanonical> {
+fn check_escapes(segment: &str) -> Result<(), InvalidAction> {
     let mut parts = segment.split('%');
     parts.next();
     for part in parts {
         let [high, low, ..] = part.as_bytes() else {
-            return Err(NotCanonical("the path has a % without two digits"));
+            return Err(InvalidAction("the path has a % without two digits"));
         };
         let (Some(high), Some(low)) = (hex(*high), hex(*low)) else {
-            return Err(NotCanonical(
+            return Err(InvalidAction(
                 "the path has a % without two upper-case hex digits",
             ));
         };
         let byte = high << 4 | low;
         let is_unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         if is_unreserved || matches!(byte, b'/' | b'\\') || byte.is_ascii_control() {
-            return Err(NotCanonical(
+            return Err(InvalidAction(
                 "the path encodes a letter, digit, mark, slash, backslash or control",
             ));
         }
@@ -201,7 +201,7 @@ impl ActionPattern {
     }
 
     /// Literal parts have to be such as stand in a canonical path, or the pattern could never match.
-    fn check_literals(&self) -> Result<(), NotCanonical> {
+    fn check_literals(&self) -> Result<(), InvalidAction> {
         let mut path = String::new();
         for segment in &self.segments {
             path.push('/');

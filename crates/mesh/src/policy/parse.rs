@@ -1,4 +1,4 @@
-//! Reads a policy text: HCL with positions, every fault reported together.
+//! Reads a policy text: HCL with positions, every error reported together.
 
 mod value;
 
@@ -12,7 +12,8 @@ use hcl_edit::structure::{Block, Structure};
 use self::value::{Reader, Section};
 use super::index::IdIndex;
 use super::rule::{AllowRule, ChainDemand, DenyRule, OriginateRule, Verify};
-use super::{InvalidPolicy, MAX_POLICY_LEN};
+use super::error::nearest;
+use super::{InvalidPolicy, MAX_POLICY_LEN, PolicyErrorKind};
 use crate::chain::codec::{MAX_HOPS, MAX_LIFETIME};
 use crate::limits::{
     DEFAULT_BUDGET, DEFAULT_CALLS_PER_CHAIN, DEFAULT_DEADLINE, DEFAULT_MAX_HOPS, DEFAULT_RATE, Rate,
@@ -118,23 +119,21 @@ impl Default for Defaults {
 pub(super) fn parse(text: &str) -> Result<Rules, InvalidPolicy> {
     let mut reader = Reader::new(text);
     if text.len() > MAX_POLICY_LEN {
-        reader.fault(
-            0,
+        reader.error(0, PolicyErrorKind::TooLarge,
             format!(
                 "the policy has {} bytes; at most {MAX_POLICY_LEN} are allowed",
                 text.len()
             ),
         );
-        return Err(reader.into_faults());
+        return Err(reader.into_invalid());
     }
     let body = match hcl_edit::parser::parse_body(text) {
         Ok(body) => body,
         Err(error) => {
-            reader.fault(
-                error.location().offset(),
+            reader.error(error.location().offset(), PolicyErrorKind::Syntax,
                 format!("this is not HCL: {}", error.message()),
             );
-            return Err(reader.into_faults());
+            return Err(reader.into_invalid());
         }
     };
     let mut blocks = Vec::new();
@@ -144,7 +143,7 @@ pub(super) fn parse(text: &str) -> Result<Rules, InvalidPolicy> {
             Structure::Attribute(attribute) => {
                 let at = attribute.key.span().map_or(0, |span| span.start);
                 let message = format!("{:?} stands outside any block", attribute.key.as_str());
-                reader.fault(at, message);
+                reader.error(at, PolicyErrorKind::Misplaced, message);
             }
         }
     }
@@ -189,11 +188,11 @@ fn read_blocks(reader: &mut Reader<'_>, blocks: &[&Block]) -> Rules {
             }
             other => {
                 let at = block.ident.span().map_or(0, |span| span.start);
-                reader.fault(
-                    at,
+                reader.error_near(at, PolicyErrorKind::UnknownBlock,
                     format!(
                         "unknown block {other:?}: there are defaults, originate, allow and deny"
                     ),
+                    nearest(other, ["defaults", "originate", "allow", "deny"]),
                 );
             }
         }
@@ -212,14 +211,13 @@ fn read_defaults(reader: &mut Reader<'_>, blocks: &[&Block]) -> Defaults {
     };
     for second in found {
         let at = second.ident.span().map_or(0, |span| span.start);
-        reader.fault(
-            at,
-            "there is a second defaults block; write all defaults into one".into(),
+        reader.error(at, PolicyErrorKind::RuleName,
+            "there is a second defaults block; write all defaults into one",
         );
     }
     if let Some(label) = block.labels.first() {
         let at = label.span().map_or(0, |span| span.start);
-        reader.fault(at, "a defaults block has no name".into());
+        reader.error(at, PolicyErrorKind::Misplaced, "a defaults block has no name");
     }
     let section = reader.section(block, "defaults", DEFAULTS);
     if let Some(hops) = reader.number(&section, "max_hops", 1, MAX_HOPS.into()) {
@@ -244,8 +242,7 @@ fn rule_name(
     let kind = block.ident.as_str();
     let at = block.ident.span().map_or(0, |span| span.start);
     let [label] = block.labels.as_slice() else {
-        reader.fault(
-            at,
+        reader.error(at, PolicyErrorKind::RuleName,
             format!("a rule has one name: {kind} \"what the rule is for\" {{ ... }}"),
         );
         return Arc::from("");
@@ -253,10 +250,10 @@ fn rule_name(
     let at = label.span().map_or(at, |span| span.start);
     let name = label.as_str();
     if name.trim().is_empty() {
-        reader.fault(at, "the rule's name is empty".into());
+        reader.error(at, PolicyErrorKind::RuleName, "the rule's name is empty");
     }
     if let Some(line) = names.insert(name.to_owned(), reader.line_of(at)) {
-        reader.fault(at, format!("the name {name:?} is taken by the rule in line {line}; every decision names its rule"));
+        reader.error(at, PolicyErrorKind::RuleName, format!("the name {name:?} is taken by the rule in line {line}; every decision names its rule"));
     }
     name.into()
 }
@@ -362,8 +359,7 @@ fn check_optional(reader: &mut Reader<'_>, rules: &Rules, optional: &[(usize, us
             .unwrap_or_default()
         {
             let Some(id) = pattern.exact() else {
-                reader.fault(
-                    *at,
+                reader.error(*at, PolicyErrorKind::InvalidValue,
                     format!("with chain = \"optional\", from must name exact IDs, not {pattern}"),
                 );
                 continue;
@@ -377,8 +373,7 @@ fn check_optional(reader: &mut Reader<'_>, rules: &Rules, optional: &[(usize, us
                     "may start chains ({:?}), so it has to send them",
                     other.name
                 );
-                reader.fault(
-                    *at,
+                reader.error(*at, PolicyErrorKind::Conflict,
                     format!("with chain = \"optional\", {id} cannot stand in from: it {why}"),
                 );
             }
@@ -387,8 +382,7 @@ fn check_optional(reader: &mut Reader<'_>, rules: &Rules, optional: &[(usize, us
                     "receives calls ({:?}), so it has to pass their chains on",
                     other.name
                 );
-                reader.fault(
-                    *at,
+                reader.error(*at, PolicyErrorKind::Conflict,
                     format!("with chain = \"optional\", {id} cannot stand in from: it {why}"),
                 );
             }

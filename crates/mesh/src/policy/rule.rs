@@ -90,13 +90,13 @@ pub struct DenyRule {
     pub actions: Option<Vec<ActionPattern>>,
     /// The originators; `None` for all.
     pub originators: Option<Vec<IdPattern>>,
-    /// Who the chain must have come through; `None` for any way.
+    /// Who the chain must have come through; `None` for any call_path.
     pub deny_if_via: Option<Vec<IdPattern>>,
 }
 
 /// How far a request came with a rule, the furthest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reach {
+pub enum MatchDepth {
     /// The rule names the edge, not the action.
     Edge,
     /// And the action, not the originator.
@@ -109,7 +109,7 @@ pub enum Reach {
 
 /// The way of a chain: its originator, and everyone before the callee.
 #[derive(Clone, Copy, Debug)]
-pub struct Way<'a> {
+pub struct CallPath<'a> {
     /// `None` for a request without a chain.
     pub originator: Option<&'a SpiffeId>,
     /// The originator and all callees but the last; the peer alone for a request without a chain.
@@ -127,40 +127,40 @@ fn any_action(patterns: &[ActionPattern], action: &Action<'_>) -> bool {
 impl AllowRule {
     /// How far the rule goes for this action and way; its edge matched already.
     #[must_use]
-    pub fn reach(&self, action: &Action<'_>, way: &Way<'_>) -> Reach {
+    pub fn match_depth(&self, action: &Action<'_>, call_path: &CallPath<'_>) -> MatchDepth {
         if !any_action(&self.actions, action) {
-            return Reach::Edge;
+            return MatchDepth::Edge;
         }
         // Without a chain there is no originator, and rules about the chain's way never match.
-        let serves = |patterns: &Vec<IdPattern>| way.originator.is_some_and(|id| any(patterns, id));
+        let serves = |patterns: &Vec<IdPattern>| call_path.originator.is_some_and(|id| any(patterns, id));
         if !self.originators.as_ref().is_none_or(serves) {
-            return Reach::Action;
+            return MatchDepth::Action;
         }
         let came = |pattern: &IdPattern| {
-            way.originator.is_some() && way.via.iter().any(|id| pattern.matches(id))
+            call_path.originator.is_some() && call_path.via.iter().any(|id| pattern.matches(id))
         };
         if !self.require_via.iter().all(came) {
-            return Reach::Originator;
+            return MatchDepth::Originator;
         }
-        Reach::Whole
+        MatchDepth::Whole
     }
 }
 
 impl DenyRule {
     /// Whether the rule refuses this action on this way; its edge matched already.
     #[must_use]
-    pub fn applies(&self, action: &Action<'_>, way: &Way<'_>) -> bool {
+    pub fn applies(&self, action: &Action<'_>, call_path: &CallPath<'_>) -> bool {
         self.actions
             .as_ref()
             .is_none_or(|patterns| any_action(patterns, action))
             && self
                 .originators
                 .as_ref()
-                .is_none_or(|patterns| way.originator.is_some_and(|id| any(patterns, id)))
+                .is_none_or(|patterns| call_path.originator.is_some_and(|id| any(patterns, id)))
             && self
                 .deny_if_via
                 .as_ref()
-                .is_none_or(|patterns| way.via.iter().any(|id| any(patterns, id)))
+                .is_none_or(|patterns| call_path.via.iter().any(|id| any(patterns, id)))
     }
 }
 

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use super::rule::{ChainDemand, Verify};
 use super::*;
 
-fn faults(text: &str) -> Vec<String> {
+fn errors(text: &str) -> Vec<String> {
     Policy::parse(text)
         .unwrap_err()
-        .faults
+        .errors()
         .iter()
         .map(ToString::to_string)
         .collect()
@@ -127,7 +127,7 @@ fn without_defaults_the_documented_ones_hold() {
 }
 
 #[test]
-fn every_fault_is_reported_with_its_line_and_column() {
+fn every_error_is_reported_with_its_line_and_column() {
     let text = r#"allow "one" {
   from    = ["spiffe://td/a", "spiffe://TD/b"]
   to      = []
@@ -153,7 +153,7 @@ originate "two" {
   deadline  = "25h"
 }
 "#;
-    let found = faults(text);
+    let found = errors(text);
     let expected = [
         ("1:1", "allow needs \"actions\""),
         ("2:31", "trust domain characters"),
@@ -177,17 +177,37 @@ originate "two" {
         ("23:15", "write a time from 1s to 24h"),
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
-    for (fault, (place, words)) in found.iter().zip(expected) {
+    for (error, (place, words)) in found.iter().zip(expected) {
         assert!(
-            fault.starts_with(&format!("{place}: ")) && fault.contains(words),
-            "{fault} / {place} {words}"
+            error.starts_with(&format!("{place}: ")) && error.contains(words),
+            "{error} / {place} {words}"
         );
     }
 }
 
 #[test]
-fn an_attribute_that_stands_twice_is_a_fault_and_never_the_last_word() {
-    let found = faults(
+fn an_unknown_name_comes_with_the_known_name_near_it() {
+    let text = "allow \"x\" {\n  max_hop = 3\n  colour = 1\n}\nalow \"y\" {}\n";
+    let invalid = Policy::parse(text).unwrap_err();
+    let found: Vec<_> = invalid
+        .errors()
+        .iter()
+        .map(|error| (error.line, error.kind, error.near))
+        .filter(|(_, kind, _)| *kind != PolicyErrorKind::Missing)
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (2, PolicyErrorKind::UnknownAttribute, Some("max_hops")),
+            (3, PolicyErrorKind::UnknownAttribute, None),
+            (5, PolicyErrorKind::UnknownBlock, Some("allow")),
+        ]
+    );
+}
+
+#[test]
+fn an_attribute_that_stands_twice_is_an_error_and_never_the_last_word() {
+    let found = errors(
         r#"
 deny "x" {
   to = ["spiffe://td/payments"]
@@ -208,33 +228,33 @@ fn attributes_of_later_parts_are_not_supported_yet() {
         "stream_messages",
         "mode",
     ] {
-        let found = faults(&format!("allow \"r\" {{\n  {name} = true\n}}"));
+        let found = errors(&format!("allow \"r\" {{\n  {name} = true\n}}"));
         assert!(
             found
                 .iter()
-                .any(|fault| *fault == format!("2:3: {name:?} is not supported yet")),
+                .any(|error| *error == format!("2:3: {name:?} is not supported yet")),
             "{found:?}"
         );
     }
     for name in ["mode", "same"] {
-        let found = faults(&format!("defaults {{\n  {name} = true\n}}"));
+        let found = errors(&format!("defaults {{\n  {name} = true\n}}"));
         assert_eq!(found, [format!("2:3: {name:?} is not supported yet")]);
     }
 }
 
 #[test]
 fn a_text_that_is_not_hcl_is_refused_where_it_stops_to_be() {
-    let found = faults("allow \"x\" {\n  from = [\n}");
+    let found = errors("allow \"x\" {\n  from = [\n}");
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("3:1: this is not HCL"), "{found:?}");
     assert!(
-        faults("allow \"x\" {\n  to = [\"spiffe://${td}/a\"]\n}")
+        errors("allow \"x\" {\n  to = [\"spiffe://${td}/a\"]\n}")
             .iter()
             .any(|f| f.contains("without templates"))
     );
-    assert!(faults("allow {\n}")[0].contains("a rule has one name"));
+    assert!(errors("allow {\n}")[0].contains("a rule has one name"));
     assert!(
-        faults("allow \"\" {\n}")
+        errors("allow \"\" {\n}")
             .iter()
             .any(|f| f.contains("name is empty"))
     );
@@ -244,7 +264,7 @@ fn a_text_that_is_not_hcl_is_refused_where_it_stops_to_be() {
 fn a_policy_over_its_size_is_refused() {
     let comment = "#".repeat(MAX_POLICY_LEN - 1);
     assert!(Policy::parse(&format!("{comment}\n")).is_ok());
-    assert!(faults(&format!("{comment}\n\n"))[0].contains("at most 2097152 are allowed"));
+    assert!(errors(&format!("{comment}\n\n"))[0].contains("at most 2097152 are allowed"));
 }
 
 #[test]
@@ -262,14 +282,14 @@ fn deeply_nested_text_is_refused_and_not_followed() {
         "a[",
     ] {
         let deep = format!("allow \"x\" {{\n from = {}\n}}", piece.repeat(100_000));
-        assert_eq!(faults(&deep).len(), 1, "{piece}");
+        assert_eq!(errors(&deep).len(), 1, "{piece}");
     }
-    assert_eq!(faults(&"a {\n".repeat(100_000)).len(), 1);
+    assert_eq!(errors(&"a {\n".repeat(100_000)).len(), 1);
     // Long without being deep: every piece is read, and none is a string.
     let chain = format!("allow \"x\" {{\n from = a{}\n}}", ".b".repeat(100_000));
-    assert!(!faults(&chain).is_empty());
+    assert!(!errors(&chain).is_empty());
     let sum = format!("allow \"x\" {{\n from = 1{}\n}}", " + 1".repeat(100_000));
-    assert!(!faults(&sum).is_empty());
+    assert!(!errors(&sum).is_empty());
 }
 
 #[test]
@@ -286,9 +306,9 @@ allow "probes" {
   chain   = "optional"
 }
 "#;
-    let found = faults(text);
+    let found = errors(text);
     assert_eq!(found.len(), 3, "{found:?}");
-    assert!(found.iter().all(|fault| fault.starts_with("7:13: ")));
+    assert!(found.iter().all(|error| error.starts_with("7:13: ")));
     assert!(
         found[0].contains("may start chains")
             && found[1].contains("receives calls")
@@ -321,39 +341,39 @@ fn the_first_rule_that_matches_wholly_decides_else_the_one_that_came_furthest() 
             .map(|name| id(&format!("spiffe://td/{name}")))
             .collect();
         let via: Vec<_> = via.iter().collect();
-        let way = Way {
+        let call_path = CallPath {
             originator: Some(&originator),
             via: &via,
         };
         let selected = policy
             .edge(&from, &to)
-            .select(&Action::new("POST", path).unwrap(), &way)
+            .select(&Action::new("POST", path).unwrap(), &call_path)
             .unwrap();
-        (selected.rule.name.to_string(), selected.reach)
+        (selected.rule.name.to_string(), selected.depth)
     };
     assert_eq!(
         select("a", &["a", "w"], "/x"),
-        ("whole".to_owned(), Reach::Whole)
+        ("whole".to_owned(), MatchDepth::Whole)
     );
     assert_eq!(
         select("a", &["a", "v"], "/x"),
-        ("other way".to_owned(), Reach::Whole)
+        ("other way".to_owned(), MatchDepth::Whole)
     );
     assert_eq!(
         select("a", &["a", "b"], "/x"),
-        ("other way".to_owned(), Reach::Originator)
+        ("other way".to_owned(), MatchDepth::Originator)
     );
     assert_eq!(
         select("b", &["b"], "/x"),
-        ("whole".to_owned(), Reach::Originator)
+        ("whole".to_owned(), MatchDepth::Originator)
     );
     assert_eq!(
         select("o", &["o"], "/x"),
-        ("other originator".to_owned(), Reach::Whole)
+        ("other originator".to_owned(), MatchDepth::Whole)
     );
     assert_eq!(
         select("a", &["a"], "/y"),
-        ("other action".to_owned(), Reach::Edge)
+        ("other action".to_owned(), MatchDepth::Edge)
     );
 }
 
@@ -425,22 +445,22 @@ proptest! {
         let policy = Policy::parse(&text).unwrap();
         let action = Action::new("POST", path).unwrap();
         let via: Vec<_> = ids.iter().skip(2).collect();
-        for way in [Way { originator: via.first().copied(), via: &via }, Way { originator: None, via: &via[..1] }] {
+        for call_path in [CallPath { originator: via.first().copied(), via: &via }, CallPath { originator: None, via: &via[..1] }] {
             let (from, to) = (&ids[0], &ids[1]);
             let names = |patterns: &[pattern::IdPattern], id: &SpiffeId| patterns.iter().any(|p| p.matches(id));
             let edge = policy.edge(from, to);
             let on_edge: Vec<_> =
                 policy.allow_rules().iter().filter(|r| names(&r.from, from) && names(&r.to, to)).collect();
             prop_assert_eq!(edge.is_named(), !on_edge.is_empty());
-            prop_assert_eq!(edge.allows(&action), on_edge.iter().any(|r| r.reach(&action, &way) > Reach::Edge));
-            let best = on_edge.iter().map(|r| r.reach(&action, &way)).max();
-            let naive = on_edge.iter().find(|r| Some(r.reach(&action, &way)) == best);
-            let selected = edge.select(&action, &way);
+            prop_assert_eq!(edge.allows(&action), on_edge.iter().any(|r| r.match_depth(&action, &call_path) > MatchDepth::Edge));
+            let best = on_edge.iter().map(|r| r.match_depth(&action, &call_path)).max();
+            let naive = on_edge.iter().find(|r| Some(r.match_depth(&action, &call_path)) == best);
+            let selected = edge.select(&action, &call_path);
             prop_assert_eq!(selected.as_ref().map(|s| &s.rule.name), naive.map(|r| &r.name));
             let denied = policy.deny_rules().iter().find(|r| {
-                names(&r.to, to) && r.from.as_ref().is_none_or(|f| names(f, from)) && r.applies(&action, &way)
+                names(&r.to, to) && r.from.as_ref().is_none_or(|f| names(f, from)) && r.applies(&action, &call_path)
             });
-            prop_assert_eq!(edge.denied(&action, &way).map(|r| &r.name), denied.map(|r| &r.name));
+            prop_assert_eq!(edge.denied(&action, &call_path).map(|r| &r.name), denied.map(|r| &r.name));
             let starts = policy.originate_rules().iter().find(|r| r.names(from));
             prop_assert_eq!(policy.originate(from).map(|r| &r.name), starts.map(|r| &r.name));
         }

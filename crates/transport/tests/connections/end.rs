@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_identity::tls::{ALPN_HTTP11, ClientAuth, Expect, TlsVersions};
+use countersign_identity::tls::{ALPN_HTTP11, ClientAuth, ExpectedPeer, TlsVersions};
 use countersign_transport::clock::TestClock;
 use countersign_transport::dial::TlsConnector;
 use countersign_transport::drain::Drained;
@@ -64,7 +64,7 @@ async fn cutting_ends_http1_too_even_while_another_request_waits_behind_the_hang
     let config = tls
         .client(
             Some(&svid),
-            Expect::Anyone,
+            ExpectedPeer::Anyone,
             TlsVersions::Only13,
             &[ALPN_HTTP11],
         )
@@ -156,7 +156,7 @@ async fn a_new_identity_closes_http1_connections_after_the_running_exchange() {
     let server = Server::start(DEFAULTS).await;
     let tls = server.domain.tls();
     let config = Arc::new(
-        tls.client(None, Expect::Anyone, TlsVersions::Only13, &[ALPN_HTTP11])
+        tls.client(None, ExpectedPeer::Anyone, TlsVersions::Only13, &[ALPN_HTTP11])
             .unwrap(),
     );
     let mut busy = Caller::http1(server.connector(Arc::clone(&config)).dial().await.unwrap()).await;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use countersign_identity::tls::{ALPN_H2, ClientAuth, Expect, TlsVersions};
+use countersign_identity::tls::{ALPN_H2, ClientAuth, ExpectedPeer, TlsVersions};
 use countersign_transport::dial::{Cause, TlsConnector};
 use countersign_transport::serve::Http;
 use countersign_transport::{ServeOptions, limits};
@@ -220,7 +220,7 @@ async fn a_client_can_tell_apart_what_went_wrong() {
         Cause::UnknownAuthority
     );
 
-    let other = Expect::Exactly(domain.svid("/other", HOUR).id().clone());
+    let other = ExpectedPeer::Exactly(domain.svid("/other", HOUR).id().clone());
     let wrong = domain
         .tls()
         .client(None, other, TlsVersions::Only13, &[ALPN_H2])

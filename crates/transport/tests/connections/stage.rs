@@ -14,7 +14,7 @@ use countersign_identity::bundle::{Bundle, BundleSet};
 use countersign_identity::csr::PublicKey;
 use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
 use countersign_identity::tls::{
-    ALPN_H2, ALPN_HTTP11, ClientAuth, Expect, TlsContext, TlsVersions,
+    ALPN_H2, ALPN_HTTP11, ClientAuth, ExpectedPeer, TlsContext, TlsVersions,
 };
 use countersign_identity::{KeyType, PrivateKey, SigningKey, TrustDomain, UnixTime, X509Svid};
 use countersign_transport::clock::{RustlsTime, TestClock};
@@ -87,7 +87,7 @@ impl Domain {
         let alpn = [ALPN_H2, ALPN_HTTP11];
         let config = self
             .tls()
-            .server(svid, auth, Expect::Anyone, TlsVersions::Only13, &alpn)
+            .server(svid, auth, ExpectedPeer::Anyone, TlsVersions::Only13, &alpn)
             .unwrap();
         Arc::new(Presented {
             config: Arc::new(config),
@@ -100,7 +100,7 @@ impl Domain {
     pub(crate) fn client(&self, svid: Option<&X509Svid>) -> Arc<rustls::ClientConfig> {
         Arc::new(
             self.tls()
-                .client(svid, Expect::Anyone, TlsVersions::Only13, &[ALPN_H2])
+                .client(svid, ExpectedPeer::Anyone, TlsVersions::Only13, &[ALPN_H2])
                 .unwrap(),
         )
     }

@@ -226,7 +226,7 @@ plugins {{
     /// A connection with this SVID, or the handshake's failure.
     async fn dial(&self, svid: Option<&X509Svid>) -> Result<Channel, Met> {
         let server = id("spiffe://example.org/spire/server");
-        let expect = Expect::Exactly(server);
+        let expect = ExpectedPeer::Exactly(server);
         let config = self
             .tls
             .client(svid, expect, TlsVersions::From12, &[ALPN_H2]);

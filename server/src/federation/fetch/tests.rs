@@ -88,7 +88,7 @@ impl Foreign {
         let public = PublicKey::of(&key).unwrap();
         let issued = self.ca.issue(&template, &public, NOW).unwrap();
         let svid = X509Svid::new(issued.chain, key).unwrap();
-        let (auth, anyone) = (ClientAuth::Never, Expect::Anyone);
+        let (auth, anyone) = (ClientAuth::Never, ExpectedPeer::Anyone);
         let config = self
             .tls()
             .server(&svid, auth, anyone, TlsVersions::From12, &[ALPN_HTTP11])

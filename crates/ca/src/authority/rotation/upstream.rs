@@ -9,7 +9,7 @@ use std::time::Duration;
 use countersign_identity::Bundle;
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::issue::authority_request;
-use countersign_identity::minted::{self, InvalidMinted};
+use countersign_identity::issued_ca::{self, InvalidIssuedCa};
 use countersign_transport::backoff::Backoff;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -145,7 +145,7 @@ impl Rotation {
         chain.retain(|der| !roots.iter().any(|root| root.der() == der));
         let (now, signer) = (self.clock.now(), key.signer());
         let (whole, known) = (chain.clone(), roots.clone());
-        let check = move || minted::authority(&trust_domain, &whole, &known, signer, now);
+        let check = move || issued_ca::authority(&trust_domain, &whole, &known, signer, now);
         let certificate = blocking_job(check).await??.authority().clone();
         Ok(Certified {
             authority: X509 {
@@ -198,14 +198,14 @@ impl Rotation {
     async fn leads_to(
         &self,
         roots: &[X509Authority],
-    ) -> Result<Result<(), InvalidMinted>, RotationError> {
+    ) -> Result<Result<(), InvalidIssuedCa>, RotationError> {
         let Some((slot, key)) = self.with_key(self.journal.x509.active()) else {
             return Ok(Ok(()));
         };
         let ca = slot.issuing_ca(key)?;
         let (domain, roots) = (self.settings().trust_domain.clone(), roots.to_vec());
         let now = self.clock.now();
-        blocking_job(move || minted::anchored(&domain, &ca, &roots, now)).await
+        blocking_job(move || issued_ca::anchored(&domain, &ca, &roots, now)).await
     }
 
     async fn mirror(&mut self, above: &UpstreamBundle) -> Result<(), RotationError> {

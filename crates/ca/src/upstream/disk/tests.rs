@@ -90,7 +90,7 @@ async fn mint(disk: &Disk) -> Minted {
     let request = authority_request(&td(), &Subject::authority(), &key).unwrap();
     let answer = disk.mint_x509_ca(request, HOUR).await.unwrap();
     let now = UnixTime::from_secs(NOW);
-    let ca = minted::authority(&td(), &answer.chain, &answer.roots, Arc::new(key), now).unwrap();
+    let ca = issued_ca::authority(&td(), &answer.chain, &answer.roots, Arc::new(key), now).unwrap();
     assert_eq!(ca.authority().not_after(), now.after(HOUR));
     answer
 }

@@ -30,8 +30,8 @@ fn claims(n: usize) -> Claims {
     }
 }
 
-fn start() -> Start {
-    Start {
+fn start() -> ChainStart {
+    ChainStart {
         iss: workload(0),
         chain: ChainId::from_bytes([9; 16]),
     }
@@ -429,7 +429,7 @@ fn any_chain() -> impl Strategy<Value = Vec<u8>> {
                 .iter()
                 .enumerate()
                 .fold(Vec::new(), |bytes, (i, (claims, kid))| {
-                    let start = Start {
+                    let start = ChainStart {
                         iss: workload(0),
                         chain: ChainId::from_bytes(id),
                     };

@@ -1,6 +1,6 @@
 //! What links may claim: cases 3, 4 and 9.
 
-use crate::outbound::{Grant, NotSent, Origin};
+use crate::outbound::{Grant, OutboundError, CallOrigin};
 use crate::policy::Policy;
 use crate::refusal::Reason;
 use crate::world::{Forged, NOW, OPEN, World, reason};
@@ -114,11 +114,11 @@ fn case_04_a_first_link_over_its_rule_is_clamped() {
     };
     let permit = world.try_forged(&["a", "b"], greedy).unwrap();
     let context = permit.context().unwrap();
-    assert_eq!((context.max_hops(), context.rest()), (5, 256));
+    assert_eq!((context.max_hops(), context.remaining()), (5, 256));
     assert_eq!(context.deadline().as_secs(), NOW + 300);
     // And what B makes of it stays below.
     let call = world
-        .prepare("b", Origin::Context(context), "c", Grant::Exactly(u16::MAX))
+        .prepare("b", CallOrigin::Context(context), "c", Grant::Exactly(u16::MAX))
         .unwrap();
     assert_eq!(
         (call.granted(), call.deadline().as_secs()),
@@ -164,10 +164,10 @@ fn a_link_below_a_budget_of_zero_is_refused() {
 #[test]
 fn case_09_five_hops_pass_and_the_sixth_does_not() {
     let world = World::new(OPEN);
-    let way = ["a", "b", "c", "d", "e", "f"];
-    let mut rests = Vec::new();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let mut remaining = Vec::new();
     let mut context = world.start("a");
-    for pair in way.windows(2) {
+    for pair in names.windows(2) {
         let permit = world
             .call_at(
                 &world.fresh_engine(),
@@ -178,12 +178,12 @@ fn case_09_five_hops_pass_and_the_sixth_does_not() {
             )
             .unwrap();
         context = permit.context().unwrap().clone();
-        rests.push(context.rest());
+        remaining.push(context.remaining());
     }
     assert_eq!(context.hop(), 5);
-    assert_eq!(rests, [63, 15, 3, 1, 0]);
-    match world.prepare("f", Origin::Context(&context), "g", Grant::ByRule) {
-        Err(NotSent::Refused(refusal)) => {
+    assert_eq!(remaining, [63, 15, 3, 1, 0]);
+    match world.prepare("f", CallOrigin::Context(&context), "g", Grant::ByRule) {
+        Err(OutboundError::Refused(refusal)) => {
             assert_eq!(refusal.reason(), Reason::HopLimitExceeded);
             assert_eq!(
                 (refusal.hop(), refusal.limit().unwrap().to_string()),
@@ -218,9 +218,9 @@ fn case_09_five_straight_calls_fit_from_any_ledger_of_at_least_five() {
     }
     let world = World::new(&policy(0));
     let start = world.start("a");
-    let refused = world.prepare("a", Origin::Context(&start), "b", Grant::ByRule);
+    let refused = world.prepare("a", CallOrigin::Context(&start), "b", Grant::ByRule);
     assert!(
-        matches!(refused, Err(NotSent::Refused(r)) if r.reason() == Reason::ChainBudgetExhausted)
+        matches!(refused, Err(OutboundError::Refused(r)) if r.reason() == Reason::ChainBudgetExhausted)
     );
 }
 
@@ -261,8 +261,8 @@ fn the_effective_hop_limit_sticks() {
     let at_c = world.call("b", &at_b, "c", Grant::ByRule).unwrap();
     let at_c = at_c.context().unwrap();
     assert_eq!(at_c.chain().unwrap().last().unwrap().claims.max_hops, 2);
-    let refused = world.prepare("c", Origin::Context(at_c), "d", Grant::ByRule);
-    assert!(matches!(refused, Err(NotSent::Refused(r)) if r.reason() == Reason::HopLimitExceeded));
+    let refused = world.prepare("c", CallOrigin::Context(at_c), "d", Grant::ByRule);
+    assert!(matches!(refused, Err(OutboundError::Refused(r)) if r.reason() == Reason::HopLimitExceeded));
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use countersign_identity::bundle::Bundles;
 
-use crate::decide::{Engine, Fields};
+use crate::decide::{Engine, FieldValues};
 use crate::limits::Capacity;
-use crate::outbound::{Grant, Origin};
+use crate::outbound::{Grant, CallOrigin};
 use crate::refusal::Reason;
 use crate::world::{Forged, OPEN, Trust, World, fresh, reason};
 
@@ -174,7 +174,7 @@ fn case_10_a_fan_out_ends_at_the_budget() {
         let share = context.split(std::num::NonZeroU16::new(2).unwrap());
         let next = if name == "b" { "c" } else { "b" };
         for _ in 0..2 {
-            let Ok(call) = world.prepare(name, Origin::Context(&context), next, share) else {
+            let Ok(call) = world.prepare(name, CallOrigin::Context(&context), next, share) else {
                 continue;
             };
             calls += 1;
@@ -221,17 +221,17 @@ fn a_refused_call_gives_back_its_grant_and_keeps_the_one() {
     let world = World::new(OPEN);
     let work = world.start("a");
     let call = world
-        .prepare("a", Origin::Context(&work), "b", Grant::Exactly(100))
+        .prepare("a", CallOrigin::Context(&work), "b", Grant::Exactly(100))
         .unwrap();
-    assert_eq!(work.rest(), 155);
+    assert_eq!(work.remaining(), 155);
     call.refused(Reason::EdgeDenied);
     call.refused(Reason::EdgeDenied);
-    assert_eq!(work.rest(), 255);
+    assert_eq!(work.remaining(), 255);
     let call = world
-        .prepare("a", Origin::Context(&work), "b", Grant::Exactly(100))
+        .prepare("a", CallOrigin::Context(&work), "b", Grant::Exactly(100))
         .unwrap();
     call.refused(Reason::PolicyDenied);
-    assert_eq!(work.rest(), 154);
+    assert_eq!(work.remaining(), 154);
 }
 
 #[test]
@@ -387,7 +387,7 @@ fn case_13_a_clock_going_back_refills_nothing() {
         world.pass(60);
         let _ = world.engine.decide(
             &world.policy,
-            &world.request("a", "b", Fields::default()),
+            &world.request("a", "b", FieldValues::default()),
             world.at(),
         );
     }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use countersign_identity::KeyType;
 
 use crate::chain::{Carrier, CertSet, FieldValue, NO_LINKS, codec};
-use crate::decide::{Fields, InboundRequest};
-use crate::outbound::{Grant, NotSent, Origin};
+use crate::decide::{FieldValues, InboundRequest};
+use crate::outbound::{Grant, OutboundError, CallOrigin};
 use crate::refusal::Reason;
 use crate::world::{Forged, NOW, OPEN, Workload, World, reason};
 
@@ -21,65 +21,65 @@ fn case_05_fields_have_one_form_each() {
     let (http_certs, grpc_certs) = (Carrier::Http.write(&certs), Carrier::Grpc.write(&certs));
     let one =
         |text: &'_ str| FieldValue::One(Box::leak(text.to_owned().into_boxed_str()).as_bytes());
-    let fields = Fields {
+    let fields = FieldValues {
         chain: one(&http),
         certs: one(&http_certs),
-        ..Fields::default()
+        ..FieldValues::default()
     };
     let bad = [
-        Fields {
+        FieldValues {
             chain: FieldValue::Several,
             ..fields
         },
-        Fields {
+        FieldValues {
             certs: FieldValue::Several,
             ..fields
         },
-        Fields {
+        FieldValues {
             chain: one(&format!("{http},{http}")),
             ..fields
         },
-        Fields {
+        FieldValues {
             chain: one(&format!("{http};a")),
             ..fields
         },
-        Fields {
+        FieldValues {
             chain: one(http.trim_matches(':')),
             ..fields
         },
-        Fields {
+        FieldValues {
             chain: one(&format!(":{grpc}:")),
             ..fields
         },
-        Fields {
+        FieldValues {
             chain_bin: one(&grpc),
             ..fields
         },
-        Fields {
+        FieldValues {
             certs_bin: one(&grpc_certs),
             ..fields
         },
-        Fields {
+        FieldValues {
             chain_bin: FieldValue::Several,
             ..fields
         },
-        Fields {
+        FieldValues {
             chain: one(&grpc),
             ..fields
         },
-        Fields {
+        FieldValues {
             certs: one(&grpc_certs),
             ..fields
         },
-        Fields {
+        FieldValues {
             certs: one(":gYA=:"),
             ..fields
         },
-        Fields {
+        FieldValues {
             chain: one(""),
             ..fields
         },
-        Fields {
+        FieldValues {
             chain: FieldValue::Absent,
             chain_bin: one(&grpc),
             certs: FieldValue::Absent,
@@ -102,10 +102,10 @@ fn case_05_fields_have_one_form_each() {
     }
     assert_eq!(reason(ask(fields, Carrier::Grpc)), Reason::ChainMalformed);
     assert!(ask(fields, Carrier::Http).is_ok());
-    let metadata = Fields {
+    let metadata = FieldValues {
         chain_bin: one(&grpc),
         certs_bin: one(&grpc_certs),
-        ..Fields::default()
+        ..FieldValues::default()
     };
     // The same call, now as gRPC, is known already: it was read and understood.
     assert_eq!(reason(ask(metadata, Carrier::Grpc)), Reason::ChainReplayed);
@@ -190,7 +190,7 @@ fn case_06_an_algorithm_that_the_key_does_not_imply_is_an_invalid_signature() {
     let first = world.forge(&["a", "b"], |_, forged| forged.signer = small.clone());
     let chain = crate::Chain::decode(first.bytes).unwrap();
     let claims = &chain.links()[0].claims;
-    let start = crate::chain::Start {
+    let start = crate::chain::ChainStart {
         iss: chain.originator().clone(),
         chain: chain.id(),
     };
@@ -216,17 +216,17 @@ fn case_06_a_waiting_signature_that_fails_lets_nothing_be_appended_and_nothing_c
     context.on_late_failure(move || {
         hook.fetch_add(1, Ordering::Relaxed);
     });
-    let before = context.rest();
+    let before = context.remaining();
     for _ in 0..2 {
-        match world.prepare("c", Origin::Context(context), "d", Grant::ByRule) {
-            Err(NotSent::Refused(refusal)) => {
+        match world.prepare("c", CallOrigin::Context(context), "d", Grant::ByRule) {
+            Err(OutboundError::Refused(refusal)) => {
                 assert_eq!(refusal.reason(), Reason::ChainSignatureInvalid);
                 assert!(refusal.ends_inbound());
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!((context.rest(), ended.load(Ordering::Relaxed)), (before, 1));
+    assert_eq!((context.remaining(), ended.load(Ordering::Relaxed)), (before, 1));
     // The first link was good and may be remembered; the whole chain is not.
     let checked: Vec<_> = [codec::prefix_after(&NO_LINKS, &call.links[0])].to_vec();
     assert_eq!((world.engine.cached().0, checked.len()), (1, 1));
@@ -256,7 +256,7 @@ fn case_02_a_forged_originator_does_not_pass() {
     let good = world.forge(&["a", "b", "c"], |_, _| {});
     let forged = world.forge(&["a", "b", "c"], by_h);
     let first = crate::Chain::decode(world.forge(&["a", "b"], by_h).bytes).unwrap();
-    let start = crate::chain::Start {
+    let start = crate::chain::ChainStart {
         iss: first.originator().clone(),
         chain: first.id(),
     };
@@ -343,12 +343,12 @@ fn case_02_a_forged_first_link_in_front_of_verified_ones_does_not_pass() {
         let permit = ask(Some(&both)).unwrap();
         let refused = world.prepare(
             "c",
-            Origin::Context(permit.context().unwrap()),
+            CallOrigin::Context(permit.context().unwrap()),
             "d",
             Grant::ByRule,
         );
         assert!(
-            matches!(refused, Err(NotSent::Refused(r)) if r.reason() == Reason::ChainSignatureInvalid)
+            matches!(refused, Err(OutboundError::Refused(r)) if r.reason() == Reason::ChainSignatureInvalid)
         );
         // Once B's link is an earlier one, it is checked.
         let longer = world.forge(&["a", "b", "c", "d"], |_, _| {});

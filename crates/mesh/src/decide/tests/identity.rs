@@ -3,8 +3,8 @@
 use countersign_identity::{KeyType, PrivateKey};
 
 use crate::chain::CertSet;
-use crate::decide::{Fields, InboundRequest};
-use crate::outbound::{Grant, Origin};
+use crate::decide::{FieldValues, InboundRequest};
+use crate::outbound::{Grant, CallOrigin};
 use crate::refusal::Reason;
 use crate::world::{Forged, NOW, OPEN, Workload, World, authority, reason};
 
@@ -147,7 +147,7 @@ allow "monitor looks in" {
     world.trust.set("ops", vec![ops_ca.authority().clone()]);
     let ask = |name: &str| world.try_forged(&[name, "b"], |_, _| {}).map(drop);
     let look = || {
-        let request = world.request("monitor", "b", Fields::default());
+        let request = world.request("monitor", "b", FieldValues::default());
         world.engine.decide(&world.policy, &request, world.at())
     };
     assert_eq!((ask("a"), ask("h")), (Ok(()), Ok(())));
@@ -232,7 +232,7 @@ fn case_15_a_link_by_another_key_of_the_same_id_is_checked_at_once() {
     let sent = crate::outbound::prepare(
         &world.policy,
         &new.identity,
-        Origin::Context(&at_b),
+        CallOrigin::Context(&at_b),
         &call,
         world.at(),
     )
@@ -275,7 +275,7 @@ fn case_15_each_generation_of_an_svid_calls_on_its_own_connections() {
             path: "/tasks",
             grant: Grant::ByRule,
         };
-        let origin = Origin::Context(&at_b);
+        let origin = CallOrigin::Context(&at_b);
         let sent = crate::outbound::prepare(
             &world.policy,
             &generation.identity,
@@ -286,10 +286,10 @@ fn case_15_each_generation_of_an_svid_calls_on_its_own_connections() {
         .unwrap();
         let chain = crate::Carrier::Http.write(sent.chain_bytes());
         let certs = crate::Carrier::Http.write(sent.certs_bytes().unwrap());
-        let fields = Fields {
+        let fields = FieldValues {
             chain: crate::FieldValue::One(chain.as_bytes()),
             certs: crate::FieldValue::One(certs.as_bytes()),
-            ..Fields::default()
+            ..FieldValues::default()
         };
         let request = InboundRequest {
             peer: Some(generation.peer()),
@@ -302,7 +302,7 @@ fn case_15_each_generation_of_an_svid_calls_on_its_own_connections() {
         let at_c = permit.context().unwrap();
         // The next hop gets the certificates of everyone who signed, this generation's included.
         let next = world
-            .prepare("c", Origin::Context(at_c), "d", Grant::ByRule)
+            .prepare("c", CallOrigin::Context(at_c), "d", Grant::ByRule)
             .unwrap();
         let sent_on = CertSet::decode(next.certs_bytes().unwrap().to_vec()).unwrap();
         let leaves: Vec<_> = sent_on.leaves().map(|der| der.to_vec()).collect();

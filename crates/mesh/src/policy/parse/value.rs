@@ -1,4 +1,4 @@
-//! Typed values out of HCL attributes, and the faults on the way.
+//! Typed values out of HCL attributes, and the errors on the way.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,14 +11,15 @@ use super::{Attributes, Support};
 use crate::limits::Rate;
 use crate::policy::action::ActionPattern;
 use crate::policy::pattern::{IdPattern, InvalidPattern};
-use crate::policy::{Fault, InvalidPolicy};
+use crate::policy::error::nearest;
+use crate::policy::{InvalidPolicy, PolicyError, PolicyErrorKind};
 
-/// Collects faults by their place in the text.
+/// Reads typed values and collects what is wrong with them.
 pub(super) struct Reader<'t> {
     text: &'t str,
     /// Where each line begins.
     lines: Vec<usize>,
-    faults: Vec<(usize, String)>,
+    errors: Vec<PolicyError>,
 }
 
 /// The known attributes of one block.
@@ -48,43 +49,45 @@ impl<'t> Reader<'t> {
         Self {
             text,
             lines: std::iter::once(0).chain(breaks).collect(),
-            faults: Vec::new(),
+            errors: Vec::new(),
         }
     }
 
-    pub(super) fn fault(&mut self, at: usize, message: String) {
-        self.faults.push((at, message));
+    /// Notes an error at this byte of the text.
+    pub(super) fn error(&mut self, at: usize, kind: PolicyErrorKind, message: impl Into<String>) {
+        self.error_near(at, kind, message, None);
+    }
+
+    pub(super) fn error_near(
+        &mut self,
+        at: usize,
+        kind: PolicyErrorKind,
+        message: impl Into<String>,
+        near: Option<&'static str>,
+    ) {
+        let line = self.line_of(at);
+        let line_start = self.lines.get(line - 1).copied().unwrap_or(0);
+        let before = self.text.get(line_start..at).unwrap_or_default();
+        self.errors.push(PolicyError {
+            line,
+            column: before.chars().count() + 1,
+            kind,
+            message: message.into(),
+            near,
+        });
     }
 
     /// The rules, if nothing was wrong.
     pub(super) fn finish<T>(self, rules: T) -> Result<T, InvalidPolicy> {
-        if self.faults.is_empty() {
+        if self.errors.is_empty() {
             Ok(rules)
         } else {
-            Err(self.into_faults())
+            Err(self.into_invalid())
         }
     }
 
-    pub(super) fn into_faults(mut self) -> InvalidPolicy {
-        let mut faults = std::mem::take(&mut self.faults);
-        faults.sort_by_key(|(at, _)| *at);
-        let place = |(at, message): (usize, String)| {
-            let line = self.line_of(at);
-            let begin = self.lines.get(line - 1).copied().unwrap_or(0);
-            let column = self
-                .text
-                .get(begin..at)
-                .map_or(0, |before| before.chars().count())
-                + 1;
-            Fault {
-                line,
-                column,
-                message,
-            }
-        };
-        InvalidPolicy {
-            faults: faults.into_iter().map(place).collect(),
-        }
+    pub(super) fn into_invalid(self) -> InvalidPolicy {
+        InvalidPolicy::new(self.errors)
     }
 
     /// The one-based line of a place.
@@ -106,8 +109,9 @@ impl<'t> Reader<'t> {
                 Structure::Attribute(attribute) => attribute,
                 Structure::Block(inner) => {
                     let at = inner.ident.span().map_or(at, |span| span.start);
-                    self.fault(
+                    self.error(
                         at,
+                        PolicyErrorKind::Misplaced,
                         format!(
                             "there are no blocks within {kind}: found {:?}",
                             inner.ident.as_str()
@@ -123,7 +127,7 @@ impl<'t> Reader<'t> {
                     values.insert(name, &attribute.value);
                 }
                 Some((_, Support::NotYet)) => {
-                    self.fault(at, format!("{name:?} is not supported yet"));
+                    self.error(at, PolicyErrorKind::Unsupported, format!("{name:?} is not supported yet"));
                 }
                 None => {
                     let names: Vec<_> = known
@@ -131,13 +135,12 @@ impl<'t> Reader<'t> {
                         .filter(|(_, s)| *s == Support::Now)
                         .map(|(n, _)| *n)
                         .collect();
-                    self.fault(
-                        at,
-                        format!(
-                            "unknown attribute {name:?} in {kind}: there are {}",
-                            names.join(", ")
-                        ),
+                    let message = format!(
+                        "unknown attribute {name:?} in {kind}: there are {}",
+                        names.join(", ")
                     );
+                    let near = nearest(name, names);
+                    self.error_near(at, PolicyErrorKind::UnknownAttribute, message, near);
                 }
             }
         }
@@ -148,9 +151,13 @@ impl<'t> Reader<'t> {
     pub(super) fn require(&mut self, section: &Section<'_>, names: &[&str]) {
         for name in names {
             if !section.values.contains_key(name) {
-                self.fault(section.at, format!("{} needs {name:?}", section.kind));
+                self.error(section.at, PolicyErrorKind::Missing, format!("{} needs {name:?}", section.kind));
             }
         }
+    }
+
+    fn invalid_value(&mut self, section: &Section<'_>, name: &str, message: String) {
+        self.error(section.start_of(name), PolicyErrorKind::InvalidValue, message);
     }
 
     pub(super) fn number(
@@ -166,8 +173,7 @@ impl<'t> Reader<'t> {
             .and_then(|n| n.as_u64())
             .filter(|n| (least..=most).contains(n));
         if number.is_none() {
-            self.fault(
-                section.start_of(name),
+            self.invalid_value(section, name,
                 format!("{name} must be a whole number from {least} to {most}"),
             );
         }
@@ -179,8 +185,7 @@ impl<'t> Reader<'t> {
         match text.parse() {
             Ok(rate) => Some(rate),
             Err(error) => {
-                self.fault(
-                    section.start_of(name),
+                self.invalid_value(section, name,
                     format!("{name} = {text:?}: {error}"),
                 );
                 None
@@ -202,7 +207,7 @@ impl<'t> Reader<'t> {
             let message = format!(
                 "{name} = {text:?}: write a time from 1s to {hours}h, such as \"90s\", \"5m\" or \"1h\""
             );
-            self.fault(section.start_of(name), message);
+            self.invalid_value(section, name, message);
         }
         secs.map(Duration::from_secs)
     }
@@ -216,8 +221,7 @@ impl<'t> Reader<'t> {
         let text = self.text(section, name)?;
         let choice = choices.iter().find(|choice| **choice == text).copied();
         if choice.is_none() {
-            self.fault(
-                section.start_of(name),
+            self.invalid_value(section, name,
                 format!("{name} = {text:?}: it can be {}", choices.join(" or ")),
             );
         }
@@ -240,8 +244,7 @@ impl<'t> Reader<'t> {
         let value = *section.values.get(name)?;
         let text = value.as_str();
         if text.is_none() {
-            self.fault(
-                section.start_of(name),
+            self.invalid_value(section, name,
                 format!("{name} must be a string without templates"),
             );
         }
@@ -256,15 +259,13 @@ impl<'t> Reader<'t> {
     ) -> Option<Vec<T>> {
         let value = *section.values.get(name)?;
         let Some(array) = value.as_array() else {
-            self.fault(
-                section.start_of(name),
+            self.invalid_value(section, name,
                 format!("{name} must be a list of strings, such as [\"...\"]"),
             );
             return None;
         };
         if array.is_empty() {
-            self.fault(
-                section.start_of(name),
+            self.invalid_value(section, name,
                 format!("{name} is empty, which matches nothing: name what is meant"),
             );
             return None;
@@ -276,8 +277,8 @@ impl<'t> Reader<'t> {
                 .map_or_else(|| section.start_of(name), |span| span.start);
             match item.as_str().map(&parse) {
                 Some(Ok(item)) => items.push(item),
-                Some(Err(error)) => self.fault(at, error.to_string()),
-                None => self.fault(at, format!("{name} must hold strings without templates")),
+                Some(Err(error)) => self.error(at, PolicyErrorKind::InvalidValue, error.to_string()),
+                None => self.error(at, PolicyErrorKind::InvalidValue, format!("{name} must hold strings without templates")),
             }
         }
         Some(items)

@@ -51,13 +51,13 @@ impl House {
     fn judge(
         &self,
         change: impl FnOnce(&mut CertificateParams),
-    ) -> Result<IssuingCa, InvalidMinted> {
+    ) -> Result<IssuingCa, InvalidIssuedCa> {
         let mut params = authority_params();
         change(&mut params);
         self.judge_chain(&[self.sign(&params)])
     }
 
-    fn judge_chain(&self, chain: &[CertificateDer<'static>]) -> Result<IssuingCa, InvalidMinted> {
+    fn judge_chain(&self, chain: &[CertificateDer<'static>]) -> Result<IssuingCa, InvalidIssuedCa> {
         authority(&td(), chain, &self.roots, Arc::new(self.key.clone()), NOW)
     }
 }
@@ -92,12 +92,12 @@ fn what_keeps_the_rules_signs_with_or_without_a_name() {
 fn an_answer_without_certificates_or_with_too_many_is_refused() {
     let house = House::new();
     let error = house.judge_chain(&[]).unwrap_err();
-    assert!(matches!(error, InvalidMinted::Empty), "{error}");
+    assert!(matches!(error, InvalidIssuedCa::Empty), "{error}");
     let one = house.sign(&authority_params());
     let error = house.judge_chain(&vec![one; MAX_CHAIN_LEN]).unwrap_err();
-    assert!(matches!(error, InvalidMinted::TooLong), "{error}");
+    assert!(matches!(error, InvalidIssuedCa::TooLong), "{error}");
     let error = house.judge_chain(&[vec![0x30, 0x00].into()]).unwrap_err();
-    assert!(matches!(error, InvalidMinted::Malformed(_)), "{error}");
+    assert!(matches!(error, InvalidIssuedCa::Malformed(_)), "{error}");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_certificate_that_may_not_sign_or_may_do_more_is_refused() {
     let house = House::new();
     for usages in [vec![], vec![KeyUsagePurpose::CrlSign]] {
         let error = house.judge(|p| p.key_usages = usages).unwrap_err();
-        assert!(matches!(error, InvalidMinted::CannotSign), "{error}");
+        assert!(matches!(error, InvalidIssuedCa::CannotSign), "{error}");
     }
     for usage in [
         KeyUsagePurpose::KeyEncipherment,
@@ -114,10 +114,10 @@ fn a_certificate_that_may_not_sign_or_may_do_more_is_refused() {
         KeyUsagePurpose::ContentCommitment,
     ] {
         let error = house.judge(|p| p.key_usages.push(usage)).unwrap_err();
-        assert!(matches!(error, InvalidMinted::Usage), "{error}");
+        assert!(matches!(error, InvalidIssuedCa::Usage), "{error}");
     }
     let error = house.judge(|p| p.is_ca = IsCa::ExplicitNoCa).unwrap_err();
-    assert!(matches!(error, InvalidMinted::Above), "{error}");
+    assert!(matches!(error, InvalidIssuedCa::Above), "{error}");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_chain_with_something_else_than_authorities_is_refused() {
     leaf.is_ca = IsCa::ExplicitNoCa;
     for other in [house.sign(&leaf), vec![0; 20 * 1024].into()] {
         let error = house.judge_chain(&[own.clone(), other]).unwrap_err();
-        assert!(matches!(error, InvalidMinted::Above), "{error}");
+        assert!(matches!(error, InvalidIssuedCa::Above), "{error}");
     }
 }
 
@@ -141,7 +141,7 @@ fn a_certificate_that_names_something_else_is_refused() {
         vec![uri("spiffe://example.org"), uri("spiffe://example.org")],
     ] {
         let error = house.judge(|p| p.subject_alt_names = names).unwrap_err();
-        assert!(matches!(error, InvalidMinted::Id { .. }), "{error}");
+        assert!(matches!(error, InvalidIssuedCa::Id { .. }), "{error}");
     }
 }
 
@@ -152,13 +152,13 @@ fn a_certificate_out_of_its_time_is_refused() {
     let early = house.judge(|p| p.not_before = date(NOW.after(Duration::from_secs(1))));
     let error = early.unwrap_err();
     assert!(
-        matches!(error, InvalidMinted::NotYetValid { .. }),
+        matches!(error, InvalidIssuedCa::NotYetValid { .. }),
         "{error}"
     );
     let late = house.judge(|p| p.not_after = date(NOW));
     let error = late.unwrap_err();
     assert!(
-        matches!(error, InvalidMinted::Issue(IssueError::Expired(_))),
+        matches!(error, InvalidIssuedCa::Issue(IssueError::Expired(_))),
         "{error}"
     );
 }
@@ -169,7 +169,7 @@ fn a_certificate_for_another_key_is_refused() {
     let chain = [house.sign(&authority_params())];
     house.key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let error = house.judge_chain(&chain).unwrap_err();
-    let mismatch = matches!(error, InvalidMinted::Issue(IssueError::KeyMismatch));
+    let mismatch = matches!(error, InvalidIssuedCa::Issue(IssueError::KeyMismatch));
     assert!(mismatch, "{error}");
 }
 
@@ -179,10 +179,10 @@ fn what_leads_to_no_root_or_to_a_tainted_one_is_refused() {
     let roots = house.roots.clone();
     house.roots = vec![roots[0].with_tainted(true)];
     let error = house.judge(|_| {}).unwrap_err();
-    assert!(matches!(error, InvalidMinted::Unanchored(_)), "{error}");
+    assert!(matches!(error, InvalidIssuedCa::Unanchored(_)), "{error}");
     let other = PrivateKey::generate(KeyType::EcP256).unwrap();
     let other = self_signed_authority(&td(), &Subject::authority(), &other, HOUR, NOW).unwrap();
     house.roots = vec![X509Authority::new(other).unwrap()];
     let error = house.judge(|_| {}).unwrap_err();
-    assert!(matches!(error, InvalidMinted::Unanchored(_)), "{error}");
+    assert!(matches!(error, InvalidIssuedCa::Unanchored(_)), "{error}");
 }

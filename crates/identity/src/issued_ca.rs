@@ -26,7 +26,7 @@ const THROWAWAY_TTL: Duration = Duration::from_secs(60);
 /// Why an authority that was signed for this server can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidMinted {
+pub enum InvalidIssuedCa {
     /// There is no certificate.
     #[error("there is no certificate in the answer")]
     Empty,
@@ -79,15 +79,15 @@ pub fn authority(
     roots: &[X509Authority],
     key: Arc<dyn SigningKey>,
     now: UnixTime,
-) -> Result<IssuingCa, InvalidMinted> {
-    let own = chain.first().ok_or(InvalidMinted::Empty)?;
+) -> Result<IssuingCa, InvalidIssuedCa> {
+    let own = chain.first().ok_or(InvalidIssuedCa::Empty)?;
     if chain.len() >= MAX_CHAIN_LEN {
-        return Err(InvalidMinted::TooLong);
+        return Err(InvalidIssuedCa::TooLong);
     }
     check_form(trust_domain, own, now)?;
     // Peers look at every certificate of a chain, also at those that lead nowhere.
     if !chain.iter().all(is_signing_ca) {
-        return Err(InvalidMinted::Above);
+        return Err(InvalidIssuedCa::Above);
     }
     let ca = IssuingCa::new(own.clone(), chain.to_vec(), key)?;
     anchored(trust_domain, &ca, roots, now)?;
@@ -103,7 +103,7 @@ pub fn anchored(
     ca: &IssuingCa,
     roots: &[X509Authority],
     now: UnixTime,
-) -> Result<(), InvalidMinted> {
+) -> Result<(), InvalidIssuedCa> {
     let id = trust_domain
         .id_with_path(THROWAWAY_PATH)
         .map_err(malformed)?;
@@ -117,12 +117,12 @@ pub fn anchored(
     let issued = ca.issue(&template, &key, now)?;
     let mut bundle = Bundle::empty(trust_domain.clone());
     bundle.x509_authorities = roots.iter().filter(|r| !r.is_tainted()).cloned().collect();
-    let (leaf, above) = issued.chain.split_first().ok_or(InvalidMinted::Empty)?;
+    let (leaf, above) = issued.chain.split_first().ok_or(InvalidIssuedCa::Empty)?;
     verify_svid(leaf, above, &bundle, now)?;
     Ok(())
 }
 
-fn public_key(der: &CertificateDer<'_>) -> Result<PublicKey, InvalidMinted> {
+fn public_key(der: &CertificateDer<'_>) -> Result<PublicKey, InvalidIssuedCa> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
     PublicKey::from_spki(certificate.public_key().raw).map_err(malformed)
 }
@@ -132,15 +132,15 @@ fn check_form(
     trust_domain: &TrustDomain,
     der: &CertificateDer<'_>,
     now: UnixTime,
-) -> Result<(), InvalidMinted> {
+) -> Result<(), InvalidIssuedCa> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
     let usage = certificate
         .key_usage()
         .map_err(malformed)?
-        .ok_or(InvalidMinted::CannotSign)?
+        .ok_or(InvalidIssuedCa::CannotSign)?
         .value;
     if !usage.key_cert_sign() {
-        return Err(InvalidMinted::CannotSign);
+        return Err(InvalidIssuedCa::CannotSign);
     }
     if usage.non_repudiation()
         || usage.key_encipherment()
@@ -149,7 +149,7 @@ fn check_form(
         || usage.encipher_only()
         || usage.decipher_only()
     {
-        return Err(InvalidMinted::Usage);
+        return Err(InvalidIssuedCa::Usage);
     }
     let names = certificate.subject_alternative_name().map_err(malformed)?;
     let names = names.map_or(&[][..], |san| &san.value.general_names);
@@ -157,17 +157,17 @@ fn check_form(
     let expected = trust_domain.id();
     if !uris.is_empty() && uris != [expected.as_str()] {
         let actual = uris.into_iter().map(str::to_owned).collect();
-        return Err(InvalidMinted::Id { expected, actual });
+        return Err(InvalidIssuedCa::Id { expected, actual });
     }
     let not_before = UnixTime::from_i64(certificate.validity().not_before.timestamp());
     if now < not_before {
-        return Err(InvalidMinted::NotYetValid { not_before, now });
+        return Err(InvalidIssuedCa::NotYetValid { not_before, now });
     }
     Ok(())
 }
 
-fn malformed(error: impl fmt::Display) -> InvalidMinted {
-    InvalidMinted::Malformed(error.to_string())
+fn malformed(error: impl fmt::Display) -> InvalidIssuedCa {
+    InvalidIssuedCa::Malformed(error.to_string())
 }
 
 fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {

@@ -3,15 +3,15 @@
 use countersign_identity::SpiffeId;
 
 use crate::chain::FieldValue;
-use crate::decide::{Fields, InboundRequest};
-use crate::outbound::{Grant, NotSent, Origin};
+use crate::decide::{FieldValues, InboundRequest};
+use crate::outbound::{Grant, OutboundError, CallOrigin};
 use crate::policy::Policy;
 use crate::refusal::Reason;
 use crate::world::{OPEN, World, reason};
 
-fn refused_locally(result: Result<crate::OutgoingCall, NotSent>) -> Reason {
+fn refused_locally(result: Result<crate::OutgoingCall, OutboundError>) -> Reason {
     match result {
-        Err(NotSent::Refused(refusal)) => refusal.reason(),
+        Err(OutboundError::Refused(refusal)) => refusal.reason(),
         other => panic!("{other:?}"),
     }
 }
@@ -19,7 +19,7 @@ fn refused_locally(result: Result<crate::OutgoingCall, NotSent>) -> Reason {
 #[test]
 fn case_01_without_the_header_a_chain_is_required() {
     let world = World::new(OPEN);
-    let request = world.request("a", "b", Fields::default());
+    let request = world.request("a", "b", FieldValues::default());
     let refusal = world
         .engine
         .decide(&world.policy, &request, world.at())
@@ -35,7 +35,7 @@ fn case_01_without_the_header_a_chain_is_required() {
 fn case_01_a_middle_workload_cannot_start_a_chain() {
     let world = World::new(OPEN);
     assert_eq!(
-        refused_locally(world.prepare("b", Origin::Nothing, "c", Grant::ByRule)),
+        refused_locally(world.prepare("b", CallOrigin::NewChain, "c", Grant::ByRule)),
         Reason::OriginationDenied
     );
     assert_eq!(
@@ -55,7 +55,7 @@ fn a_call_with_its_chain_is_permitted_and_gives_a_context() {
         ("everybody", &world.get("a").id)
     );
     assert_eq!(
-        (context.hop(), context.rest(), context.max_hops()),
+        (context.hop(), context.remaining(), context.max_hops()),
         (1, 10, 5)
     );
     assert_eq!(
@@ -64,7 +64,7 @@ fn a_call_with_its_chain_is_permitted_and_gives_a_context() {
     );
     let members: Vec<_> = context.members().map(SpiffeId::as_str).collect();
     assert_eq!(members, ["spiffe://td/a", "spiffe://td/b"]);
-    assert_eq!(start.rest(), 256 - 1 - 10);
+    assert_eq!(start.remaining(), 256 - 1 - 10);
 }
 
 #[test]
@@ -121,9 +121,9 @@ fn case_07_the_action_that_was_signed_is_the_one_that_is_done() {
         forged.claims.action = "POST /admin".to_owned();
     });
     let value = crate::Carrier::Http.write(&call.bytes);
-    let fields = Fields {
+    let fields = FieldValues {
         chain: FieldValue::One(value.as_bytes()),
-        ..Fields::default()
+        ..FieldValues::default()
     };
     let request = InboundRequest {
         path: "/admin",
@@ -140,30 +140,30 @@ fn case_08_whoever_stands_in_the_chain_is_not_called_again() {
     let world = World::new(OPEN);
     let start = world.start("a");
     assert_eq!(
-        refused_locally(world.prepare("a", Origin::Context(&start), "a", Grant::ByRule)),
+        refused_locally(world.prepare("a", CallOrigin::Context(&start), "a", Grant::ByRule)),
         Reason::CycleDetected
     );
     let at_b = world.walk(&["a", "b"]);
     assert_eq!(
-        refused_locally(world.prepare("b", Origin::Context(&at_b), "a", Grant::ByRule)),
+        refused_locally(world.prepare("b", CallOrigin::Context(&at_b), "a", Grant::ByRule)),
         Reason::CycleDetected
     );
     let at_c = world.walk(&["a", "b", "c"]);
     assert_eq!(
-        refused_locally(world.prepare("c", Origin::Context(&at_c), "a", Grant::ByRule)),
+        refused_locally(world.prepare("c", CallOrigin::Context(&at_c), "a", Grant::ByRule)),
         Reason::CycleDetected
     );
     // A client that sends all the same is refused by the callee.
-    for way in [
+    for call_path in [
         &["a", "a"][..],
         &["a", "b", "a"],
         &["a", "b", "c", "a"],
         &["a", "b", "c", "b"],
     ] {
-        let refusal = world.try_forged(way, |_, _| {}).unwrap_err();
-        assert_eq!(refusal.reason(), Reason::CycleDetected, "{way:?}");
+        let refusal = world.try_forged(call_path, |_, _| {}).unwrap_err();
+        assert_eq!(refusal.reason(), Reason::CycleDetected, "{call_path:?}");
         assert_eq!(refusal.limit().unwrap().to_string(), "reentry=0");
-        assert_eq!(refusal.hop(), Some(u8::try_from(way.len() - 1).unwrap()));
+        assert_eq!(refusal.hop(), Some(u8::try_from(call_path.len() - 1).unwrap()));
     }
 }
 
@@ -201,13 +201,13 @@ fn case_11_a_task_that_lost_its_context_cannot_start_over() {
     let at_b = world.walk(&["a", "b"]);
     drop(at_b);
     assert_eq!(
-        refused_locally(world.prepare("b", Origin::Nothing, "c", Grant::ByRule)),
+        refused_locally(world.prepare("b", CallOrigin::NewChain, "c", Grant::ByRule)),
         Reason::OriginationDenied
     );
     // An originator may; its loop becomes a burst of new chains, which have their own rate (case 10).
     assert!(
         world
-            .prepare("a", Origin::Nothing, "c", Grant::ByRule)
+            .prepare("a", CallOrigin::NewChain, "c", Grant::ByRule)
             .is_ok()
     );
 }
@@ -230,7 +230,7 @@ fn case_12_an_edge_is_named_by_whole_segments_of_canonical_ids() {
         let request = InboundRequest {
             presented,
             path,
-            ..world.request("a", "b", Fields::default())
+            ..world.request("a", "b", FieldValues::default())
         };
         world
             .engine
@@ -286,7 +286,7 @@ fn case_12_a_request_without_a_peer_has_no_identity() {
     let world = World::new(OPEN);
     let request = InboundRequest {
         peer: None,
-        ..world.request("a", "b", Fields::default())
+        ..world.request("a", "b", FieldValues::default())
     };
     assert_eq!(
         reason(world.engine.decide(&world.policy, &request, world.at())),
@@ -322,7 +322,7 @@ fn the_way_of_a_chain_is_judged_by_deny_originator_and_require_via() {
     let world = World::new(GUARDED);
     assert!(world.try_forged(&["a", "d", "e"], |_, _| {}).is_ok());
     assert!(world.try_forged(&["a", "d", "b", "e"], |_, _| {}).is_ok());
-    for (way, expected, rule) in [
+    for (call_path, expected, rule) in [
         (
             &["a", "d", "c", "e"][..],
             Reason::PathDenied,
@@ -354,11 +354,11 @@ fn the_way_of_a_chain_is_judged_by_deny_originator_and_require_via() {
             "e serves a's work that passed d",
         ),
     ] {
-        let refusal = world.try_forged(way, |_, _| {}).unwrap_err();
+        let refusal = world.try_forged(call_path, |_, _| {}).unwrap_err();
         assert_eq!(
             (refusal.reason(), refusal.rule()),
             (expected, Some(rule)),
-            "{way:?}"
+            "{call_path:?}"
         );
     }
 }
@@ -385,7 +385,7 @@ allow "work" {
 #[test]
 fn case_16_a_handler_under_an_optional_rule_cannot_call_on() {
     let world = World::new(OPTIONAL);
-    let request = world.request("h", "b", Fields::default());
+    let request = world.request("h", "b", FieldValues::default());
     let permit = world
         .engine
         .decide(&world.policy, &request, world.at())
@@ -394,12 +394,12 @@ fn case_16_a_handler_under_an_optional_rule_cannot_call_on() {
     assert!(permit.context().is_none());
     // B may originate, but not from within this handler.
     assert_eq!(
-        refused_locally(world.prepare("b", Origin::Chainless, "c", Grant::ByRule)),
+        refused_locally(world.prepare("b", CallOrigin::NoOrigination, "c", Grant::ByRule)),
         Reason::OriginationDenied
     );
     assert!(
         world
-            .prepare("b", Origin::Nothing, "c", Grant::ByRule)
+            .prepare("b", CallOrigin::NewChain, "c", Grant::ByRule)
             .is_ok()
     );
 }
@@ -411,14 +411,14 @@ fn an_optional_chain_is_held_to_its_rate_and_to_its_form() {
         let request = world.request("h", "b", fields);
         world.engine.decide(&world.policy, &request, world.at())
     };
-    let stray = Fields {
+    let stray = FieldValues {
         certs: FieldValue::One(b":gYCA:"),
-        ..Fields::default()
+        ..FieldValues::default()
     };
     assert_eq!(reason(ask(stray)), Reason::ChainMalformed);
-    assert!(ask(Fields::default()).is_ok());
-    assert!(ask(Fields::default()).is_ok());
-    let refusal = ask(Fields::default()).unwrap_err();
+    assert!(ask(FieldValues::default()).is_ok());
+    assert!(ask(FieldValues::default()).is_ok());
+    let refusal = ask(FieldValues::default()).unwrap_err();
     assert_eq!(refusal.reason(), Reason::RateLimited);
     assert_eq!(refusal.limit().unwrap().to_string(), "rate=1/s burst 2");
     assert_eq!(refusal.retry_after_secs(), Some(1));
