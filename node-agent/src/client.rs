@@ -399,9 +399,10 @@ impl ServerClient {
         let (versions, alpn) = (TlsVersions::From12, &[ALPN_H2][..]);
         match &self.credentials {
             Credentials::Insecure => self.tls.insecure_client(server, versions, alpn),
-            Credentials::Verified => self
-                .tls
-                .client(None, ExpectedPeer::Exactly(server), versions, alpn),
+            Credentials::Verified => {
+                self.tls
+                    .client(None, ExpectedPeer::Exactly(server), versions, alpn)
+            }
             Credentials::Node(svid) => {
                 self.tls
                     .client(Some(svid), ExpectedPeer::Exactly(server), versions, alpn)

@@ -295,7 +295,11 @@ impl Shared {
             ttl: self.settings.x509_svid_ttl,
         };
         let ca = self.x509.load_full().ok_or(SignError::Unavailable)?;
-        let issued = ca.issue(&template, &PublicKey::of(&key)?, self.clock.now())?;
+        let issued = ca.issue(
+            &template,
+            &PublicKey::of(&key).map_err(InvalidCsr::from)?,
+            self.clock.now(),
+        )?;
         let svid = X509Svid::new(issued.chain, key).map_err(|e| internal(e.into()))?;
         Ok((svid, ca.root_id().to_owned()))
     }

@@ -8,24 +8,29 @@ use x509_parser::prelude::FromDer as _;
 
 use crate::{SpiffeId, UnixTime};
 
-/// A certificate as people are told of it.
+/// The bytes are not an X.509 certificate in DER.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("malformed certificate")]
+pub struct InvalidCertificate(#[source] x509_parser::nom::Err<x509_parser::error::X509Error>);
+
+/// What a certificate says of itself, for people. Nothing of it was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Described {
-    /// Its SPIFFE ID, if it has exactly one. Roots need not have one, and intermediates may be anybody's.
+pub struct CertificateSummary {
+    /// Its SPIFFE ID, if it has exactly one. Roots need not have one, and intermediates may have any.
     pub id: Option<SpiffeId>,
-    /// When it ends.
+    /// Until when it is valid.
     pub not_after: UnixTime,
     /// Its subject as RFC 2253 writes it, the most specific part first.
     pub subject: String,
 }
 
-impl Described {
-    /// Reads one certificate in DER. It is not verified.
+impl CertificateSummary {
+    /// Reads one certificate in DER.
     ///
     /// # Errors
-    /// It is none.
-    pub fn of(der: &[u8]) -> Result<Self, String> {
-        let (_, cert) = X509Certificate::from_der(der).map_err(|e| e.to_string())?;
+    /// [`InvalidCertificate`]
+    pub fn parse(der: &[u8]) -> Result<Self, InvalidCertificate> {
+        let (_, cert) = X509Certificate::from_der(der).map_err(InvalidCertificate)?;
         Ok(Self {
             id: id_of(&cert),
             not_after: UnixTime::from_i64(cert.validity().not_after.timestamp()),

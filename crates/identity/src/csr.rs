@@ -8,8 +8,11 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
-use crate::issue::Subject;
-use crate::key::{KeyError, PrivateKey, SigningKey as _};
+pub use crate::public_key::{PublicKey, UnsupportedKey};
+
+use crate::key::{KeyError, SigningKey};
+use crate::public_key::RcgenSigner;
+use crate::subject::Subject;
 use crate::{KeyType, SpiffeId};
 
 /// The largest request that is looked at, in bytes of DER.
@@ -26,39 +29,11 @@ pub enum InvalidCsr {
     #[error("malformed signing request: {0}")]
     Malformed(String),
     /// The public key is of a kind that is not issued for.
-    #[error("public key must be EC P-256, EC P-384, EC P-521, Ed25519 or RSA")]
-    UnsupportedKey,
+    #[error(transparent)]
+    UnsupportedKey(#[from] UnsupportedKey),
     /// The requester did not prove that it holds the private key.
     #[error("signature of the signing request does not verify")]
     Signature,
-}
-
-/// A public key that certificates can be issued for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublicKey {
-    spki: Vec<u8>,
-    pub(crate) parsed: rcgen::SubjectPublicKeyInfo,
-}
-
-impl PublicKey {
-    /// Reads a SubjectPublicKeyInfo in DER.
-    ///
-    /// # Errors
-    /// [`InvalidCsr::UnsupportedKey`] for a kind that is not issued for.
-    pub fn from_spki(spki: &[u8]) -> Result<Self, InvalidCsr> {
-        let parsed =
-            rcgen::SubjectPublicKeyInfo::from_der(spki).map_err(|_| InvalidCsr::UnsupportedKey)?;
-        Ok(Self {
-            spki: spki.to_vec(),
-            parsed,
-        })
-    }
-
-    /// The SubjectPublicKeyInfo in DER, as it was read.
-    #[must_use]
-    pub fn spki(&self) -> &[u8] {
-        &self.spki
-    }
 }
 
 /// The subject alternative names of a request, in order. Nothing is checked of them.
@@ -152,7 +127,7 @@ impl<'a> Csr<'a> {
     ///
     /// # Errors
     /// [`KeyError::Sign`] if the key does not sign.
-    pub fn make(key: &PrivateKey, id: Option<&SpiffeId>) -> Result<Vec<u8>, KeyError> {
+    pub fn make(key: &dyn SigningKey, id: Option<&SpiffeId>) -> Result<Vec<u8>, KeyError> {
         let ids = id.into_iter().map(|id| uri(id).map(rcgen::SanType::URI));
         request(key, &Subject::svid(), ids.collect::<Result<_, _>>()?)
     }
@@ -161,8 +136,8 @@ impl<'a> Csr<'a> {
     ///
     /// # Errors
     /// [`KeyError::Sign`] if the key does not sign, or a DNS name is not ASCII.
-    pub fn make_bare(
-        key: &PrivateKey,
+    pub fn make_without_subject(
+        key: &dyn SigningKey,
         id: &SpiffeId,
         dns_names: &[String],
     ) -> Result<Vec<u8>, KeyError> {
@@ -176,14 +151,16 @@ impl<'a> Csr<'a> {
 }
 
 fn request(
-    key: &PrivateKey,
+    key: &dyn SigningKey,
     subject: &Subject,
     names: Vec<rcgen::SanType>,
 ) -> Result<Vec<u8>, KeyError> {
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name = subject.to_rcgen();
     params.subject_alt_names = names;
-    let request = params.serialize_request(key.pair()).map_err(failed)?;
+    let request = params
+        .serialize_request(&RcgenSigner::new(key)?)
+        .map_err(failed)?;
     Ok(request.der().to_vec())
 }
 
@@ -199,19 +176,10 @@ fn failed(error: rcgen::Error) -> KeyError {
 /// The types that node agents make keys of for their workloads.
 pub const WORKLOAD_KEY_TYPES: [KeyType; 3] = [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048];
 
-impl PublicKey {
-    /// The public half of a private key.
-    ///
-    /// # Errors
-    /// [`InvalidCsr::UnsupportedKey`] never happens for the types of [`KeyType`].
-    pub fn of(key: &PrivateKey) -> Result<Self, InvalidCsr> {
-        Self::from_spki(key.spki())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PrivateKey;
 
     #[test]
     fn a_request_carries_its_key_and_proves_it() {

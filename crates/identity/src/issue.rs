@@ -14,16 +14,16 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::FromDer as _;
 
 use crate::bundle::{InvalidAuthority, X509Authority};
-use crate::csr::{InvalidCsr, PublicKey};
+use crate::csr::InvalidCsr;
 use crate::entry::DnsName;
 use crate::key::{KeyError, SigningKey};
+use crate::public_key::{PublicKey, RcgenSigner};
 use crate::{SpiffeId, TrustDomain, UnixTime};
 
 mod authority;
-mod subject;
 
+pub use crate::subject::Subject;
 pub use authority::{ParentCa, authority_request};
-pub use subject::Subject;
 
 /// How far before now a certificate's validity begins, so that peers whose clocks are behind accept it.
 pub const BACKDATE: Duration = Duration::from_secs(10);
@@ -93,7 +93,7 @@ pub fn self_signed_authority(
     ttl: Duration,
     now: UnixTime,
 ) -> Result<CertificateDer<'static>, IssueError> {
-    let public = public_of(key)?;
+    let signer = RcgenSigner::new(key)?;
     let serial = Serial::random()?;
     let name = authority_name(subject, &serial);
     let mut params = template(
@@ -103,11 +103,7 @@ pub fn self_signed_authority(
         now.after(ttl),
     )?;
     params.distinguished_name = name;
-    may_sign(&mut params, &public);
-    let signer = Signer {
-        key,
-        public: &public,
-    };
+    may_sign(&mut params, signer.public());
     let cert = params.self_signed(&signer).map_err(encode)?;
     Ok(cert.der().clone())
 }
@@ -125,7 +121,7 @@ fn authority_name(subject: &Subject, serial: &Serial) -> DistinguishedName {
 fn may_sign(params: &mut CertificateParams, public: &PublicKey) {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(public));
+    params.key_identifier_method = KeyIdMethod::PreSpecified(public.key_identifier());
 }
 
 /// An authority that signs X.509-SVIDs: its certificate, the chain above it, and its key.
@@ -159,7 +155,7 @@ impl IssuingCa {
     ) -> Result<Self, IssueError> {
         let authority = X509Authority::new(certificate)?;
         let malformed = |e: String| IssueError::Authority(InvalidAuthority::Malformed(e));
-        let public = public_of(key.as_ref())?;
+        let public = PublicKey::of(key.as_ref()).map_err(|_| KeyError::Unsupported)?;
         let issuer = {
             let (_, cert) = x509_parser::certificate::X509Certificate::from_der(authority.der())
                 .map_err(|e| malformed(e.to_string()))?;
@@ -226,10 +222,7 @@ impl IssuingCa {
         let not_after = now.after(template.ttl).min(self.authority.not_after());
         let mut params = svid_params(template, public_key, &serial, not_before, not_after)?;
         params.distinguished_name = svid_subject(template, subject).to_rcgen();
-        let signer = Signer {
-            key: self.key.as_ref(),
-            public: &self.public,
-        };
+        let signer = RcgenSigner::with_public(self.key.as_ref(), &self.public);
         let issuer = Issuer::from_params(&self.issuer, signer);
         let cert = params
             .signed_by(&public_key.parsed, &issuer)
@@ -277,7 +270,7 @@ fn svid_params(
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
     params.use_authority_key_identifier_extension = true;
-    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(public_key));
+    params.key_identifier_method = KeyIdMethod::PreSpecified(public_key.key_identifier());
     Ok(params)
 }
 
@@ -311,7 +304,7 @@ fn issuer_params(
             _ => None,
         });
     params.key_identifier_method =
-        KeyIdMethod::PreSpecified(ski.unwrap_or_else(|| key_identifier(public)));
+        KeyIdMethod::PreSpecified(ski.unwrap_or_else(|| public.key_identifier()));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
 }
@@ -366,18 +359,6 @@ fn encode(error: rcgen::Error) -> IssueError {
     IssueError::Encode(error.to_string())
 }
 
-fn public_of(key: &dyn SigningKey) -> Result<PublicKey, IssueError> {
-    PublicKey::from_spki(key.spki()).map_err(|_| IssueError::Key(KeyError::Unsupported))
-}
-
-/// SHA-1 of the subjectPublicKey bit string (RFC 5280, 4.2.1.2, method 1). An identifier; nothing rests on its strength.
-fn key_identifier(public: &PublicKey) -> Vec<u8> {
-    let bits = rcgen::PublicKeyData::der_bytes(&public.parsed);
-    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, bits)
-        .as_ref()
-        .to_vec()
-}
-
 /// A serial number: 16 random bytes, not all zero.
 struct Serial([u8; 16]);
 
@@ -394,30 +375,6 @@ impl Serial {
 
     fn decimal(&self) -> String {
         u128::from_be_bytes(self.0).to_string()
-    }
-}
-
-/// Lends a [`SigningKey`] to rcgen.
-struct Signer<'a> {
-    key: &'a dyn SigningKey,
-    public: &'a PublicKey,
-}
-
-impl rcgen::PublicKeyData for Signer<'_> {
-    fn der_bytes(&self) -> &[u8] {
-        rcgen::PublicKeyData::der_bytes(&self.public.parsed)
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        self.key.key_type().algorithm()
-    }
-}
-
-impl rcgen::SigningKey for Signer<'_> {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.key
-            .sign(message)
-            .map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }
 

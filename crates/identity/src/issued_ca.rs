@@ -12,9 +12,9 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use crate::bundle::X509Authority;
-use crate::csr::PublicKey;
 use crate::issue::{IssueError, IssuingCa, SvidTemplate};
 use crate::key::SigningKey;
+use crate::public_key::PublicKey;
 use crate::svid::is_signing_ca;
 use crate::verify::{MAX_CHAIN_LEN, PeerError, verify_svid};
 use crate::{Bundle, SpiffeId, TrustDomain, UnixTime};

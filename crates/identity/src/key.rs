@@ -3,8 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rcgen::{KeyPair, PublicKeyData};
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, KeyPair as _, RSA_PKCS1_SHA256,
+};
 use zeroize::Zeroizing;
 
 /// The kinds of keys that SVIDs and authorities use.
@@ -38,14 +44,6 @@ impl KeyType {
         [Self::EcP256, Self::EcP384, Self::Rsa2048, Self::Rsa4096]
             .into_iter()
             .find(|t| t.as_str() == name)
-    }
-
-    pub(crate) const fn algorithm(self) -> &'static rcgen::SignatureAlgorithm {
-        match self {
-            Self::EcP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
-            Self::EcP384 => &rcgen::PKCS_ECDSA_P384_SHA384,
-            Self::Rsa2048 | Self::Rsa4096 => &rcgen::PKCS_RSA_SHA256,
-        }
     }
 }
 
@@ -129,12 +127,18 @@ pub trait SigningKey: Send + Sync + fmt::Debug {
 
 /// A private key in memory. Cheap to clone; wiped when the last clone is dropped; prints its type only.
 #[derive(Clone)]
-pub struct PrivateKey(Arc<Inner>);
+pub struct PrivateKey(Arc<KeyMaterial>);
 
-struct Inner {
-    pair: KeyPair,
+struct KeyMaterial {
+    pair: Pair,
     key_type: KeyType,
     spki: Vec<u8>,
+    pkcs8: Zeroizing<Vec<u8>>,
+}
+
+enum Pair {
+    Ec(EcdsaKeyPair),
+    Rsa(rsa::KeyPair),
 }
 
 impl PrivateKey {
@@ -143,17 +147,15 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError::Generate`] if the cryptographic library fails.
     pub fn generate(key_type: KeyType) -> Result<Self, KeyError> {
-        let pair = match key_type {
-            KeyType::Rsa2048 => {
-                KeyPair::generate_rsa_for(key_type.algorithm(), rcgen::RsaKeySize::_2048)
-            }
-            KeyType::Rsa4096 => {
-                KeyPair::generate_rsa_for(key_type.algorithm(), rcgen::RsaKeySize::_4096)
-            }
-            KeyType::EcP256 | KeyType::EcP384 => KeyPair::generate_for(key_type.algorithm()),
-        }
-        .map_err(|_| KeyError::Generate(key_type))?;
-        Ok(Self::from_pair(pair, key_type))
+        let generated = match key_type {
+            KeyType::EcP256 => generate_ec(&ECDSA_P256_SHA256_ASN1_SIGNING),
+            KeyType::EcP384 => generate_ec(&ECDSA_P384_SHA384_ASN1_SIGNING),
+            KeyType::Rsa2048 => generate_rsa(rsa::KeySize::Rsa2048),
+            KeyType::Rsa4096 => generate_rsa(rsa::KeySize::Rsa4096),
+        };
+        generated
+            .and_then(|(pair, pkcs8)| Self::from_pair(pair, key_type, pkcs8))
+            .map_err(|_| KeyError::Generate(key_type))
     }
 
     /// Reads a PKCS#8 key in DER.
@@ -161,39 +163,61 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError::Unsupported`] for anything but the types of [`KeyType`].
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
-        let der = PrivatePkcs8KeyDer::from(der);
-        for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
-            let Ok(pair) = KeyPair::from_pkcs8_der_and_sign_algo(&der, key_type.algorithm()) else {
-                continue;
+        let ec = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, der).map(Pair::Ec);
+        let (pair, key_type) = if let Ok(pair) = ec(&ECDSA_P256_SHA256_ASN1_SIGNING) {
+            (pair, KeyType::EcP256)
+        } else if let Ok(pair) = ec(&ECDSA_P384_SHA384_ASN1_SIGNING) {
+            (pair, KeyType::EcP384)
+        } else {
+            let pair = rsa::KeyPair::from_pkcs8(der).map_err(|_| KeyError::Unsupported)?;
+            let key_type = match pair.public_modulus_len() {
+                256 => KeyType::Rsa2048,
+                512 => KeyType::Rsa4096,
+                _ => return Err(KeyError::Unsupported),
             };
-            let spki = pair.subject_public_key_info();
-            let key_type = match key_type {
-                KeyType::Rsa2048 => rsa_type(&spki).ok_or(KeyError::Unsupported)?,
-                other => other,
-            };
-            return Ok(Self::from_pair(pair, key_type));
-        }
-        Err(KeyError::Unsupported)
+            (Pair::Rsa(pair), key_type)
+        };
+        Self::from_pair(pair, key_type, Zeroizing::new(der.to_vec()))
+            .map_err(|_| KeyError::Unsupported)
     }
 
     /// The key as PKCS#8 in DER, unencrypted.
     #[must_use]
     pub fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(self.0.pair.serialize_der())
+        self.0.pkcs8.clone()
     }
 
-    fn from_pair(pair: KeyPair, key_type: KeyType) -> Self {
-        let spki = pair.subject_public_key_info();
-        Self(Arc::new(Inner {
+    fn from_pair(
+        pair: Pair,
+        key_type: KeyType,
+        pkcs8: Zeroizing<Vec<u8>>,
+    ) -> Result<Self, Unspecified> {
+        let spki: PublicKeyX509Der<'_> = match &pair {
+            Pair::Ec(pair) => pair.public_key().as_der()?,
+            Pair::Rsa(pair) => pair.public_key().as_der()?,
+        };
+        let spki = spki.as_ref().to_vec();
+        Ok(Self(Arc::new(KeyMaterial {
             pair,
             key_type,
             spki,
-        }))
+            pkcs8,
+        })))
     }
+}
 
-    pub(crate) fn pair(&self) -> &KeyPair {
-        &self.0.pair
-    }
+type Generated = Result<(Pair, Zeroizing<Vec<u8>>), Unspecified>;
+
+fn generate_ec(algorithm: &'static EcdsaSigningAlgorithm) -> Generated {
+    let pair = EcdsaKeyPair::generate(algorithm)?;
+    let pkcs8 = Zeroizing::new(pair.to_pkcs8v1()?.as_ref().to_vec());
+    Ok((Pair::Ec(pair), pkcs8))
+}
+
+fn generate_rsa(size: rsa::KeySize) -> Generated {
+    let pair = rsa::KeyPair::generate(size)?;
+    let pkcs8 = Zeroizing::new(pair.as_der()?.as_ref().to_vec());
+    Ok((Pair::Rsa(pair), pkcs8))
 }
 
 impl SigningKey for PrivateKey {
@@ -206,28 +230,26 @@ impl SigningKey for PrivateKey {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        rcgen::SigningKey::sign(&self.0.pair, message).map_err(|e| KeyError::Sign(e.to_string()))
+        let random = SystemRandom::new();
+        let signed = match &self.0.pair {
+            Pair::Ec(pair) => pair
+                .sign(&random, message)
+                .map(|signature| signature.as_ref().to_vec()),
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
+                    .map(|()| signature)
+            }
+        };
+        signed.map_err(|Unspecified| {
+            KeyError::Sign("the cryptographic library gave no reason".into())
+        })
     }
 }
 
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PrivateKey({})", self.0.key_type)
-    }
-}
-
-fn rsa_type(spki: &[u8]) -> Option<KeyType> {
-    use x509_parser::prelude::FromDer as _;
-    use x509_parser::public_key::PublicKey;
-
-    let (_, spki) = x509_parser::x509::SubjectPublicKeyInfo::from_der(spki).ok()?;
-    match spki.parsed().ok()? {
-        PublicKey::RSA(key) => match key.key_size() {
-            2048 => Some(KeyType::Rsa2048),
-            4096 => Some(KeyType::Rsa4096),
-            _ => None,
-        },
-        _ => None,
     }
 }
 
@@ -258,9 +280,10 @@ mod tests {
             PrivateKey::from_pkcs8(b"x").unwrap_err(),
             KeyError::Unsupported
         );
-        let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let random = SystemRandom::new();
+        let ed25519 = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&random).unwrap();
         assert_eq!(
-            PrivateKey::from_pkcs8(&ed25519.serialize_der()).unwrap_err(),
+            PrivateKey::from_pkcs8(ed25519.as_ref()).unwrap_err(),
             KeyError::Unsupported
         );
     }

@@ -6,19 +6,27 @@
 //! the bundle of its own trust domain.
 //!
 //! Feature `rustls` adds `tls`: the one verifier and the one certificate resolver that every Countersign process uses.
+//! Feature `issue` adds `csr`, `issue` and `issued_ca`: what servers and node agents make certificates and requests with.
 
 pub mod bundle;
 pub mod certificate;
+#[cfg(feature = "issue")]
 pub mod csr;
 pub mod entry;
 pub mod federation;
+#[cfg(feature = "issue")]
 pub mod issue;
+#[cfg(feature = "issue")]
 pub mod issued_ca;
 pub mod jwt;
 pub mod key;
 pub mod node;
+#[cfg(feature = "issue")]
+mod public_key;
 pub mod selector;
 pub mod spiffe_id;
+#[cfg(feature = "issue")]
+mod subject;
 pub mod svid;
 pub mod time;
 #[cfg(feature = "rustls")]

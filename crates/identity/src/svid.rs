@@ -39,10 +39,10 @@ pub enum SvidError {
 
 /// An X.509-SVID with its private key, consistent in itself. Not verified against a bundle. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct X509Svid(Arc<Inner>);
+pub struct X509Svid(Arc<SvidParts>);
 
 #[derive(Debug)]
-struct Inner {
+struct SvidParts {
     leaf: Leaf,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKey,
@@ -67,7 +67,7 @@ impl X509Svid {
         if leaf.spki != key.spki() {
             return Err(SvidError::KeyMismatch);
         }
-        Ok(Self(Arc::new(Inner { leaf, chain, key })))
+        Ok(Self(Arc::new(SvidParts { leaf, chain, key })))
     }
 
     /// Reads the form of the Workload API: certificates in DER one after the other, and a PKCS#8 key.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use countersign_identity::bundle::Bundles as _;
-use countersign_identity::certificate::Described;
+use countersign_identity::certificate::{CertificateSummary, InvalidCertificate};
 use countersign_identity::verify::paths;
 use countersign_proto::spire::api::server::debug::v1 as wire;
 use tokio::time::Instant;
@@ -70,12 +70,12 @@ impl DebugService {
     }
 }
 
-fn shown(der: &[u8]) -> Result<wire::get_info_response::Cert, String> {
-    let Described {
+fn shown(der: &[u8]) -> Result<wire::get_info_response::Cert, InvalidCertificate> {
+    let CertificateSummary {
         id,
         not_after,
         subject,
-    } = Described::of(der)?;
+    } = CertificateSummary::parse(der)?;
     Ok(wire::get_info_response::Cert {
         id: id.as_ref().map(Into::into),
         expires_at: not_after.as_i64(),

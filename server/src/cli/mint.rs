@@ -147,7 +147,7 @@ impl MintX509 {
             CommandError::usage(format!("unable to generate CSR: {e}"))
         };
         let key = PrivateKey::generate(KeyType::EcP256).map_err(faulty)?;
-        let csr = Csr::make_bare(&key, &id, &self.dns).map_err(faulty)?;
+        let csr = Csr::make_without_subject(&key, &id, &self.dns).map_err(faulty)?;
         let client = self.socket.connect().await?;
         let request = MintX509svidRequest {
             csr: csr.into(),

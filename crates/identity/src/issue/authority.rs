@@ -12,12 +12,14 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use super::{
-    BACKDATE, IssueError, Issued, IssuingCa, Serial, Signer, Subject, authority_name,
-    distinguished_name, encode, issuer_params, may_sign, public_of, subject::text, template,
+    BACKDATE, IssueError, Issued, IssuingCa, Serial, Subject, authority_name, distinguished_name,
+    encode, issuer_params, may_sign, template,
 };
 use crate::bundle::{InvalidAuthority, X509Authority};
-use crate::csr::{Csr, PublicKey};
+use crate::csr::Csr;
 use crate::key::SigningKey;
+use crate::public_key::{PublicKey, RcgenSigner};
+use crate::subject::text;
 use crate::{TrustDomain, UnixTime};
 
 /// Asks an upstream authority to make this key one of the trust domain's: a request in DER, with the subject, which
@@ -30,15 +32,11 @@ pub fn authority_request(
     subject: &Subject,
     key: &dyn SigningKey,
 ) -> Result<Vec<u8>, IssueError> {
-    let public = public_of(key)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = authority_name(subject, &Serial::random()?);
     let uri = trust_domain.id().as_str().try_into().map_err(encode)?;
     params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
-    let signer = Signer {
-        key,
-        public: &public,
-    };
+    let signer = RcgenSigner::new(key)?;
     let request = params.serialize_request(&signer).map_err(encode)?;
     Ok(request.der().to_vec())
 }
@@ -63,10 +61,7 @@ impl IssuingCa {
             public_key,
             ttl,
         };
-        let signer = Signer {
-            key: self.key.as_ref(),
-            public: &self.public,
-        };
+        let signer = RcgenSigner::with_public(self.key.as_ref(), &self.public);
         let issuer = Issuer::from_params(&self.issuer, signer);
         let mut issued = wanted.signed_by(&issuer, &self.authority, now)?;
         issued.chain.extend(self.chain.iter().cloned());

@@ -9,7 +9,7 @@ use x509_parser::prelude::FromDer as _;
 
 use super::*;
 use crate::key::{KeyType, PrivateKey};
-use crate::verify::{InvalidSvid, Leaf, PeerError, verify_peer};
+use crate::verify::{InvalidSvid, PeerError, VerifiedLeaf, verify_peer};
 use crate::{Bundle, BundleSet, X509Svid};
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -258,7 +258,7 @@ impl Chain {
         }
     }
 
-    fn verify(&self) -> Result<Leaf, PeerError> {
+    fn verify(&self) -> Result<VerifiedLeaf, PeerError> {
         let pair = || rcgen::KeyPair::generate().unwrap();
         let (root_key, intermediate_key, leaf_key) = (pair(), pair(), pair());
         let root = self.root.self_signed(&root_key).unwrap();

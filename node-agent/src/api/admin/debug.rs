@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use countersign_identity::certificate::Described;
+use countersign_identity::certificate::CertificateSummary;
 use countersign_identity::verify::paths;
 use countersign_identity::{Bundle, UnixTime, X509Svid};
 use countersign_proto::spire::agent::debug::v1 as wire;
@@ -92,11 +92,11 @@ fn chain(
     std::iter::once(leaf)
         .chain(found.first().into_iter().flatten())
         .map(|der| {
-            let Described {
+            let CertificateSummary {
                 id,
                 not_after,
                 subject,
-            } = Described::of(der).map_err(|e| failed(&e))?;
+            } = CertificateSummary::parse(der).map_err(|e| failed(&e))?;
             Ok(wire::get_info_response::Cert {
                 id: id.as_ref().map(Into::into),
                 expires_at: not_after.as_i64(),

@@ -9,7 +9,7 @@ use super::*;
 use crate::Bundle;
 use crate::issue::{SvidTemplate, self_signed_authority};
 use crate::key::{KeyType, PrivateKey};
-use crate::verify::{Leaf, PeerError, verify_svid};
+use crate::verify::{PeerError, VerifiedLeaf, verify_svid};
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -40,7 +40,7 @@ fn below(parent: &IssuingCa, ttl: Duration) -> IssuingCa {
     IssuingCa::new(own, issued.chain, Arc::new(key)).unwrap()
 }
 
-fn leaf_of(ca: &IssuingCa, roots: &[&X509Authority]) -> Result<Leaf, PeerError> {
+fn leaf_of(ca: &IssuingCa, roots: &[&X509Authority]) -> Result<VerifiedLeaf, PeerError> {
     let id = trust_domain().id_with_path("/workload").unwrap();
     let template = SvidTemplate {
         id: &id,

@@ -1,4 +1,4 @@
-//! Subjects of certificates.
+//! Subjects of certificates: the names that SPIRE's certificates carry.
 
 use rcgen::{DistinguishedName, DnType, DnValue};
 use x509_parser::x509::X509Name;
@@ -95,7 +95,7 @@ impl Subject {
 }
 
 /// A PrintableString where the text allows it, as Go writes names, else a UTF8String.
-pub(super) fn text(value: &str) -> DnValue {
+pub(crate) fn text(value: &str) -> DnValue {
     value.try_into().map_or_else(
         |_| DnValue::Utf8String(value.into()),
         DnValue::PrintableString,
