@@ -13,7 +13,7 @@ use countersign_identity::{Bundle, BundleSet, SpiffeId, X509Svid, svid};
 use countersign_mesh::chain::FieldValue;
 use countersign_mesh::decide::FieldValues;
 use countersign_mesh::{
-    CallRequest, Carrier, Context, Engine, Grant, InboundRequest, Now, OutboundError, CallOrigin,
+    CallOrigin, CallRequest, Carrier, Context, Engine, Grant, InboundRequest, Now, OutboundError,
     OutgoingCall, PeerView, Policy, Refusal, SigningIdentity,
 };
 use countersign_proto::spiffe::workload::X509svidRequest;
@@ -186,13 +186,7 @@ impl Attacker {
             grant: Grant::ByRule,
         };
         let origin = CallOrigin::Context(context);
-        countersign_mesh::outbound::prepare(
-            &self.policy,
-            &self.signer,
-            origin,
-            &call,
-            self.now(),
-        )
+        countersign_mesh::outbound::prepare(&self.policy, &self.signer, origin, &call, self.now())
     }
 
     /// Opens an mTLS connection to whoever is at this address and says they are `callee`.

@@ -1,7 +1,7 @@
 //! Upstream authorities: who signs this server's own authority, where it is no root itself.
 //!
 //! An [`UpstreamAuthority`] signs the certificate of an authority, and may take JWT keys and tell which authorities the
-//! trust domain has. What it returns is checked by [`countersign_identity::minted`] before anything is signed with it. The
+//! trust domain has. What it returns is checked by [`countersign_identity::issued_ca`] before anything is signed with it. The
 //! authority's rotation is the only caller, but for JWT keys of servers below, which the API passes on.
 
 mod disk;

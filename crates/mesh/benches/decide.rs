@@ -6,6 +6,9 @@
 )]
 #![expect(clippy::print_stdout, reason = "the ratios are this program's output")]
 
+#[path = "../fixture/workload.rs"]
+mod workload;
+
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,20 +19,16 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
     ParsedPublicKey,
 };
-use countersign_identity::bundle::{Bundles, X509Authority};
-use countersign_identity::csr::PublicKey;
-use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
-use countersign_identity::{
-    Bundle, BundleSet, KeyType, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
-};
+use countersign_identity::bundle::Bundles;
+use countersign_identity::{BundleSet, KeyType, Now, PrivateKey, UnixTime};
 use countersign_mesh::{
-    CallRequest, Carrier, Context, Engine, FieldValue, FieldValues, Grant, InboundRequest, Now,
-    CallOrigin, OutgoingCall, PeerView, Permit, Policy, SigningIdentity, outbound,
+    CallOrigin, CallRequest, Carrier, Context, Engine, FieldValues, Grant, InboundRequest,
+    OutgoingCall, Permit, Policy, outbound,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
-use rustls_pki_types::CertificateDer;
 
-const NOW: u64 = 1_800_000_000;
+use workload::{NOW, Workload, authority, bundle, fields};
+
 const PATH: &str = "/tasks.v1.Tasks/Create";
 const RULES: [usize; 3] = [10, 1_000, 10_000];
 /// How many calls one chain makes before the next one is opened.
@@ -39,15 +38,8 @@ const CALLS_PER_CHAIN: usize = 20_000;
 const BATCH: usize = 20;
 const BATCHES: usize = 1_001;
 
-struct Workload {
-    id: SpiffeId,
-    identity: SigningIdentity,
-    chain: Vec<CertificateDer<'static>>,
-    not_after: UnixTime,
-}
-
 /// A calls B, and B calls C over and over: at C the first link is known and B's waits.
-struct World {
+struct Fixture {
     bundles: Arc<dyn Bundles>,
     policy: Policy,
     workloads: [Workload; 3],
@@ -99,24 +91,21 @@ fn policy(rules: usize) -> Policy {
     Policy::parse(&text).unwrap()
 }
 
-impl World {
+impl Fixture {
     fn new(rules: usize) -> Self {
-        let trust_domain = TrustDomain::new("ai-agents.org").unwrap();
-        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-        let begin = UnixTime::from_secs(NOW - 3_600);
-        let ttl = Duration::from_secs(86_400);
-        let cert =
-            self_signed_authority(&trust_domain, &Subject::authority(), &key, ttl, begin).unwrap();
-        let mut bundle = Bundle::empty(trust_domain);
-        bundle.x509_authorities = vec![X509Authority::new(cert.clone()).unwrap()];
-        let ca = IssuingCa::new(cert, Vec::new(), Arc::new(key)).unwrap();
-        let workloads = ["planner/primary/1", "coder/primary/1", "reviewer/primary/1"]
-            .map(|name| workload(&ca, name));
+        let ca = authority("ai-agents.org");
+        let bundle = bundle("ai-agents.org", vec![ca.authority().clone()]);
+        let workloads =
+            ["planner/primary/1", "coder/primary/1", "reviewer/primary/1"].map(|name| {
+                let id = format!("spiffe://ai-agents.org/{name}");
+                let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+                Workload::new(&ca, &id, key, (NOW - 60, 3_600))
+            });
         let bundles: Arc<dyn Bundles> = Arc::new([bundle].into_iter().collect::<BundleSet>());
         let policy = policy(rules);
         let engine = Engine::new(Arc::clone(&bundles));
         let at_b = open(&bundles, &policy, &workloads);
-        let mut world = Self {
+        let mut fixture = Self {
             bundles,
             policy,
             workloads,
@@ -124,8 +113,8 @@ impl World {
             at_b,
             calls: 0,
         };
-        world.renew();
-        world
+        fixture.renew();
+        fixture
     }
 
     /// A new chain and an engine that has seen one call of it.
@@ -188,11 +177,7 @@ impl World {
 
     fn decide(&self, call: &Call) -> Permit {
         let [_, b, c] = &self.workloads;
-        let fields = FieldValues {
-            chain_bin: FieldValue::One(call.chain.as_bytes()),
-            certs_bin: FieldValue::One(call.certs.as_bytes()),
-            ..FieldValues::default()
-        };
+        let fields = fields(Carrier::Grpc, &call.chain, Some(&call.certs));
         self.engine
             .decide(&self.policy, &request(b, c, fields), at())
             .unwrap()
@@ -206,35 +191,13 @@ fn at() -> Now {
     }
 }
 
-fn workload(ca: &IssuingCa, name: &str) -> Workload {
-    let id = SpiffeId::parse(&format!("spiffe://ai-agents.org/{name}")).unwrap();
-    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-    let template = SvidTemplate {
-        id: &id,
-        dns_names: &[],
-        ttl: Duration::from_secs(3_600),
-    };
-    let public = PublicKey::from_spki(key.spki()).unwrap();
-    let issued = ca
-        .issue(&template, &public, UnixTime::from_secs(NOW - 60))
-        .unwrap();
-    let identity = SigningIdentity::new(id.clone(), Arc::new(key)).unwrap();
-    Workload {
-        id,
-        identity,
-        chain: issued.chain,
-        not_after: issued.not_after,
-    }
-}
-
-fn request<'a>(from: &'a Workload, to: &'a Workload, fields: FieldValues<'a>) -> InboundRequest<'a> {
+fn request<'a>(
+    from: &'a Workload,
+    to: &'a Workload,
+    fields: FieldValues<'a>,
+) -> InboundRequest<'a> {
     InboundRequest {
-        peer: Some(PeerView {
-            id: &from.id,
-            kid: from.identity.kid(),
-            chain: &from.chain,
-            not_after: from.not_after,
-        }),
+        peer: Some(from.peer()),
         presented: &to.id,
         method: "POST",
         path: PATH,
@@ -253,10 +216,7 @@ fn open(bundles: &Arc<dyn Bundles>, policy: &Policy, [a, b, _]: &[Workload; 3]) 
     };
     let call = outbound::prepare(policy, &a.identity, CallOrigin::NewChain, &call, at()).unwrap();
     let value = call.chain_value(Carrier::Grpc);
-    let fields = FieldValues {
-        chain_bin: FieldValue::One(value.as_bytes()),
-        ..FieldValues::default()
-    };
+    let fields = fields(Carrier::Grpc, &value, None);
     let permit = Engine::new(Arc::clone(bundles))
         .decide(policy, &request(a, b, fields), at())
         .unwrap();
@@ -304,17 +264,17 @@ impl Bare {
 
 fn links(criterion: &mut Criterion) {
     let bare = Bare::new();
-    let mut world = World::new(10);
+    let mut fixture = Fixture::new(10);
     criterion.bench_function("bare P-256 sign", |b| b.iter(|| bare.sign()));
     criterion.bench_function("bare P-256 verify", |b| b.iter(|| bare.verify()));
     criterion.bench_function("make a link", |b| {
         b.iter_custom(|iterations| {
             let mut spent = Duration::ZERO;
             for _ in 0..iterations {
-                if world.at_b.remaining() == 0 {
-                    world.renew();
+                if fixture.at_b.remaining() == 0 {
+                    fixture.renew();
                 }
-                spent += timed(|| drop(black_box(world.prepare())));
+                spent += timed(|| drop(black_box(fixture.prepare())));
             }
             spent
         });
@@ -323,14 +283,14 @@ fn links(criterion: &mut Criterion) {
 
 fn decisions(criterion: &mut Criterion) {
     for rules in RULES {
-        let mut world = World::new(rules);
+        let mut fixture = Fixture::new(rules);
         criterion.bench_function(&format!("decide under {rules} rules"), |b| {
             b.iter_custom(|iterations| {
                 let mut spent = Duration::ZERO;
                 let mut left = usize::try_from(iterations).unwrap();
                 while left > 0 {
-                    let calls = world.batch(left.min(BATCH));
-                    spent += world.decide_all(&calls);
+                    let calls = fixture.batch(left.min(BATCH));
+                    spent += fixture.decide_all(&calls);
                     left -= calls.len();
                 }
                 spent
@@ -371,19 +331,19 @@ fn ratios(_: &mut Criterion) {
     let sign = || timed(|| (0..BATCH).for_each(|_| bare.sign()));
     let verify = || timed(|| (0..BATCH).for_each(|_| bare.verify()));
     println!("\nmedians over {BATCHES} batches of {BATCH}");
-    let mut world = World::new(10);
+    let mut fixture = Fixture::new(10);
     let make = beside(sign, || {
-        if usize::from(world.at_b.remaining()) < BATCH {
-            world.renew();
+        if usize::from(fixture.at_b.remaining()) < BATCH {
+            fixture.renew();
         }
-        timed(|| (0..BATCH).for_each(|_| drop(black_box(world.prepare()))))
+        timed(|| (0..BATCH).for_each(|_| drop(black_box(fixture.prepare()))))
     });
     report("make a link", "sign", make);
     let check = beside(verify, || {
-        let permits: Vec<_> = world
+        let permits: Vec<_> = fixture
             .batch(BATCH)
             .iter()
-            .map(|call| world.decide(call))
+            .map(|call| fixture.decide(call))
             .collect();
         timed(|| {
             for permit in &permits {
@@ -393,10 +353,10 @@ fn ratios(_: &mut Criterion) {
     });
     report("verify a link", "verify", check);
     for rules in RULES {
-        let mut world = World::new(rules);
+        let mut fixture = Fixture::new(rules);
         let decide = beside(verify, || {
-            let calls = world.batch(BATCH);
-            world.decide_all(&calls)
+            let calls = fixture.batch(BATCH);
+            fixture.decide_all(&calls)
         });
         report(&format!("decide under {rules} rules"), "verify", decide);
     }

@@ -8,6 +8,7 @@ mod cbor;
 pub mod certs;
 pub mod codec;
 pub mod field;
+mod key;
 pub mod link;
 
 use std::fmt;
@@ -19,7 +20,8 @@ pub use algorithm::Algorithm;
 pub use certs::CertSet;
 pub use codec::Malformed;
 pub use field::{Carrier, FieldValue};
-pub use link::{Claims, Link, ChainStart};
+pub(crate) use key::LinkKey;
+pub use link::{ChainStart, Claims, Link};
 
 /// The most links that a chain may have.
 pub const MAX_LINKS: usize = 16;

@@ -11,11 +11,20 @@ use countersign_identity::{Now, SpiffeId, UnixTime};
 pub(crate) use self::ledger::Ledger;
 
 use crate::chain::{CertSet, Chain, ChainId, NO_LINKS, PrefixHash, codec};
-use crate::decide::charge_failure;
 use crate::limits::{PeerState, Presented, lock};
-use crate::outbound::Grant;
 use crate::refusal::{Reason, Refusal};
 use crate::verify::LastSignature;
+
+/// How much of the ledger a callee gets for calls of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Grant {
+    /// What the rule's `grant` says, else the default split: a quarter of what is left after the call, but as many calls
+    /// as hops are left if there are so many.
+    #[default]
+    ByRule,
+    /// This much, or what is left if that is less.
+    Exactly(u16),
+}
 
 /// One workload's part in a piece of work. All clones share one ledger.
 ///
@@ -28,7 +37,7 @@ struct Inner {
     holder: SpiffeId,
     originator: SpiffeId,
     chain_id: ChainId,
-    deadline: u64,
+    deadline: UnixTime,
     max_hops: u8,
     ledger: Ledger,
     /// The chain that came in; `None` at the originator.
@@ -106,7 +115,7 @@ impl Inbound {
     }
 
     fn fail(&self, at: Now) {
-        charge_failure(&self.peer, at);
+        self.peer.charge_failure(at.mono);
         let hook = std::mem::replace(&mut *lock(&self.on_failure), Hook::Failed);
         if let Hook::Set(hook) = hook {
             hook();
@@ -131,7 +140,7 @@ impl Inbound {
 impl Context {
     pub(crate) fn inbound(
         holder: SpiffeId,
-        (max_hops, deadline, budget): (u8, u64, u16),
+        (max_hops, deadline, budget): (u8, UnixTime, u16),
         inbound: Inbound,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -148,7 +157,7 @@ impl Context {
     pub(crate) fn started(
         originator: SpiffeId,
         chain_id: ChainId,
-        (max_hops, deadline, budget): (u8, u64, u16),
+        (max_hops, deadline, budget): (u8, UnixTime, u16),
     ) -> Self {
         Self(Arc::new(Inner {
             holder: originator.clone(),
@@ -194,7 +203,7 @@ impl Context {
     /// When the piece of work has to be done: from this second on nothing may be called.
     #[must_use]
     pub fn deadline(&self) -> UnixTime {
-        UnixTime::from_secs(self.0.deadline)
+        self.0.deadline
     }
 
     /// The chain that came in; `None` at the originator. Its last signature may still wait.
@@ -248,7 +257,7 @@ impl Context {
         }
         let detail = "the signature of the last link of the inbound chain does not hold";
         let refusal = Refusal::new(Reason::ChainSignatureInvalid, detail).found_late();
-        Err(refusal.of_chain(self.chain_id(), self.hop()))
+        Err(refusal.with_chain_id(self.chain_id(), self.hop()))
     }
 
     /// Has `hook` called once if the late signature check fails, from whatever thread finds out. The layer ends the

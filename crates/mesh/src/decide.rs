@@ -14,9 +14,8 @@ use countersign_identity::bundle::Bundles;
 use countersign_identity::{KeyId, Now, SpiffeId, UnixTime};
 use rustls_pki_types::CertificateDer;
 
-pub(crate) use self::state::{State, charge_failure};
-
 use self::charge::Charge;
+use self::state::State;
 use crate::chain::{Carrier, ChainId, FieldValue};
 use crate::context::Context;
 use crate::limits::Capacity;
@@ -165,8 +164,8 @@ impl Permit {
 
     /// Takes back what the request charged, because a later step refused it (step 11). The call stays known, so that it
     /// cannot be replayed.
-    pub fn give_back(self) {
-        self.charge.give_back();
+    pub fn refund(self) {
+        self.charge.refund();
     }
 }
 

@@ -11,6 +11,7 @@
 //! [`Policy::parse`] to check what an administrator wrote.
 
 pub mod chain;
+mod check;
 pub mod context;
 pub mod decide;
 pub mod limits;
@@ -19,15 +20,18 @@ pub mod policy;
 pub mod refusal;
 mod verify;
 
-pub use countersign_identity::Now;
 pub use chain::{Carrier, Chain, ChainId, FieldValue};
-pub use context::Context;
+pub use context::{Context, Grant};
+pub use countersign_identity::Now;
 pub use decide::{Engine, FieldValues, InboundRequest, PeerView, Permit};
-pub use outbound::{CallRequest, Grant, OutboundError, CallOrigin, OutgoingCall, SigningIdentity};
+pub use outbound::{CallOrigin, CallRequest, OutboundError, OutgoingCall, SigningIdentity};
 pub use policy::Policy;
 pub use refusal::{Reason, Refusal};
 
 #[cfg(test)]
-mod vectors;
+extern crate self as countersign_mesh;
 #[cfg(test)]
-mod world;
+#[path = "../fixture/fixture.rs"]
+mod fixture;
+#[cfg(test)]
+mod vectors;

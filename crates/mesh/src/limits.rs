@@ -11,7 +11,7 @@ mod sharded;
 
 use std::time::Duration;
 
-pub(crate) use account::{Accounts, ChainKey, Full, Opened};
+pub(crate) use account::{AccountError, Accounts, ChainKey};
 pub(crate) use peer::{PeerState, Peers, Presented};
 pub(crate) use quota::{Held, Quota};
 pub use rate::{InvalidRate, Rate};

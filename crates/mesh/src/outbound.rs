@@ -13,11 +13,12 @@ use countersign_identity::{Now, SpiffeId, UnixTime};
 pub use self::sign::{SigningIdentity, UnusableKey};
 
 use crate::chain::certs::MAX_CERTS_LEN;
-use crate::chain::{Carrier, ChainId, Claims, MAX_CHAIN_LEN, ChainStart, codec};
-use crate::context::{Context, Forward};
+use crate::chain::{Carrier, ChainId, ChainStart, Claims, MAX_CHAIN_LEN, codec};
+use crate::check;
+use crate::context::{Context, Forward, Grant};
 use crate::policy::Policy;
 use crate::policy::action::Action;
-use crate::policy::rule::{AllowRule, CallPath};
+use crate::policy::rule::CallPath;
 use crate::refusal::{Reason, Refusal};
 
 /// What a call comes from.
@@ -25,21 +26,11 @@ use crate::refusal::{Reason, Refusal};
 pub enum CallOrigin<'a> {
     /// A context: of an inbound request, or one that [`start`] opened.
     Context(&'a Context),
-    /// Nothing. A workload with the right to originate starts a chain for this one call; any other is refused.
-    Nothing,
-    /// The handler of a request that came without a chain, which may not call on.
-    Chainless,
-}
-
-/// How much of the ledger a callee gets for calls of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Grant {
-    /// What the rule's `grant` says, else the default split: a quarter of what is left after the call, but as many calls
-    /// as hops are left if there are so many.
-    #[default]
-    ByRule,
-    /// This much, or what is left if that is less.
-    Exactly(u16),
+    /// No context. A workload with the right to originate starts a chain for this one call; any other is refused.
+    NewChain,
+    /// The handler of a request that came without a chain, under a rule with `chain = "optional"`. It may not call on,
+    /// whatever its workload may originate.
+    NoOrigination,
 }
 
 /// A call that is to be made.
@@ -80,12 +71,13 @@ pub enum OutboundError {
 ///
 /// # Errors
 /// `origination_denied` without an originate rule for this workload.
-pub fn start(policy: &Policy, identity: &SigningIdentity, at: Now) -> Result<Context, OutboundError> {
-    let rule = policy.originate(identity.id()).ok_or_else(|| {
-        let detail = format!("no originate rule names {}", identity.id());
-        Refusal::new(Reason::OriginationDenied, detail)
-    })?;
-    let deadline = at.wall.as_secs().saturating_add(rule.deadline.as_secs());
+pub fn start(
+    policy: &Policy,
+    identity: &SigningIdentity,
+    at: Now,
+) -> Result<Context, OutboundError> {
+    let rule = check::originate(policy, identity.id())?;
+    let deadline = at.wall.after(rule.deadline);
     let limits = (rule.max_hops, deadline, rule.budget);
     Ok(Context::started(
         identity.id().clone(),
@@ -114,29 +106,30 @@ pub fn prepare(
             return Err(Refusal::new(Reason::OriginationDenied, detail).into());
         }
     };
-    let checked = check(policy, identity, &context, call, at);
-    let (action, grant) =
-        checked.map_err(|refusal| refusal.of_chain(context.chain_id(), context.hop() + 1))?;
+    let of_chain = |refusal: Refusal| refusal.with_chain_id(context.chain_id(), context.hop() + 1);
+    let (action, grant) = check_call(policy, identity, &context, call, at).map_err(of_chain)?;
     context.check_signature(at)?;
     let hops_left = context.max_hops().saturating_sub(context.hop() + 1);
+    let pay = |remaining| grant.unwrap_or_else(|| default_grant(remaining, hops_left));
+    // Other calls of this context may have spent what was left when it was checked.
     let granted = context
         .ledger()
-        .pay(|rest| grant.unwrap_or_else(|| default_grant(rest, hops_left)))
-        .ok_or_else(|| exhausted(&context))?;
+        .pay(pay)
+        .ok_or_else(|| of_chain(check::exhausted()))?;
     let sent = seal(identity, &context, call, &action, granted, at);
     if sent.is_err() {
-        context.ledger().take_back(granted.saturating_add(1));
+        context.ledger().refund(granted.saturating_add(1));
     }
     sent
 }
 
-/// max(⌊rest / 4⌋, min(rest, hops left after the call)).
-fn default_grant(rest: u16, hops_left: u8) -> u16 {
-    (rest / 4).max(rest.min(hops_left.into()))
+/// The default split of section 5: a quarter of what remains after the call, or as many calls as hops are left.
+fn default_grant(remaining: u16, hops_left: u8) -> u16 {
+    (remaining / 4).max(remaining.min(hops_left.into()))
 }
 
 /// What the callee would refuse, and what is to be granted if that is said.
-fn check<'a>(
+fn check_call<'a>(
     policy: &Policy,
     identity: &SigningIdentity,
     context: &Context,
@@ -162,65 +155,18 @@ fn check<'a>(
     let rule = edge
         .select(&action, &call_path)
         .map(|selected| selected.rule.as_ref());
-    check_limits(context, rule, policy, at)
-        .and_then(|()| check_cycle(&members, call.callee, rule))
-        .map_err(|refusal| refusal.by_rule(rule.map(|rule| &rule.name)))?;
+    let max_hops = rule.map_or(policy.max_hops(), |rule| rule.max_hops);
+    let reentry = rule.map_or(0, |rule| rule.reentry);
+    check::deadline(context.deadline(), at.wall)
+        .and_then(|()| check::hops(context.hop() + 1, max_hops.min(context.max_hops())))
+        .and_then(|()| check::budget(context.remaining()))
+        .and_then(|()| check::cycle(&members, call.callee, reentry))
+        .map_err(|refusal| refusal.with_rule(rule.map(|rule| &rule.name)))?;
     let grant = match call.grant {
         Grant::Exactly(calls) => Some(calls),
         Grant::ByRule => rule.and_then(|rule| rule.grant),
     };
     Ok((action, grant))
-}
-
-fn check_limits(
-    context: &Context,
-    rule: Option<&AllowRule>,
-    policy: &Policy,
-    at: Now,
-) -> Result<(), Refusal> {
-    if at.wall >= context.deadline() {
-        let detail = format!("the deadline was {}, it is {}", context.deadline(), at.wall);
-        let refusal = Refusal::new(Reason::ChainDeadlinePassed, detail);
-        return Err(refusal.at_limit("deadline", &context.deadline().as_secs()));
-    }
-    let max_hops = rule
-        .map_or(policy.max_hops(), |rule| rule.max_hops)
-        .min(context.max_hops());
-    if context.hop() >= max_hops {
-        let detail = format!("the chain has {} links already", context.hop());
-        return Err(Refusal::new(Reason::HopLimitExceeded, detail).at_limit("max_hops", &max_hops));
-    }
-    if context.remaining() == 0 {
-        return Err(exhausted(context));
-    }
-    Ok(())
-}
-
-fn check_cycle(
-    members: &[&SpiffeId],
-    callee: &SpiffeId,
-    rule: Option<&AllowRule>,
-) -> Result<(), Refusal> {
-    let reentry = rule.map_or(0, |rule| rule.reentry);
-    let before = members.iter().filter(|id| **id == callee).count();
-    if before > usize::from(reentry) {
-        let refusal = Refusal::new(
-            Reason::CycleDetected,
-            format!("{callee} stands in the chain already"),
-        );
-        return Err(refusal.at_limit("reentry", &reentry));
-    }
-    Ok(())
-}
-
-fn exhausted(context: &Context) -> Refusal {
-    let refusal = Refusal::new(
-        Reason::ChainBudgetExhausted,
-        "nothing is left of what this workload was granted",
-    );
-    refusal
-        .at_limit("budget", &0)
-        .of_chain(context.chain_id(), context.hop() + 1)
 }
 
 /// Signs and encodes the link that a payment was made for.
@@ -250,8 +196,8 @@ fn seal(
     let bytes = codec::append(chain, links, &link);
     let too_large = |limit: &'static str, most: usize| {
         let detail = "the chain or its certificates are too large for one more call";
-        let refusal = Refusal::new(Reason::HopLimitExceeded, detail).at_limit(limit, &most);
-        refusal.of_chain(context.chain_id(), context.hop() + 1)
+        let refusal = Refusal::new(Reason::HopLimitExceeded, detail).with_limit(limit, &most);
+        refusal.with_chain_id(context.chain_id(), context.hop() + 1)
     };
     if bytes.len() > MAX_CHAIN_LEN {
         return Err(too_large("chain_bytes", MAX_CHAIN_LEN).into());
@@ -351,7 +297,7 @@ impl OutgoingCall {
         if reason.returns_grant() {
             self.context
                 .ledger()
-                .take_back(self.open.swap(0, Ordering::Relaxed));
+                .refund(self.open.swap(0, Ordering::Relaxed));
         }
     }
 

@@ -19,7 +19,7 @@ pub use self::error::{InvalidPolicy, PolicyError, PolicyErrorKind};
 
 use self::action::Action;
 use self::index::IdIndex;
-use self::rule::{AllowRule, DenyRule, OriginateRule, MatchDepth, Verify, CallPath};
+use self::rule::{AllowRule, CallPath, DenyRule, MatchDepth, OriginateRule, Verify};
 
 /// The largest policy text, in bytes.
 pub const MAX_POLICY_LEN: usize = 2 * 1024 * 1024;
@@ -221,7 +221,11 @@ impl<'p> Edge<'p> {
     }
 
     /// The first allow rule that matches wholly, else the one that came furthest, the first of these in the file.
-    pub(crate) fn select(&self, action: &Action<'_>, call_path: &CallPath<'_>) -> Option<Selected<'p>> {
+    pub(crate) fn select(
+        &self,
+        action: &Action<'_>,
+        call_path: &CallPath<'_>,
+    ) -> Option<Selected<'p>> {
         let mut furthest: Option<Selected<'p>> = None;
         for rule in self.allow_rules() {
             let depth = rule.match_depth(action, call_path);
@@ -236,7 +240,11 @@ impl<'p> Edge<'p> {
     }
 
     /// The first deny rule that applies.
-    pub(crate) fn denied(&self, action: &Action<'_>, call_path: &CallPath<'_>) -> Option<&'p DenyRule> {
+    pub(crate) fn denied(
+        &self,
+        action: &Action<'_>,
+        call_path: &CallPath<'_>,
+    ) -> Option<&'p DenyRule> {
         let policy = self.policy;
         self.deny
             .iter()

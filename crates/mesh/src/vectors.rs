@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::bundle::{Bundles, X509Authority};
-use countersign_identity::{
-    Bundle, BundleSet, Now, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
-};
+use countersign_identity::{BundleSet, Now, PrivateKey, SigningKey as _, SpiffeId, UnixTime};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{Chain, FieldValue, codec};
-use crate::decide::{Engine, FieldValues, InboundRequest, PeerView};
+use crate::chain::{Chain, codec};
+use crate::decide::{Engine, InboundRequest, PeerView};
+use crate::fixture::{bundle, fields};
 use crate::{Carrier, Policy};
 
 /// The file.
@@ -147,14 +146,12 @@ fn carrier(name: &str) -> Carrier {
 }
 
 fn bundles(vectors: &Vectors) -> Arc<dyn Bundles> {
-    let bundle = |(name, authorities): (&String, &Vec<String>)| {
-        let mut bundle = Bundle::empty(TrustDomain::new(name).unwrap());
+    let of = |(name, authorities): (&String, &Vec<String>)| {
         let authority =
             |der: &String| X509Authority::new(CertificateDer::from(unhex(der))).unwrap();
-        bundle.x509_authorities = authorities.iter().map(authority).collect();
-        bundle
+        bundle(name, authorities.iter().map(authority).collect())
     };
-    Arc::new(vectors.bundles.iter().map(bundle).collect::<BundleSet>())
+    Arc::new(vectors.bundles.iter().map(of).collect::<BundleSet>())
 }
 
 /// What comes of one vector: the outcome, and whether the last signature holds.
@@ -174,23 +171,8 @@ fn run(vectors: &Vectors, vector: &Vector) -> (String, Option<bool>) {
         countersign_identity::verify::verify_peer(&chain, bundles(vectors).as_ref(), at.wall)
             .unwrap();
     let presented = SpiffeId::parse(&vectors.workloads[&vector.callee].id).unwrap();
-    let value = FieldValue::One(vector.chain.as_bytes());
-    let certs = vector.certs.as_ref().map_or(FieldValue::Absent, |certs| {
-        FieldValue::One(certs.as_bytes())
-    });
     let carrier = carrier(&vector.carrier);
-    let fields = match carrier {
-        Carrier::Http => FieldValues {
-            chain: value,
-            certs,
-            ..FieldValues::default()
-        },
-        Carrier::Grpc => FieldValues {
-            chain_bin: value,
-            certs_bin: certs,
-            ..FieldValues::default()
-        },
-    };
+    let fields = fields(carrier, &vector.chain, vector.certs.as_deref());
     let request = InboundRequest {
         peer: Some(PeerView {
             id: &leaf.id,

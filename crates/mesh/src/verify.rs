@@ -4,7 +4,6 @@
 //! those that a link of this very chain asks for.
 
 mod cache;
-mod key;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -15,9 +14,8 @@ use countersign_identity::{SpiffeId, UnixTime};
 use rustls_pki_types::CertificateDer;
 
 pub(crate) use cache::{Caches, Epoch, KnownLeaf};
-pub(crate) use key::LinkKey;
 
-use crate::chain::{CertSet, Chain, Link, NO_LINKS, PrefixHash};
+use crate::chain::{CertSet, Chain, Link, LinkKey, NO_LINKS, PrefixHash};
 use crate::limits::{CERTIFICATE_SLACK, PeerState, Presented};
 use crate::refusal::{Reason, Refusal};
 

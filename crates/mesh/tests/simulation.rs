@@ -9,37 +9,28 @@
     reason = "what fails here fails the test"
 )]
 
+#[path = "../fixture/workload.rs"]
+mod workload;
+
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_identity::bundle::{Bundles, X509Authority};
-use countersign_identity::csr::PublicKey;
-use countersign_identity::issue::{IssuingCa, Subject, SvidTemplate, self_signed_authority};
-use countersign_identity::{
-    Bundle, BundleSet, KeyType, PrivateKey, SigningKey as _, SpiffeId, TrustDomain, UnixTime,
-};
+use countersign_identity::bundle::Bundles;
+use countersign_identity::{BundleSet, KeyType, Now, PrivateKey, UnixTime};
 use countersign_mesh::{
-    CallRequest, Carrier, Context, Engine, FieldValue, FieldValues, Grant, InboundRequest, Now,
-    OutboundError, CallOrigin, OutgoingCall, PeerView, Permit, Policy, Reason, Refusal, SigningIdentity,
-    outbound,
+    CallOrigin, CallRequest, Carrier, Context, Engine, Grant, InboundRequest, OutboundError,
+    OutgoingCall, Permit, Policy, Reason, Refusal, outbound,
 };
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use rustls_pki_types::CertificateDer;
 
-const NOW: u64 = 1_800_000_000;
+use workload::{NOW, Workload, authority, bundle, fields};
+
 const TREES: u64 = 400;
 const WORKLOADS: usize = 6;
 
-struct Workload {
-    id: SpiffeId,
-    identity: SigningIdentity,
-    chain: Vec<CertificateDer<'static>>,
-    not_after: UnixTime,
-}
-
-struct World {
+struct Fixture {
     bundles: Arc<dyn Bundles>,
     workloads: Vec<Workload>,
     policy: Policy,
@@ -47,44 +38,20 @@ struct World {
     mono: Duration,
 }
 
-impl World {
+impl Fixture {
     fn new(policy: &str) -> Self {
-        let trust_domain = TrustDomain::new("td").unwrap();
-        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-        let begin = UnixTime::from_secs(NOW - 3_600);
-        let ttl = Duration::from_secs(86_400);
-        let cert =
-            self_signed_authority(&trust_domain, &Subject::authority(), &key, ttl, begin).unwrap();
-        let mut bundle = Bundle::empty(trust_domain);
-        bundle.x509_authorities = vec![X509Authority::new(cert.clone()).unwrap()];
-        let ca = IssuingCa::new(cert, Vec::new(), Arc::new(key)).unwrap();
+        let ca = authority("td");
+        let bundle = bundle("td", vec![ca.authority().clone()]);
+        let workload = |n| {
+            let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+            Workload::new(&ca, &format!("spiffe://td/w/{n}"), key, (NOW - 60, 3_600))
+        };
         Self {
             bundles: Arc::new([bundle].into_iter().collect::<BundleSet>()),
-            workloads: (0..WORKLOADS).map(|n| Self::workload(&ca, n)).collect(),
+            workloads: (0..WORKLOADS).map(workload).collect(),
             policy: Policy::parse(policy).unwrap(),
             now: NOW,
             mono: Duration::from_secs(1),
-        }
-    }
-
-    fn workload(ca: &IssuingCa, n: usize) -> Workload {
-        let id = SpiffeId::parse(&format!("spiffe://td/w/{n}")).unwrap();
-        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-        let template = SvidTemplate {
-            id: &id,
-            dns_names: &[],
-            ttl: Duration::from_secs(3_600),
-        };
-        let public = PublicKey::from_spki(key.spki()).unwrap();
-        let issued = ca
-            .issue(&template, &public, UnixTime::from_secs(NOW - 60))
-            .unwrap();
-        let identity = SigningIdentity::new(id.clone(), Arc::new(key)).unwrap();
-        Workload {
-            id,
-            identity,
-            chain: issued.chain,
-            not_after: issued.not_after,
         }
     }
 
@@ -132,23 +99,12 @@ impl World {
         let chain = call.chain_value(Carrier::Grpc);
         let certs = call.certs_value(Carrier::Grpc);
         let request = InboundRequest {
-            peer: Some(PeerView {
-                id: &peer.id,
-                kid: peer.identity.kid(),
-                chain: &peer.chain,
-                not_after: peer.not_after,
-            }),
+            peer: Some(peer.peer()),
             presented: &self.workloads[to].id,
             method: "POST",
             path: "/work",
             carrier: Carrier::Grpc,
-            fields: FieldValues {
-                chain_bin: FieldValue::One(chain.as_bytes()),
-                certs_bin: certs.as_ref().map_or(FieldValue::Absent, |certs| {
-                    FieldValue::One(certs.as_bytes())
-                }),
-                ..FieldValues::default()
-            },
+            fields: fields(Carrier::Grpc, &chain, certs.as_deref()),
         };
         engine.decide(&self.policy, &request, self.at())
     }
@@ -179,9 +135,9 @@ fn policy(budget: u16, max_hops: u8) -> String {
 
 /// One honest piece of work: every workload calls others at random, with any grant, until nothing is left. Answers come
 /// in any order, so that calls of one tree meet the callees in any order too.
-fn honest_tree(world: &World, engines: &[Engine], random: &mut StdRng) -> usize {
-    let at = world.at();
-    let start = outbound::start(&world.policy, &world.workloads[0].identity, at).unwrap();
+fn honest_tree(fixture: &Fixture, engines: &[Engine], random: &mut StdRng) -> usize {
+    let at = fixture.at();
+    let start = outbound::start(&fixture.policy, &fixture.workloads[0].identity, at).unwrap();
     let mut active = vec![(0, start)];
     let mut calls = 0;
     while !active.is_empty() {
@@ -200,8 +156,8 @@ fn honest_tree(world: &World, engines: &[Engine], random: &mut StdRng) -> usize 
             1 => context.split(NonZeroU16::new(random.random_range(1..5)).unwrap()),
             _ => Grant::ByRule,
         };
-        let call = world.prepare(from, &context, to, grant).unwrap();
-        let permit = world.deliver(&engines[to], from, to, &call);
+        let call = fixture.prepare(from, &context, to, grant).unwrap();
+        let permit = fixture.deliver(&engines[to], from, to, &call);
         let permit =
             permit.unwrap_or_else(|refusal| panic!("an honest call was refused: {refusal:?}"));
         calls += 1;
@@ -216,13 +172,13 @@ fn four_hundred_honest_call_trees_see_no_refusal() {
     let mut calls = 0;
     for shape in 0..8_u64 {
         let budget = random.random_range(5..=256);
-        let mut world = World::new(&policy(budget, random.random_range(3..=9)));
+        let mut fixture = Fixture::new(&policy(budget, random.random_range(3..=9)));
         // Six callee processes that live through many pieces of work.
-        let engines: Vec<_> = (0..WORKLOADS).map(|_| world.engine()).collect();
+        let engines: Vec<_> = (0..WORKLOADS).map(|_| fixture.engine()).collect();
         for _ in 0..TREES / 8 {
-            calls += honest_tree(&world, &engines, &mut random);
-            world.now += shape;
-            world.mono += Duration::from_millis(1);
+            calls += honest_tree(&fixture, &engines, &mut random);
+            fixture.now += shape;
+            fixture.mono += Duration::from_millis(1);
         }
     }
     assert!(
@@ -233,9 +189,9 @@ fn four_hundred_honest_call_trees_see_no_refusal() {
 
 /// A context for `names` below an honest first call with this budget, taken by a workload that keeps to nothing: each
 /// time it asks, a fresh engine gives it a fresh ledger.
-fn rogue_context(world: &World, call: &OutgoingCall, from: usize, to: usize) -> Context {
-    world
-        .deliver(&world.engine(), from, to, call)
+fn rogue_context(fixture: &Fixture, call: &OutgoingCall, from: usize, to: usize) -> Context {
+    fixture
+        .deliver(&fixture.engine(), from, to, call)
         .unwrap()
         .context()
         .unwrap()
@@ -244,19 +200,24 @@ fn rogue_context(world: &World, call: &OutgoingCall, from: usize, to: usize) -> 
 
 #[test]
 fn of_ten_thousand_calls_of_a_rogue_below_a_budget_of_three_at_most_three_are_served() {
-    let mut world = World::new(&policy(256, 5));
-    let callee = world.engine();
-    let start = outbound::start(&world.policy, &world.workloads[0].identity, world.at()).unwrap();
-    let granted = world.prepare(0, &start, 1, Grant::Exactly(3)).unwrap();
+    let mut fixture = Fixture::new(&policy(256, 5));
+    let callee = fixture.engine();
+    let start = outbound::start(
+        &fixture.policy,
+        &fixture.workloads[0].identity,
+        fixture.at(),
+    )
+    .unwrap();
+    let granted = fixture.prepare(0, &start, 1, Grant::Exactly(3)).unwrap();
     let mut served = 0;
     for round in 0..10_000 {
         // The rogue copies its context: every call is paid from a full ledger.
         if round % 50 == 0 {
-            world.mono += Duration::from_secs(3);
+            fixture.mono += Duration::from_secs(3);
         }
-        let context = rogue_context(&world, &granted, 0, 1);
-        let call = world.prepare(1, &context, 2, Grant::Exactly(0)).unwrap();
-        match world.deliver(&callee, 1, 2, &call) {
+        let context = rogue_context(&fixture, &granted, 0, 1);
+        let call = fixture.prepare(1, &context, 2, Grant::Exactly(0)).unwrap();
+        match fixture.deliver(&callee, 1, 2, &call) {
             Ok(permit) => served += usize::from(permit.context().is_some()),
             Err(refusal) => assert_eq!(
                 refusal.reason(),
@@ -270,26 +231,31 @@ fn of_ten_thousand_calls_of_a_rogue_below_a_budget_of_three_at_most_three_are_se
 
 #[test]
 fn of_the_calls_of_two_colluders_below_a_budget_of_fifteen_at_most_fifteen_are_served() {
-    let mut world = World::new(&policy(256, 5));
-    let callee = world.engine();
-    let start = outbound::start(&world.policy, &world.workloads[0].identity, world.at()).unwrap();
-    let granted = world.prepare(0, &start, 1, Grant::Exactly(15)).unwrap();
+    let mut fixture = Fixture::new(&policy(256, 5));
+    let callee = fixture.engine();
+    let start = outbound::start(
+        &fixture.policy,
+        &fixture.workloads[0].identity,
+        fixture.at(),
+    )
+    .unwrap();
+    let granted = fixture.prepare(0, &start, 1, Grant::Exactly(15)).unwrap();
     let mut served = 0;
     for round in 0..5_000 {
         if round % 50 == 0 {
-            world.mono += Duration::from_secs(3);
+            fixture.mono += Duration::from_secs(3);
         }
         // The first colluder calls by itself, and hands all it has to the second, which calls too.
-        let first = rogue_context(&world, &granted, 0, 1);
-        let direct = world.prepare(1, &first, 3, Grant::Exactly(0)).unwrap();
-        served += usize::from(world.deliver(&callee, 1, 3, &direct).is_ok());
-        let first = rogue_context(&world, &granted, 0, 1);
-        let handed = world
+        let first = rogue_context(&fixture, &granted, 0, 1);
+        let direct = fixture.prepare(1, &first, 3, Grant::Exactly(0)).unwrap();
+        served += usize::from(fixture.deliver(&callee, 1, 3, &direct).is_ok());
+        let first = rogue_context(&fixture, &granted, 0, 1);
+        let handed = fixture
             .prepare(1, &first, 2, Grant::Exactly(u16::MAX))
             .unwrap();
-        let second = rogue_context(&world, &handed, 1, 2);
-        let indirect = world.prepare(2, &second, 3, Grant::Exactly(0)).unwrap();
-        served += usize::from(world.deliver(&callee, 2, 3, &indirect).is_ok());
+        let second = rogue_context(&fixture, &handed, 1, 2);
+        let indirect = fixture.prepare(2, &second, 3, Grant::Exactly(0)).unwrap();
+        served += usize::from(fixture.deliver(&callee, 2, 3, &indirect).is_ok());
     }
     assert_eq!(served, 15);
 }

@@ -34,7 +34,7 @@ impl Ledger {
     }
 
     /// Takes back what was paid before.
-    pub(crate) fn take_back(&self, calls: u16) {
+    pub(crate) fn refund(&self, calls: u16) {
         let more = |rest: u16| Some(rest.saturating_add(calls));
         let _ = self
             .0
@@ -64,7 +64,7 @@ mod tests {
                 proptest::prop_assert!(granted <= wish);
                 spent += 1 + u32::from(granted);
                 if refused {
-                    ledger.take_back(granted);
+                    ledger.refund(granted);
                     spent -= u32::from(granted);
                 }
                 proptest::prop_assert_eq!(spent + u32::from(ledger.remaining()), u32::from(budget));

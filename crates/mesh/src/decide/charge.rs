@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use countersign_identity::{Now, SpiffeId};
 
-use super::limit::Effective;
 use super::State;
+use super::limit::Effective;
 use crate::chain::{Chain, PrefixHash};
 use crate::limits::rate::Bucket;
-use crate::limits::{ChainKey, Full, Opened, PeerState, Rate, Seen, lock};
+use crate::limits::{AccountError, ChainKey, PeerState, Rate, Seen, lock};
 use crate::policy::rule::{AllowRule, OriginateRule};
 use crate::refusal::{Reason, Refusal};
 
@@ -32,7 +32,8 @@ struct InChain {
     cti: [u8; 16],
     on_edge: Option<(SpiffeId, SpiffeId)>,
     links: Vec<PrefixHash>,
-    whole: Option<Opened>,
+    /// The chain's own account; inside, whether this call opened the chain.
+    whole: Option<bool>,
     originate: Rate,
 }
 
@@ -77,8 +78,8 @@ impl Charging<'_> {
                 };
                 let detail = format!("{} holds its whole share of {}", self.from, map.name());
                 Refusal::new(Reason::RateLimited, detail)
-                    .at_limit(map.name(), &capacity)
-                    .after(ROOM_DELAY)
+                    .with_limit(map.name(), &capacity)
+                    .with_retry_after(ROOM_DELAY)
             }
         })
     }
@@ -157,8 +158,8 @@ impl Charging<'_> {
                 Reason::RateLimited,
                 format!("calls from {} to {} come too fast", self.from, self.to),
             )
-            .at_limit("rate", &rate)
-            .after(wait)
+            .with_limit("rate", &rate)
+            .with_retry_after(wait)
         })?;
         charge.edge = Some((bucket, rate));
         Ok(())
@@ -172,16 +173,18 @@ impl Charging<'_> {
             .chain
             .links()
             .first()
-            .map_or(of.effective.deadline, |link| of.effective.deadline_of(link));
+            .map_or(of.effective.deadline.as_secs(), |link| {
+                of.effective.deadline_of(link)
+            });
         accounts
             .charge_edge(&charged.key, (self.from, self.to), limit, until, self.peer)
-            .map_err(|full| exhausted(full, "calls_per_chain", &limit))?;
+            .map_err(|error| exhausted(error, "calls_per_chain", &limit))?;
         charged.on_edge = Some((self.from.clone(), self.to.clone()));
         for (link, prefix) in of.chain.links().iter().zip(of.prefixes).rev() {
             let budget = of.effective.budget_of(link);
             accounts
                 .charge_link(prefix, budget, of.effective.deadline_of(link), self.peer)
-                .map_err(|full| exhausted(full, "budget", &budget))?;
+                .map_err(|error| exhausted(error, "budget", &budget))?;
             charged.links.push(*prefix);
         }
         let rate = of.originate.new_chains;
@@ -189,14 +192,14 @@ impl Charging<'_> {
         let opening = (of.chain.hop() == 1).then_some((self.peer.as_ref(), rate, self.at.mono));
         let opened = accounts
             .charge_chain(&charged.key, of.effective.budget, opening)
-            .map_err(|full| match full {
-                Full::TooFast(wait) => ChargeError::Refused(
+            .map_err(|error| match error {
+                AccountError::TooFast(wait) => ChargeError::Refused(
                     Refusal::new(
                         Reason::NewChainRateLimited,
                         format!("{} starts chains too fast", self.from),
                     )
-                    .at_limit("new_chains", &rate)
-                    .after(wait),
+                    .with_limit("new_chains", &rate)
+                    .with_retry_after(wait),
                 ),
                 other => exhausted(other, "budget", &of.effective.budget),
             })?;
@@ -228,13 +231,17 @@ impl Map {
     }
 }
 
-fn exhausted(full: Full, limit: &'static str, value: &impl std::fmt::Display) -> ChargeError {
-    match full {
-        Full::NoRoom => ChargeError::NoRoom(Map::Counters),
-        Full::Limit | Full::TooFast(_) => {
+fn exhausted(
+    error: AccountError,
+    limit: &'static str,
+    value: &impl std::fmt::Display,
+) -> ChargeError {
+    match error {
+        AccountError::NoRoom => ChargeError::NoRoom(Map::Counters),
+        AccountError::Limit | AccountError::TooFast(_) => {
             let detail = "the chain has made all the calls that it may make here";
             ChargeError::Refused(
-                Refusal::new(Reason::ChainBudgetExhausted, detail).at_limit(limit, value),
+                Refusal::new(Reason::ChainBudgetExhausted, detail).with_limit(limit, value),
             )
         }
     }
@@ -251,11 +258,11 @@ impl Charge {
         if let Some(chain) = &self.chain {
             lock(&self.peer.replay).undo(&chain.cti, &self.state.calls, &self.peer.calls);
         }
-        self.give_back();
+        self.refund();
     }
 
     /// Gives back everything but the call's ID.
-    pub(super) fn give_back(self) {
+    pub(super) fn refund(self) {
         if let Some((bucket, rate)) = &self.edge {
             bucket.undo(*rate);
         }
@@ -263,7 +270,7 @@ impl Charge {
         let accounts = &self.state.accounts;
         if let Some(opened) = chain.whole {
             accounts.undo_chain(&chain.key, opened);
-            if opened == Opened::Yes {
+            if opened {
                 self.peer.new_chains.undo(chain.originate);
             }
         }

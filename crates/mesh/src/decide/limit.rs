@@ -1,5 +1,7 @@
 //! The limits that hold for one chain at one callee: the smallest of all that were set.
 
+use countersign_identity::UnixTime;
+
 use crate::chain::{Chain, Link};
 use crate::policy::rule::{AllowRule, OriginateRule};
 
@@ -9,7 +11,7 @@ pub(super) struct Effective {
     /// How long the chain may be, and which rule or claim says so.
     pub(super) max_hops: u8,
     /// From which second on nothing is permitted.
-    pub(super) deadline: u64,
+    pub(super) deadline: UnixTime,
     /// What the originate rule allows at most below any link, and in the whole chain.
     pub(super) budget: u16,
     /// The deadline that the originate rule sets, before any claim.
@@ -25,7 +27,7 @@ impl Effective {
         let deadline = claims().map(|claims| claims.exp).min().unwrap_or(0);
         Self {
             max_hops: max_hops.min(originate.max_hops).min(allow.max_hops),
-            deadline: deadline.min(rule_deadline),
+            deadline: UnixTime::from_secs(deadline.min(rule_deadline)),
             budget: originate.budget,
             rule_deadline,
         }

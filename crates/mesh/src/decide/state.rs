@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use countersign_identity::{Now, SpiffeId};
 use countersign_identity::bundle::Bundles;
+use countersign_identity::{Now, SpiffeId, UnixTime};
 
-use crate::limits::{Accounts, Capacity, FAILURE_RATE, Part, PeerState, Peers, Quota};
+use crate::limits::{Accounts, Capacity, Part, Peers, Quota};
 use crate::verify::Caches;
 
 /// Counters, caches and bundles.
@@ -40,8 +40,9 @@ impl State {
     }
 
     /// Now, or the latest time at which something was forgotten.
-    pub(crate) fn latest(&self, at: Now) -> u64 {
-        at.wall.as_secs().max(self.horizon.load(Ordering::Relaxed))
+    pub(crate) fn latest(&self, at: Now) -> UnixTime {
+        let horizon = UnixTime::from_secs(self.horizon.load(Ordering::Relaxed));
+        at.wall.max(horizon)
     }
 
     /// Forgets what is too old, one part of the maps per second.
@@ -76,12 +77,7 @@ impl State {
     /// Charges a peer's failure bucket. A peer that there is no room for is not charged: its request was refused anyway.
     pub(crate) fn charge_failure(&self, peer: &SpiffeId, at: Now) {
         if let Some(state) = self.peers.enter(peer, at.mono) {
-            charge_failure(&state, at);
+            state.charge_failure(at.mono);
         }
     }
-}
-
-/// Charges a failure to a peer; a bucket that is empty stays so.
-pub(crate) fn charge_failure(peer: &PeerState, at: Now) {
-    let _ = peer.failures.take(FAILURE_RATE, at.mono);
 }

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use countersign_identity::{Now, SpiffeId};
 use countersign_identity::verify::PeerError;
+use countersign_identity::{Now, SpiffeId};
 
 use super::charge::{ChainCharge, Charging, ROOM_DELAY};
 use super::limit::Effective;
 use super::{InboundRequest, PeerView, Permit, State};
 use crate::chain::certs::MAX_CERTS_LEN;
 use crate::chain::{Carrier, CertSet, Chain, FieldValue, MAX_CHAIN_LEN, Malformed};
+use crate::check;
 use crate::context::Context;
 use crate::limits::{FAILURE_RATE, MAX_AGE, MAX_AHEAD, MAX_DISORDER, PeerState, Presented};
 use crate::policy::action::Action;
-use crate::policy::rule::{AllowRule, ChainDemand, OriginateRule, MatchDepth, Verify, CallPath};
+use crate::policy::rule::{AllowRule, CallPath, ChainDemand, MatchDepth, OriginateRule, Verify};
 use crate::policy::{Edge, Policy, Selected};
 use crate::refusal::{Reason, Refusal};
 use crate::verify::{Verification, check_peer};
@@ -73,8 +74,8 @@ fn admit<'a, 'p>(
     if let Some(wait) = known.and_then(|known| known.failures.wait(FAILURE_RATE, at.mono)) {
         let detail = format!("too many requests of {} failed", peer.id);
         return Err(Refusal::new(Reason::RateLimited, detail)
-            .at_limit("failures", &FAILURE_RATE)
-            .after(wait));
+            .with_limit("failures", &FAILURE_RATE)
+            .with_retry_after(wait));
     }
     let action = Action::new(request.method, request.path)
         .map_err(|why| Refusal::new(Reason::ActionDenied, why.to_string()))?;
@@ -116,7 +117,7 @@ impl<'p> Decision<'_, 'p> {
             Some((chain, certs)) => {
                 let (id, hop) = (chain.id(), chain.hop());
                 self.with_chain(chain, certs)
-                    .map_err(|refusal| refusal.of_chain(id, hop))
+                    .map_err(|refusal| refusal.with_chain_id(id, hop))
             }
         }
     }
@@ -180,7 +181,7 @@ impl<'p> Decision<'_, 'p> {
             }) if rule.chain == ChainDemand::Optional => rule,
             other => {
                 let refusal = Refusal::new(Reason::ChainRequired, "the request carries no chain");
-                return Err(refusal.by_rule(other.map(|selected| &selected.rule.name)));
+                return Err(refusal.with_rule(other.map(|selected| &selected.rule.name)));
             }
         };
         let fields = &self.request.fields;
@@ -189,17 +190,17 @@ impl<'p> Decision<'_, 'p> {
             .any(|field| *field != FieldValue::Absent)
         {
             return Err(
-                malformed(Malformed("certificates without a chain")).by_rule(Some(&rule.name))
+                malformed(Malformed("certificates without a chain")).with_rule(Some(&rule.name))
             );
         }
-        self.check_denied(&call_path)?;
+        check::denied(&self.edge, &self.action, &call_path)?;
         let peer = self.enter()?;
         self.check_peer(&peer, &peer.presented(self.peer.kid, self.peer.chain))
             .map_err(|why| Refusal::new(Reason::NoPeerIdentity, why.to_string()))?;
         let charge = self
             .charging(&peer, rule)
             .without_chain()
-            .map_err(|refusal| refusal.by_rule(Some(&rule.name)))?;
+            .map_err(|refusal| refusal.with_rule(Some(&rule.name)))?;
         Ok(Permit {
             rule: Arc::clone(&rule.name),
             peer: self.peer.id.clone(),
@@ -219,10 +220,11 @@ impl<'p> Decision<'_, 'p> {
             .edge
             .select(&self.action, &call_path)
             .ok_or_else(|| Refusal::new(Reason::EdgeDenied, "no allow rule names the edge"))?;
-        let named = |refusal: Refusal| refusal.by_rule(Some(&selected.rule.name));
+        let named = |refusal: Refusal| refusal.with_rule(Some(&selected.rule.name));
         let (originate, effective) = self.check_claims(&chain, selected.rule).map_err(named)?;
-        self.check_cycle(&call_path, selected.rule).map_err(named)?;
-        self.check_way(&call_path, &selected)?;
+        check::cycle(&via, self.request.presented, selected.rule.reentry).map_err(named)?;
+        check::denied(&self.edge, &self.action, &call_path)?;
+        check::allowed(&selected)?;
         self.finish(chain, certs, selected.rule, originate, &effective)
             .map_err(named)
     }
@@ -265,25 +267,21 @@ impl<'p> Decision<'_, 'p> {
         chain: &Chain,
         rule: &AllowRule,
     ) -> Result<(&'p OriginateRule, Effective), Refusal> {
-        let originate = self.policy.originate(chain.originator()).ok_or_else(|| {
-            let detail = format!("no originate rule names {}", chain.originator());
-            Refusal::new(Reason::OriginationDenied, detail)
-        })?;
+        let originate = check::originate(self.policy, chain.originator())?;
         check_order(chain).map_err(malformed)?;
         let effective = Effective::of(chain, originate, rule);
-        self.check_time(chain, &effective)?;
-        if chain.hop() > effective.max_hops {
-            let detail = format!("the chain has {} links", chain.hop());
-            return Err(Refusal::new(Reason::HopLimitExceeded, detail)
-                .at_limit("max_hops", &effective.max_hops));
-        }
+        self.check_time(chain)?;
+        check::deadline(effective.deadline, self.state.latest(self.at))?;
+        check::hops(chain.hop(), effective.max_hops)?;
         check_budgets(chain, &effective)?;
         Ok((originate, effective))
     }
 
-    fn check_time(&self, chain: &Chain, effective: &Effective) -> Result<(), Refusal> {
-        let (now, latest) = (self.at.wall.as_secs(), self.state.latest(self.at));
-        let stale = |detail: String| Refusal::new(Reason::ChainStale, detail).at_time(self.at.wall);
+    fn check_time(&self, chain: &Chain) -> Result<(), Refusal> {
+        let now = self.at.wall.as_secs();
+        let latest = self.state.latest(self.at).as_secs();
+        let stale =
+            |detail: String| Refusal::new(Reason::ChainStale, detail).with_time(self.at.wall);
         if let Some(link) = chain
             .links()
             .iter()
@@ -303,57 +301,7 @@ impl<'p> Decision<'_, 'p> {
                 link.claims.iat
             )));
         }
-        if latest >= effective.deadline {
-            let detail = format!("the deadline was {}, it is {latest}", effective.deadline);
-            return Err(Refusal::new(Reason::ChainDeadlinePassed, detail)
-                .at_limit("deadline", &effective.deadline));
-        }
         Ok(())
-    }
-
-    /// Step 6: how often this callee already stands in the chain.
-    fn check_cycle(&self, call_path: &CallPath<'_>, rule: &AllowRule) -> Result<(), Refusal> {
-        let before = call_path
-            .via
-            .iter()
-            .filter(|id| **id == self.request.presented)
-            .count();
-        if before > usize::from(rule.reentry) {
-            let detail = format!("{} stands in the chain already", self.request.presented);
-            return Err(
-                Refusal::new(Reason::CycleDetected, detail).at_limit("reentry", &rule.reentry)
-            );
-        }
-        Ok(())
-    }
-
-    /// Step 7: the way that the chain came.
-    fn check_way(&self, call_path: &CallPath<'_>, selected: &Selected<'_>) -> Result<(), Refusal> {
-        self.check_denied(call_path)?;
-        let (reason, detail) = match selected.depth {
-            MatchDepth::Whole => return Ok(()),
-            // Step 2 found the action under some rule of this edge, so no best rule ends there.
-            MatchDepth::Edge => (Reason::ActionDenied, "the rule does not name the action"),
-            MatchDepth::Action => (
-                Reason::OriginatorDenied,
-                "the rule does not serve this originator",
-            ),
-            MatchDepth::Originator => (
-                Reason::PathDenied,
-                "the chain did not come through those whom the rule demands",
-            ),
-        };
-        Err(Refusal::new(reason, detail).by_rule(Some(&selected.rule.name)))
-    }
-
-    fn check_denied(&self, call_path: &CallPath<'_>) -> Result<(), Refusal> {
-        match self.edge.denied(&self.action, call_path) {
-            None => Ok(()),
-            Some(rule) => {
-                let refusal = Refusal::new(Reason::PathDenied, "a deny rule applies");
-                Err(refusal.by_rule(Some(&rule.name)))
-            }
-        }
     }
 
     /// Steps 8 and 9, and the permit.
@@ -376,7 +324,7 @@ impl<'p> Decision<'_, 'p> {
             certs: certs.as_ref(),
             presented: &presented,
             peer: &peer,
-            until: effective.deadline,
+            until: effective.deadline.as_secs(),
             now: self.at.wall.as_secs(),
             last_may_wait: self.policy.verify() == Verify::WhenNeeded,
         }
@@ -427,8 +375,8 @@ impl<'p> Decision<'_, 'p> {
             .ok_or_else(|| {
                 let detail = "there is no room for another peer";
                 Refusal::new(Reason::RateLimited, detail)
-                    .at_limit("peers", &self.state.peers.capacity())
-                    .after(ROOM_DELAY)
+                    .with_limit("peers", &self.state.peers.capacity())
+                    .with_retry_after(ROOM_DELAY)
             })
     }
 
@@ -473,14 +421,8 @@ fn check_order(chain: &Chain) -> Result<(), Malformed> {
 
 fn check_budgets(chain: &Chain, effective: &Effective) -> Result<(), Refusal> {
     let earlier = chain.links().len().saturating_sub(1);
-    if chain
-        .links()
-        .iter()
-        .take(earlier)
-        .any(|link| effective.budget_of(link) == 0)
-    {
-        let detail = "a workload in the chain was granted no further calls";
-        return Err(Refusal::new(Reason::ChainBudgetExhausted, detail).at_limit("budget", &0));
+    for link in chain.links().iter().take(earlier) {
+        check::budget(effective.budget_of(link))?;
     }
     let mut pairs = chain.links().iter().zip(chain.links().iter().skip(1));
     if pairs.any(|(before, link)| link.claims.budget >= before.claims.budget) {

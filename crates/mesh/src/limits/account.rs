@@ -19,20 +19,13 @@ pub(crate) struct ChainKey {
 
 /// Why an account was not charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Full {
+pub(crate) enum AccountError {
     /// The limit is reached.
     Limit,
     /// The peer's share of the map is used up.
     NoRoom,
     /// Too many new chains; one would pass after this long.
     TooFast(Duration),
-}
-
-/// Whether a call opened its chain at this callee, and was charged for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Opened {
-    No,
-    Yes,
 }
 
 #[derive(Debug)]
@@ -46,7 +39,8 @@ struct LinkAccount {
 struct ChainAccount {
     calls: u32,
     until: u64,
-    opened: Opened,
+    /// Whether the call that opened the chain at this callee has been charged as a new chain.
+    is_opened: bool,
     owner: Arc<PeerState>,
     edges: Vec<EdgeAccount>,
 }
@@ -89,13 +83,13 @@ impl Accounts {
         limit: u32,
         until: u64,
         peer: &Arc<PeerState>,
-    ) -> Result<(), Full> {
+    ) -> Result<(), AccountError> {
         let mut shard = self.chains.shard(key);
         if !shard.contains_key(key) {
             self.claim(peer)?;
             shard.insert(key.clone(), ChainAccount::new(until, peer));
         }
-        let account = shard.get_mut(key).ok_or(Full::NoRoom)?;
+        let account = shard.get_mut(key).ok_or(AccountError::NoRoom)?;
         account.until = account.until.max(until);
         let charged = account.charge_edge(edge, limit, peer, || self.claim(peer));
         if charged.is_err() && account.is_unused() {
@@ -131,18 +125,18 @@ impl Accounts {
         budget: u16,
         until: u64,
         peer: &Arc<PeerState>,
-    ) -> Result<(), Full> {
+    ) -> Result<(), AccountError> {
         let mut shard = self.links.shard(prefix);
         if let Some(account) = shard.get_mut(prefix) {
             if account.calls >= budget.into() {
-                return Err(Full::Limit);
+                return Err(AccountError::Limit);
             }
             account.calls += 1;
             account.until = account.until.max(until);
             return Ok(());
         }
         if budget == 0 {
-            return Err(Full::Limit);
+            return Err(AccountError::Limit);
         }
         self.claim(peer)?;
         shard.insert(
@@ -171,42 +165,42 @@ impl Accounts {
     }
 
     /// Counts a call of a chain that [`Accounts::charge_edge`] has entered. With `opening`, the originator itself calls:
-    /// the first such call is charged as a new chain, at this rate.
+    /// the first such call is charged as a new chain, at this rate. Whether this call was the one.
     pub(crate) fn charge_chain(
         &self,
         key: &ChainKey,
         budget: u16,
         opening: Option<(&PeerState, Rate, Duration)>,
-    ) -> Result<Opened, Full> {
+    ) -> Result<bool, AccountError> {
         let mut shard = self.chains.shard(key);
-        let account = shard.get_mut(key).ok_or(Full::NoRoom)?;
+        let account = shard.get_mut(key).ok_or(AccountError::NoRoom)?;
         if account.calls >= budget.into() {
-            return Err(Full::Limit);
+            return Err(AccountError::Limit);
         }
-        let mut opened = Opened::No;
+        let mut opens = false;
         if let Some((originator, rate, now)) = opening
-            && account.opened == Opened::No
+            && !account.is_opened
         {
             originator
                 .new_chains
                 .take(rate, now)
-                .map_err(Full::TooFast)?;
-            account.opened = Opened::Yes;
-            opened = Opened::Yes;
+                .map_err(AccountError::TooFast)?;
+            account.is_opened = true;
+            opens = true;
         }
         account.calls += 1;
-        Ok(opened)
+        Ok(opens)
     }
 
     /// Takes back what [`Accounts::charge_chain`] counted, but for the bucket of new chains.
-    pub(crate) fn undo_chain(&self, key: &ChainKey, opened: Opened) {
+    pub(crate) fn undo_chain(&self, key: &ChainKey, opened: bool) {
         let mut shard = self.chains.shard(key);
         let Some(account) = shard.get_mut(key) else {
             return;
         };
         account.calls = account.calls.saturating_sub(1);
-        if opened == Opened::Yes {
-            account.opened = Opened::No;
+        if opened {
+            account.is_opened = false;
         }
         if account.is_unused() {
             self.drop_chain(&shard.remove(key));
@@ -235,11 +229,11 @@ impl Accounts {
         dropped
     }
 
-    fn claim(&self, peer: &PeerState) -> Result<(), Full> {
+    fn claim(&self, peer: &PeerState) -> Result<(), AccountError> {
         if self.quota.claim(&peer.counters) {
             Ok(())
         } else {
-            Err(Full::NoRoom)
+            Err(AccountError::NoRoom)
         }
     }
 
@@ -262,7 +256,7 @@ impl ChainAccount {
         Self {
             calls: 0,
             until,
-            opened: Opened::No,
+            is_opened: false,
             owner: Arc::clone(owner),
             edges: Vec::new(),
         }
@@ -277,21 +271,21 @@ impl ChainAccount {
         (from, to): (&SpiffeId, &SpiffeId),
         limit: u32,
         peer: &Arc<PeerState>,
-        claim: impl FnOnce() -> Result<(), Full>,
-    ) -> Result<(), Full> {
+        claim: impl FnOnce() -> Result<(), AccountError>,
+    ) -> Result<(), AccountError> {
         if let Some(edge) = self
             .edges
             .iter_mut()
             .find(|edge| edge.from == *from && edge.to == *to)
         {
             if edge.calls >= limit {
-                return Err(Full::Limit);
+                return Err(AccountError::Limit);
             }
             edge.calls += 1;
             return Ok(());
         }
         if limit == 0 {
-            return Err(Full::Limit);
+            return Err(AccountError::Limit);
         }
         claim()?;
         self.edges.push(EdgeAccount {
@@ -330,13 +324,13 @@ mod tests {
         );
         assert_eq!(
             accounts.charge_link(&[2; 32], 0, 100, &peer),
-            Err(Full::Limit)
+            Err(AccountError::Limit)
         );
         accounts.undo_link(&[1; 32]);
         assert_eq!(accounts.charge_link(&[1; 32], 3, 100, &peer), Ok(()));
         assert_eq!(
             accounts.charge_link(&[1; 32], 3, 100, &peer),
-            Err(Full::Limit)
+            Err(AccountError::Limit)
         );
     }
 
@@ -352,7 +346,7 @@ mod tests {
         let opened = accounts
             .charge_chain(&key(1), 5, Some((&peer, rate, Duration::ZERO)))
             .unwrap();
-        assert_eq!((opened, accounts.quota.used()), (Opened::Yes, 3));
+        assert_eq!((opened, accounts.quota.used()), (true, 3));
         accounts.undo_chain(&key(1), opened);
         accounts.undo_link(&[1; 32]);
         accounts.undo_edge(&key(1), (&from, &to));
@@ -375,9 +369,9 @@ mod tests {
             accounts.charge_edge(&key(n), (&id("a"), &id("b")), 64, 100, &peer)?;
             accounts.charge_chain(&key(n), 256, Some((&peer, rate, Duration::ZERO)))
         };
-        assert_eq!(call(1), Ok(Opened::Yes));
-        assert!((1..10).all(|_| call(1) == Ok(Opened::No)));
-        assert!(matches!(call(2), Err(Full::TooFast(_))));
+        assert_eq!(call(1), Ok(true));
+        assert!((1..10).all(|_| call(1) == Ok(false)));
+        assert!(matches!(call(2), Err(AccountError::TooFast(_))));
     }
 
     #[test]
@@ -415,7 +409,7 @@ mod tests {
         }
         assert_eq!(
             accounts.charge_link(&[1; 32], 3, 100, &other),
-            Err(Full::Limit)
+            Err(AccountError::Limit)
         );
         assert!(
             accounts.quota.used() <= 504,
@@ -432,7 +426,7 @@ mod tests {
             (0..200).filter(|n| charge(*n, &flooder).is_ok()).count(),
             50
         );
-        assert_eq!(charge(201, &flooder), Err(Full::NoRoom));
+        assert_eq!(charge(201, &flooder), Err(AccountError::NoRoom));
         assert_eq!(charge(202, &other), Ok(()));
     }
 }

@@ -10,8 +10,8 @@ use rustls_pki_types::CertificateDer;
 
 use super::rate::Bucket;
 use super::replay::Replay;
-use super::{Held, Part, Quota, Sharded, lock};
-use crate::verify::LinkKey;
+use super::{FAILURE_RATE, Held, Part, Quota, Sharded, lock};
+use crate::chain::LinkKey;
 
 /// The certificates that a peer presented on its connection, which TLS has verified.
 #[derive(Debug)]
@@ -51,6 +51,11 @@ pub(crate) struct PeerState {
 }
 
 impl PeerState {
+    /// Charges one failed request to the peer. A bucket that is empty stays so.
+    pub(crate) fn charge_failure(&self, now: Duration) {
+        let _ = self.failures.take(FAILURE_RATE, now);
+    }
+
     /// The bucket of the edge to `callee`.
     pub(crate) fn edge(&self, callee: &SpiffeId) -> Arc<Bucket> {
         let mut edges = lock(&self.edges);

@@ -6,7 +6,7 @@ use countersign_identity::key::KeyError;
 use countersign_identity::{KeyId, KeyType, SigningKey, SpiffeId};
 
 use super::OutboundError;
-use crate::chain::{Algorithm, Claims, PrefixHash, ChainStart, codec};
+use crate::chain::{Algorithm, ChainStart, Claims, PrefixHash, codec};
 
 /// One SVID generation, as far as it signs links. Cheap to clone.
 #[derive(Clone, Debug)]

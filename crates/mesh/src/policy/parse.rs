@@ -9,10 +9,10 @@ use std::time::Duration;
 use hcl_edit::Span as _;
 use hcl_edit::structure::{Block, Structure};
 
-use self::value::{Reader, Section};
+use self::value::{PolicyReader, Section};
+use super::error::nearest;
 use super::index::IdIndex;
 use super::rule::{AllowRule, ChainDemand, DenyRule, OriginateRule, Verify};
-use super::error::nearest;
 use super::{InvalidPolicy, MAX_POLICY_LEN, PolicyErrorKind};
 use crate::chain::codec::{MAX_HOPS, MAX_LIFETIME};
 use crate::limits::{
@@ -117,9 +117,11 @@ impl Default for Defaults {
 }
 
 pub(super) fn parse(text: &str) -> Result<Rules, InvalidPolicy> {
-    let mut reader = Reader::new(text);
+    let mut reader = PolicyReader::new(text);
     if text.len() > MAX_POLICY_LEN {
-        reader.error(0, PolicyErrorKind::TooLarge,
+        reader.error(
+            0,
+            PolicyErrorKind::TooLarge,
             format!(
                 "the policy has {} bytes; at most {MAX_POLICY_LEN} are allowed",
                 text.len()
@@ -130,7 +132,9 @@ pub(super) fn parse(text: &str) -> Result<Rules, InvalidPolicy> {
     let body = match hcl_edit::parser::parse_body(text) {
         Ok(body) => body,
         Err(error) => {
-            reader.error(error.location().offset(), PolicyErrorKind::Syntax,
+            reader.error(
+                error.location().offset(),
+                PolicyErrorKind::Syntax,
                 format!("this is not HCL: {}", error.message()),
             );
             return Err(reader.into_invalid());
@@ -151,7 +155,7 @@ pub(super) fn parse(text: &str) -> Result<Rules, InvalidPolicy> {
     reader.finish(rules)
 }
 
-fn read_blocks(reader: &mut Reader<'_>, blocks: &[&Block]) -> Rules {
+fn read_blocks(reader: &mut PolicyReader<'_>, blocks: &[&Block]) -> Rules {
     let defaults = read_defaults(reader, blocks);
     let mut rules = Rules {
         verify: defaults.verify,
@@ -188,7 +192,9 @@ fn read_blocks(reader: &mut Reader<'_>, blocks: &[&Block]) -> Rules {
             }
             other => {
                 let at = block.ident.span().map_or(0, |span| span.start);
-                reader.error_near(at, PolicyErrorKind::UnknownBlock,
+                reader.error_near(
+                    at,
+                    PolicyErrorKind::UnknownBlock,
                     format!(
                         "unknown block {other:?}: there are defaults, originate, allow and deny"
                     ),
@@ -201,7 +207,7 @@ fn read_blocks(reader: &mut Reader<'_>, blocks: &[&Block]) -> Rules {
     rules
 }
 
-fn read_defaults(reader: &mut Reader<'_>, blocks: &[&Block]) -> Defaults {
+fn read_defaults(reader: &mut PolicyReader<'_>, blocks: &[&Block]) -> Defaults {
     let mut defaults = Defaults::default();
     let mut found = blocks
         .iter()
@@ -211,13 +217,19 @@ fn read_defaults(reader: &mut Reader<'_>, blocks: &[&Block]) -> Defaults {
     };
     for second in found {
         let at = second.ident.span().map_or(0, |span| span.start);
-        reader.error(at, PolicyErrorKind::RuleName,
+        reader.error(
+            at,
+            PolicyErrorKind::RuleName,
             "there is a second defaults block; write all defaults into one",
         );
     }
     if let Some(label) = block.labels.first() {
         let at = label.span().map_or(0, |span| span.start);
-        reader.error(at, PolicyErrorKind::Misplaced, "a defaults block has no name");
+        reader.error(
+            at,
+            PolicyErrorKind::Misplaced,
+            "a defaults block has no name",
+        );
     }
     let section = reader.section(block, "defaults", DEFAULTS);
     if let Some(hops) = reader.number(&section, "max_hops", 1, MAX_HOPS.into()) {
@@ -235,14 +247,16 @@ fn read_defaults(reader: &mut Reader<'_>, blocks: &[&Block]) -> Defaults {
 
 /// The name of a rule, of which there may be only one.
 fn rule_name(
-    reader: &mut Reader<'_>,
+    reader: &mut PolicyReader<'_>,
     block: &Block,
     names: &mut HashMap<String, usize>,
 ) -> Arc<str> {
     let kind = block.ident.as_str();
     let at = block.ident.span().map_or(0, |span| span.start);
     let [label] = block.labels.as_slice() else {
-        reader.error(at, PolicyErrorKind::RuleName,
+        reader.error(
+            at,
+            PolicyErrorKind::RuleName,
             format!("a rule has one name: {kind} \"what the rule is for\" {{ ... }}"),
         );
         return Arc::from("");
@@ -259,7 +273,7 @@ fn rule_name(
 }
 
 fn read_originate(
-    reader: &mut Reader<'_>,
+    reader: &mut PolicyReader<'_>,
     name: Arc<str>,
     section: &Section<'_>,
     defaults: &Defaults,
@@ -281,7 +295,7 @@ fn read_originate(
 }
 
 fn read_allow(
-    reader: &mut Reader<'_>,
+    reader: &mut PolicyReader<'_>,
     name: Arc<str>,
     section: &Section<'_>,
     defaults: &Defaults,
@@ -322,7 +336,11 @@ fn read_allow(
     })
 }
 
-fn read_deny(reader: &mut Reader<'_>, name: Arc<str>, section: &Section<'_>) -> Option<DenyRule> {
+fn read_deny(
+    reader: &mut PolicyReader<'_>,
+    name: Arc<str>,
+    section: &Section<'_>,
+) -> Option<DenyRule> {
     reader.require(section, &["to"]);
     let to = reader.ids(section, "to");
     let from = reader.ids(section, "from");
@@ -340,7 +358,7 @@ fn read_deny(reader: &mut Reader<'_>, name: Arc<str>, section: &Section<'_>) -> 
 }
 
 /// Workloads that may come without a chain never hold one: they neither start chains nor receive calls.
-fn check_optional(reader: &mut Reader<'_>, rules: &Rules, optional: &[(usize, usize)]) {
+fn check_optional(reader: &mut PolicyReader<'_>, rules: &Rules, optional: &[(usize, usize)]) {
     if optional.is_empty() {
         return;
     }
@@ -359,7 +377,9 @@ fn check_optional(reader: &mut Reader<'_>, rules: &Rules, optional: &[(usize, us
             .unwrap_or_default()
         {
             let Some(id) = pattern.exact() else {
-                reader.error(*at, PolicyErrorKind::InvalidValue,
+                reader.error(
+                    *at,
+                    PolicyErrorKind::InvalidValue,
                     format!("with chain = \"optional\", from must name exact IDs, not {pattern}"),
                 );
                 continue;
@@ -373,7 +393,9 @@ fn check_optional(reader: &mut Reader<'_>, rules: &Rules, optional: &[(usize, us
                     "may start chains ({:?}), so it has to send them",
                     other.name
                 );
-                reader.error(*at, PolicyErrorKind::Conflict,
+                reader.error(
+                    *at,
+                    PolicyErrorKind::Conflict,
                     format!("with chain = \"optional\", {id} cannot stand in from: it {why}"),
                 );
             }
@@ -382,7 +404,9 @@ fn check_optional(reader: &mut Reader<'_>, rules: &Rules, optional: &[(usize, us
                     "receives calls ({:?}), so it has to pass their chains on",
                     other.name
                 );
-                reader.error(*at, PolicyErrorKind::Conflict,
+                reader.error(
+                    *at,
+                    PolicyErrorKind::Conflict,
                     format!("with chain = \"optional\", {id} cannot stand in from: it {why}"),
                 );
             }

@@ -132,7 +132,8 @@ impl AllowRule {
             return MatchDepth::Edge;
         }
         // Without a chain there is no originator, and rules about the chain's way never match.
-        let serves = |patterns: &Vec<IdPattern>| call_path.originator.is_some_and(|id| any(patterns, id));
+        let serves =
+            |patterns: &Vec<IdPattern>| call_path.originator.is_some_and(|id| any(patterns, id));
         if !self.originators.as_ref().is_none_or(serves) {
             return MatchDepth::Action;
         }

@@ -4,7 +4,7 @@ use countersign_identity::{KeyType, SigningKey as _};
 
 use super::{BTreeMap, Vector, VectorWorkload, Vectors, decoded, hex, path, run};
 use crate::chain::{Chain, codec};
-use crate::world::{Forged, Forgery, NOW, Workload, World, authority};
+use crate::fixture::{Fixture, Forged, Forgery, KeyedWorkload, NOW, authority};
 use crate::{Carrier, Reason};
 
 const ABOUT: &str = "Call chains, version 1: each vector is one request to a callee that has seen nothing before. \
@@ -22,12 +22,12 @@ allow "everybody" {
 }
 "#;
 
-struct Writer {
-    world: World,
+struct VectorWriter {
+    fixture: Fixture,
     vectors: Vectors,
 }
 
-impl Writer {
+impl VectorWriter {
     fn add(
         &mut self,
         name: &str,
@@ -87,7 +87,7 @@ impl Writer {
         expected: &str,
         change: impl Fn(usize, &mut Forged),
     ) {
-        let forgery = self.world.forge(names, change);
+        let forgery = self.fixture.forge(names, change);
         self.add(
             name,
             case,
@@ -99,33 +99,33 @@ impl Writer {
     }
 
     fn plain(&self, names: &[&str]) -> Forgery {
-        self.world.forge(names, |_, _| {})
+        self.fixture.forge(names, |_, _| {})
     }
 }
 
-fn writer() -> Writer {
-    let world = World::new(POLICY);
+fn writer() -> VectorWriter {
+    let fixture = Fixture::new(POLICY);
     let other = authority("other");
-    let foreign = Workload::new(
+    let foreign = KeyedWorkload::new(
         &other,
         "spiffe://other/x",
         KeyType::EcP256,
         (NOW - 60, 3_600),
     );
-    let large = Workload::new(
-        &world.ca,
+    let large = KeyedWorkload::new(
+        &fixture.ca,
         "spiffe://td/e",
         KeyType::EcP384,
         (NOW - 60, 3_600),
     );
-    let world = world.with("x", foreign).with("e", large);
+    let fixture = fixture.with("x", foreign).with("e", large);
     let der = |ca: &countersign_identity::issue::IssuingCa| vec![hex(ca.authority().der())];
     let bundles = BTreeMap::from([
-        ("td".to_owned(), der(&world.ca)),
+        ("td".to_owned(), der(&fixture.ca)),
         ("other".to_owned(), der(&other)),
     ]);
     let workload = |name: &str| {
-        let workload = world.get(name);
+        let workload = fixture.get(name);
         let made = VectorWorkload {
             id: workload.id.to_string(),
             private_key: hex(&workload.key.to_pkcs8()),
@@ -146,7 +146,7 @@ fn writer() -> Writer {
         policy: POLICY.to_owned(),
         vectors: Vec::new(),
     };
-    Writer { world, vectors }
+    VectorWriter { fixture, vectors }
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn write() {
     );
 }
 
-fn claims(w: &mut Writer) {
+fn claims(w: &mut VectorWriter) {
     let two = ["a", "b", "c"];
     w.forged(
         "a middle workload starts a chain",
@@ -304,7 +304,7 @@ fn claims(w: &mut Writer) {
     w.forged("to oneself", 8, &["a", "a"], "cycle_detected", |_, _| {});
 }
 
-fn forms(w: &mut Writer, two: &Forgery) {
+fn forms(w: &mut VectorWriter, two: &Forgery) {
     let names = ["a", "b", "c"];
     let certs = two.certs.clone();
     let certs = certs.as_deref();
@@ -372,7 +372,7 @@ fn forms(w: &mut Writer, two: &Forgery) {
     );
 }
 
-fn signatures(w: &mut Writer, two: &Forgery) {
+fn signatures(w: &mut VectorWriter, two: &Forgery) {
     let names = ["a", "b", "c"];
     let other = w.plain(&names);
     let spliced = codec::append(&codec::append(&[], 0, &other.links[0]), 1, &two.links[1]);
@@ -458,7 +458,7 @@ fn signatures(w: &mut Writer, two: &Forgery) {
         two.certs.as_deref(),
         "chain_malformed",
     );
-    let intruder = w.world.get("f").identity.clone();
+    let intruder = w.fixture.get("f").identity.clone();
     w.forged(
         "a first link by a key that is not the originator's",
         2,

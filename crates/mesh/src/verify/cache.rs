@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use countersign_identity::{KeyId, SpiffeId};
 
-use super::LinkKey;
-use crate::chain::PrefixHash;
+use crate::chain::{LinkKey, PrefixHash};
 use crate::limits::{Capacity, Part, PeerState, Quota, Sharded};
 
 /// A leaf whose certificate was verified.

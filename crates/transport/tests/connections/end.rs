@@ -156,8 +156,13 @@ async fn a_new_identity_closes_http1_connections_after_the_running_exchange() {
     let server = Server::start(DEFAULTS).await;
     let tls = server.domain.tls();
     let config = Arc::new(
-        tls.client(None, ExpectedPeer::Anyone, TlsVersions::Only13, &[ALPN_HTTP11])
-            .unwrap(),
+        tls.client(
+            None,
+            ExpectedPeer::Anyone,
+            TlsVersions::Only13,
+            &[ALPN_HTTP11],
+        )
+        .unwrap(),
     );
     let mut busy = Caller::http1(server.connector(Arc::clone(&config)).dial().await.unwrap()).await;
     let mut idle = Caller::http1(server.connector(config).dial().await.unwrap()).await;

@@ -3,11 +3,12 @@
 use countersign_identity::SpiffeId;
 
 use crate::chain::FieldValue;
+use crate::context::Grant;
 use crate::decide::{FieldValues, InboundRequest};
-use crate::outbound::{Grant, OutboundError, CallOrigin};
+use crate::fixture::{Fixture, OPEN, reason};
+use crate::outbound::{CallOrigin, OutboundError};
 use crate::policy::Policy;
 use crate::refusal::Reason;
-use crate::world::{OPEN, World, reason};
 
 fn refused_locally(result: Result<crate::OutgoingCall, OutboundError>) -> Reason {
     match result {
@@ -18,11 +19,11 @@ fn refused_locally(result: Result<crate::OutgoingCall, OutboundError>) -> Reason
 
 #[test]
 fn case_01_without_the_header_a_chain_is_required() {
-    let world = World::new(OPEN);
-    let request = world.request("a", "b", FieldValues::default());
-    let refusal = world
+    let fixture = Fixture::new(OPEN);
+    let request = fixture.request("a", "b", FieldValues::default());
+    let refusal = fixture
         .engine
-        .decide(&world.policy, &request, world.at())
+        .decide(&fixture.policy, &request, fixture.at())
         .unwrap_err();
     assert_eq!(refusal.reason(), Reason::ChainRequired);
     assert_eq!(
@@ -33,26 +34,26 @@ fn case_01_without_the_header_a_chain_is_required() {
 
 #[test]
 fn case_01_a_middle_workload_cannot_start_a_chain() {
-    let world = World::new(OPEN);
+    let fixture = Fixture::new(OPEN);
     assert_eq!(
-        refused_locally(world.prepare("b", CallOrigin::NewChain, "c", Grant::ByRule)),
+        refused_locally(fixture.prepare("b", CallOrigin::NewChain, "c", Grant::ByRule)),
         Reason::OriginationDenied
     );
     assert_eq!(
-        reason(world.try_forged(&["b", "c"], |_, _| {})),
+        reason(fixture.try_forged(&["b", "c"], |_, _| {})),
         Reason::OriginationDenied
     );
 }
 
 #[test]
 fn a_call_with_its_chain_is_permitted_and_gives_a_context() {
-    let world = World::new(OPEN);
-    let start = world.start("a");
-    let permit = world.call("a", &start, "b", Grant::Exactly(10)).unwrap();
+    let fixture = Fixture::new(OPEN);
+    let start = fixture.start("a");
+    let permit = fixture.call("a", &start, "b", Grant::Exactly(10)).unwrap();
     let context = permit.context().unwrap();
     assert_eq!(
         (permit.rule(), permit.peer()),
-        ("everybody", &world.get("a").id)
+        ("everybody", &fixture.get("a").id)
     );
     assert_eq!(
         (context.hop(), context.remaining(), context.max_hops()),
@@ -69,55 +70,61 @@ fn a_call_with_its_chain_is_permitted_and_gives_a_context() {
 
 #[test]
 fn case_03_a_chain_is_good_for_one_callee_from_one_caller() {
-    let world = World::new(OPEN);
-    let to_b = world.forge(&["a", "b"], |_, _| {});
+    let fixture = Fixture::new(OPEN);
+    let to_b = fixture.forge(&["a", "b"], |_, _| {});
     assert_eq!(
-        reason(world.deliver(&world.engine, "a", "c", &to_b.bytes, None)),
+        reason(fixture.deliver(&fixture.engine, "a", "c", &to_b.bytes, None)),
         Reason::ChainAudienceMismatch
     );
     assert_eq!(
-        reason(world.deliver(&world.engine, "c", "b", &to_b.bytes, None)),
+        reason(fixture.deliver(&fixture.engine, "c", "b", &to_b.bytes, None)),
         Reason::ChainAudienceMismatch
     );
     // B's own outgoing chain, presented by C.
-    let by_b = world.forge(&["a", "b", "d"], |_, _| {});
-    let result = world.deliver(&world.engine, "c", "d", &by_b.bytes, by_b.certs.as_deref());
+    let by_b = fixture.forge(&["a", "b", "d"], |_, _| {});
+    let result = fixture.deliver(
+        &fixture.engine,
+        "c",
+        "d",
+        &by_b.bytes,
+        by_b.certs.as_deref(),
+    );
     assert_eq!(reason(result), Reason::ChainAudienceMismatch);
 }
 
 #[test]
 fn case_03_the_same_call_twice_is_replayed() {
-    let mut world = World::new(OPEN);
-    let call = world.forge(&["a", "b"], |_, _| {});
-    assert!(world.deliver_forged(&["a", "b"], &call).is_ok());
+    let mut fixture = Fixture::new(OPEN);
+    let call = fixture.forge(&["a", "b"], |_, _| {});
+    assert!(fixture.deliver_forged(&["a", "b"], &call).is_ok());
     assert_eq!(
-        reason(world.deliver_forged(&["a", "b"], &call)),
+        reason(fixture.deliver_forged(&["a", "b"], &call)),
         Reason::ChainReplayed
     );
-    world.pass(60);
+    fixture.pass(60);
     assert_eq!(
-        reason(world.deliver_forged(&["a", "b"], &call)),
+        reason(fixture.deliver_forged(&["a", "b"], &call)),
         Reason::ChainReplayed
     );
-    world.pass(1);
+    fixture.pass(1);
     assert_eq!(
-        reason(world.deliver_forged(&["a", "b"], &call)),
+        reason(fixture.deliver_forged(&["a", "b"], &call)),
         Reason::ChainStale
     );
 }
 
 #[test]
 fn case_07_the_action_that_was_signed_is_the_one_that_is_done() {
-    let world = World::new(OPEN);
-    let signed_other = |_: usize, forged: &mut crate::world::Forged| {
+    let fixture = Fixture::new(OPEN);
+    let signed_other = |_: usize, forged: &mut crate::fixture::Forged| {
         forged.claims.action = "GET /tasks/1".to_owned();
     };
     assert_eq!(
-        reason(world.try_forged(&["a", "b"], signed_other)),
+        reason(fixture.try_forged(&["a", "b"], signed_other)),
         Reason::ActionDenied
     );
     // Policy is asked about the request, not about the claim.
-    let call = world.forge(&["a", "b"], |_, forged| {
+    let call = fixture.forge(&["a", "b"], |_, forged| {
         forged.claims.action = "POST /admin".to_owned();
     });
     let value = crate::Carrier::Http.write(&call.bytes);
@@ -127,30 +134,34 @@ fn case_07_the_action_that_was_signed_is_the_one_that_is_done() {
     };
     let request = InboundRequest {
         path: "/admin",
-        ..world.request("a", "b", fields)
+        ..fixture.request("a", "b", fields)
     };
     assert_eq!(
-        reason(world.engine.decide(&world.policy, &request, world.at())),
+        reason(
+            fixture
+                .engine
+                .decide(&fixture.policy, &request, fixture.at())
+        ),
         Reason::ActionDenied
     );
 }
 
 #[test]
 fn case_08_whoever_stands_in_the_chain_is_not_called_again() {
-    let world = World::new(OPEN);
-    let start = world.start("a");
+    let fixture = Fixture::new(OPEN);
+    let start = fixture.start("a");
     assert_eq!(
-        refused_locally(world.prepare("a", CallOrigin::Context(&start), "a", Grant::ByRule)),
+        refused_locally(fixture.prepare("a", CallOrigin::Context(&start), "a", Grant::ByRule)),
         Reason::CycleDetected
     );
-    let at_b = world.walk(&["a", "b"]);
+    let at_b = fixture.walk(&["a", "b"]);
     assert_eq!(
-        refused_locally(world.prepare("b", CallOrigin::Context(&at_b), "a", Grant::ByRule)),
+        refused_locally(fixture.prepare("b", CallOrigin::Context(&at_b), "a", Grant::ByRule)),
         Reason::CycleDetected
     );
-    let at_c = world.walk(&["a", "b", "c"]);
+    let at_c = fixture.walk(&["a", "b", "c"]);
     assert_eq!(
-        refused_locally(world.prepare("c", CallOrigin::Context(&at_c), "a", Grant::ByRule)),
+        refused_locally(fixture.prepare("c", CallOrigin::Context(&at_c), "a", Grant::ByRule)),
         Reason::CycleDetected
     );
     // A client that sends all the same is refused by the callee.
@@ -160,10 +171,13 @@ fn case_08_whoever_stands_in_the_chain_is_not_called_again() {
         &["a", "b", "c", "a"],
         &["a", "b", "c", "b"],
     ] {
-        let refusal = world.try_forged(call_path, |_, _| {}).unwrap_err();
+        let refusal = fixture.try_forged(call_path, |_, _| {}).unwrap_err();
         assert_eq!(refusal.reason(), Reason::CycleDetected, "{call_path:?}");
         assert_eq!(refusal.limit().unwrap().to_string(), "reentry=0");
-        assert_eq!(refusal.hop(), Some(u8::try_from(call_path.len() - 1).unwrap()));
+        assert_eq!(
+            refusal.hop(),
+            Some(u8::try_from(call_path.len() - 1).unwrap())
+        );
     }
 }
 
@@ -179,34 +193,34 @@ fn case_08_with_reentry_a_workload_may_come_back_and_call_on() {
         }}
         {OPEN}"#
     );
-    let world = World::new(&policy);
-    let at_a = world.walk(&["a", "b", "a"]);
+    let fixture = Fixture::new(&policy);
+    let at_a = fixture.walk(&["a", "b", "a"]);
     assert_eq!(at_a.hop(), 2);
-    let permit = world.call("a", &at_a, "d", Grant::ByRule).unwrap();
+    let permit = fixture.call("a", &at_a, "d", Grant::ByRule).unwrap();
     assert_eq!(permit.context().unwrap().hop(), 3);
     // Coming back a second time is once too often, and the rule is of the edge, not of the workload.
     assert_eq!(
-        reason(world.try_forged(&["a", "b", "a", "b", "a"], |_, _| {})),
+        reason(fixture.try_forged(&["a", "b", "a", "b", "a"], |_, _| {})),
         Reason::CycleDetected
     );
     assert_eq!(
-        reason(world.try_forged(&["a", "c", "a"], |_, _| {})),
+        reason(fixture.try_forged(&["a", "c", "a"], |_, _| {})),
         Reason::CycleDetected
     );
 }
 
 #[test]
 fn case_11_a_task_that_lost_its_context_cannot_start_over() {
-    let world = World::new(OPEN);
-    let at_b = world.walk(&["a", "b"]);
+    let fixture = Fixture::new(OPEN);
+    let at_b = fixture.walk(&["a", "b"]);
     drop(at_b);
     assert_eq!(
-        refused_locally(world.prepare("b", CallOrigin::NewChain, "c", Grant::ByRule)),
+        refused_locally(fixture.prepare("b", CallOrigin::NewChain, "c", Grant::ByRule)),
         Reason::OriginationDenied
     );
     // An originator may; its loop becomes a burst of new chains, which have their own rate (case 10).
     assert!(
-        world
+        fixture
             .prepare("a", CallOrigin::NewChain, "c", Grant::ByRule)
             .is_ok()
     );
@@ -224,17 +238,17 @@ fn case_12_an_edge_is_named_by_whole_segments_of_canonical_ids() {
           to      = ["spiffe://td/pay"]
           actions = ["/tasks"]
         }"#;
-    let world = World::new(policy);
+    let fixture = Fixture::new(policy);
     let pay = |name: &str| SpiffeId::parse(name).unwrap();
     let ask = |presented: &SpiffeId, path: &str| {
         let request = InboundRequest {
             presented,
             path,
-            ..world.request("a", "b", FieldValues::default())
+            ..fixture.request("a", "b", FieldValues::default())
         };
-        world
+        fixture
             .engine
-            .decide(&world.policy, &request, world.at())
+            .decide(&fixture.policy, &request, fixture.at())
             .unwrap_err()
             .reason()
     };
@@ -270,12 +284,12 @@ fn case_12_an_edge_is_named_by_whole_segments_of_canonical_ids() {
 
 #[test]
 fn case_12_an_empty_policy_refuses_every_edge() {
-    let mut world = World::new(OPEN);
-    let call = world.forge(&["a", "b"], |_, _| {});
+    let mut fixture = Fixture::new(OPEN);
+    let call = fixture.forge(&["a", "b"], |_, _| {});
     for empty in [Policy::deny_all(), Policy::parse("").unwrap()] {
-        world.policy = empty;
+        fixture.policy = empty;
         assert_eq!(
-            reason(world.deliver_forged(&["a", "b"], &call)),
+            reason(fixture.deliver_forged(&["a", "b"], &call)),
             Reason::EdgeDenied
         );
     }
@@ -283,13 +297,17 @@ fn case_12_an_empty_policy_refuses_every_edge() {
 
 #[test]
 fn case_12_a_request_without_a_peer_has_no_identity() {
-    let world = World::new(OPEN);
+    let fixture = Fixture::new(OPEN);
     let request = InboundRequest {
         peer: None,
-        ..world.request("a", "b", FieldValues::default())
+        ..fixture.request("a", "b", FieldValues::default())
     };
     assert_eq!(
-        reason(world.engine.decide(&world.policy, &request, world.at())),
+        reason(
+            fixture
+                .engine
+                .decide(&fixture.policy, &request, fixture.at())
+        ),
         Reason::NoPeerIdentity
     );
 }
@@ -319,9 +337,9 @@ allow "the rest" {
 
 #[test]
 fn the_way_of_a_chain_is_judged_by_deny_originator_and_require_via() {
-    let world = World::new(GUARDED);
-    assert!(world.try_forged(&["a", "d", "e"], |_, _| {}).is_ok());
-    assert!(world.try_forged(&["a", "d", "b", "e"], |_, _| {}).is_ok());
+    let fixture = Fixture::new(GUARDED);
+    assert!(fixture.try_forged(&["a", "d", "e"], |_, _| {}).is_ok());
+    assert!(fixture.try_forged(&["a", "d", "b", "e"], |_, _| {}).is_ok());
     for (call_path, expected, rule) in [
         (
             &["a", "d", "c", "e"][..],
@@ -354,7 +372,7 @@ fn the_way_of_a_chain_is_judged_by_deny_originator_and_require_via() {
             "e serves a's work that passed d",
         ),
     ] {
-        let refusal = world.try_forged(call_path, |_, _| {}).unwrap_err();
+        let refusal = fixture.try_forged(call_path, |_, _| {}).unwrap_err();
         assert_eq!(
             (refusal.reason(), refusal.rule()),
             (expected, Some(rule)),
@@ -384,21 +402,21 @@ allow "work" {
 
 #[test]
 fn case_16_a_handler_under_an_optional_rule_cannot_call_on() {
-    let world = World::new(OPTIONAL);
-    let request = world.request("h", "b", FieldValues::default());
-    let permit = world
+    let fixture = Fixture::new(OPTIONAL);
+    let request = fixture.request("h", "b", FieldValues::default());
+    let permit = fixture
         .engine
-        .decide(&world.policy, &request, world.at())
+        .decide(&fixture.policy, &request, fixture.at())
         .unwrap();
     assert_eq!(permit.rule(), "the prober looks");
     assert!(permit.context().is_none());
     // B may originate, but not from within this handler.
     assert_eq!(
-        refused_locally(world.prepare("b", CallOrigin::NoOrigination, "c", Grant::ByRule)),
+        refused_locally(fixture.prepare("b", CallOrigin::NoOrigination, "c", Grant::ByRule)),
         Reason::OriginationDenied
     );
     assert!(
-        world
+        fixture
             .prepare("b", CallOrigin::NewChain, "c", Grant::ByRule)
             .is_ok()
     );
@@ -406,10 +424,12 @@ fn case_16_a_handler_under_an_optional_rule_cannot_call_on() {
 
 #[test]
 fn an_optional_chain_is_held_to_its_rate_and_to_its_form() {
-    let world = World::new(OPTIONAL);
+    let fixture = Fixture::new(OPTIONAL);
     let ask = |fields| {
-        let request = world.request("h", "b", fields);
-        world.engine.decide(&world.policy, &request, world.at())
+        let request = fixture.request("h", "b", fields);
+        fixture
+            .engine
+            .decide(&fixture.policy, &request, fixture.at())
     };
     let stray = FieldValues {
         certs: FieldValue::One(b":gYCA:"),

@@ -1,12 +1,13 @@
 //! What links may claim: cases 3, 4 and 9.
 
-use crate::outbound::{Grant, OutboundError, CallOrigin};
+use crate::context::Grant;
+use crate::fixture::{Fixture, Forged, NOW, OPEN, reason};
+use crate::outbound::{CallOrigin, OutboundError};
 use crate::policy::Policy;
 use crate::refusal::Reason;
-use crate::world::{Forged, NOW, OPEN, World, reason};
 
 fn refuse(names: &[&str], change: impl Fn(usize, &mut Forged)) -> Reason {
-    reason(World::new(OPEN).try_forged(names, change))
+    reason(Fixture::new(OPEN).try_forged(names, change))
 }
 
 #[test]
@@ -17,7 +18,7 @@ fn case_03_a_deadline_that_has_passed_ends_the_chain() {
         Reason::ChainDeadlinePassed
     );
     assert!(
-        World::new(OPEN)
+        Fixture::new(OPEN)
             .try_forged(&["a", "b"], with_exp(NOW + 1))
             .is_ok()
     );
@@ -25,17 +26,17 @@ fn case_03_a_deadline_that_has_passed_ends_the_chain() {
 
 #[test]
 fn case_03_the_originate_rules_deadline_holds_whatever_is_claimed() {
-    let mut world = World::new(OPEN);
-    let call = world.forge(&["a", "b", "c"], |i, forged| {
+    let mut fixture = Fixture::new(OPEN);
+    let call = fixture.forge(&["a", "b", "c"], |i, forged| {
         forged.claims.exp = NOW + 3_000;
         // The last link is made when the others are five minutes old.
         forged.claims.iat = if i == 0 { NOW } else { NOW + 299 };
     });
-    world.pass(299);
-    assert!(world.deliver_forged(&["a", "b", "c"], &call).is_ok());
-    world.pass(1);
+    fixture.pass(299);
+    assert!(fixture.deliver_forged(&["a", "b", "c"], &call).is_ok());
+    fixture.pass(1);
     assert_eq!(
-        reason(world.deliver_forged(&["a", "b", "c"], &call)),
+        reason(fixture.deliver_forged(&["a", "b", "c"], &call)),
         Reason::ChainDeadlinePassed
     );
 }
@@ -44,17 +45,17 @@ fn case_03_the_originate_rules_deadline_holds_whatever_is_claimed() {
 fn case_03_the_last_link_is_of_this_moment() {
     let with_iat = |iat: u64| move |_: usize, forged: &mut Forged| forged.claims.iat = iat;
     assert!(
-        World::new(OPEN)
+        Fixture::new(OPEN)
             .try_forged(&["a", "b"], with_iat(NOW - 60))
             .is_ok()
     );
     assert!(
-        World::new(OPEN)
+        Fixture::new(OPEN)
             .try_forged(&["a", "b"], with_iat(NOW + 30))
             .is_ok()
     );
     for iat in [NOW - 61, NOW + 31] {
-        let refusal = World::new(OPEN)
+        let refusal = Fixture::new(OPEN)
             .try_forged(&["a", "b"], with_iat(iat))
             .unwrap_err();
         assert_eq!(refusal.reason(), Reason::ChainStale);
@@ -96,7 +97,7 @@ fn case_04_what_may_only_fall_does_not_rise() {
     let in_order =
         |i: usize, forged: &mut Forged| forged.claims.iat = if i == 0 { NOW } else { NOW - 60 };
     assert!(
-        World::new(OPEN)
+        Fixture::new(OPEN)
             .try_forged(&["a", "b", "c"], in_order)
             .is_ok()
     );
@@ -106,27 +107,32 @@ fn case_04_what_may_only_fall_does_not_rise() {
 
 #[test]
 fn case_04_a_first_link_over_its_rule_is_clamped() {
-    let world = World::new(OPEN);
+    let fixture = Fixture::new(OPEN);
     let greedy = |i: usize, forged: &mut Forged| {
         forged.claims.max_hops = 16;
         forged.claims.budget = 60_000 - u16::try_from(i).unwrap();
         forged.claims.exp = NOW + 86_400;
     };
-    let permit = world.try_forged(&["a", "b"], greedy).unwrap();
+    let permit = fixture.try_forged(&["a", "b"], greedy).unwrap();
     let context = permit.context().unwrap();
     assert_eq!((context.max_hops(), context.remaining()), (5, 256));
     assert_eq!(context.deadline().as_secs(), NOW + 300);
     // And what B makes of it stays below.
-    let call = world
-        .prepare("b", CallOrigin::Context(context), "c", Grant::Exactly(u16::MAX))
+    let call = fixture
+        .prepare(
+            "b",
+            CallOrigin::Context(context),
+            "c",
+            Grant::Exactly(u16::MAX),
+        )
         .unwrap();
     assert_eq!(
         (call.granted(), call.deadline().as_secs()),
         (255, NOW + 300)
     );
-    let permit = world
+    let permit = fixture
         .deliver(
-            &world.engine,
+            &fixture.engine,
             "b",
             "c",
             call.chain_bytes(),
@@ -158,19 +164,23 @@ fn a_link_below_a_budget_of_zero_is_refused() {
         refuse(&["a", "b", "c", "d"], spent),
         Reason::ChainBudgetExhausted
     );
-    assert!(World::new(OPEN).try_forged(&["a", "b", "c"], spent).is_ok());
+    assert!(
+        Fixture::new(OPEN)
+            .try_forged(&["a", "b", "c"], spent)
+            .is_ok()
+    );
 }
 
 #[test]
 fn case_09_five_hops_pass_and_the_sixth_does_not() {
-    let world = World::new(OPEN);
+    let fixture = Fixture::new(OPEN);
     let names = ["a", "b", "c", "d", "e", "f"];
     let mut remaining = Vec::new();
-    let mut context = world.start("a");
+    let mut context = fixture.start("a");
     for pair in names.windows(2) {
-        let permit = world
+        let permit = fixture
             .call_at(
-                &world.fresh_engine(),
+                &fixture.fresh_engine(),
                 pair[0],
                 &context,
                 pair[1],
@@ -182,7 +192,7 @@ fn case_09_five_hops_pass_and_the_sixth_does_not() {
     }
     assert_eq!(context.hop(), 5);
     assert_eq!(remaining, [63, 15, 3, 1, 0]);
-    match world.prepare("f", CallOrigin::Context(&context), "g", Grant::ByRule) {
+    match fixture.prepare("f", CallOrigin::Context(&context), "g", Grant::ByRule) {
         Err(OutboundError::Refused(refusal)) => {
             assert_eq!(refusal.reason(), Reason::HopLimitExceeded);
             assert_eq!(
@@ -193,7 +203,7 @@ fn case_09_five_hops_pass_and_the_sixth_does_not() {
         other => panic!("{other:?}"),
     }
     let seven = ["a", "b", "c", "d", "e", "f", "g"];
-    let refusal = world.try_forged(&seven, |_, _| {}).unwrap_err();
+    let refusal = fixture.try_forged(&seven, |_, _| {}).unwrap_err();
     assert_eq!(
         (refusal.reason(), refusal.hop()),
         (Reason::HopLimitExceeded, Some(6))
@@ -209,16 +219,16 @@ fn case_09_five_straight_calls_fit_from_any_ledger_of_at_least_five() {
         )
     };
     for budget in [5, 6, 7, 19, 20, 21, 1_000, u16::MAX] {
-        let world = World::new(&policy(budget));
+        let fixture = Fixture::new(&policy(budget));
         assert_eq!(
-            world.walk(&["a", "b", "c", "d", "e", "f"]).hop(),
+            fixture.walk(&["a", "b", "c", "d", "e", "f"]).hop(),
             5,
             "budget {budget}"
         );
     }
-    let world = World::new(&policy(0));
-    let start = world.start("a");
-    let refused = world.prepare("a", CallOrigin::Context(&start), "b", Grant::ByRule);
+    let fixture = Fixture::new(&policy(0));
+    let start = fixture.start("a");
+    let refused = fixture.prepare("a", CallOrigin::Context(&start), "b", Grant::ByRule);
     assert!(
         matches!(refused, Err(OutboundError::Refused(r)) if r.reason() == Reason::ChainBudgetExhausted)
     );
@@ -226,19 +236,21 @@ fn case_09_five_straight_calls_fit_from_any_ledger_of_at_least_five() {
 
 #[test]
 fn case_09_the_sixty_fifth_call_of_a_chain_on_one_edge_is_refused() {
-    let world = World::new(OPEN);
-    let start = world.start("a");
+    let fixture = Fixture::new(OPEN);
+    let start = fixture.start("a");
     for _ in 0..64 {
-        assert!(world.call("a", &start, "b", Grant::Exactly(0)).is_ok());
+        assert!(fixture.call("a", &start, "b", Grant::Exactly(0)).is_ok());
     }
-    let refusal = world.call("a", &start, "b", Grant::Exactly(0)).unwrap_err();
+    let refusal = fixture
+        .call("a", &start, "b", Grant::Exactly(0))
+        .unwrap_err();
     assert_eq!(refusal.reason(), Reason::ChainBudgetExhausted);
     assert_eq!(refusal.limit().unwrap().to_string(), "calls_per_chain=64");
     // Another edge and another chain are not concerned.
-    assert!(world.call("a", &start, "c", Grant::Exactly(0)).is_ok());
+    assert!(fixture.call("a", &start, "c", Grant::Exactly(0)).is_ok());
     assert!(
-        world
-            .call("a", &world.start("a"), "b", Grant::Exactly(0))
+        fixture
+            .call("a", &fixture.start("a"), "b", Grant::Exactly(0))
             .is_ok()
     );
 }
@@ -255,14 +267,16 @@ fn the_effective_hop_limit_sticks() {
         }}
         {OPEN}"#
     );
-    let world = World::new(&short);
-    let at_b = world.walk(&["a", "b"]);
+    let fixture = Fixture::new(&short);
+    let at_b = fixture.walk(&["a", "b"]);
     assert_eq!(at_b.max_hops(), 2);
-    let at_c = world.call("b", &at_b, "c", Grant::ByRule).unwrap();
+    let at_c = fixture.call("b", &at_b, "c", Grant::ByRule).unwrap();
     let at_c = at_c.context().unwrap();
     assert_eq!(at_c.chain().unwrap().last().unwrap().claims.max_hops, 2);
-    let refused = world.prepare("c", CallOrigin::Context(at_c), "d", Grant::ByRule);
-    assert!(matches!(refused, Err(OutboundError::Refused(r)) if r.reason() == Reason::HopLimitExceeded));
+    let refused = fixture.prepare("c", CallOrigin::Context(at_c), "d", Grant::ByRule);
+    assert!(
+        matches!(refused, Err(OutboundError::Refused(r)) if r.reason() == Reason::HopLimitExceeded)
+    );
 }
 
 #[test]

@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use countersign_identity::KeyType;
 
 use crate::chain::{Carrier, CertSet, FieldValue, NO_LINKS, codec};
+use crate::context::Grant;
 use crate::decide::{FieldValues, InboundRequest};
-use crate::outbound::{Grant, OutboundError, CallOrigin};
+use crate::fixture::{Fixture, Forged, KeyedWorkload, NOW, OPEN, reason};
+use crate::outbound::{CallOrigin, OutboundError};
 use crate::refusal::Reason;
-use crate::world::{Forged, NOW, OPEN, Workload, World, reason};
 
 #[test]
 fn case_05_fields_have_one_form_each() {
-    let world = World::new(OPEN);
-    let chain = world.forge(&["a", "b", "c"], |_, _| {});
+    let fixture = Fixture::new(OPEN);
+    let chain = fixture.forge(&["a", "b", "c"], |_, _| {});
     let http = Carrier::Http.write(&chain.bytes);
     let grpc = Carrier::Grpc.write(&chain.bytes);
     let certs = chain.certs.clone().unwrap();
@@ -89,9 +90,11 @@ fn case_05_fields_have_one_form_each() {
     let ask = |fields, carrier| {
         let request = InboundRequest {
             carrier,
-            ..world.request("b", "c", fields)
+            ..fixture.request("b", "c", fields)
         };
-        world.engine.decide(&world.policy, &request, world.at())
+        fixture
+            .engine
+            .decide(&fixture.policy, &request, fixture.at())
     };
     for fields in bad {
         assert_eq!(
@@ -113,37 +116,37 @@ fn case_05_fields_have_one_form_each() {
 
 #[test]
 fn case_05_certificates_do_not_come_with_a_chain_of_one_link() {
-    let world = World::new(OPEN);
-    let chain = world.forge(&["a", "b"], |_, _| {});
-    let certs = CertSet::encode([world.get("a").leaf()], []).unwrap();
-    let result = world.deliver(&world.engine, "a", "b", &chain.bytes, Some(&certs));
+    let fixture = Fixture::new(OPEN);
+    let chain = fixture.forge(&["a", "b"], |_, _| {});
+    let certs = CertSet::encode([fixture.get("a").leaf()], []).unwrap();
+    let result = fixture.deliver(&fixture.engine, "a", "b", &chain.bytes, Some(&certs));
     assert_eq!(reason(result), Reason::ChainMalformed);
 }
 
 #[test]
 fn case_05_a_chain_over_its_size_is_malformed() {
-    let world = World::new(OPEN);
-    let ask = |bytes: &[u8]| reason(world.deliver(&world.engine, "a", "b", bytes, None));
+    let fixture = Fixture::new(OPEN);
+    let ask = |bytes: &[u8]| reason(fixture.deliver(&fixture.engine, "a", "b", bytes, None));
     assert_eq!(ask(&[0x80]), Reason::ChainMalformed);
     assert_eq!(ask(&vec![0; 6_001]), Reason::ChainMalformed);
     assert_eq!(
-        ask(&[&world.forge(&["a", "b"], |_, _| {}).bytes[..], &[0]].concat()),
+        ask(&[&fixture.forge(&["a", "b"], |_, _| {}).bytes[..], &[0]].concat()),
         Reason::ChainMalformed
     );
 }
 
 #[test]
 fn case_06_the_last_signature_is_checked_at_once_where_the_policy_says_so() {
-    let world = World::new(&format!("defaults {{\n  verify = \"always\"\n}}\n{OPEN}"));
+    let fixture = Fixture::new(&format!("defaults {{\n  verify = \"always\"\n}}\n{OPEN}"));
     let names = ["a", "b", "c"];
-    let good = world.forge(&names, |_, _| {});
-    assert!(world.deliver_forged(&names, &good).is_ok());
+    let good = fixture.forge(&names, |_, _| {});
+    assert!(fixture.deliver_forged(&names, &good).is_ok());
     // Every byte of every link counts. Fresh engines, so that nothing is remembered.
     for at in (0..good.bytes.len()).step_by(7) {
         let mut bytes = good.bytes.clone();
         bytes[at] ^= 1;
-        let result = world.deliver(
-            &world.fresh_engine(),
+        let result = fixture.deliver(
+            &fixture.fresh_engine(),
             "b",
             "c",
             &bytes,
@@ -155,17 +158,17 @@ fn case_06_the_last_signature_is_checked_at_once_where_the_policy_says_so() {
 
 #[test]
 fn case_06_an_altered_earlier_link_is_refused_whatever_was_seen_before() {
-    let world = World::new(OPEN);
+    let fixture = Fixture::new(OPEN);
     let names = ["a", "b", "c"];
-    let good = world.forge(&names, |_, _| {});
-    assert!(world.deliver_forged(&names, &good).is_ok());
+    let good = fixture.forge(&names, |_, _| {});
+    assert!(fixture.deliver_forged(&names, &good).is_ok());
     let first_ends = 1 + good.links[0].len();
     for at in (1..first_ends).step_by(3) {
         let mut bytes = good.bytes.clone();
         bytes[at] ^= 1;
-        let engine = world.engine.clone();
+        let engine = fixture.engine.clone();
         assert!(
-            world
+            fixture
                 .deliver(&engine, "b", "c", &bytes, good.certs.as_deref())
                 .is_err(),
             "byte {at}"
@@ -175,41 +178,41 @@ fn case_06_an_altered_earlier_link_is_refused_whatever_was_seen_before() {
 
 #[test]
 fn case_06_an_algorithm_that_the_key_does_not_imply_is_an_invalid_signature() {
-    let world = World::new(OPEN);
-    let big = Workload::new(
-        &world.ca,
+    let fixture = Fixture::new(OPEN);
+    let big = KeyedWorkload::new(
+        &fixture.ca,
         "spiffe://td/a",
         KeyType::EcP384,
         (NOW - 60, 3_600),
     );
-    let world = world.with("a", big.clone());
-    assert!(world.try_forged(&["a", "b", "c"], |_, _| {}).is_ok());
+    let fixture = fixture.with("a", big.clone());
+    assert!(fixture.try_forged(&["a", "b", "c"], |_, _| {}).is_ok());
     // A link that names the P-384 key but is signed as ES256.
-    let good = world.forge(&["a", "b", "c"], |_, _| {});
-    let small = world.get("b").identity.clone();
-    let first = world.forge(&["a", "b"], |_, forged| forged.signer = small.clone());
+    let good = fixture.forge(&["a", "b", "c"], |_, _| {});
+    let small = fixture.get("b").identity.clone();
+    let first = fixture.forge(&["a", "b"], |_, forged| forged.signer = small.clone());
     let chain = crate::Chain::decode(first.bytes).unwrap();
     let claims = &chain.links()[0].claims;
     let start = crate::chain::ChainStart {
         iss: chain.originator().clone(),
         chain: chain.id(),
     };
-    let protected = codec::encode_header(crate::chain::Algorithm::Es256, &big.kid());
+    let protected = codec::encode_header(crate::chain::Algorithm::Es256, &big.identity.kid());
     let payload = codec::encode_claims(claims, Some(&start));
     let link = codec::encode_link(&protected, &payload, chain.signature(0));
     let bytes = codec::append(&codec::append(&[], 0, &link), 1, &good.links[1]);
-    let result = world.deliver(&world.engine, "b", "c", &bytes, good.certs.as_deref());
+    let result = fixture.deliver(&fixture.engine, "b", "c", &bytes, good.certs.as_deref());
     assert_eq!(reason(result), Reason::ChainSignatureInvalid);
 }
 
 #[test]
 fn case_06_a_waiting_signature_that_fails_lets_nothing_be_appended_and_nothing_cached() {
-    let world = World::new(OPEN);
+    let fixture = Fixture::new(OPEN);
     let names = ["a", "b", "c"];
-    let mut call = world.forge(&names, |_, _| {});
+    let mut call = fixture.forge(&names, |_, _| {});
     // The lowest bit of s: still a well-formed signature, but another one.
     *call.bytes.last_mut().unwrap() ^= 1;
-    let permit = world.deliver_forged(&names, &call).unwrap();
+    let permit = fixture.deliver_forged(&names, &call).unwrap();
     let context = permit.context().unwrap();
     let ended = Arc::new(AtomicUsize::new(0));
     let hook = Arc::clone(&ended);
@@ -218,7 +221,7 @@ fn case_06_a_waiting_signature_that_fails_lets_nothing_be_appended_and_nothing_c
     });
     let before = context.remaining();
     for _ in 0..2 {
-        match world.prepare("c", CallOrigin::Context(context), "d", Grant::ByRule) {
+        match fixture.prepare("c", CallOrigin::Context(context), "d", Grant::ByRule) {
             Err(OutboundError::Refused(refusal)) => {
                 assert_eq!(refusal.reason(), Reason::ChainSignatureInvalid);
                 assert!(refusal.ends_inbound());
@@ -226,10 +229,13 @@ fn case_06_a_waiting_signature_that_fails_lets_nothing_be_appended_and_nothing_c
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!((context.remaining(), ended.load(Ordering::Relaxed)), (before, 1));
+    assert_eq!(
+        (context.remaining(), ended.load(Ordering::Relaxed)),
+        (before, 1)
+    );
     // The first link was good and may be remembered; the whole chain is not.
     let checked: Vec<_> = [codec::prefix_after(&NO_LINKS, &call.links[0])].to_vec();
-    assert_eq!((world.engine.cached().0, checked.len()), (1, 1));
+    assert_eq!((fixture.engine.cached().0, checked.len()), (1, 1));
     // A hook that comes too late runs at once.
     let hook = Arc::clone(&ended);
     context.on_late_failure(move || {
@@ -240,8 +246,8 @@ fn case_06_a_waiting_signature_that_fails_lets_nothing_be_appended_and_nothing_c
 
 #[test]
 fn case_02_a_forged_originator_does_not_pass() {
-    let world = World::new(OPEN);
-    let intruder = world.get("h").identity.clone();
+    let fixture = Fixture::new(OPEN);
+    let intruder = fixture.get("h").identity.clone();
     // H signs in A's name with its own key: no certificate of A has that key.
     let by_h = |i: usize, forged: &mut Forged| {
         if i == 0 {
@@ -249,27 +255,30 @@ fn case_02_a_forged_originator_does_not_pass() {
         }
     };
     assert_eq!(
-        reason(world.try_forged(&["a", "b", "c"], by_h)),
+        reason(fixture.try_forged(&["a", "b", "c"], by_h)),
         Reason::ChainKeyUnknown
     );
     // H claims A's key: the certificate is there, the signature does not hold.
-    let good = world.forge(&["a", "b", "c"], |_, _| {});
-    let forged = world.forge(&["a", "b", "c"], by_h);
-    let first = crate::Chain::decode(world.forge(&["a", "b"], by_h).bytes).unwrap();
+    let good = fixture.forge(&["a", "b", "c"], |_, _| {});
+    let forged = fixture.forge(&["a", "b", "c"], by_h);
+    let first = crate::Chain::decode(fixture.forge(&["a", "b"], by_h).bytes).unwrap();
     let start = crate::chain::ChainStart {
         iss: first.originator().clone(),
         chain: first.id(),
     };
-    let header = codec::encode_header(crate::chain::Algorithm::Es256, &world.get("a").kid());
+    let header = codec::encode_header(
+        crate::chain::Algorithm::Es256,
+        &fixture.get("a").identity.kid(),
+    );
     let payload = codec::encode_claims(&first.links()[0].claims, Some(&start));
     let link = codec::encode_link(&header, &payload, first.signature(0));
     let bytes = codec::append(&codec::append(&[], 0, &link), 1, &forged.links[1]);
-    let result = world.deliver(&world.engine, "b", "c", &bytes, good.certs.as_deref());
+    let result = fixture.deliver(&fixture.engine, "b", "c", &bytes, good.certs.as_deref());
     assert_eq!(reason(result), Reason::ChainSignatureInvalid);
 }
 
 /// Puts `first` in front of the later links of `of`.
-fn splice(first: &[u8], of: &crate::world::Forgery) -> Vec<u8> {
+fn splice(first: &[u8], of: &crate::fixture::Forgery) -> Vec<u8> {
     let mut bytes = codec::append(&[], 0, first);
     for (i, link) in of.links.iter().enumerate().skip(1) {
         bytes = codec::append(&bytes, i, link);
@@ -281,15 +290,15 @@ fn splice(first: &[u8], of: &crate::world::Forgery) -> Vec<u8> {
 fn case_02_cut_and_spliced_chains_do_not_pass_cold_or_warm() {
     let names = ["a", "b", "c", "d"];
     for warm in [false, true] {
-        let world = World::new(OPEN);
-        let one = world.forge(&names, |_, _| {});
-        let two = world.forge(&names, |_, _| {});
+        let fixture = Fixture::new(OPEN);
+        let one = fixture.forge(&names, |_, _| {});
+        let two = fixture.forge(&names, |_, _| {});
         if warm {
-            assert!(world.deliver_forged(&names, &one).is_ok());
-            assert!(world.deliver_forged(&names, &two).is_ok());
+            assert!(fixture.deliver_forged(&names, &one).is_ok());
+            assert!(fixture.deliver_forged(&names, &two).is_ok());
         }
         let ask = |bytes: &[u8]| {
-            reason(world.deliver(&world.engine, "c", "d", bytes, one.certs.as_deref()))
+            reason(fixture.deliver(&fixture.engine, "c", "d", bytes, one.certs.as_deref()))
         };
         // The first link of another chain in front of links that this callee may have verified.
         assert_eq!(
@@ -321,17 +330,18 @@ fn case_02_a_forged_first_link_in_front_of_verified_ones_does_not_pass() {
     );
     let names = ["a", "b", "c"];
     for warm in [false, true] {
-        let world = World::new(&policy);
-        let good = world.forge(&names, |_, _| {});
+        let fixture = Fixture::new(&policy);
+        let good = fixture.forge(&names, |_, _| {});
         if warm {
-            assert!(world.deliver_forged(&names, &good).is_ok());
+            assert!(fixture.deliver_forged(&names, &good).is_ok());
         }
         // H may originate too, and makes a first link of its own for B.
-        let foreign = world.forge(&["h", "b"], |_, forged| forged.claims.budget = 200);
-        let last = world.forge(&names, |_, _| {});
+        let foreign = fixture.forge(&["h", "b"], |_, forged| forged.claims.budget = 200);
+        let last = fixture.forge(&names, |_, _| {});
         let spliced = splice(&foreign.links[0], &last);
-        let both = CertSet::encode([world.get("a").leaf(), world.get("h").leaf()], []).unwrap();
-        let ask = |certs: Option<&[u8]>| world.deliver(&world.engine, "b", "c", &spliced, certs);
+        let both = CertSet::encode([fixture.get("a").leaf(), fixture.get("h").leaf()], []).unwrap();
+        let ask =
+            |certs: Option<&[u8]>| fixture.deliver(&fixture.engine, "b", "c", &spliced, certs);
         // Without H's certificate its key is unknown.
         assert_eq!(
             reason(ask(good.certs.as_deref())),
@@ -341,7 +351,7 @@ fn case_02_a_forged_first_link_in_front_of_verified_ones_does_not_pass() {
         // With it, the first link is H's own and holds; B's link was signed over another prefix and waits, so that
         // nothing can be made of the chain.
         let permit = ask(Some(&both)).unwrap();
-        let refused = world.prepare(
+        let refused = fixture.prepare(
             "c",
             CallOrigin::Context(permit.context().unwrap()),
             "d",
@@ -351,11 +361,11 @@ fn case_02_a_forged_first_link_in_front_of_verified_ones_does_not_pass() {
             matches!(refused, Err(OutboundError::Refused(r)) if r.reason() == Reason::ChainSignatureInvalid)
         );
         // Once B's link is an earlier one, it is checked.
-        let longer = world.forge(&["a", "b", "c", "d"], |_, _| {});
+        let longer = fixture.forge(&["a", "b", "c", "d"], |_, _| {});
         let spliced = splice(&foreign.links[0], &longer);
-        let certs = ["a", "b", "h"].map(|name| world.get(name).leaf());
+        let certs = ["a", "b", "h"].map(|name| fixture.get(name).leaf());
         let certs = CertSet::encode(certs, []).unwrap();
-        let result = world.deliver(&world.engine, "c", "d", &spliced, Some(&certs));
+        let result = fixture.deliver(&fixture.engine, "c", "d", &spliced, Some(&certs));
         assert_eq!(reason(result), Reason::ChainSignatureInvalid, "warm {warm}");
     }
 }

@@ -10,12 +10,12 @@ use hcl_edit::structure::{Block, Structure};
 use super::{Attributes, Support};
 use crate::limits::Rate;
 use crate::policy::action::ActionPattern;
-use crate::policy::pattern::{IdPattern, InvalidPattern};
 use crate::policy::error::nearest;
+use crate::policy::pattern::{IdPattern, InvalidPattern};
 use crate::policy::{InvalidPolicy, PolicyError, PolicyErrorKind};
 
-/// Reads typed values and collects what is wrong with them.
-pub(super) struct Reader<'t> {
+/// Reads the values of a policy text and collects what is wrong with them.
+pub(super) struct PolicyReader<'t> {
     text: &'t str,
     /// Where each line begins.
     lines: Vec<usize>,
@@ -39,7 +39,7 @@ impl Section<'_> {
     }
 }
 
-impl<'t> Reader<'t> {
+impl<'t> PolicyReader<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         let breaks = text
             .bytes()
@@ -127,7 +127,11 @@ impl<'t> Reader<'t> {
                     values.insert(name, &attribute.value);
                 }
                 Some((_, Support::NotYet)) => {
-                    self.error(at, PolicyErrorKind::Unsupported, format!("{name:?} is not supported yet"));
+                    self.error(
+                        at,
+                        PolicyErrorKind::Unsupported,
+                        format!("{name:?} is not supported yet"),
+                    );
                 }
                 None => {
                     let names: Vec<_> = known
@@ -151,13 +155,21 @@ impl<'t> Reader<'t> {
     pub(super) fn require(&mut self, section: &Section<'_>, names: &[&str]) {
         for name in names {
             if !section.values.contains_key(name) {
-                self.error(section.at, PolicyErrorKind::Missing, format!("{} needs {name:?}", section.kind));
+                self.error(
+                    section.at,
+                    PolicyErrorKind::Missing,
+                    format!("{} needs {name:?}", section.kind),
+                );
             }
         }
     }
 
     fn invalid_value(&mut self, section: &Section<'_>, name: &str, message: String) {
-        self.error(section.start_of(name), PolicyErrorKind::InvalidValue, message);
+        self.error(
+            section.start_of(name),
+            PolicyErrorKind::InvalidValue,
+            message,
+        );
     }
 
     pub(super) fn number(
@@ -173,7 +185,9 @@ impl<'t> Reader<'t> {
             .and_then(|n| n.as_u64())
             .filter(|n| (least..=most).contains(n));
         if number.is_none() {
-            self.invalid_value(section, name,
+            self.invalid_value(
+                section,
+                name,
                 format!("{name} must be a whole number from {least} to {most}"),
             );
         }
@@ -185,9 +199,7 @@ impl<'t> Reader<'t> {
         match text.parse() {
             Ok(rate) => Some(rate),
             Err(error) => {
-                self.invalid_value(section, name,
-                    format!("{name} = {text:?}: {error}"),
-                );
+                self.invalid_value(section, name, format!("{name} = {text:?}: {error}"));
                 None
             }
         }
@@ -221,7 +233,9 @@ impl<'t> Reader<'t> {
         let text = self.text(section, name)?;
         let choice = choices.iter().find(|choice| **choice == text).copied();
         if choice.is_none() {
-            self.invalid_value(section, name,
+            self.invalid_value(
+                section,
+                name,
                 format!("{name} = {text:?}: it can be {}", choices.join(" or ")),
             );
         }
@@ -244,7 +258,9 @@ impl<'t> Reader<'t> {
         let value = *section.values.get(name)?;
         let text = value.as_str();
         if text.is_none() {
-            self.invalid_value(section, name,
+            self.invalid_value(
+                section,
+                name,
                 format!("{name} must be a string without templates"),
             );
         }
@@ -259,13 +275,17 @@ impl<'t> Reader<'t> {
     ) -> Option<Vec<T>> {
         let value = *section.values.get(name)?;
         let Some(array) = value.as_array() else {
-            self.invalid_value(section, name,
+            self.invalid_value(
+                section,
+                name,
                 format!("{name} must be a list of strings, such as [\"...\"]"),
             );
             return None;
         };
         if array.is_empty() {
-            self.invalid_value(section, name,
+            self.invalid_value(
+                section,
+                name,
                 format!("{name} is empty, which matches nothing: name what is meant"),
             );
             return None;
@@ -277,8 +297,14 @@ impl<'t> Reader<'t> {
                 .map_or_else(|| section.start_of(name), |span| span.start);
             match item.as_str().map(&parse) {
                 Some(Ok(item)) => items.push(item),
-                Some(Err(error)) => self.error(at, PolicyErrorKind::InvalidValue, error.to_string()),
-                None => self.error(at, PolicyErrorKind::InvalidValue, format!("{name} must hold strings without templates")),
+                Some(Err(error)) => {
+                    self.error(at, PolicyErrorKind::InvalidValue, error.to_string());
+                }
+                None => self.error(
+                    at,
+                    PolicyErrorKind::InvalidValue,
+                    format!("{name} must hold strings without templates"),
+                ),
             }
         }
         Some(items)

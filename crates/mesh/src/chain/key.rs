@@ -4,7 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::signature::{self, ParsedPublicKey};
 
-use crate::chain::Algorithm;
+use super::Algorithm;
 
 /// A SubjectPublicKeyInfo up to the point's first coordinate: id-ecPublicKey, named curve P-256, uncompressed point.
 const P256_SPKI: &[u8] = &[
