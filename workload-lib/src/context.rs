@@ -275,7 +275,11 @@ impl Chain {
 }
 
 /// The error of a call that was not sent, told to the log and the events.
-pub(crate) fn outbound_error(mesh: &Mesh, callee: Option<&SpiffeId>, error: OutboundError) -> CallError {
+pub(crate) fn outbound_error(
+    mesh: &Mesh,
+    callee: Option<&SpiffeId>,
+    error: OutboundError,
+) -> CallError {
     match error {
         OutboundError::Refused(refusal) => refused_here(mesh, callee, &refusal),
         fault => CallError::Signing(fault.into()),
