@@ -48,4 +48,4 @@ pub use key::{Key, PLUGIN_KEYS, Rule};
 pub use operate::{Collector, HealthChecks, PrometheusListener};
 pub use parse::{MAX_DEPTH, MAX_ITEMS};
 pub use section::{Element, Plugin, Section};
-pub use server::SERVER_KEYS;
+pub use server::{DEFAULT_SERVER_SOCKET, SERVER_KEYS};

@@ -6,6 +6,9 @@ const CHANGES: &str =
     "the index of entries follows the store's changes at once, nothing is reloaded by a timer";
 const PROFILING: &str = "there is no built-in profiler";
 
+/// The server's admin socket if `socket_path` is not configured; the administration verbs look there, too.
+pub const DEFAULT_SERVER_SOCKET: &str = "/tmp/spire-server/private/api.sock";
+
 /// Every key of a server's configuration file.
 pub const SERVER_KEYS: &[Key] = &[
     section("server", SERVER),

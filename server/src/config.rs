@@ -12,7 +12,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use countersign_config::{Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning};
+use countersign_config::{
+    DEFAULT_SERVER_SOCKET, Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning,
+};
 use countersign_daemon::health::HealthPaths;
 use countersign_daemon::logs::{Format, Level, LogOptions};
 use countersign_daemon::operate::Operators;
@@ -32,8 +34,6 @@ use countersign_ca::authority;
 
 /// The configuration file that `run` and `validate` read by default, as with SPIRE.
 pub(crate) const DEFAULT_FILE: &str = "conf/server/server.conf";
-/// The default path of the admin socket.
-pub(crate) const DEFAULT_SOCKET: &str = "/tmp/spire-server/private/api.sock";
 
 const DEFAULT_ADDRESS: &str = "0.0.0.0";
 const DEFAULT_PORT: u16 = 8081;
@@ -199,7 +199,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
             .socket_path
             .clone()
             .or(socket_path)
-            .unwrap_or_else(|| DEFAULT_SOCKET.into()),
+            .unwrap_or_else(|| DEFAULT_SERVER_SOCKET.into()),
         authority: authority?,
         store: storage.store,
         key_manager: storage.key_manager,

@@ -130,7 +130,8 @@ plugins {{
         let Some(attest_agent_response::Step::Result(result)) = answer.step else {
             panic!("{answer:?}")
         };
-        flag::id_text(result.svid.unwrap().id.as_ref())
+        let id = result.svid.unwrap().id.unwrap();
+        format!("spiffe://{}{}", id.trust_domain, id.path)
     }
 
     async fn stop(self) {

@@ -1,0 +1,306 @@
+//! `agent list`, `show`, `count`, `evict`, `ban` and `purge`.
+
+use clap::{Args, Subcommand, ValueEnum};
+use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_proto::spire::api::server::agent::v1::{
+    BanAgentRequest, CountAgentsRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
+    ListAgentsResponse, count_agents_request, list_agents_request,
+};
+use countersign_proto::spire::api::types;
+
+use crate::client::SocketFlag;
+use crate::error::CommandError;
+use crate::flag::{self, Match, go_time, id_text, plural, required_id};
+use crate::json;
+
+mod purge;
+
+/// What one page holds; well below the longest answer.
+const PAGE_SIZE: i32 = 1000;
+const NO_ID: &str = "a SPIFFE ID is required";
+/// How `-expiresBefore` is written, in Go's way and in ours.
+const GO_LAYOUT: &str = "2006-01-02 15:04:05 -0700 -07";
+
+/// Verbs on node agents.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentVerb {
+    /// Lists attested agents and their SPIFFE IDs
+    #[command(
+        after_help = "Example: the agents that came with a join token and are not banned\n  \
+        countersign-server agent list -attestationType join_token -banned false"
+    )]
+    List(Filter),
+    /// Shows the details of an attested agent given its SPIFFE ID
+    #[command(
+        after_help = "Example:\n  countersign-server agent show -spiffeID spiffe://example.org/spire/agent/join_token/TOKEN"
+    )]
+    Show(One),
+    /// Counts attested agents
+    #[command(
+        after_help = "Example:\n  countersign-server agent count -attestationType join_token"
+    )]
+    Count(Filter),
+    /// Evicts an attested agent given its SPIFFE ID: it has to attest anew, which also lifts a ban
+    #[command(
+        after_help = "Example:\n  countersign-server agent evict -spiffeID spiffe://example.org/spire/agent/join_token/TOKEN"
+    )]
+    Evict(One),
+    /// Bans an attested agent given its SPIFFE ID: it gets nothing any more, and can't attest anew
+    #[command(
+        after_help = "Example:\n  countersign-server agent ban -spiffeID spiffe://example.org/spire/agent/join_token/TOKEN\n\
+        To lift the ban, evict the agent."
+    )]
+    Ban(One),
+    /// Purges expired agents that were attested using a non-TOFU security model, based on a given time
+    #[command(
+        after_help = "Example: what would go that has been expired for a week\n  \
+        countersign-server agent purge -expiredFor 168h -dryRun\n\
+        Only agents that can attest again are purged, and no banned ones, since evicting them would lift the ban."
+    )]
+    Purge(purge::Purge),
+}
+
+/// Which agents are meant.
+#[derive(Debug, Args)]
+pub(crate) struct Filter {
+    /// A colon-delimited type:value selector. Can be used more than once
+    #[arg(long = "selector", value_name = "TYPE:VALUE")]
+    selectors: Vec<String>,
+    /// The match mode used when filtering by selectors
+    #[arg(long = "matchSelectorsOn", value_enum, default_value_t = Match::Superset, value_name = "MODE")]
+    match_selectors_on: Match,
+    /// Filter by attestation type, like join_token or x509pop
+    #[arg(long = "attestationType", value_name = "TYPE")]
+    attestation_type: Option<String>,
+    /// Only agents that can (true) or can't (false) re-attest
+    #[arg(long = "canReattest", value_enum, value_name = "BOOL")]
+    can_reattest: Option<Tristate>,
+    /// Only agents that are banned (true) or not (false)
+    #[arg(long, value_enum, value_name = "BOOL")]
+    banned: Option<Tristate>,
+    /// Filter by expiration time (format: "2006-01-02 15:04:05 -0700 -07")
+    #[arg(long = "expiresBefore", value_name = "TIME")]
+    expires_before: Option<String>,
+    #[command(flatten)]
+    output: OutputFlag,
+    #[command(flatten)]
+    socket: SocketFlag,
+}
+
+/// A filter that is on, off, or not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tristate {
+    True,
+    False,
+    /// No filter
+    All,
+}
+
+/// The agent that is meant.
+#[derive(Debug, Args)]
+pub(crate) struct One {
+    /// The SPIFFE ID of the agent (agent identity)
+    #[arg(long = "spiffeID", value_name = "ID")]
+    spiffe_id: Option<String>,
+    #[command(flatten)]
+    output: OutputFlag,
+    #[command(flatten)]
+    socket: SocketFlag,
+}
+
+impl AgentVerb {
+    pub(crate) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
+        match self {
+            Self::List(filter) => filter.list(printer).await,
+            Self::Show(one) => one.show(printer).await,
+            Self::Count(filter) => filter.count(printer).await,
+            Self::Evict(one) => one.evict(printer).await,
+            Self::Ban(one) => one.ban(printer).await,
+            Self::Purge(purge) => purge.run(printer).await,
+        }
+    }
+}
+
+impl Filter {
+    async fn list(self, printer: &mut Printer) -> Result<(), CommandError> {
+        let filter = self.to_filter()?;
+        let client = self.socket.connect().await?;
+        let mut agents = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = ListAgentsRequest {
+                filter: Some(filter.clone()),
+                output_mask: None,
+                page_size: PAGE_SIZE,
+                page_token,
+            };
+            let page = client.answer(client.agent().list_agents(request).await)?;
+            agents.extend(page.agents);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        if self.output.output == Output::Json {
+            let all = ListAgentsResponse {
+                agents,
+                next_page_token: String::new(),
+            };
+            return json::print(
+                printer,
+                "spire.api.server.agent.v1.ListAgentsResponse",
+                &all,
+            );
+        }
+        if agents.is_empty() {
+            printer.line("No attested agents found");
+            return Ok(());
+        }
+        printer.line(format_args!(
+            "Found {}:\n",
+            plural(agents.len(), "attested agent", "attested agents")
+        ));
+        agents.iter().for_each(|agent| print_agent(printer, agent));
+        Ok(())
+    }
+
+    async fn count(self, printer: &mut Printer) -> Result<(), CommandError> {
+        let list_agents_request::Filter {
+            by_attestation_type,
+            by_selector_match,
+            by_banned,
+            by_can_reattest,
+            by_expires_before,
+        } = self.to_filter()?;
+        let filter = count_agents_request::Filter {
+            by_attestation_type,
+            by_selector_match,
+            by_banned,
+            by_can_reattest,
+            by_expires_before,
+        };
+        let client = self.socket.connect().await?;
+        let request = CountAgentsRequest {
+            filter: Some(filter),
+        };
+        let response = client.answer(client.agent().count_agents(request).await)?;
+        if self.output.output == Output::Json {
+            return json::print(
+                printer,
+                "spire.api.server.agent.v1.CountAgentsResponse",
+                &response,
+            );
+        }
+        let count = usize::try_from(response.count).unwrap_or_default();
+        printer.line(plural(count, "attested agent", "attested agents"));
+        Ok(())
+    }
+
+    fn to_filter(&self) -> Result<list_agents_request::Filter, CommandError> {
+        let by_expires_before = self.expires_before.clone().unwrap_or_default();
+        if !by_expires_before.is_empty() {
+            check_go_time(&by_expires_before)?;
+        }
+        Ok(list_agents_request::Filter {
+            by_attestation_type: self.attestation_type.clone().unwrap_or_default(),
+            by_selector_match: flag::selector_match(&self.selectors, self.match_selectors_on)?,
+            by_banned: to_bool(self.banned),
+            by_can_reattest: to_bool(self.can_reattest),
+            by_expires_before,
+        })
+    }
+}
+
+/// The server ignores a time that it can't read, so that a mistake would list everything: refused here.
+fn check_go_time(text: &str) -> Result<(), CommandError> {
+    let format = time::macros::format_description!(
+        "[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute] \
+         [offset_hour sign:mandatory]"
+    );
+    time::PrimitiveDateTime::parse(text, format)
+        .map(drop)
+        .map_err(|_| {
+            CommandError::usage(format!(
+                "date is not valid: {text:?} is not written as {GO_LAYOUT:?}"
+            ))
+        })
+}
+
+const fn to_bool(state: Option<Tristate>) -> Option<bool> {
+    match state {
+        Some(Tristate::True) => Some(true),
+        Some(Tristate::False) => Some(false),
+        Some(Tristate::All) | None => None,
+    }
+}
+
+impl One {
+    fn id(&self) -> Result<types::Spiffeid, CommandError> {
+        required_id(self.spiffe_id.as_deref(), NO_ID)
+    }
+
+    async fn show(self, printer: &mut Printer) -> Result<(), CommandError> {
+        let id = Some(self.id()?);
+        let client = self.socket.connect().await?;
+        let agent = client.answer(
+            client
+                .agent()
+                .get_agent(GetAgentRequest {
+                    id,
+                    output_mask: None,
+                })
+                .await,
+        )?;
+        if self.output.output == Output::Json {
+            return json::print(printer, "spire.api.types.Agent", &agent);
+        }
+        printer.line("Found an attested agent given its SPIFFE ID\n");
+        print_agent(printer, &agent);
+        for selector in &agent.selectors {
+            printer.line(format_args!(
+                "Selectors         : {}:{}",
+                selector.r#type, selector.value
+            ));
+        }
+        Ok(())
+    }
+
+    async fn evict(self, printer: &mut Printer) -> Result<(), CommandError> {
+        let id = Some(self.id()?);
+        let client = self.socket.connect().await?;
+        client.answer(client.agent().delete_agent(DeleteAgentRequest { id }).await)?;
+        self.done(printer, "Agent evicted successfully")
+    }
+
+    async fn ban(self, printer: &mut Printer) -> Result<(), CommandError> {
+        let id = Some(self.id()?);
+        let client = self.socket.connect().await?;
+        client.answer(client.agent().ban_agent(BanAgentRequest { id }).await)?;
+        self.done(printer, "Agent banned successfully")
+    }
+
+    fn done(&self, printer: &mut Printer, text: &str) -> Result<(), CommandError> {
+        match self.output.output {
+            Output::Json => printer.line("{}"),
+            Output::Pretty => printer.line(text),
+        }
+        Ok(())
+    }
+}
+
+fn print_agent(printer: &mut Printer, agent: &types::Agent) {
+    let mut field = |name: &str, value: &str| printer.line(format_args!("{name:<18}: {value}"));
+    field("SPIFFE ID", &id_text(agent.id.as_ref()));
+    field("Attestation type", &agent.attestation_type);
+    field("Expiration time", &go_time(agent.x509svid_expires_at));
+    if agent.banned {
+        field("Banned", "true");
+    } else {
+        field("Serial number", &agent.x509svid_serial_number);
+    }
+    field("Can re-attest", &agent.can_reattest.to_string());
+    if !agent.agent_version.is_empty() {
+        field("Agent version", &agent.agent_version);
+    }
+    printer.line("");
+}
