@@ -1,19 +1,11 @@
 //! The node agent's keys: SPIRE 1.15's `agent.conf`.
 
-use crate::key::{HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, not_yet, section, value};
-
-const PROFILING: &str = "there is no built-in profiler";
+use crate::key::{
+    Key, PROFILING, SOURCE_LOCATION, daemon, ignored, node_attestors, not_yet, section, value,
+};
 
 /// Every key of a node agent's configuration file.
-pub const AGENT_KEYS: &[Key] = &[
-    section("agent", AGENT),
-    Key {
-        name: "plugins",
-        rule: Rule::Plugins(PLUGINS),
-    },
-    TELEMETRY,
-    HEALTH_CHECKS,
-];
+pub const AGENT_KEYS: &[Key] = &daemon("agent", AGENT, PLUGINS);
 
 const AGENT: &[Key] = &[
     value("availability_target"),
@@ -40,11 +32,8 @@ const AGENT: &[Key] = &[
     value("disable_workload_api"),
     section("experimental", EXPERIMENTAL),
     value("jwt_svid_cache_max_size"),
-    ignored("log_selectors", "selectors do not stand in the log"),
-    ignored(
-        "log_source_location",
-        "log lines name the module they come from",
-    ),
+    ignored("log_selectors", "selectors are not written to the log"),
+    ignored("log_source_location", SOURCE_LOCATION),
     ignored("profiling_enabled", PROFILING),
     ignored("profiling_freq", PROFILING),
     ignored("profiling_names", PROFILING),
@@ -72,7 +61,7 @@ const EXPERIMENTAL: &[Key] = &[
     not_yet("feature_flags"),
     ignored(
         "jwt_svid_cache_hit_timeout",
-        "a server that can't be reached is noticed at once, and what is kept is used",
+        "an unreachable server is noticed at once, and the cached JWT-SVID is used",
     ),
     ignored("named_pipe_name", "it concerns Windows only"),
     section("ratelimit", RATES),
@@ -104,27 +93,12 @@ const KEY_MANAGERS: &[Key] = &[
     section("memory", &[]),
 ];
 
-const NODE_ATTESTORS: &[Key] = &[
-    section("join_token", &[]),
-    not_yet("aws_iid"),
-    not_yet("azure_imds"),
-    not_yet("azure_msi"),
-    not_yet("gcp_iit"),
-    not_yet("http_challenge"),
-    not_yet("k8s_psat"),
-    not_yet("k8s_sat"),
-    not_yet("sshpop"),
-    not_yet("tpm_devid"),
-    section(
-        "x509pop",
-        &[
-            value("private_key_path"),
-            value("certificate_path"),
-            value("intermediates_path"),
-            not_yet("spiffe_endpoint_socket"),
-        ],
-    ),
-];
+const NODE_ATTESTORS: &[Key] = &node_attestors(&[
+    value("private_key_path"),
+    value("certificate_path"),
+    value("intermediates_path"),
+    not_yet("spiffe_endpoint_socket"),
+]);
 
 const WORKLOAD_ATTESTORS: &[Key] = &[
     section("confinement", &[]),
@@ -147,7 +121,7 @@ const WORKLOAD_ATTESTORS: &[Key] = &[
             not_yet("sigstore"),
             ignored(
                 "verbose_container_locator_logs",
-                "why a caller is in no container stands in the log with its attestation",
+                "the log line of an attestation says why a caller is in no container",
             ),
         ],
     ),

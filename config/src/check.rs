@@ -1,28 +1,24 @@
-//! Checks a tree against the registry: unknown keys, keys that stand twice, keys that have no effect or aren't
-//! supported yet, and values where sections should be.
+//! Checks a tree against the registry: unknown keys, keys that are set twice, keys that have no effect or aren't
+//! supported yet, and values where a section is expected.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
 
-use crate::error::{Finding, Position};
+use crate::error::Position;
+use crate::findings::Findings;
 use crate::key::{Key, PLUGIN_KEYS, Rule};
-use crate::near::nearest;
+use crate::suggest::nearest;
 use crate::tree::{Item, Kind, Object, Value};
 
-/// Up to how many findings unknown keys are compared with known ones, so that a file of nothing else is judged fast.
+/// Up to how many findings unknown keys are compared with known ones, so that a file of nothing but unknown keys is checked fast.
 const MAX_HINTS: usize = 100;
 
-/// What the registry says about a file.
-#[derive(Default)]
-pub(crate) struct Verdict {
-    pub(crate) wrong: Vec<Finding>,
-    pub(crate) warnings: Vec<Finding>,
-}
-
 /// Checks a whole file.
-pub(crate) fn check(root: &Object, keys: &'static [Key]) -> Verdict {
-    let mut verdict = Verdict::default();
-    verdict.object(root, keys, "");
-    verdict
+pub(crate) fn check(root: &Object, keys: &'static [Key]) -> Findings {
+    let findings = Findings::default();
+    Check(&findings).object(root, keys, "");
+    findings
 }
 
 /// The key of this name. Keys match without regard to case.
@@ -39,21 +35,24 @@ pub(crate) fn join(path: &str, key: &str) -> String {
     }
 }
 
-impl Verdict {
-    fn wrong(&mut self, at: Position, message: String) {
-        self.wrong.push(Finding { at, message });
+/// A walk over the tree.
+struct Check<'f>(&'f Findings);
+
+impl Check<'_> {
+    fn wrong(&self, at: Position, message: String) {
+        self.0.wrong(at, message);
     }
 
-    fn object(&mut self, object: &Object, keys: &'static [Key], path: &str) {
+    fn object(&self, object: &Object, keys: &'static [Key], path: &str) {
         let repeats =
             |key: &str| matches!(find(keys, key).map(|key| key.rule), Some(Rule::Sections(_)));
-        self.twice(object, path, repeats);
+        self.keys_once(object, path, repeats);
         for item in &object.items {
             self.item(item, keys, path);
         }
     }
 
-    fn item(&mut self, item: &Item, keys: &'static [Key], path: &str) {
+    fn item(&self, item: &Item, keys: &'static [Key], path: &str) {
         let name = join(path, &item.key);
         let Some(key) = find(keys, &item.key) else {
             self.unknown(item, keys, path, "key");
@@ -84,41 +83,35 @@ impl Verdict {
             Rule::Elements(keys) => self.elements(item, keys, &name),
             Rule::Named(keys) => self.named(item, keys, &name),
             Rule::Plugins(kinds) => self.plugins(item, kinds),
-            Rule::Ignored(reason) => self.warnings.push(Finding {
-                at: item.at,
-                message: format!("{name} has no effect: {reason}"),
-            }),
-            Rule::NotYet { unless } if asks_for(&item.value, unless) => {}
-            Rule::NotYet { unless } => self.not_yet(item, &name, unless),
+            Rule::Ignored(reason) => self
+                .0
+                .warn(item.at, format!("{name} has no effect: {reason}")),
+            // An empty value asks for nothing.
+            Rule::NotYet if is_empty(&item.value) => {}
+            Rule::NotYet => {
+                self.wrong(item.at, format!("{name} is not supported yet: remove it"));
+            }
             Rule::Refused(reason) => self.wrong(item.at, format!("{name}: {reason}")),
         }
     }
 
     /// Sections under names of the user's, which match with regard to case.
-    fn named(&mut self, item: &Item, keys: &'static [Key], name: &str) {
+    fn named(&self, item: &Item, keys: &'static [Key], name: &str) {
         let Some(objects) = item.value.objects() else {
             self.section_of(item, name);
             return;
         };
-        let mut seen: HashMap<&str, Position> = HashMap::new();
+        let mut seen = HashMap::new();
         for inner in objects.iter().flat_map(|object| &object.items) {
             let path = format!("{name} {}", shown(&inner.key));
-            if let Some(first) = seen.insert(&inner.key, inner.at) {
-                self.wrong(
-                    inner.at,
-                    format!(
-                        "{path} stands here a second time, first on line {}",
-                        first.line
-                    ),
-                );
-            }
+            self.once(&mut seen, &inner.key, inner, &path);
             if let Some(object) = self.section_of(inner, &path) {
                 self.object(object, keys, &path);
             }
         }
     }
 
-    fn section_of<'a>(&mut self, item: &'a Item, name: &str) -> Option<&'a Object> {
+    fn section_of<'a>(&self, item: &'a Item, name: &str) -> Option<&'a Object> {
         let object = item.value.object();
         if object.is_none() {
             let found = item.value.kind.noun();
@@ -133,22 +126,14 @@ impl Verdict {
         object
     }
 
-    fn not_yet(&mut self, item: &Item, name: &str, unless: &[&str]) {
-        let remedy = match unless {
-            [only] if !only.is_empty() => format!("remove it, or write {only}"),
-            _ => "remove it".to_owned(),
-        };
-        self.wrong(item.at, format!("{name} is not supported yet: {remedy}"));
-    }
-
-    fn unknown(&mut self, item: &Item, keys: &'static [Key], path: &str, noun: &str) {
+    fn unknown(&self, item: &Item, keys: &'static [Key], path: &str, noun: &str) {
         let place = if path.is_empty() {
             String::new()
         } else {
             format!(" in {path}")
         };
         let names = keys.iter().map(|key| key.name);
-        let near = (self.wrong.len() < MAX_HINTS).then(|| nearest(&item.key, names));
+        let near = (self.0.faults() < MAX_HINTS).then(|| nearest(&item.key, names));
         let hint = match near.flatten() {
             Some(near) => format!("; did you mean \"{near}\"?"),
             None => String::new(),
@@ -160,7 +145,7 @@ impl Verdict {
     }
 
     /// A list of texts, or of sections; one of either counts as a list of one.
-    fn elements(&mut self, item: &Item, keys: &'static [Key], name: &str) {
+    fn elements(&self, item: &Item, keys: &'static [Key], name: &str) {
         let values = match &item.value.kind {
             Kind::List(values) => values.as_slice(),
             _ => std::slice::from_ref(&item.value),
@@ -171,36 +156,36 @@ impl Verdict {
                 Kind::String(_) => {}
                 kind => self.wrong(
                     value.at,
-                    format!("{name}: strings should stand here, not {}", kind.noun()),
+                    format!("{name}: must be a list of strings, not {}", kind.noun()),
                 ),
             }
         }
     }
 
-    /// Each key may stand once in its section, in whatever case, but those of which there may be several.
-    fn twice(&mut self, object: &Object, path: &str, repeats: impl Fn(&str) -> bool) {
-        let mut seen: HashMap<String, Position> = HashMap::new();
+    /// Each key may be set once in its section, in whatever case, except those that may repeat.
+    fn keys_once(&self, object: &Object, path: &str, repeats: impl Fn(&str) -> bool) {
+        let mut seen = HashMap::new();
         for item in object.items.iter().filter(|item| !repeats(&item.key)) {
-            match seen.get(&item.key.to_ascii_lowercase()) {
-                Some(first) => {
-                    let name = join(path, &item.key);
-                    self.wrong(
-                        item.at,
-                        format!(
-                            "{name} stands here a second time, first on line {}",
-                            first.line
-                        ),
-                    );
-                }
-                None => {
-                    seen.insert(item.key.to_ascii_lowercase(), item.at);
-                }
+            let name = join(path, &item.key);
+            self.once(&mut seen, item.key.to_ascii_lowercase(), item, &name);
+        }
+    }
+
+    fn once<K: Eq + Hash>(&self, seen: &mut HashMap<K, Position>, key: K, item: &Item, name: &str) {
+        match seen.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(item.at);
+            }
+            Entry::Occupied(first) => {
+                let line = first.get().line;
+                let message = format!("{name} is defined twice, first on line {line}");
+                self.wrong(item.at, message);
             }
         }
     }
 
     /// `Kind "name" { plugin_data { } }`, where the registry holds kinds, in them names, in them the data's keys.
-    fn plugins(&mut self, item: &Item, kinds: &'static [Key]) {
+    fn plugins(&self, item: &Item, kinds: &'static [Key]) {
         let Some(objects) = item.value.objects() else {
             self.section_of(item, "plugins");
             return;
@@ -214,7 +199,7 @@ impl Verdict {
         }
     }
 
-    fn plugins_of_kind(&mut self, kind: &Item, names: &'static [Key]) {
+    fn plugins_of_kind(&self, kind: &Item, names: &'static [Key]) {
         let Some(objects) = kind.value.objects() else {
             self.wrong(
                 kind.at,
@@ -225,23 +210,15 @@ impl Verdict {
             );
             return;
         };
-        let mut seen: HashMap<&str, Position> = HashMap::new();
+        let mut seen = HashMap::new();
         for plugin in objects.iter().flat_map(|object| &object.items) {
             let name = format!("{} \"{}\"", kind.key, plugin.key);
-            if let Some(first) = seen.insert(&plugin.key, plugin.at) {
-                self.wrong(
-                    plugin.at,
-                    format!(
-                        "{name} stands here a second time, first on line {}",
-                        first.line
-                    ),
-                );
-            }
+            self.once(&mut seen, &plugin.key, plugin, &name);
             self.plugin(plugin, names, &kind.key, &name);
         }
     }
 
-    fn plugin(&mut self, plugin: &Item, names: &'static [Key], kind: &str, name: &str) {
+    fn plugin(&self, plugin: &Item, names: &'static [Key], kind: &str, name: &str) {
         let Some(block) = plugin.value.object() else {
             self.wrong(
                 plugin.value.at,
@@ -252,7 +229,7 @@ impl Verdict {
         if !enabled(block) {
             return;
         }
-        self.twice(block, name, |_| false);
+        self.keys_once(block, name, |_| false);
         let known = find(names, &plugin.key);
         for item in &block.items {
             match known.map(|key| key.rule) {
@@ -262,7 +239,7 @@ impl Verdict {
                     }
                 }
                 Some(Rule::Section(_)) => self.item(item, PLUGIN_KEYS, name),
-                // What else is wrong inside a plugin that can't be used would only be noise.
+                // More faults inside a plugin that can't be used would only be noise.
                 _ => {
                     if let Some(Rule::Refused(_)) = find(PLUGIN_KEYS, &item.key).map(|key| key.rule)
                     {
@@ -281,7 +258,7 @@ impl Verdict {
     }
 
     /// A kind of plugin that isn't supported is no fault as long as each of its plugins is turned off.
-    fn kind_not_yet(&mut self, kind: &Item) {
+    fn kind_not_yet(&self, kind: &Item) {
         let plugins = kind.value.objects().unwrap_or_default();
         for plugin in plugins.iter().flat_map(|object| &object.items) {
             if plugin.value.object().is_none_or(enabled) {
@@ -302,19 +279,12 @@ pub(crate) fn enabled(block: &Object) -> bool {
     !text.is_some_and(|text| text.eq_ignore_ascii_case("false"))
 }
 
-/// Whether a value asks for nothing but what is done anyway.
-fn asks_for(value: &Value, harmless: &[&str]) -> bool {
-    let text = match &value.kind {
-        Kind::List(values) if values.is_empty() => "",
-        Kind::Object(object) if object.items.is_empty() => "",
-        Kind::List(_) | Kind::Object(_) => return false,
-        kind => kind.text().unwrap_or_default(),
-    };
-    // An empty value is the same as none, wherever it stands.
-    text.is_empty()
-        || harmless
-            .iter()
-            .any(|harmless| harmless.eq_ignore_ascii_case(text))
+fn is_empty(value: &Value) -> bool {
+    match &value.kind {
+        Kind::List(values) => values.is_empty(),
+        Kind::Object(object) => object.items.is_empty(),
+        kind => kind.text().unwrap_or_default().is_empty(),
+    }
 }
 
 /// A key as a message repeats it: quoted, escaped and not too long.

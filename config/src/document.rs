@@ -1,13 +1,13 @@
 //! A configuration file, read and checked, on its way to a daemon's typed configuration.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use crate::check::{check, enabled, find};
-use crate::error::{Finding, InvalidConfig, Position, Warning};
+use crate::error::{InvalidConfig, Position, Warning};
 use crate::expand::expand;
+use crate::findings::Findings;
 use crate::key::{Key, Rule};
 use crate::parse::{MAX_ITEMS, parse};
 use crate::section::{Plugin, Section};
@@ -50,8 +50,7 @@ pub struct Document {
     file: String,
     root: Object,
     keys: &'static [Key],
-    wrong: RefCell<Vec<Finding>>,
-    warnings: RefCell<Vec<Finding>>,
+    findings: Findings,
 }
 
 impl Document {
@@ -118,13 +117,12 @@ impl Document {
         }
         let root = parse(text, limits.items)
             .map_err(|finding| InvalidConfig::wrong(file, vec![finding]))?;
-        let verdict = check(&root, keys);
+        let findings = check(&root, keys);
         Ok(Self {
             file: file.to_owned(),
             root,
             keys,
-            wrong: RefCell::new(verdict.wrong),
-            warnings: RefCell::new(verdict.warnings),
+            findings,
         })
     }
 
@@ -144,14 +142,14 @@ impl Document {
         for name in expanded.unset {
             document.warn(
                 Position::START,
-                format!("the environment variable {name} is not set: nothing stands in its place"),
+                format!("the environment variable {name} is not set: nothing replaces it"),
             );
         }
         Ok(document)
     }
 
-    /// Turns the file into a daemon's configuration. `build` reads sections and values and makes the configuration;
-    /// it returns `None` only where something is missing or wrong, which the accessors have noted.
+    /// Turns the file into a daemon's configuration. `build` reads sections and values and makes the configuration; it
+    /// returns `None` only if something is missing or wrong, which the accessors have noted.
     ///
     /// # Errors
     ///
@@ -161,28 +159,14 @@ impl Document {
         build: impl FnOnce(&Self) -> Option<T>,
     ) -> Result<(T, Vec<Warning>), InvalidConfig> {
         let built = build(&self);
-        let mut wrong = self.wrong.into_inner();
-        match built {
-            Some(built) if wrong.is_empty() => {
-                Ok((built, located(&self.file, self.warnings.into_inner())))
-            }
-            _ => {
-                if wrong.is_empty() {
-                    wrong.push(Finding {
-                        at: Position::START,
-                        message: "the configuration is not complete".to_owned(),
-                    });
-                }
-                Err(InvalidConfig::wrong(&self.file, wrong))
-            }
-        }
+        self.findings.conclude(&self.file, built)
     }
 
-    /// The file itself, for what stands in no section.
+    /// The file itself, for keys outside any section.
     #[must_use]
     pub fn root(&self) -> Section<'_> {
         Section::new(
-            self,
+            &self.findings,
             Some(&self.root),
             self.keys,
             String::new(),
@@ -202,7 +186,7 @@ impl Document {
         let Some(Rule::Sections(keys)) = find(self.keys, name).map(|key| key.rule) else {
             self.wrong(
                 Position::START,
-                format!("{name} is not in the registry of sections: a fault of this program"),
+                format!("{name} is not in the registry of sections: a bug in this program"),
             );
             return Vec::new();
         };
@@ -215,7 +199,7 @@ impl Document {
         sections
             .map(|(at, object)| {
                 let at = object.items.first().map_or(at, |first| first.at);
-                Section::new(self, Some(object), keys, name.to_owned(), at)
+                Section::new(&self.findings, Some(object), keys, name.to_owned(), at)
             })
             .collect()
     }
@@ -231,7 +215,7 @@ impl Document {
         let Some(Rule::Section(names)) = find(kinds, kind).map(|key| key.rule) else {
             self.wrong(
                 Position::START,
-                format!("{kind} is not in the registry of plugins: a fault of this program"),
+                format!("{kind} is not in the registry of plugins: a bug in this program"),
             );
             return Vec::new();
         };
@@ -252,7 +236,7 @@ impl Document {
                 Some(Plugin {
                     name: key.name,
                     at: item.at,
-                    data: Section::new(self, object, data, path, item.at),
+                    data: Section::new(&self.findings, object, data, path, item.at),
                 })
             })
             .collect()
@@ -307,27 +291,13 @@ impl Document {
 
     /// Notes that something is wrong at a place.
     pub fn wrong(&self, at: Position, message: impl Into<String>) {
-        let message = message.into();
-        self.wrong.borrow_mut().push(Finding { at, message });
+        self.findings.wrong(at, message);
     }
 
     /// Notes that something at a place has no effect.
     pub fn warn(&self, at: Position, message: impl Into<String>) {
-        let message = message.into();
-        self.warnings.borrow_mut().push(Finding { at, message });
+        self.findings.warn(at, message);
     }
-}
-
-fn located(file: &str, mut findings: Vec<Finding>) -> Vec<Warning> {
-    findings.sort_by_key(|finding| finding.at);
-    findings
-        .into_iter()
-        .map(|Finding { at, message }| Warning {
-            file: file.to_owned(),
-            at,
-            message,
-        })
-        .collect()
 }
 
 fn read_text(path: &Path, file: &str, max: usize) -> Result<String, InvalidConfig> {

@@ -26,11 +26,8 @@ pub enum Rule {
     Plugins(&'static [Key]),
     /// Taken and without effect, which does no harm: a warning with this reason.
     Ignored(&'static str),
-    /// Known and refused, since to leave it out would change what the user asked for.
-    NotYet {
-        /// Values that ask for what is done anyway, and are taken: SPIRE's defaults.
-        unless: &'static [&'static str],
-    },
+    /// Known and refused unless it is empty, since ignoring it would not do what the user asked for.
+    NotYet,
     /// Known and refused for good, for this reason.
     Refused(&'static str),
 }
@@ -56,11 +53,7 @@ pub(crate) const fn ignored(name: &'static str, reason: &'static str) -> Key {
 }
 
 pub(crate) const fn not_yet(name: &'static str) -> Key {
-    not_yet_unless(name, &[])
-}
-
-pub(crate) const fn not_yet_unless(name: &'static str, unless: &'static [&'static str]) -> Key {
-    let rule = Rule::NotYet { unless };
+    let rule = Rule::NotYet;
     Key { name, rule }
 }
 
@@ -88,8 +81,45 @@ pub const PLUGIN_KEYS: &[Key] = &[
     ),
 ];
 
+/// The sections of a daemon's file: its own, named after it, and those that both daemons have.
+pub(crate) const fn daemon(
+    name: &'static str,
+    keys: &'static [Key],
+    plugins: &'static [Key],
+) -> [Key; 4] {
+    [
+        section(name, keys),
+        Key {
+            name: "plugins",
+            rule: Rule::Plugins(plugins),
+        },
+        TELEMETRY,
+        HEALTH_CHECKS,
+    ]
+}
+
+/// SPIRE's node attestors, which have a plugin in the server and one in the agent; only x509pop has keys.
+pub(crate) const fn node_attestors(x509pop: &'static [Key]) -> [Key; 11] {
+    [
+        section("join_token", &[]),
+        not_yet("aws_iid"),
+        not_yet("azure_imds"),
+        not_yet("azure_msi"),
+        not_yet("gcp_iit"),
+        not_yet("http_challenge"),
+        not_yet("k8s_psat"),
+        not_yet("k8s_sat"),
+        not_yet("sshpop"),
+        not_yet("tpm_devid"),
+        section("x509pop", x509pop),
+    ]
+}
+
+pub(crate) const PROFILING: &str = "there is no built-in profiler";
+pub(crate) const SOURCE_LOCATION: &str = "log lines name the module they come from";
+
 /// `telemetry`, the same for both daemons.
-pub(crate) const TELEMETRY: Key = section(
+const TELEMETRY: Key = section(
     "telemetry",
     &[
         section(
@@ -129,7 +159,7 @@ const ONLY_PROMETHEUS: &str = "metrics are exported for Prometheus and by OTLP o
 const NO_OWN_LABELS: &str = "Prometheus labels what it collects by where it comes from";
 
 /// `health_checks`, the same for both daemons.
-pub(crate) const HEALTH_CHECKS: Key = section(
+const HEALTH_CHECKS: Key = section(
     "health_checks",
     &[
         value("listener_enabled"),

@@ -7,7 +7,7 @@ use crate::error::Finding;
 use crate::scan::Cursor;
 use crate::tree::{Item, Kind, Object, Value};
 
-/// How deep sections and lists may stand in each other. SPIRE's deepest documented file has 7.
+/// How deep sections and lists may be nested. SPIRE's deepest documented file has 7.
 pub const MAX_DEPTH: usize = 32;
 
 /// How many keys and labels a configuration file may have, all sections together.
@@ -110,7 +110,7 @@ impl Parser<'_> {
             Some('"') => self.cursor.quoted(),
             Some(next) if is_word_start(next) => Ok(self.cursor.word()),
             Some(next) => Err(self.unexpected(next, "a key")),
-            None => Err(self.cursor.wrong("the file ends where a key should stand")),
+            None => Err(self.cursor.wrong("the file ends where a key is expected")),
         }
     }
 
@@ -134,9 +134,7 @@ impl Parser<'_> {
             Some(next) if is_word_start(next) => self.literal()?,
             Some(next) => return Err(self.unexpected(next, "a value")),
             None => {
-                return Err(self
-                    .cursor
-                    .wrong("the file ends where a value should stand"));
+                return Err(self.cursor.wrong("the file ends where a value is expected"));
             }
         };
         Ok(Value { at, kind })
@@ -184,7 +182,7 @@ impl Parser<'_> {
     fn number(&mut self) -> Result<Kind, Finding> {
         let malformed = self
             .cursor
-            .wrong("this is not a number; text stands in quotes");
+            .wrong("this is not a number; a string is written in quotes");
         let number = self
             .cursor
             .take_while(|next| next.is_ascii_alphanumeric() || matches!(next, '-' | '+' | '.'));
@@ -221,13 +219,13 @@ impl Parser<'_> {
 
     fn too_deep(&self) -> Finding {
         self.cursor.wrong(format!(
-            "sections and lists stand deeper in each other than the limit of {MAX_DEPTH}"
+            "sections and lists are nested deeper than the limit of {MAX_DEPTH}"
         ))
     }
 
     fn unexpected(&self, found: char, wanted: &str) -> Finding {
         self.cursor
-            .wrong(format!("unexpected {found:?}: {wanted} should stand here"))
+            .wrong(format!("unexpected {found:?}: expected {wanted}"))
     }
 }
 

@@ -1,5 +1,5 @@
 //! Typed reading of a section. Each accessor answers `None` when the key is absent or empty, and when its value is
-//! wrong, which is then noted with its place; [`Document::read`] reports all of it together.
+//! wrong, which is then noted with its place; [`Document::read`](crate::Document::read) reports all of it together.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::check::{find, join, shown};
-use crate::document::Document;
 use crate::duration::parse_duration;
 use crate::error::Position;
+use crate::findings::Findings;
 use crate::key::{Key, Rule};
 use crate::tree::{Item, Kind, Object, Value};
 
@@ -36,7 +36,7 @@ pub enum Element<'a> {
 /// A section of a file, or an empty one where the file has none.
 #[derive(Clone, Debug)]
 pub struct Section<'a> {
-    document: &'a Document,
+    findings: &'a Findings,
     object: Option<&'a Object>,
     keys: &'static [Key],
     path: String,
@@ -45,14 +45,14 @@ pub struct Section<'a> {
 
 impl<'a> Section<'a> {
     pub(crate) fn new(
-        document: &'a Document,
+        findings: &'a Findings,
         object: Option<&'a Object>,
         keys: &'static [Key],
         path: String,
         at: Position,
     ) -> Self {
         Self {
-            document,
+            findings,
             object,
             keys,
             path,
@@ -86,7 +86,7 @@ impl<'a> Section<'a> {
         };
         let item = self.object.and_then(|object| object.item(name));
         Self::new(
-            self.document,
+            self.findings,
             item.and_then(|item| item.value.object()),
             keys,
             join(&self.path, name),
@@ -109,7 +109,7 @@ impl<'a> Section<'a> {
             .flat_map(|object| &object.items)
             .map(|item| {
                 let path = format!("{path} {}", shown(&item.key));
-                let section = Self::new(self.document, item.value.object(), keys, path, item.at);
+                let section = Self::new(self.findings, item.value.object(), keys, path, item.at);
                 (item.key.as_str(), section)
             })
             .collect()
@@ -117,7 +117,7 @@ impl<'a> Section<'a> {
 
     /// Notes that something about this section is wrong.
     pub fn wrong_here(&self, reason: impl Display) {
-        self.document
+        self.findings
             .wrong(self.at, format!("{}: {reason}", self.path));
     }
 
@@ -126,7 +126,7 @@ impl<'a> Section<'a> {
         for key in keys {
             let empty = |item: &Item| item.value.kind.text() == Some("");
             if self.item(key).is_none_or(empty) {
-                self.document
+                self.findings
                     .wrong(self.at, format!("{} is required", join(&self.path, key)));
             }
         }
@@ -211,7 +211,7 @@ impl<'a> Section<'a> {
             let (least, most) = (bounds.start(), bounds.end());
             self.wrong(
                 key,
-                format!("a whole number from {least} to {most} should stand here"),
+                format!("must be a whole number from {least} to {most}"),
             );
         }
         number
@@ -234,7 +234,7 @@ impl<'a> Section<'a> {
         let (least, most) = (bounds.start(), bounds.end());
         self.wrong(
             key,
-            format!("a duration from {least:?} to {most:?} should stand here"),
+            format!("must be a duration from {least:?} to {most:?}"),
         );
         None
     }
@@ -276,7 +276,7 @@ impl<'a> Section<'a> {
             Kind::String(text) => Some(Element::Text(text.clone())),
             Kind::Object(object) => {
                 let path = join(&self.path, key);
-                let section = Self::new(self.document, Some(object), keys, path, value.at);
+                let section = Self::new(self.findings, Some(object), keys, path, value.at);
                 Some(Element::Section(section))
             }
             _ => None,
@@ -286,13 +286,13 @@ impl<'a> Section<'a> {
 
     /// Notes that a key's value is wrong.
     pub fn wrong(&self, key: &str, reason: impl Display) {
-        self.document
+        self.findings
             .wrong(self.at(key), format!("{}: {reason}", join(&self.path, key)));
     }
 
     /// Notes that a key has no effect, or not the whole one.
     pub fn warn(&self, key: &str, reason: impl Display) {
-        self.document
+        self.findings
             .warn(self.at(key), format!("{}: {reason}", join(&self.path, key)));
     }
 
@@ -308,19 +308,17 @@ impl<'a> Section<'a> {
     /// A daemon asks for what the registry doesn't list: never silent, so that the first test finds it.
     fn unregistered(&self, key: &str) {
         let name = join(&self.path, key);
-        self.document.wrong(
+        self.findings.wrong(
             self.at,
-            format!("{name} is not in the registry of keys: a fault of this program"),
+            format!("{name} is not in the registry of keys: a bug in this program"),
         );
     }
 
     fn mistyped<T>(&self, key: &str, value: &Value, wanted: &str) -> Option<T> {
         let name = join(&self.path, key);
         let found = value.kind.noun();
-        self.document.wrong(
-            value.at,
-            format!("{name}: {wanted} should stand here, not {found}"),
-        );
+        self.findings
+            .wrong(value.at, format!("{name}: must be {wanted}, not {found}"));
         None
     }
 }

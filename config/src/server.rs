@@ -1,24 +1,17 @@
 //! The server's keys: SPIRE 1.15's `server.conf`, and the few that are ours.
 
-use crate::key::{HEALTH_CHECKS, Key, Rule, TELEMETRY, ignored, named, not_yet, section, value};
+use crate::key::{
+    Key, PROFILING, SOURCE_LOCATION, daemon, ignored, named, node_attestors, not_yet, section,
+    value,
+};
 
 const CHANGES: &str =
     "the index of entries follows the store's changes at once, nothing is reloaded by a timer";
-const PROFILING: &str = "there is no built-in profiler";
-
 /// The server's admin socket if `socket_path` is not configured; the administration verbs look there, too.
 pub const DEFAULT_SERVER_SOCKET: &str = "/tmp/spire-server/private/api.sock";
 
 /// Every key of a server's configuration file.
-pub const SERVER_KEYS: &[Key] = &[
-    section("server", SERVER),
-    Key {
-        name: "plugins",
-        rule: Rule::Plugins(PLUGINS),
-    },
-    TELEMETRY,
-    HEALTH_CHECKS,
-];
+pub const SERVER_KEYS: &[Key] = &daemon("server", SERVER, PLUGINS);
 
 const SERVER: &[Key] = &[
     value("bind_address"),
@@ -43,10 +36,7 @@ const SERVER: &[Key] = &[
     value("audit_log_enabled"),
     section("experimental", EXPERIMENTAL),
     section("federation", FEDERATION),
-    ignored(
-        "log_source_location",
-        "log lines name the module they come from",
-    ),
+    ignored("log_source_location", SOURCE_LOCATION),
     ignored("max_attested_node_info_staleness", CHANGES),
     ignored("profiling_enabled", PROFILING),
     ignored("profiling_freq", PROFILING),
@@ -161,19 +151,7 @@ const KEY_MANAGERS: &[Key] = &[
     not_yet("hashicorp_vault"),
 ];
 
-const NODE_ATTESTORS: &[Key] = &[
-    section("join_token", &[]),
-    not_yet("aws_iid"),
-    not_yet("azure_imds"),
-    not_yet("azure_msi"),
-    not_yet("gcp_iit"),
-    not_yet("http_challenge"),
-    not_yet("k8s_psat"),
-    not_yet("k8s_sat"),
-    not_yet("sshpop"),
-    not_yet("tpm_devid"),
-    section("x509pop", X509POP),
-];
+const NODE_ATTESTORS: &[Key] = &node_attestors(X509POP);
 
 /// The prefix has one name in SPIRE's documentation and another one in its code.
 const X509POP: &[Key] = &[

@@ -49,8 +49,8 @@ fn a_long_or_strange_key_is_shown_short_and_escaped() {
 fn a_key_may_stand_once_in_whatever_case() {
     assert_eq!(
         server("server {\n  bind_port = 1\n  Bind_Port = 2\n}\nserver { }").unwrap_err(),
-        "f:3:3: server.Bind_Port stands here a second time, first on line 2\n\
-         f:5:1: server stands here a second time, first on line 1"
+        "f:3:3: server.Bind_Port is defined twice, first on line 2\n\
+         f:5:1: server is defined twice, first on line 1"
     );
 }
 
@@ -164,7 +164,7 @@ fn plugins_that_are_not_supported_or_unknown_are_refused_and_those_turned_off_ar
         ),
         (
             "KeyManager \"disk\" { } KeyManager \"disk\" { }",
-            "f:1:44: KeyManager \"disk\" stands here a second time, first on line 1",
+            "f:1:44: KeyManager \"disk\" is defined twice, first on line 1",
         ),
     ] {
         assert_eq!(

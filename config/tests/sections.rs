@@ -29,12 +29,9 @@ fn there_may_be_as_many_as_wanted_in_the_order_of_the_file() {
 fn what_may_stand_once_still_may_stand_once() {
     let told = |text| read(text, ids).unwrap_err().to_string();
     let twice = told("set = \"x\"\nset = \"y\"\nentry {\n  id = \"a\"\n  id = \"b\"\n}\n");
+    assert!(twice.contains("f:2:1: set is defined twice"), "{twice}");
     assert!(
-        twice.contains("f:2:1: set stands here a second time"),
-        "{twice}"
-    );
-    assert!(
-        twice.contains("f:5:3: entry.id stands here a second time"),
+        twice.contains("f:5:3: entry.id is defined twice"),
         "{twice}"
     );
     let value = told("entry = \"x\"\n");
@@ -69,7 +66,7 @@ fn a_list_holds_texts_and_sections() {
     let told = of("entry { selectors = [1, { typ = \"b\" }] }").unwrap_err();
     let told = told.to_string();
     assert!(
-        told.contains("f:1:22: entry.selectors: strings should stand here"),
+        told.contains("f:1:22: entry.selectors: must be a list of strings"),
         "{told}"
     );
     assert!(told.contains("unknown key \"typ\""), "{told}");

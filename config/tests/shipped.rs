@@ -102,9 +102,7 @@ fn the_settings_in_their_comments_are_in_the_registry_too() {
         let findings = error.iter().flat_map(|error| error.findings());
         for finding in findings {
             assert!(
-                finding
-                    .message
-                    .contains("socket_path stands here a second time"),
+                finding.message.contains("socket_path is defined twice"),
                 "{finding:?}"
             );
         }

@@ -72,7 +72,7 @@ fn what_breaks_the_syntax_is_refused_at_its_place() {
         ("server\n", "2:1: the file ends after the key \"server\""),
         (
             "server { a = ",
-            "1:14: the file ends where a value should stand",
+            "1:14: the file ends where a value is expected",
         ),
         ("/* never\nclosed", "1:1: this comment is not closed"),
         (
@@ -116,7 +116,7 @@ fn depth_is_bounded_whatever_it_is_made_of() {
     assert!(
         trust_domain(&nested(MAX_DEPTH + 1))
             .unwrap_err()
-            .contains("deeper in each other than the limit of 32")
+            .contains("nested deeper than the limit of 32")
     );
 }
 

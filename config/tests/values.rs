@@ -29,7 +29,7 @@ fn ports_are_numbers_with_or_without_quotes() {
     assert_eq!(port("\"8081\""), Ok(8081));
     assert_eq!(port("0"), Ok(0));
     assert_eq!(port("65535"), Ok(65535));
-    let wrong = "f:2:13: server.bind_port: a whole number from 0 to 65535 should stand here";
+    let wrong = "f:2:13: server.bind_port: must be a whole number from 0 to 65535";
     for text in [
         "65536",
         "-1",
@@ -44,7 +44,7 @@ fn ports_are_numbers_with_or_without_quotes() {
     }
     assert_eq!(
         port("[1]").unwrap_err(),
-        "f:2:13: server.bind_port: a number should stand here, not a list"
+        "f:2:13: server.bind_port: must be a number, not a list"
     );
 }
 
@@ -60,7 +60,7 @@ fn durations_are_those_of_go_within_bounds() {
     assert_eq!(ttl("2h"), Ok(Duration::from_secs(7200)));
     assert_eq!(
         ttl("30s").unwrap_err(),
-        "f:2:10: server.ca_ttl: a duration from 60s to 7200s should stand here"
+        "f:2:10: server.ca_ttl: must be a duration from 60s to 7200s"
     );
     assert_eq!(
         ttl("3600").unwrap_err(),
@@ -125,7 +125,7 @@ fn bools_lists_choices_and_texts() {
     assert_eq!((bool("true"), bool("\"False\"")), (Ok(true), Ok(false)));
     assert_eq!(
         bool("1").unwrap_err(),
-        "f:2:23: server.ratelimit.signing: true or false should stand here, not a number"
+        "f:2:23: server.ratelimit.signing: must be true or false, not a number"
     );
 
     let list = |text: &str| {
@@ -141,7 +141,7 @@ fn bools_lists_choices_and_texts() {
     assert_eq!(list("[]"), Ok(Vec::new()));
     assert_eq!(
         list("[\"US\", true]").unwrap_err(),
-        "f:2:31: server.ca_subject.country: a list of strings should stand here, not true or false"
+        "f:2:31: server.ca_subject.country: must be a list of strings, not true or false"
     );
 
     let choice = |text: &str| {
@@ -164,7 +164,7 @@ fn bools_lists_choices_and_texts() {
     assert_eq!(text("\"\"").unwrap_err(), INCOMPLETE);
     assert_eq!(
         text("true").unwrap_err(),
-        "f:2:12: server.log_file: a string should stand here, not true or false"
+        "f:2:12: server.log_file: must be a string, not true or false"
     );
 }
 
@@ -227,17 +227,17 @@ fn a_key_that_the_registry_does_not_list_cannot_be_read_silently() {
     assert!(
         read("", |server| server.string("colour"))
             .unwrap_err()
-            .contains("a fault of this program")
+            .contains("a bug in this program")
     );
     assert!(
         read("", |server| server.string("no_such_key"))
             .unwrap_err()
-            .contains("a fault of this program")
+            .contains("a bug in this program")
     );
     assert!(
         read("", |server| server.section("colour").string("red"))
             .unwrap_err()
-            .contains("a fault of this program")
+            .contains("a bug in this program")
     );
 }
 
@@ -284,7 +284,7 @@ fn variables_are_filled_in_before_the_text_is_parsed() {
     assert_eq!(warnings.len(), 1);
     assert_eq!(
         warnings[0].to_string(),
-        "f:1:1: the environment variable UNSET is not set: nothing stands in its place"
+        "f:1:1: the environment variable UNSET is not set: nothing replaces it"
     );
 }
 

@@ -119,7 +119,7 @@ fn walk(keys: &'static [Key], prefix: &str, code: &mut Code) {
             }
             Rule::Value => (State::Supported, None, Some(State::NotYet)),
             Rule::Ignored(reason) => (State::Ignored, Some(reason), Some(State::Ignored)),
-            Rule::NotYet { .. } => (State::NotYet, None, Some(State::NotYet)),
+            Rule::NotYet => (State::NotYet, None, Some(State::NotYet)),
             Rule::Refused(reason) => (State::Refused, Some(reason), Some(State::Refused)),
         };
         code.insert(

@@ -92,7 +92,7 @@ impl Document {
         section.require(&["endpoint"]);
         let ratio = section.parsed("sample_ratio", |text| match text.parse::<f64>() {
             Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
-            _ => Err("a number from 0 to 1 should stand here"),
+            _ => Err("must be a number from 0 to 1"),
         });
         let bounds = LEAST_METRICS_INTERVAL..=MOST_METRICS_INTERVAL;
         let interval = section.duration("metrics_interval", bounds);
