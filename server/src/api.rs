@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use countersign_ca::authority::Authority;
+use countersign_ca::upstream::UpstreamAuthority;
 use countersign_daemon::logs::Levels;
 use countersign_daemon::metrics::CallMetrics;
 use countersign_identity::{SpiffeId, TrustDomain};
@@ -21,6 +23,7 @@ use countersign_proto::spire::api::server::localauthority::v1::local_authority_s
 use countersign_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use countersign_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
+use countersign_store::Store;
 use countersign_transport::SharedClock;
 use countersign_transport::connection::network;
 use rustls_pki_types::CertificateDer;
@@ -35,9 +38,6 @@ use crate::limits::{self, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
 use crate::metrics::CALLS;
 use crate::node_attestor::Attestors;
 use caller::Caller;
-use countersign_ca::authority::Authority;
-use countersign_ca::upstream::UpstreamAuthority;
-use countersign_store::Store;
 use rate_limit::RateLimit;
 use status::ApiError;
 

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use countersign_ca::authority;
 use countersign_config::{
     DEFAULT_SERVER_SOCKET, Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning,
 };
@@ -30,7 +31,6 @@ pub(crate) use plugin::{
 
 use crate::federation::FederationSettings;
 use crate::jobs::PruneNodes;
-use countersign_ca::authority;
 
 /// The configuration file that `run` and `validate` read by default, as with SPIRE.
 pub(crate) const DEFAULT_FILE: &str = "conf/server/server.conf";

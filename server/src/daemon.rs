@@ -12,10 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use countersign_ca::authority::{Rotation, ServerSvid};
+use countersign_ca::upstream::UpstreamAuthority;
 use countersign_daemon::address_file::{self, Listening};
 use countersign_daemon::health::{Health, State};
 use countersign_daemon::operate;
 use countersign_daemon::systemd;
+use countersign_store::Store;
 use countersign_transport::error::BoxError;
 use countersign_transport::file::WriteError;
 use countersign_transport::serve::Http;
@@ -31,9 +34,6 @@ use crate::federation::{CertificateFile, Follower};
 use crate::index::Index;
 use crate::jobs::{Pruner, sweep};
 use crate::limits;
-use countersign_ca::authority::{Rotation, ServerSvid};
-use countersign_ca::upstream::UpstreamAuthority;
-use countersign_store::Store;
 
 pub use start::{StartError, build};
 

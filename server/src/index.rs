@@ -1,8 +1,8 @@
 //! The index that answers every read: list, filter, page, count, authorise, crawl.
 //!
 //! One task follows the store's changes and applies them in place; readers hold the lock for one lookup and never across
-//! an await. A handler that wrote waits for [`Index::reached`] before it answers, so that the next caller reads the
-//! write.
+//! an await. A handler that wrote opens the store's answer with [`Index::visible`] before it answers itself, so that the
+//! next caller reads the write.
 
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,13 +12,13 @@ use arc_swap::ArcSwap;
 use countersign_identity::bundle::{BundleSet, Bundles};
 use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, EntryId, Node, SpiffeId, TrustDomain, UnixTime};
+use countersign_store::backend::Seq;
+use countersign_store::{Changed, Feed, Pending, Record, Store, StoreError, Visibility};
 use countersign_transport::backoff::Backoff;
 use countersign_transport::error::Chain;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits;
-use countersign_store::backend::Seq;
-use countersign_store::{Changed, Feed, Record, Store, StoreError};
 use invalidation::{Invalidated, Invalidation};
 use subscribers::{Subscribers, Subscription};
 use tables::{ChangeObserver, Limit, Tables};
@@ -115,7 +115,7 @@ impl Index {
                 let target = *head.borrow_and_update();
                 match index.catch_up(target).await {
                     Ok(()) => backoff.reset(),
-                    Err(error) if error.may_pass() => {
+                    Err(error) if error.is_transient() => {
                         tracing::warn!(error = %Chain(&error), "Could not read changes from the store; trying again");
                         backoff.wait().await;
                         continue;
@@ -129,18 +129,12 @@ impl Index {
         }
     }
 
-    /// Waits until the index shows everything up to this commit.
+    /// Waits until the index shows a write, and opens it.
     ///
     /// # Errors
     /// The index has stopped following the store, or can't read it for the moment.
-    pub(crate) async fn reached(&self, seq: Seq) -> Result<(), Behind> {
-        let mut reached = self.0.reached.subscribe();
-        tokio::select! {
-            biased;
-            shown = reached.wait_for(|shown| *shown >= seq) => shown.map(drop).map_err(|_| Behind::Stopped),
-            () = self.0.stopped.cancelled() => Err(Behind::Stopped),
-            () = tokio::time::sleep(limits::INDEX_WAIT) => Err(Behind::Late),
-        }
+    pub(crate) async fn visible<T>(&self, pending: Pending<T>) -> Result<T, Behind> {
+        pending.visible_to(self).await
     }
 
     /// One entry.
@@ -370,6 +364,20 @@ impl Index {
                 Some(last) if found.len() < size => last,
                 _ => return found,
             };
+        }
+    }
+}
+
+impl Visibility for Index {
+    type Error = Behind;
+
+    async fn reached(&self, seq: Seq) -> Result<(), Behind> {
+        let mut reached = self.0.reached.subscribe();
+        tokio::select! {
+            biased;
+            shown = reached.wait_for(|shown| *shown >= seq) => shown.map(drop).map_err(|_| Behind::Stopped),
+            () = self.0.stopped.cancelled() => Err(Behind::Stopped),
+            () = tokio::time::sleep(limits::INDEX_WAIT) => Err(Behind::Late),
         }
     }
 }

@@ -198,8 +198,8 @@ const WALLS: &[Wall] = &[
         layers: &[
             "federation node token",
             "entry",
-            "bundle",
-            "record",
+            "bundle txn",
+            "pending record",
             "backend",
             "limits metrics",
         ],
@@ -219,7 +219,6 @@ const WALLS: &[Wall] = &[
 
 /// Circles of modules that are still there, by crate and parent. Only ever shorten this list.
 const CIRCLES: &[(&str, &str)] = &[
-    ("countersign_ca::authority", "order rotation"),
     ("countersign_daemon", "metrics otlp"),
     ("countersign_identity", "csr issue"),
     ("countersign_mesh", "context decide outbound"),

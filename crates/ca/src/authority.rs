@@ -1,15 +1,16 @@
 //! The server's certificate authority: its keys, their rotation, and everything that is signed with them.
 //!
 //! The authority lives in two slots. One is active and signs; the other holds the next authority, published in the
-//! bundle well before its first use, or the one before, whose certificates are still about. All signing runs on one pool
-//! of blocking threads; the async threads only wait. Handlers of the API call [`Authority`]'s
-//! methods to sign, and [`Authority::order`] to rotate by hand; the daemon runs [`Rotation`] and [`ServerSvid`].
+//! bundle well before its first use, or the one before, whose certificates are still in use. All signing runs on one pool
+//! of blocking threads; the async threads only wait. Handlers of the API call [`Authority`]'s methods to sign, and
+//! [`Authority::command`] to rotate by hand; the daemon runs [`Rotation`] and [`ServerSvid`].
 
+mod command;
 mod downstream;
+mod error;
 pub mod journal;
 mod jwt;
 mod mint;
-mod order;
 mod pool;
 mod purpose;
 mod rotation;
@@ -31,16 +32,17 @@ use countersign_transport::error::BoxError;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
 
+pub use command::{AuthorityCommand, AuthorityState, CommandError, States};
+pub use error::RotationError;
 pub use journal::{Kind, SlotStatus};
 pub use jwt::JwtRequest;
 pub use mint::MintError;
-pub use order::{AuthorityState, Done, Order, OrderError, States};
 pub use purpose::Purpose;
-pub use rotation::{Rotation, RotationError};
+pub use rotation::Rotation;
 pub use server_svid::{ServerSvid, ServerSvidError};
 
+use command::{Envelope, Inbox};
 use journal::Journal;
-use order::{Letter, Letters};
 use pool::{JOB_SIZE, SigningPool};
 
 /// What the authority was configured to do.
@@ -58,7 +60,7 @@ pub struct Settings {
     pub x509_svid_ttl: Duration,
     /// Lifetime of node agents' SVIDs, in whole seconds.
     pub agent_ttl: Duration,
-    /// What concerns JWT-SVIDs; none if this server signs none.
+    /// Settings of JWT-SVIDs; none if this server signs none.
     pub jwt: Option<JwtSettings>,
 }
 
@@ -107,7 +109,7 @@ pub enum SignError {
     /// The authority's key or the encoder failed: the server's fault.
     #[error("the certificate could not be signed")]
     Internal(#[source] BoxError),
-    /// There is no active authority, or the one there is has expired.
+    /// There is no active authority, or it has expired.
     #[error("the server has no valid authority to sign with at the moment")]
     Unavailable,
 }
@@ -134,12 +136,12 @@ struct Shared {
     jwt: ArcSwapOption<JwtSigner>,
     /// As it was last committed.
     journal: ArcSwap<Journal>,
-    orders: mpsc::Sender<Letter>,
+    commands: mpsc::Sender<Envelope>,
 }
 
 impl Authority {
-    fn new(settings: Settings, clock: SharedClock) -> (Self, Letters) {
-        let (orders, letters) = mpsc::channel(order::QUEUE);
+    fn new(settings: Settings, clock: SharedClock) -> (Self, Inbox) {
+        let (commands, inbox) = mpsc::channel(command::MAX_QUEUED);
         let shared = Shared {
             settings,
             clock,
@@ -147,13 +149,13 @@ impl Authority {
             x509: ArcSwapOption::empty(),
             jwt: ArcSwapOption::empty(),
             journal: ArcSwap::default(),
-            orders,
+            commands,
         };
-        (Self(Arc::new(shared)), letters)
+        (Self(Arc::new(shared)), inbox)
     }
 
-    /// Signs a node agent's X.509-SVID, with the configured lifetime. Of the CSR only the key is used: its own signature
-    /// is not looked at, as SPIRE does not (the node was attested by other means).
+    /// Signs a node agent's X.509-SVID, with the configured lifetime. Of the CSR only the key is used; its own signature
+    /// is not verified, as in SPIRE: the node was attested by other means.
     ///
     /// # Errors
     /// [`SignError`], by whose fault it is.
@@ -200,15 +202,15 @@ impl Authority {
         {
             Ok(answers) => answers,
             Err(error) => {
-                let told = error.to_string();
+                let reason = error.to_string();
                 (0..size)
-                    .map(|_| Err(SignError::Internal(told.clone().into())))
+                    .map(|_| Err(SignError::Internal(reason.clone().into())))
                     .collect()
             }
         }
     }
 
-    /// Until when an SVID for this server would be valid if it were signed now; none without an authority.
+    /// When an SVID for this server would expire if it were signed now; none without an authority.
     fn server_svid_end(&self) -> Option<UnixTime> {
         let active = self.0.x509.load();
         let end = self.0.clock.now().after(self.0.settings.x509_svid_ttl);
@@ -217,13 +219,13 @@ impl Authority {
             .map(|ca| ca.authority().not_after().min(end))
     }
 
-    /// The root that what is signed now leads to; none without an authority.
+    /// The ID of the root that SVIDs signed now lead to; none without an authority.
     fn root_id(&self) -> Option<String> {
         let active = self.0.x509.load();
         active.as_ref().map(|ca| ca.root_id().to_owned())
     }
 
-    /// Makes a key and an SVID for this server itself, and says to which root it leads.
+    /// Makes a key and an SVID for this server itself, and the ID of the root that it leads to.
     async fn sign_server(&self) -> Result<(X509Svid, String), SignError> {
         let shared = Arc::clone(&self.0);
         self.0

@@ -1,8 +1,7 @@
 //! Where the server's signing keys live.
 //!
-//! A [`KeyManager`] makes keys, tells which it has and removes them; it knows nothing of what a key is for. The trait is
-//! synchronous, so that hardware and cloud keys fit later: callers run it on blocking threads. The authority is the only
-//! caller.
+//! A [`KeyManager`] makes, lists and removes keys; it does not know what a key is for. The trait is synchronous, as files
+//! and hardware are: callers run it on blocking threads. The authority is the only caller.
 
 pub mod disk;
 pub mod memory;
@@ -24,7 +23,7 @@ const NAME_LEN: usize = 32;
 
 /// The name of one key: 32 random lower-case hexadecimal characters.
 ///
-/// A name says nothing of the key's use. Two keys never share one, so making a key cannot overwrite another.
+/// A name does not say what the key is for. Two keys never share one, so making a key can't overwrite another.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyName(Arc<str>);
 
@@ -35,7 +34,7 @@ impl KeyName {
         Self(uuid::Uuid::new_v4().simple().to_string().into())
     }
 
-    /// Takes a name back from where it was stored; none if it is not one that [`KeyName::random`] makes.
+    /// Parses a stored name; none if it is not one that [`KeyName::random`] makes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
@@ -119,7 +118,7 @@ pub trait KeyManager: Send + Sync + 'static {
     /// The key could not be made, or not be made durable.
     fn generate(&self, key_type: KeyType) -> Result<ManagedKey, KeyManagerError>;
 
-    /// Every usable key, in no particular order. Keys that can't be read are left out and were told in the log.
+    /// Every usable key, in no particular order. Keys that can't be read are left out; opening the manager logged them.
     ///
     /// # Errors
     /// The place where keys live can't be read at all.

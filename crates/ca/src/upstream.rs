@@ -1,8 +1,8 @@
-//! Upstream authorities: who signs this server's own authority, where it is no root itself.
+//! Upstream authorities, which sign the authority of a server that is not a root.
 //!
-//! An [`UpstreamAuthority`] signs the certificate of an authority, and may take JWT keys and tell which authorities the
-//! trust domain has. What it returns is checked by [`countersign_identity::issued_ca`] before anything is signed with it. The
-//! authority's rotation is the only caller, but for JWT keys of servers below, which the API passes on.
+//! An [`UpstreamAuthority`] signs the certificate of an authority, and may publish JWT keys and follow the trust domain's
+//! bundle. What it returns is checked by [`countersign_identity::issued_ca`] before anything is signed with it. The
+//! authority's rotation is the only caller, except for JWT keys of downstream servers, which the API passes on.
 
 mod disk;
 mod spire;
@@ -19,18 +19,18 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use disk::{Disk, DiskError, DiskFiles};
-pub use spire::{Spire, SpireError, SpireSettings, WorkloadError};
+pub use spire::{InvalidAnswer, InvalidIdentity, Spire, SpireError, SpireSettings, WorkloadError};
 
 /// An authority that an upstream authority signed.
 #[derive(Clone, Debug)]
 pub struct Minted {
-    /// The new authority's certificate, then those above it up to but without the root.
+    /// The new authority's certificate, then its issuers up to but without the root.
     pub chain: Vec<CertificateDer<'static>>,
     /// The roots that the chain can lead to.
     pub roots: Vec<X509Authority>,
 }
 
-/// What the trust domain's authorities are, as an upstream server tells it: the whole of them.
+/// All authorities of the trust domain, as an upstream server gives them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamBundle {
     /// The roots, tainted ones marked.
@@ -44,14 +44,14 @@ pub struct UpstreamBundle {
 pub enum Published {
     /// The upstream authority has it; these are all JWT keys of the trust domain.
     Upstream(Vec<JwtAuthority>),
-    /// The upstream authority knows nothing of JWT keys: only this server's own bundle can have it.
+    /// The upstream authority takes no JWT keys: only this server's own bundle can have it.
     Unsupported,
 }
 
 /// The upstream authority's bundle as it changes; empty until it was first asked.
 pub type BundleUpdates = watch::Receiver<Option<Arc<UpstreamBundle>>>;
 
-/// Why an upstream authority did not do what was asked of it. Most causes pass: callers try again later.
+/// Why a call to an upstream authority failed. Most causes are transient: callers try again later.
 #[derive(Debug, thiserror::Error)]
 #[error("upstream authority {name:?} could not {action}")]
 pub struct UpstreamError {
@@ -82,7 +82,7 @@ pub trait UpstreamAuthority: fmt::Debug + Send + Sync + 'static {
         key: &'a JwtAuthority,
     ) -> BoxFuture<'a, Result<Published, UpstreamError>>;
 
-    /// The trust domain's authorities as they change; none if this upstream authority does not tell.
+    /// The trust domain's authorities as they change; none if this upstream authority does not know them.
     fn bundle(&self) -> Option<BundleUpdates>;
 
     /// Keeps [`UpstreamAuthority::bundle`] up to date until `stop`.

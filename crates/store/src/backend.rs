@@ -1,5 +1,5 @@
-//! What a database must offer to be the server's store: rows with versions, commits that are all or nothing and durable
-//! when answered, and a feed of what changed. It knows no domain word beyond the names of the tables.
+//! What a database must offer to be the server's store: rows with versions, commits that are atomic and durable when
+//! answered, and a feed of changes. Of the domain it knows the names of the tables only.
 
 use std::fmt;
 
@@ -48,7 +48,7 @@ impl fmt::Display for Seq {
     }
 }
 
-/// The tables. Their numbers are on the disk: they are never changed or given again.
+/// The tables. Their numbers are on the disk: they are never changed or reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Table {
@@ -60,7 +60,7 @@ pub enum Table {
     Bundle = 3,
     /// Join tokens, by value.
     Token = 4,
-    /// Which entries are alike, by the hash of what makes them so.
+    /// Which entries are similar, by the hash of what makes them so.
     Similar = 5,
     /// Authorities' journals, by server ID.
     Ca = 6,
@@ -187,10 +187,10 @@ impl Expect {
     }
 }
 
-/// A change of several rows that happens whole or not at all.
+/// A change of several rows, made as a whole or not at all.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
-    /// What must hold, tried in this order.
+    /// What must hold, checked in this order.
     pub expect: Vec<(Key, Expect)>,
     /// Rows to write.
     pub put: Vec<(Key, Bytes)>,
@@ -198,7 +198,7 @@ pub struct Commit {
     pub delete: Vec<Key>,
 }
 
-/// A commit was not made: this row, the first of those named, was not as expected.
+/// A commit was not made: this row was the first that was not as expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key} is not as expected")]
 pub struct Conflict {
@@ -218,7 +218,7 @@ pub struct Change {
 /// What changed since a given commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changes {
-    /// In the order of the commits, never ending amid the changes of one.
+    /// In the order of the commits; the changes of one commit are never split.
     Rows {
         /// Everything up to this commit is among them. A commit that changed nothing has none.
         through: Seq,
@@ -229,8 +229,8 @@ pub enum Changes {
     TooOld,
 }
 
-/// The store can't do what was asked of it. One that can't promise any more that what it acknowledged is on the disk
-/// accepts nothing more, and says so by [`Backend::broken`].
+/// Why the database failed. One that can't promise any more that acknowledged commits are on the disk accepts no further
+/// ones, and resolves [`Backend::broken`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BackendError {
     /// Reading or writing failed.
@@ -241,7 +241,7 @@ pub enum BackendError {
         /// What the database or the system said.
         why: String,
     },
-    /// What was read makes no sense.
+    /// What was read can't be decoded.
     #[error("the store is damaged: {what}")]
     Damaged {
         /// Where and how.
@@ -278,6 +278,6 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// The last commit that is on the disk and in the feed of changes, as it moves.
     fn head(&self) -> watch::Receiver<Seq>;
 
-    /// Waits until the store is broken for good, and says why. The daemon must then end.
+    /// Waits until the store is broken for good, and returns why. The daemon must then end.
     fn broken(&self) -> BoxFuture<'_, BackendError>;
 }

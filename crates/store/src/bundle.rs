@@ -3,18 +3,18 @@
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::{Bundle, TrustDomain};
 use countersign_proto::store::v1;
+use futures::FutureExt as _;
 use prost::Message as _;
 
-use super::backend::{Commit, Expect, Key, Table};
-use super::record::Stored as _;
-use super::{MAX_RETRIES, Store, StoreError, Written, damaged};
+use crate::backend::{Key, Seq, Table};
+use crate::{Pending, Store, StoreError, damaged};
 
-/// Whether a change of a bundle changed anything.
+/// What an edit did to a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edit {
+pub enum BundleChange {
     /// The bundle is another now: its sequence number grows by one.
     Changed,
-    /// It is as before.
+    /// It is as before, and keeps its sequence number.
     Unchanged,
 }
 
@@ -25,7 +25,7 @@ impl Store {
     /// The store failed.
     pub async fn bundle_get(&self, td: &TrustDomain) -> Result<Option<Bundle>, StoreError> {
         let found = self.read::<Bundle>(&bundle_key(td)).await?;
-        Ok(found.map(|(record, _)| record.value))
+        Ok(found.map(|record| record.value))
     }
 
     /// Adds the authorities that the bundle of a trust domain lacks; makes the bundle if there is none.
@@ -37,7 +37,7 @@ impl Store {
         td: &TrustDomain,
         x509: &[X509Authority],
         jwt: &[JwtAuthority],
-    ) -> Result<Written<Bundle>, StoreError> {
+    ) -> Result<Pending<Bundle>, StoreError> {
         self.bundle_edit(td, None, |bundle| append(bundle, x509, jwt))
             .await
     }
@@ -48,7 +48,7 @@ impl Store {
     /// The store failed.
     pub async fn journal_get(&self, server: &str) -> Result<Option<v1::Journal>, StoreError> {
         let key = journal_key(server);
-        let row = self.backend.get(vec![key.clone()]).await?.pop().flatten();
+        let row = self.row(&key).await?;
         row.map(|row| v1::Journal::decode(row.value).map_err(|e| damaged(&key, &e)))
             .transpose()
     }
@@ -64,8 +64,8 @@ impl Store {
         server: &str,
         journal: &v1::Journal,
         td: &TrustDomain,
-        edit: impl Fn(&mut Bundle) -> Edit + Send,
-    ) -> Result<Written<Bundle>, StoreError> {
+        edit: impl Fn(&mut Bundle) -> BundleChange + Send + Sync,
+    ) -> Result<Pending<Bundle>, StoreError> {
         self.bundle_edit(td, Some((journal_key(server), journal)), edit)
             .await
     }
@@ -75,38 +75,35 @@ impl Store {
         &self,
         td: &TrustDomain,
         journal: Option<(Key, &v1::Journal)>,
-        edit: impl Fn(&mut Bundle) -> Edit + Send,
-    ) -> Result<Written<Bundle>, StoreError> {
-        let key = bundle_key(td);
-        for _ in 0..=MAX_RETRIES {
-            let mut commit = Commit::default();
-            if let Some((key, journal)) = &journal {
-                commit
-                    .put
-                    .push((key.clone(), journal.encode_to_vec().into()));
+        edit: impl Fn(&mut Bundle) -> BundleChange + Send + Sync,
+    ) -> Result<Pending<Bundle>, StoreError> {
+        let (journal, edit) = (&journal, &edit);
+        self.retry("change the bundle", move |txn| {
+            async move {
+                if let Some((key, journal)) = journal {
+                    txn.put_row(key.clone(), journal.encode_to_vec().into());
+                }
+                let found = txn.read::<Bundle>(&bundle_key(td)).await?;
+                let is_new = found.is_none();
+                let (mut bundle, created) = found.map_or_else(
+                    || (Bundle::empty(td.clone()), Seq::ZERO),
+                    |record| (record.value, record.created),
+                );
+                // A new bundle is written even if it is empty: the journal is never without one.
+                if edit(&mut bundle) == BundleChange::Changed || is_new {
+                    bundle.sequence_number = bundle.sequence_number.saturating_add(1);
+                    txn.put(&bundle, created);
+                }
+                Ok(bundle)
             }
-            let found = self.read::<Bundle>(&key).await?;
-            let (mut bundle, created, expect) = match found {
-                Some((record, version)) => (record.value, record.created, Expect::Version(version)),
-                None => (Bundle::empty(td.clone()), super::Seq::ZERO, Expect::Absent),
-            };
-            commit.expect.push((key.clone(), expect));
-            if edit(&mut bundle) == Edit::Changed || expect == Expect::Absent {
-                bundle.sequence_number = bundle.sequence_number.saturating_add(1);
-                commit.put.push((key.clone(), bundle.value(created)));
-            }
-            if let Ok(seq) = self.commit(commit).await? {
-                return Ok(Written { value: bundle, seq });
-            }
-        }
-        Err(StoreError::Busy {
-            doing: "change the bundle",
+            .boxed()
         })
+        .await
     }
 }
 
-fn append(bundle: &mut Bundle, x509: &[X509Authority], jwt: &[JwtAuthority]) -> Edit {
-    let mut edit = Edit::Unchanged;
+fn append(bundle: &mut Bundle, x509: &[X509Authority], jwt: &[JwtAuthority]) -> BundleChange {
+    let mut change = BundleChange::Unchanged;
     for authority in x509 {
         if !bundle
             .x509_authorities
@@ -115,7 +112,7 @@ fn append(bundle: &mut Bundle, x509: &[X509Authority], jwt: &[JwtAuthority]) -> 
         {
             // Whether an authority is tainted is decided by the server alone.
             bundle.x509_authorities.push(authority.with_tainted(false));
-            edit = Edit::Changed;
+            change = BundleChange::Changed;
         }
     }
     for authority in jwt {
@@ -128,10 +125,10 @@ fn append(bundle: &mut Bundle, x509: &[X509Authority], jwt: &[JwtAuthority]) -> 
                 tainted: false,
                 ..authority.clone()
             });
-            edit = Edit::Changed;
+            change = BundleChange::Changed;
         }
     }
-    edit
+    change
 }
 
 pub(super) fn bundle_key(td: &TrustDomain) -> Key {

@@ -1,29 +1,32 @@
-//! Registration entries. No two are made alike: same SPIFFE ID, same parent, same selectors.
+//! Registration entries. No two are created similar: same SPIFFE ID, same parent, same selectors.
 
 use std::collections::HashMap;
 
 use aws_lc_rs::digest;
 use countersign_identity::{Entry, EntryId, TrustDomain};
 use countersign_proto::store::v1;
+use futures::FutureExt as _;
 use prost::Message as _;
 
-use super::backend::{Commit, Conflict, Expect, Key, Row, Seq, Table};
-use super::record::Stored as _;
-use super::{MAX_RETRIES, Record, Store, StoreError, Written, bundle, damaged};
+use crate::backend::{Commit, Conflict, Expect, Key, Row, Seq, Table};
+use crate::bundle::bundle_key;
+use crate::record::Stored as _;
+use crate::txn::{Outcome, Results, Round};
+use crate::{Pending, Record, Store, StoreError, damaged};
 
-/// Why an entry was not made.
+/// Why an entry was not created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryExists {
-    /// This one is like it.
+    /// This one has the same SPIFFE ID, parent and selectors.
     #[error("similar entry already exists")]
     Similar(Box<Record<Entry>>),
     /// The ID is another entry's.
     #[error("an entry with this ID already exists")]
     Id,
-    /// It federates with a trust domain whose bundle is not there.
+    /// It federates with a trust domain that has no bundle here.
     #[error("unable to find federated bundle \"spiffe://{0}\"")]
     BundleMissing(TrustDomain),
-    /// The same rows were changed by others again and again.
+    /// Other writers changed the same rows again and again.
     #[error("the same entries were changed by others again and again; try again")]
     Busy,
 }
@@ -39,58 +42,33 @@ pub enum UpdateError<E> {
     /// There is no entry with this ID.
     #[error("no such entry")]
     Missing,
-    /// It would federate with a trust domain whose bundle is not there.
+    /// It would federate with a trust domain that has no bundle here.
     #[error("unable to find federated bundle \"spiffe://{0}\"")]
     BundleMissing(TrustDomain),
     /// The change was refused.
     #[error("{0}")]
     Refused(E),
-    /// The same rows were changed by others again and again.
+    /// Other writers changed the same rows again and again.
     #[error("the entry was changed by others again and again; try again")]
     Busy,
 }
 
 impl Store {
-    /// Makes entries; one result for each, in order. The entries come with their IDs.
+    /// Creates entries; one result for each, in order. The entries come with their IDs.
     ///
     /// # Errors
     /// The store failed; then nothing is known about any of them.
     pub async fn entries_create(
         &self,
         entries: &[Entry],
-    ) -> Result<Vec<Result<Written<Record<Entry>>, EntryExists>>, StoreError> {
-        let mut results: Vec<_> = entries.iter().map(|_| Err(EntryExists::Busy)).collect();
-        let mut open: Vec<usize> = (0..entries.len()).collect();
-        for _ in 0..=MAX_RETRIES {
-            let tried: Vec<(usize, &Entry)> = open
-                .iter()
-                .filter_map(|&i| Some((i, entries.get(i)?)))
-                .collect();
-            let commits = tried.iter().map(|(_, entry)| creation(entry)).collect();
-            let committed = self.commit_all(commits).await?;
-            let mut again = Vec::new();
-            for ((i, entry), outcome) in tried.into_iter().zip(committed) {
-                let result = match outcome {
-                    Ok(seq) => {
-                        let value = Record {
-                            value: entry.clone(),
-                            created: seq,
-                        };
-                        Some(Ok(Written { value, seq }))
-                    }
-                    Err(Conflict { key }) => self.explain(entry, &key).await?.map(Err),
-                };
-                match (result, results.get_mut(i)) {
-                    (Some(result), Some(slot)) => *slot = result,
-                    _ => again.push(i),
-                }
-            }
-            if again.is_empty() {
-                break;
-            }
-            open = again;
-        }
-        Ok(results)
+    ) -> Result<Pending<Vec<Result<Record<Entry>, EntryExists>>>, StoreError> {
+        let mut results = Results::new(entries.len(), || EntryExists::Busy);
+        let items = entries.iter().enumerate().collect();
+        self.retry_each(items, &mut results, |items| {
+            self.create_round(items).boxed()
+        })
+        .await?;
+        Ok(results.into_pending())
     }
 
     /// Changes entries; one result for each, in order. `change` gets the number of the item and the entry as it is,
@@ -101,37 +79,17 @@ impl Store {
     pub async fn entries_update<E: Send>(
         &self,
         ids: &[EntryId],
-        change: impl Fn(usize, &Entry) -> Result<Entry, E> + Send,
-    ) -> Result<Vec<Result<Written<Record<Entry>>, UpdateError<E>>>, StoreError> {
-        let mut results: Vec<_> = ids.iter().map(|_| Err(UpdateError::Busy)).collect();
-        for mut open in waves(ids) {
-            // Of items that are alike only one succeeds in each round.
-            for _ in 0..=MAX_RETRIES + open.len() {
-                let found = self.entries_found(&open).await?;
-                let mut planned = Vec::new();
-                for ((i, _), found) in open.iter().zip(found) {
-                    let outcome = match found {
-                        None => Err(UpdateError::Missing),
-                        Some((old, version)) => change(*i, &old.value)
-                            .map_err(UpdateError::Refused)
-                            .map(|new| Plan {
-                                new: successor(&old.value, new),
-                                old,
-                                version,
-                            }),
-                    };
-                    match outcome {
-                        Ok(plan) => planned.push((*i, plan)),
-                        Err(error) => set(&mut results, *i, Err(error)),
-                    }
-                }
-                open = self.update_round(planned, &mut results).await?;
-                if open.is_empty() {
-                    break;
-                }
-            }
+        change: impl Fn(usize, &Entry) -> Result<Entry, E> + Send + Sync,
+    ) -> Result<Pending<Vec<Result<Record<Entry>, UpdateError<E>>>>, StoreError> {
+        let change = &change;
+        let mut results = Results::new(ids.len(), || UpdateError::Busy);
+        for wave in waves(ids) {
+            self.retry_each(wave, &mut results, |items| {
+                self.update_round(items, change).boxed()
+            })
+            .await?;
         }
-        Ok(results)
+        Ok(results.into_pending())
     }
 
     /// Removes entries; one result for each, in order.
@@ -141,138 +99,186 @@ impl Store {
     pub async fn entries_delete(
         &self,
         ids: &[EntryId],
-    ) -> Result<Vec<Result<Seq, EntryMissing>>, StoreError> {
+    ) -> Result<Pending<Vec<Result<(), EntryMissing>>>, StoreError> {
         self.entries_delete_if(ids, |_| true).await
     }
 
-    /// Removes those entries that are still as `doomed` says; the others count as missing.
+    /// Removes those entries for which `doomed` still says so; the others count as missing.
     ///
     /// # Errors
     /// The store failed; then nothing is known about any of them.
     pub async fn entries_delete_if(
         &self,
         ids: &[EntryId],
-        doomed: impl Fn(&Entry) -> bool + Send,
-    ) -> Result<Vec<Result<Seq, EntryMissing>>, StoreError> {
-        let mut results: Vec<_> = ids.iter().map(|_| Err(EntryMissing)).collect();
-        let mut open: Vec<(usize, EntryId)> = ids.iter().cloned().enumerate().collect();
-        // Of items that are alike only one succeeds in each round.
-        for _ in 0..=MAX_RETRIES + open.len() {
-            let found = self.entries_found(&open).await?;
-            let tried: Vec<_> = open
-                .into_iter()
-                .zip(found)
-                .filter_map(|(item, found)| Some((item, found?)))
-                .filter(|(_, (record, _))| doomed(&record.value))
-                .collect();
-            if tried.is_empty() {
-                return Ok(results);
-            }
-            let entries: Vec<&Entry> = tried.iter().map(|(_, (old, _))| &old.value).collect();
-            let similar = self.similar_found(entries.iter().copied()).await?;
-            let commits = tried
-                .iter()
-                .map(|(_, (record, version))| deletion(&record.value, *version, &similar))
-                .collect();
-            let committed = self.commit_all(commits).await?;
-            open = Vec::new();
-            for ((item, _), outcome) in tried.into_iter().zip(committed) {
-                match outcome {
-                    Ok(seq) => set(&mut results, item.0, Ok(seq)),
-                    Err(_) => open.push(item),
-                }
-            }
-            if open.is_empty() {
-                return Ok(results);
-            }
+        doomed: impl Fn(&Entry) -> bool + Send + Sync,
+    ) -> Result<Pending<Vec<Result<(), EntryMissing>>>, StoreError> {
+        let doomed = &doomed;
+        let mut results = Results::new(ids.len(), || EntryMissing);
+        let items = ids.iter().enumerate().collect();
+        let left = self.retry_each(items, &mut results, |items| {
+            self.delete_round(items, doomed).boxed()
+        });
+        if left.await?.is_empty() {
+            Ok(results.into_pending())
+        } else {
+            Err(StoreError::Busy {
+                doing: "delete entries",
+            })
         }
-        Err(StoreError::Busy {
-            doing: "delete entries",
-        })
     }
 
-    /// Why an entry could not be made, given the row that was in the way; `None` if that row has changed meanwhile.
+    async fn create_round<'a>(
+        &self,
+        items: Vec<(usize, &'a Entry)>,
+    ) -> Result<Round<&'a Entry, Record<Entry>, EntryExists>, StoreError> {
+        let commits = items.iter().map(|(_, entry)| creation(entry)).collect();
+        let committed = self.commit_all(commits).await?;
+        let mut round = Round::with_capacity(items.len());
+        for ((i, entry), result) in items.into_iter().zip(committed) {
+            let outcome = match result {
+                Ok(seq) => {
+                    let value = entry.clone();
+                    Outcome::Done(
+                        Record {
+                            value,
+                            created: seq,
+                        },
+                        seq,
+                    )
+                }
+                Err(Conflict { key }) => match self.explain(entry, &key).await? {
+                    Some(exists) => Outcome::Failed(exists),
+                    None => Outcome::Again(entry),
+                },
+            };
+            round.push((i, outcome));
+        }
+        Ok(round)
+    }
+
+    async fn update_round<'a, E>(
+        &self,
+        items: Vec<(usize, &'a EntryId)>,
+        change: &(impl Fn(usize, &Entry) -> Result<Entry, E> + Sync),
+    ) -> Result<Round<&'a EntryId, Record<Entry>, UpdateError<E>>, StoreError> {
+        let found = self.entries_found(items.iter().map(|(_, id)| *id)).await?;
+        let mut round = Round::with_capacity(items.len());
+        let mut plans = Vec::new();
+        for ((i, id), found) in items.into_iter().zip(found) {
+            let Some(old) = found else {
+                round.push((i, Outcome::Failed(UpdateError::Missing)));
+                continue;
+            };
+            match change(i, &old.record.value) {
+                Err(refusal) => round.push((i, Outcome::Failed(UpdateError::Refused(refusal)))),
+                Ok(new) => {
+                    let new = successor(&old.record.value, new);
+                    plans.push((i, id, Plan { new, old }));
+                }
+            }
+        }
+        let touched = plans
+            .iter()
+            .flat_map(|(_, _, plan)| [&plan.new, &plan.old.record.value]);
+        let similar = self.similar_found(touched).await?;
+        let commits = plans
+            .iter()
+            .map(|(_, _, plan)| replacement(plan, &similar))
+            .collect();
+        let committed = self.commit_all(commits).await?;
+        for ((i, id, Plan { new, old }), result) in plans.into_iter().zip(committed) {
+            let outcome = match result {
+                Ok(seq) => {
+                    let created = old.record.created;
+                    Outcome::Done(
+                        Record {
+                            value: new,
+                            created,
+                        },
+                        seq,
+                    )
+                }
+                Err(Conflict { key }) => match missing_bundle(&new, &key) {
+                    Some(td) => Outcome::Failed(UpdateError::BundleMissing(td)),
+                    None => Outcome::Again(id),
+                },
+            };
+            round.push((i, outcome));
+        }
+        Ok(round)
+    }
+
+    async fn delete_round<'a>(
+        &self,
+        items: Vec<(usize, &'a EntryId)>,
+        doomed: &(impl Fn(&Entry) -> bool + Sync),
+    ) -> Result<Round<&'a EntryId, (), EntryMissing>, StoreError> {
+        let found = self.entries_found(items.iter().map(|(_, id)| *id)).await?;
+        let mut round = Round::with_capacity(items.len());
+        let mut plans = Vec::new();
+        for ((i, id), found) in items.into_iter().zip(found) {
+            match found.filter(|entry| doomed(&entry.record.value)) {
+                Some(entry) => plans.push((i, id, entry)),
+                None => round.push((i, Outcome::Failed(EntryMissing))),
+            }
+        }
+        if plans.is_empty() {
+            return Ok(round);
+        }
+        let touched = plans.iter().map(|(_, _, entry)| &entry.record.value);
+        let similar = self.similar_found(touched).await?;
+        let commits = plans
+            .iter()
+            .map(|(_, _, entry)| deletion(entry, &similar))
+            .collect();
+        let committed = self.commit_all(commits).await?;
+        for ((i, id, _), result) in plans.into_iter().zip(committed) {
+            let outcome = match result {
+                Ok(seq) => Outcome::Done((), seq),
+                Err(_) => Outcome::Again(id),
+            };
+            round.push((i, outcome));
+        }
+        Ok(round)
+    }
+
+    /// Why an entry could not be created, given the row that was in the way; `None` if that row has changed meanwhile.
     async fn explain(&self, entry: &Entry, key: &Key) -> Result<Option<EntryExists>, StoreError> {
         match key.table() {
             Table::Similar => {
-                let row = self.backend.get(vec![key.clone()]).await?.pop().flatten();
-                let Some(row) = row else { return Ok(None) };
+                let Some(row) = self.row(key).await? else {
+                    return Ok(None);
+                };
                 let Some(id) = entry_ids(&row)?.into_iter().next() else {
                     return Ok(None);
                 };
                 let found = self.read::<Entry>(&Key::new(Table::Entry, &id)).await?;
-                Ok(found.map(|(record, _)| EntryExists::Similar(Box::new(record))))
+                Ok(found.map(|record| EntryExists::Similar(Box::new(record))))
             }
-            Table::Bundle => {
-                let missing = entry
-                    .federates_with
-                    .iter()
-                    .find(|td| td.as_str() == key.name());
-                Ok(missing.cloned().map(EntryExists::BundleMissing))
-            }
+            Table::Bundle => Ok(missing_bundle(entry, key).map(EntryExists::BundleMissing)),
             _ => Ok(Some(EntryExists::Id)),
         }
     }
 
-    /// Commits planned updates; returns those to plan again.
-    async fn update_round<E>(
+    pub(crate) async fn entries_found<'a>(
         &self,
-        planned: Vec<(usize, Plan)>,
-        results: &mut [Result<Written<Record<Entry>>, UpdateError<E>>],
-    ) -> Result<Vec<(usize, EntryId)>, StoreError> {
-        let touched = planned
-            .iter()
-            .flat_map(|(_, plan)| [&plan.new, &plan.old.value]);
-        let similar = self.similar_found(touched).await?;
-        let commits = planned
-            .iter()
-            .map(|(_, plan)| replacement(&plan.new, &plan.old, plan.version, &similar))
-            .collect();
-        let committed = self.commit_all(commits).await?;
-        let mut again = Vec::new();
-        for ((i, Plan { new, old, .. }), outcome) in planned.into_iter().zip(committed) {
-            match outcome {
-                Ok(seq) => {
-                    let value = Record {
-                        value: new,
-                        created: old.created,
-                    };
-                    set(results, i, Ok(Written { value, seq }));
-                }
-                Err(Conflict { key }) if key.table() == Table::Bundle => {
-                    let td = new
-                        .federates_with
-                        .iter()
-                        .find(|td| td.as_str() == key.name());
-                    if let Some(td) = td {
-                        set(results, i, Err(UpdateError::BundleMissing(td.clone())));
-                    }
-                }
-                Err(_) => again.push((i, new.id)),
-            }
-        }
-        Ok(again)
-    }
-
-    pub(super) async fn entries_found(
-        &self,
-        items: &[(usize, EntryId)],
-    ) -> Result<Vec<Option<(Record<Entry>, Seq)>>, StoreError> {
-        let keys = items
-            .iter()
-            .map(|(_, id)| Key::new(Table::Entry, id.as_str()))
-            .collect();
-        let rows = self.backend.get(keys).await?;
-        rows.into_iter()
-            .map(|row| {
-                row.map(|row| Ok((Entry::read(&row)?, row.version)))
-                    .transpose()
+        ids: impl IntoIterator<Item = &'a EntryId> + Send,
+    ) -> Result<Vec<Option<Versioned>>, StoreError> {
+        let key = |id: &EntryId| Key::new(Table::Entry, id.as_str());
+        let rows = self.backend.get(ids.into_iter().map(key).collect()).await?;
+        let versioned = |row: Row| {
+            Ok(Versioned {
+                record: Entry::read(&row)?,
+                version: row.version,
             })
+        };
+        rows.into_iter()
+            .map(|row| row.map(versioned).transpose())
             .collect()
     }
 
-    /// The rows that say which entries are like these.
-    pub(super) async fn similar_found<'a>(
+    /// The rows that say which entries are similar to these.
+    pub(crate) async fn similar_found<'a>(
         &self,
         entries: impl Iterator<Item = &'a Entry> + Send,
     ) -> Result<Similar, StoreError> {
@@ -292,21 +298,26 @@ impl Store {
     }
 }
 
-/// An update: what the entry becomes, what it was, and the version of its row.
+/// An entry, and the version of its row.
+pub(crate) struct Versioned {
+    pub(crate) record: Record<Entry>,
+    pub(crate) version: Seq,
+}
+
+/// An update: what the entry becomes, and what it was.
 struct Plan {
     new: Entry,
-    old: Record<Entry>,
-    version: Seq,
+    old: Versioned,
 }
 
 /// The rows `similar/…` as they were read: what to expect of each, and the entries in it.
 #[derive(Default)]
-pub(super) struct Similar(HashMap<Key, (Expect, Vec<String>)>);
+pub(crate) struct Similar(HashMap<Key, (Expect, Vec<String>)>);
 
 impl Similar {
     /// Adds to a commit that this row's entries change. Of the commits of one batch only the first that touches a row
     /// can succeed; the others are planned again.
-    pub(super) fn change(
+    pub(crate) fn change(
         &self,
         commit: &mut Commit,
         key: Key,
@@ -328,13 +339,13 @@ impl Similar {
     }
 }
 
-/// The commit that makes an entry.
-pub(super) fn creation(entry: &Entry) -> Commit {
+/// The commit that creates an entry.
+pub(crate) fn creation(entry: &Entry) -> Commit {
     let similar = similar_key(entry);
     let ids = v1::Similar {
         entry_ids: vec![entry.id.to_string()],
     };
-    // The order tells what is reported first.
+    // The first that does not hold is reported: SPIRE's server looks for a similar entry before it looks at the ID.
     let mut expect = vec![
         (similar.clone(), Expect::Absent),
         (entry.key(), Expect::Absent),
@@ -351,14 +362,16 @@ pub(super) fn creation(entry: &Entry) -> Commit {
     }
 }
 
-fn replacement(new: &Entry, old: &Record<Entry>, version: Seq, similar: &Similar) -> Commit {
+fn replacement(plan: &Plan, similar: &Similar) -> Commit {
+    let Plan { new, old } = plan;
     let mut commit = Commit {
-        expect: vec![(new.key(), Expect::Version(version))],
-        put: vec![(new.key(), new.value(old.created))],
+        expect: vec![(new.key(), Expect::Version(old.version))],
+        put: vec![(new.key(), new.value(old.record.created))],
         delete: Vec::new(),
     };
     commit.expect.extend(federation(new));
-    let (before, after) = (similar_key(&old.value), similar_key(new));
+    let (before, after) = (similar_key(&old.record.value), similar_key(new));
+    // Similar entries may come about by an update: SPIRE's server does not check for them there.
     if before != after {
         let id = new.id.as_str();
         similar.change(&mut commit, before, |ids| ids.retain(|other| other != id));
@@ -367,18 +380,23 @@ fn replacement(new: &Entry, old: &Record<Entry>, version: Seq, similar: &Similar
     commit
 }
 
-/// The commit that removes an entry.
-pub(super) fn deletion(entry: &Entry, version: Seq, similar: &Similar) -> Commit {
+fn deletion(entry: &Versioned, similar: &Similar) -> Commit {
+    let Versioned { record, version } = entry;
     let mut commit = Commit {
-        expect: vec![(entry.key(), Expect::Version(version))],
+        expect: vec![(record.value.key(), Expect::Version(*version))],
         put: Vec::new(),
-        delete: vec![entry.key()],
+        delete: vec![record.value.key()],
     };
+    forget_similar(&mut commit, &record.value, similar);
+    commit
+}
+
+/// Adds to a commit that an entry is no longer among those that are similar to it.
+pub(crate) fn forget_similar(commit: &mut Commit, entry: &Entry, similar: &Similar) {
     let id = entry.id.as_str();
-    similar.change(&mut commit, similar_key(entry), |ids| {
+    similar.change(commit, similar_key(entry), |ids| {
         ids.retain(|other| other != id);
     });
-    commit
 }
 
 /// The bundles that must be there for an entry.
@@ -386,11 +404,19 @@ fn federation(entry: &Entry) -> impl Iterator<Item = (Key, Expect)> {
     entry
         .federates_with
         .iter()
-        .map(|td| (bundle::bundle_key(td), Expect::Present))
+        .map(|td| (bundle_key(td), Expect::Present))
 }
 
-/// What a change makes of an entry.
-pub(super) fn successor(old: &Entry, new: Entry) -> Entry {
+/// The trust domain whose bundle the entry lacks, if that is the row that was in the way.
+fn missing_bundle(entry: &Entry, key: &Key) -> Option<TrustDomain> {
+    let mut federates_with = entry.federates_with.iter();
+    federates_with
+        .find(|td| key.table() == Table::Bundle && key.name() == td.as_str())
+        .cloned()
+}
+
+/// An entry after a change: what only the store changes is taken from the old one.
+pub(crate) fn successor(old: &Entry, new: Entry) -> Entry {
     Entry {
         id: old.id.clone(),
         created_at: old.created_at,
@@ -400,29 +426,23 @@ pub(super) fn successor(old: &Entry, new: Entry) -> Entry {
 }
 
 /// The items in groups without repeats, so that an entry that comes twice is changed twice, in order.
-fn waves(ids: &[EntryId]) -> Vec<Vec<(usize, EntryId)>> {
-    let mut waves: Vec<Vec<(usize, EntryId)>> = Vec::new();
+fn waves(ids: &[EntryId]) -> Vec<Vec<(usize, &EntryId)>> {
+    let mut waves: Vec<Vec<(usize, &EntryId)>> = Vec::new();
     let mut times: HashMap<&EntryId, usize> = HashMap::new();
     for (i, id) in ids.iter().enumerate() {
         let time = times.entry(id).or_default();
         match waves.get_mut(*time) {
-            Some(wave) => wave.push((i, id.clone())),
-            None => waves.push(vec![(i, id.clone())]),
+            Some(wave) => wave.push((i, id)),
+            None => waves.push(vec![(i, id)]),
         }
         *time += 1;
     }
     waves
 }
 
-fn set<T>(results: &mut [T], i: usize, result: T) {
-    if let Some(slot) = results.get_mut(i) {
-        *slot = result;
-    }
-}
-
-/// Where it stands which entries are like this one. The hash is of the parts with their lengths, so that no two
-/// different entries share it.
-pub(super) fn similar_key(entry: &Entry) -> Key {
+/// The row that lists the entries similar to this one. The hash is of the parts with their lengths, so that entries that
+/// differ never share it.
+pub(crate) fn similar_key(entry: &Entry) -> Key {
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut part = |text: &str| {
         hash.update(&text.len().to_be_bytes());

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 
 use countersign_identity::federation::Relationship;
-use countersign_identity::{Bundle, Entry, EntryId, TrustDomain};
+use countersign_identity::{Bundle, EntryId, TrustDomain};
+use futures::FutureExt as _;
 
-use super::backend::{Commit, Expect, Key, Seq, Table};
-use super::bundle::bundle_key;
-use super::record::Stored as _;
-use super::{MAX_RETRIES, Record, Store, StoreError, Written};
+use crate::backend::{Commit, Expect, Key, Seq, Table};
+use crate::bundle::bundle_key;
+use crate::entry::{Versioned, similar_key, successor};
 use crate::limits;
+use crate::record::Stored as _;
+use crate::txn::Txn;
+use crate::{Pending, Store, StoreError};
 
 /// What becomes of the entries that federate with a trust domain whose bundle is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,21 +26,24 @@ pub enum Federating {
 }
 
 /// Why the bundle of a foreign trust domain was not written or removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BundleKept {
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
     /// There is one already.
     #[error("bundle already exists")]
     Exists,
     /// There is none.
     #[error("bundle not found")]
     Missing,
-    /// So many entries federate with its trust domain.
+    /// This many entries federate with its trust domain.
     #[error("cannot delete bundle; federated with {0} registration entries")]
     Federated(usize),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Why a relationship was not written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RelationshipError {
     /// There is one already.
     #[error("a federation relationship with this trust domain already exists; update it instead")]
@@ -45,114 +51,116 @@ pub enum RelationshipError {
     /// There is none.
     #[error("unable to fetch federation relationship: record not found")]
     Missing,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Store {
-    /// Makes the bundle of a foreign trust domain.
+    /// Creates the bundle of a foreign trust domain.
     ///
     /// # Errors
-    /// The store failed. Within: there is one already.
-    pub async fn bundle_create(
-        &self,
-        bundle: &Bundle,
-    ) -> Result<Result<Written<Bundle>, BundleKept>, StoreError> {
+    /// There is one already, or the store failed.
+    pub async fn bundle_create(&self, bundle: &Bundle) -> Result<Pending<Bundle>, BundleError> {
         let commit = Commit {
             expect: vec![(bundle.key(), Expect::Absent)],
             put: vec![(bundle.key(), bundle.value(Seq::ZERO))],
             delete: Vec::new(),
         };
-        Ok(match self.commit(commit).await? {
-            Ok(seq) => Ok(written(bundle.clone(), seq)),
-            Err(_) => Err(BundleKept::Exists),
-        })
+        match self.commit(commit).await? {
+            Ok(seq) => Ok(Pending::new(bundle.clone(), seq)),
+            Err(_) => Err(BundleError::Exists),
+        }
     }
 
-    /// Changes the bundle of a foreign trust domain. `change` may be called again when somebody else was faster.
+    /// Changes the bundle of a foreign trust domain. `change` may be called again if another writer changes the bundle
+    /// meanwhile.
     ///
     /// # Errors
-    /// The store failed. Within: there is none.
+    /// There is none, or the store failed.
     pub async fn bundle_update(
         &self,
         td: &TrustDomain,
-        change: impl Fn(&Bundle) -> Bundle + Send,
-    ) -> Result<Result<Written<Bundle>, BundleKept>, StoreError> {
-        let key = bundle_key(td);
-        for _ in 0..=MAX_RETRIES {
-            let Some((old, version)) = self.read::<Bundle>(&key).await? else {
-                return Ok(Err(BundleKept::Missing));
-            };
-            let new = change(&old.value);
-            let commit = Commit {
-                expect: vec![(key.clone(), Expect::Version(version))],
-                put: vec![(key.clone(), new.value(old.created))],
-                delete: Vec::new(),
-            };
-            if let Ok(seq) = self.commit(commit).await? {
-                return Ok(Ok(written(new, seq)));
+        change: impl Fn(&Bundle) -> Bundle + Send + Sync,
+    ) -> Result<Pending<Bundle>, BundleError> {
+        let change = &change;
+        self.retry("change the bundle", move |txn| {
+            async move {
+                let old = txn.read::<Bundle>(&bundle_key(td)).await?;
+                let old = old.ok_or(BundleError::Missing)?;
+                let new = change(&old.value);
+                txn.put_row(bundle_key(td), new.value(old.created));
+                Ok(new)
             }
-        }
-        Err(busy("change the bundle"))
+            .boxed()
+        })
+        .await
     }
 
     /// Writes the bundle of a foreign trust domain, whether there was one or not.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn bundle_set(&self, bundle: &Bundle) -> Result<Written<Bundle>, StoreError> {
-        for _ in 0..=MAX_RETRIES {
-            let mut commit = Commit::default();
-            self.set_in(&mut commit, bundle).await?;
-            if let Ok(seq) = self.commit(commit).await? {
-                return Ok(written(bundle.clone(), seq));
+    pub async fn bundle_set(&self, bundle: &Bundle) -> Result<Pending<Bundle>, StoreError> {
+        self.retry("set the bundle", move |txn| {
+            async move {
+                set_bundle(txn, bundle).await?;
+                Ok(bundle.clone())
             }
-        }
-        Err(busy("set the bundle"))
+            .boxed()
+        })
+        .await
     }
 
     /// Removes the bundle of a foreign trust domain, in one commit with what becomes of the entries that federate with
-    /// it: `federating`, as the registry shows them. Of very many the first are changed in commits of their own.
+    /// it: `federating`, as the server's index shows them. If there are very many, the first are changed in commits of
+    /// their own.
     ///
     /// # Errors
-    /// The store failed. Within: there is no bundle, or it stays because of the entries.
+    /// There is no bundle, it stays because of the entries, or the store failed.
     pub async fn bundle_delete(
         &self,
         td: &TrustDomain,
         mode: Federating,
         federating: &[EntryId],
-    ) -> Result<Result<Seq, BundleKept>, StoreError> {
-        let key = bundle_key(td);
-        let mut federating = federating;
-        for _ in 0..=MAX_RETRIES {
-            let Some((_, version)) = self.read::<Bundle>(&key).await? else {
-                return Ok(Err(BundleKept::Missing));
-            };
-            while mode != Federating::Keep && federating.len() > limits::MAX_COMMIT_ENTRIES {
-                let (first, rest) = federating.split_at(limits::MAX_COMMIT_ENTRIES);
-                self.part(td, mode, first).await?;
-                federating = rest;
+    ) -> Result<Pending<()>, BundleError> {
+        let key = &bundle_key(td);
+        let (many, last) = match mode {
+            // They are only counted.
+            Federating::Keep => (federating.split_at(0).0, federating),
+            Federating::Delete | Federating::Dissociate => {
+                let last = federating.len().min(limits::MAX_COMMIT_ENTRIES);
+                federating.split_at(federating.len() - last)
             }
-            let mut commit = Commit {
-                expect: vec![(key.clone(), Expect::Version(version))],
-                put: Vec::new(),
-                delete: vec![key.clone()],
-            };
-            let found = self.federating(td, federating).await?;
-            match mode {
-                Federating::Keep if !found.is_empty() => {
-                    return Ok(Err(BundleKept::Federated(found.len())));
-                }
-                Federating::Keep => {}
-                Federating::Delete => self.delete_in(&mut commit, &found).await?,
-                Federating::Dissociate => dissociate_in(&mut commit, td, &found),
-            }
-            if let Ok(seq) = self.commit(commit).await? {
-                return Ok(Ok(seq));
-            }
+        };
+        if !many.is_empty() {
+            // Nothing is taken away from a trust domain that has no bundle.
+            self.read::<Bundle>(key)
+                .await?
+                .ok_or(BundleError::Missing)?;
+            self.part(td, mode, many).await?.unseen();
         }
-        Err(busy("delete the bundle"))
+        self.retry("delete the bundle", move |txn| {
+            async move {
+                txn.read::<Bundle>(key).await?.ok_or(BundleError::Missing)?;
+                txn.delete(key.clone());
+                let found = self.federating(td, last).await?;
+                match mode {
+                    Federating::Keep if !found.is_empty() => {
+                        return Err(BundleError::Federated(found.len()));
+                    }
+                    Federating::Keep => {}
+                    Federating::Delete => self.delete_in(txn.commit(), &found).await?,
+                    Federating::Dissociate => dissociate_in(txn.commit(), td, &found),
+                }
+                Ok(())
+            }
+            .boxed()
+        })
+        .await
     }
 
-    /// Takes entries away from a trust domain, or away altogether: those that were made while its bundle was removed.
+    /// Deletes entries or takes a trust domain out of them: those that were made while its bundle was removed.
     ///
     /// # Errors
     /// The store failed.
@@ -161,122 +169,108 @@ impl Store {
         td: &TrustDomain,
         mode: Federating,
         entries: &[EntryId],
-    ) -> Result<(), StoreError> {
-        for some in entries.chunks(limits::MAX_COMMIT_ENTRIES) {
-            self.part_some(td, mode, some).await?;
+    ) -> Result<Pending<()>, StoreError> {
+        let mut last = Pending::new((), Seq::ZERO);
+        for chunk in entries.chunks(limits::MAX_COMMIT_ENTRIES) {
+            last = self.part_chunk(td, mode, chunk).await?;
         }
-        Ok(())
+        Ok(last)
     }
 
-    async fn part_some(
+    async fn part_chunk(
         &self,
         td: &TrustDomain,
         mode: Federating,
         entries: &[EntryId],
-    ) -> Result<(), StoreError> {
-        for _ in 0..=MAX_RETRIES {
-            let mut commit = Commit::default();
-            let found = self.federating(td, entries).await?;
-            match mode {
-                Federating::Delete => self.delete_in(&mut commit, &found).await?,
-                Federating::Keep | Federating::Dissociate => {
-                    dissociate_in(&mut commit, td, &found);
+    ) -> Result<Pending<()>, StoreError> {
+        self.retry("change the entries that federate", move |txn| {
+            async move {
+                let found = self.federating(td, entries).await?;
+                match mode {
+                    Federating::Delete => self.delete_in(txn.commit(), &found).await?,
+                    // The bundle is gone: an entry that was to keep it can't.
+                    Federating::Keep | Federating::Dissociate => {
+                        dissociate_in(txn.commit(), td, &found);
+                    }
                 }
+                Ok(())
             }
-            if self.commit(commit).await?.is_ok() {
-                return Ok(());
-            }
-        }
-        Err(busy("change the entries that federate"))
+            .boxed()
+        })
+        .await
     }
 
-    /// Makes a relationship, in one commit with the bundle that came with it.
+    /// Creates a relationship, in one commit with the bundle that came with it.
     ///
     /// # Errors
-    /// The store failed. Within: there is one already.
+    /// There is one already, or the store failed.
     pub async fn relationship_create(
         &self,
         relationship: &Relationship,
         bundle: Option<&Bundle>,
-    ) -> Result<Result<Seq, RelationshipError>, StoreError> {
-        let key = relationship.key();
-        for _ in 0..=MAX_RETRIES {
-            let mut commit = Commit {
-                expect: vec![(key.clone(), Expect::Absent)],
-                put: vec![(key.clone(), relationship.value(Seq::ZERO))],
-                delete: Vec::new(),
-            };
-            if let Some(bundle) = bundle {
-                self.set_in(&mut commit, bundle).await?;
+    ) -> Result<Pending<()>, RelationshipError> {
+        let key = &relationship.key();
+        self.retry("create the federation relationship", move |txn| {
+            async move {
+                if txn.row(key).await?.is_some() {
+                    return Err(RelationshipError::Exists);
+                }
+                txn.put(relationship, Seq::ZERO);
+                if let Some(bundle) = bundle {
+                    set_bundle(txn, bundle).await?;
+                }
+                Ok(())
             }
-            match self.commit(commit).await? {
-                Ok(seq) => return Ok(Ok(seq)),
-                Err(conflict) if conflict.key == key => return Ok(Err(RelationshipError::Exists)),
-                Err(_) => {}
-            }
-        }
-        Err(busy("create the federation relationship"))
+            .boxed()
+        })
+        .await
     }
 
     /// Changes a relationship, in one commit with the bundle that came with the change.
     ///
     /// # Errors
-    /// The store failed. Within: there is none.
+    /// There is none, or the store failed.
     pub async fn relationship_update(
         &self,
         td: &TrustDomain,
-        change: impl Fn(&Relationship) -> Relationship + Send,
+        change: impl Fn(&Relationship) -> Relationship + Send + Sync,
         bundle: Option<&Bundle>,
-    ) -> Result<Result<Written<Relationship>, RelationshipError>, StoreError> {
-        let key = relationship_key(td);
-        for _ in 0..=MAX_RETRIES {
-            let Some((old, version)) = self.read::<Relationship>(&key).await? else {
-                return Ok(Err(RelationshipError::Missing));
-            };
-            let value = change(&old.value);
-            let mut commit = Commit {
-                expect: vec![(key.clone(), Expect::Version(version))],
-                put: vec![(key.clone(), value.value(old.created))],
-                delete: Vec::new(),
-            };
-            if let Some(bundle) = bundle {
-                self.set_in(&mut commit, bundle).await?;
+    ) -> Result<Pending<Relationship>, RelationshipError> {
+        let (key, change) = (&relationship_key(td), &change);
+        self.retry("update the federation relationship", move |txn| {
+            async move {
+                let old = txn.read::<Relationship>(key).await?;
+                let old = old.ok_or(RelationshipError::Missing)?;
+                let new = change(&old.value);
+                txn.put_row(key.clone(), new.value(old.created));
+                if let Some(bundle) = bundle {
+                    set_bundle(txn, bundle).await?;
+                }
+                Ok(new)
             }
-            if let Ok(seq) = self.commit(commit).await? {
-                return Ok(Ok(Written { value, seq }));
-            }
-        }
-        Err(busy("update the federation relationship"))
+            .boxed()
+        })
+        .await
     }
 
     /// Removes a relationship; the bundle stays.
     ///
     /// # Errors
-    /// The store failed. Within: there is none.
+    /// There is none, or the store failed.
     pub async fn relationship_delete(
         &self,
         td: &TrustDomain,
-    ) -> Result<Result<Seq, RelationshipError>, StoreError> {
+    ) -> Result<Pending<()>, RelationshipError> {
         let key = relationship_key(td);
         let commit = Commit {
             expect: vec![(key.clone(), Expect::Present)],
             put: Vec::new(),
             delete: vec![key],
         };
-        let done = self.commit(commit).await?;
-        Ok(done.map_err(|_| RelationshipError::Missing))
-    }
-
-    /// Adds to a commit that a bundle is written as it is given.
-    async fn set_in(&self, commit: &mut Commit, bundle: &Bundle) -> Result<(), StoreError> {
-        let key = bundle.key();
-        let (expect, created) = match self.read::<Bundle>(&key).await? {
-            Some((old, version)) => (Expect::Version(version), old.created),
-            None => (Expect::Absent, Seq::ZERO),
-        };
-        commit.expect.push((key.clone(), expect));
-        commit.put.push((key, bundle.value(created)));
-        Ok(())
+        match self.commit(commit).await? {
+            Ok(seq) => Ok(Pending::new((), seq)),
+            Err(_) => Err(RelationshipError::Missing),
+        }
     }
 
     /// Those of the entries that are there and federate with a trust domain.
@@ -284,11 +278,9 @@ impl Store {
         &self,
         td: &TrustDomain,
         entries: &[EntryId],
-    ) -> Result<Vec<(Record<Entry>, Seq)>, StoreError> {
-        let items: Vec<_> = entries.iter().cloned().enumerate().collect();
-        let found = self.entries_found(&items).await?;
-        let federates =
-            |(record, _): &(Record<Entry>, Seq)| record.value.federates_with.contains(td);
+    ) -> Result<Vec<Versioned>, StoreError> {
+        let found = self.entries_found(entries).await?;
+        let federates = |entry: &Versioned| entry.record.value.federates_with.contains(td);
         Ok(found.into_iter().flatten().filter(federates).collect())
     }
 
@@ -296,17 +288,17 @@ impl Store {
     async fn delete_in(
         &self,
         commit: &mut Commit,
-        entries: &[(Record<Entry>, Seq)],
+        entries: &[Versioned],
     ) -> Result<(), StoreError> {
-        let similar = self.similar_found(entries.iter().map(|(record, _)| &record.value));
-        let similar = similar.await?;
+        let similar = self
+            .similar_found(entries.iter().map(|entry| &entry.record.value))
+            .await?;
         let mut alike: HashMap<Key, Vec<&str>> = HashMap::new();
-        for (record, version) in entries {
-            commit
-                .expect
-                .push((record.value.key(), Expect::Version(*version)));
-            commit.delete.push(record.value.key());
-            let ids = alike.entry(super::entry::similar_key(&record.value));
+        for Versioned { record, version } in entries {
+            let key = record.value.key();
+            commit.expect.push((key.clone(), Expect::Version(*version)));
+            commit.delete.push(key);
+            let ids = alike.entry(similar_key(&record.value));
             ids.or_default().push(record.value.id.as_str());
         }
         // Entries that are alike share a row, which a commit writes once.
@@ -319,23 +311,23 @@ impl Store {
     }
 }
 
-/// Adds to a commit that entries no longer federate with a trust domain. Their other bundles are not looked at.
-fn dissociate_in(commit: &mut Commit, td: &TrustDomain, entries: &[(Record<Entry>, Seq)]) {
-    for (old, version) in entries {
-        let mut new = old.value.clone();
+/// Writes a bundle as it is given; one that was there keeps its place in lists.
+async fn set_bundle(txn: &mut Txn<'_>, bundle: &Bundle) -> Result<(), StoreError> {
+    let old = txn.read::<Bundle>(&bundle.key()).await?;
+    txn.put(bundle, old.map_or(Seq::ZERO, |old| old.created));
+    Ok(())
+}
+
+/// Adds to a commit that entries no longer federate with a trust domain. That their other bundles are there is not
+/// checked: it was when they were written.
+fn dissociate_in(commit: &mut Commit, td: &TrustDomain, entries: &[Versioned]) {
+    for Versioned { record, version } in entries {
+        let mut new = record.value.clone();
         new.federates_with.retain(|other| other != td);
-        let new = super::entry::successor(&old.value, new);
+        let new = successor(&record.value, new);
         commit.expect.push((new.key(), Expect::Version(*version)));
-        commit.put.push((new.key(), new.value(old.created)));
+        commit.put.push((new.key(), new.value(record.created)));
     }
-}
-
-fn written(value: Bundle, seq: Seq) -> Written<Bundle> {
-    Written { value, seq }
-}
-
-const fn busy(doing: &'static str) -> StoreError {
-    StoreError::Busy { doing }
 }
 
 fn relationship_key(td: &TrustDomain) -> Key {

@@ -1,7 +1,8 @@
 //! The server's store, in domain words.
 //!
-//! Each method reads, computes and commits, and does so again when somebody else was faster. What it promises when it
-//! answers is on the disk. Reads for callers of the API are not here: the server's index answers them.
+//! Each write reads, computes and commits, and starts again when another writer changed the same rows meanwhile. When it
+//! returns, it is on the disk; that readers see it is another matter, so it returns a [`Pending`]. Reads for callers of
+//! the API are not here: the server's index answers them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use backend::{
     Backend, BackendError, Change, Changes, Commit, Committed, Conflict, Key, Row, Seq, Table,
 };
 use record::Stored;
+use txn::MAX_RETRIES;
 
 pub mod backend;
 mod bundle;
@@ -24,19 +26,19 @@ mod federation;
 pub mod limits;
 pub mod metrics;
 mod node;
+mod pending;
 mod record;
 mod token;
+mod txn;
 
-pub use bundle::Edit;
+pub use bundle::BundleChange;
 pub use entry::{EntryExists, EntryMissing, UpdateError};
-pub use federation::{BundleKept, Federating, RelationshipError};
+pub use federation::{BundleError, Federating, RelationshipError};
 pub use node::NodeError;
+pub use pending::{Pending, Visibility};
 pub use token::{TokenExists, TokenRefused};
 
 use metrics::{COMMIT_SECONDS, COMMITS};
-
-/// How often a write is tried again because somebody else changed the same rows.
-const MAX_RETRIES: usize = 8;
 
 /// Why the store could not do what was asked of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +46,7 @@ pub enum StoreError {
     /// The database failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// The same rows were changed by others again and again.
+    /// Other writers changed the same rows again and again.
     #[error(
         "could not {doing}: the same rows were changed by others {MAX_RETRIES} times; try again"
     )]
@@ -63,23 +65,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether trying again later may help: the database could not do something now, but did not break.
+    /// Whether trying again later may help: the database could not do something now, but is not broken.
     #[must_use]
-    pub const fn may_pass(&self) -> bool {
+    pub const fn is_transient(&self) -> bool {
         matches!(
             self,
             Self::Backend(BackendError::Io { .. }) | Self::Busy { .. }
         )
     }
-}
-
-/// What a write made, and the commit that made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written<T> {
-    /// The object as it is now.
-    pub value: T,
-    /// The commit. A reader that has reached it sees the write.
-    pub seq: Seq,
 }
 
 /// An object and when it was made.
@@ -213,31 +206,21 @@ impl Store {
             return Ok(Feed::TooOld);
         };
         let mut keys: Vec<Key> = changes.into_iter().map(|Change { key, .. }| key).collect();
+        // Tokens, journals and the rows that find similar entries concern no reader.
         keys.retain(|key| {
             matches!(
                 key.table(),
                 Table::Entry | Table::Node | Table::Bundle | Table::Relationship
             )
         });
+        // An object that changed several times is read once, as it is now.
         keys.sort_unstable();
         keys.dedup();
         let rows = self.backend.get(keys.clone()).await?;
-        let objects = keys
-            .iter()
-            .zip(rows)
-            .map(|(key, row)| match key.table() {
-                Table::Node => Ok(Changed::Node(key_id(key)?, record(row.as_ref())?)),
-                Table::Bundle => Ok(Changed::Bundle(
-                    key_trust_domain(key)?,
-                    record(row.as_ref())?,
-                )),
-                Table::Relationship => Ok(Changed::Relationship(
-                    key_trust_domain(key)?,
-                    record(row.as_ref())?,
-                )),
-                _ => Ok(Changed::Entry(key_entry(key)?, record(row.as_ref())?)),
-            })
-            .collect::<Result<_, StoreError>>()?;
+        let mut objects = Vec::with_capacity(keys.len());
+        for (key, row) in keys.iter().zip(rows) {
+            objects.extend(changed(key, row.as_ref())?);
+        }
         Ok(Feed::Changed { through, objects })
     }
 
@@ -250,13 +233,14 @@ impl Store {
         rows.iter().map(T::read).collect()
     }
 
-    /// The object in this row, with the row's version.
-    async fn read<T: Stored>(&self, key: &Key) -> Result<Option<(Record<T>, Seq)>, StoreError> {
-        let mut rows = self.backend.get(vec![key.clone()]).await?;
-        let Some(row) = rows.pop().flatten() else {
-            return Ok(None);
-        };
-        Ok(Some((T::read(&row)?, row.version)))
+    /// The object in this row.
+    async fn read<T: Stored>(&self, key: &Key) -> Result<Option<Record<T>>, StoreError> {
+        let row = self.row(key).await?;
+        row.as_ref().map(T::read).transpose()
+    }
+
+    async fn row(&self, key: &Key) -> Result<Option<Row>, StoreError> {
+        Ok(self.backend.get(vec![key.clone()]).await?.pop().flatten())
     }
 
     /// Makes one commit.
@@ -279,8 +263,28 @@ impl Store {
     }
 }
 
-fn record<T: Stored>(row: Option<&Row>) -> Result<Option<Record<T>>, StoreError> {
-    row.map(T::read).transpose()
+/// What a row that was written or removed says has changed; none for a row that is not an object of its own.
+fn changed(key: &Key, row: Option<&Row>) -> Result<Option<Changed>, StoreError> {
+    fn record<T: Stored>(row: Option<&Row>) -> Result<Option<Record<T>>, StoreError> {
+        row.map(T::read).transpose()
+    }
+    Ok(Some(match key.table() {
+        Table::Entry => Changed::Entry(
+            EntryId::new(key.name()).map_err(|e| damaged(key, &e))?,
+            record(row)?,
+        ),
+        Table::Node => Changed::Node(
+            SpiffeId::parse(key.name()).map_err(|e| damaged(key, &e))?,
+            record(row)?,
+        ),
+        Table::Bundle => Changed::Bundle(trust_domain(key)?, record(row)?),
+        Table::Relationship => Changed::Relationship(trust_domain(key)?, record(row)?),
+        Table::Token | Table::Similar | Table::Ca => return Ok(None),
+    }))
+}
+
+fn trust_domain(key: &Key) -> Result<TrustDomain, StoreError> {
+    TrustDomain::new(key.name()).map_err(|e| damaged(key, &e))
 }
 
 fn damaged(key: &Key, why: &dyn fmt::Display) -> StoreError {
@@ -288,18 +292,6 @@ fn damaged(key: &Key, why: &dyn fmt::Display) -> StoreError {
         key: key.to_string(),
         why: why.to_string(),
     }
-}
-
-fn key_entry(key: &Key) -> Result<EntryId, StoreError> {
-    EntryId::new(key.name()).map_err(|e| damaged(key, &e))
-}
-
-fn key_id(key: &Key) -> Result<SpiffeId, StoreError> {
-    SpiffeId::parse(key.name()).map_err(|e| damaged(key, &e))
-}
-
-fn key_trust_domain(key: &Key) -> Result<TrustDomain, StoreError> {
-    TrustDomain::new(key.name()).map_err(|e| damaged(key, &e))
 }
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 
 use countersign_identity::node::Credential;
 use countersign_identity::{Entry, Node, SpiffeId};
+use futures::FutureExt as _;
 
-use super::backend::{Commit, Expect, Key, Seq, Table};
-use super::record::Stored as _;
-use super::{MAX_RETRIES, Record, Store, StoreError, Written, entry};
+use crate::backend::{Key, Seq, Table};
+use crate::entry::forget_similar;
+use crate::record::Stored as _;
+use crate::txn::Txn;
+use crate::{Pending, Record, Store, StoreError};
 
 /// Why a node was not changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,38 +25,31 @@ pub enum NodeError {
 }
 
 impl Store {
-    /// Notes that a node was attested: a new node as it is given; of one that was there the type and the version stay.
+    /// Records an attestation: a new node as it is given; one that was there keeps its type and its version.
     ///
     /// # Errors
     /// The node is banned, or the store failed.
-    pub async fn node_attested(&self, node: &Node) -> Result<Written<Node>, NodeError> {
-        for _ in 0..=MAX_RETRIES {
-            let found = self.read::<Node>(&node.key()).await?;
-            let (new, created, expect) = match found {
-                None => (node.clone(), Seq::ZERO, Expect::Absent),
-                Some((old, _)) if old.value.is_banned() => return Err(NodeError::Banned),
-                Some((old, version)) => {
-                    let new = Node {
-                        attestation_type: old.value.attestation_type,
-                        agent_version: old.value.agent_version,
-                        ..node.clone()
-                    };
-                    (new, old.created, Expect::Version(version))
-                }
-            };
-            let commit = Commit {
-                expect: vec![(new.key(), expect)],
-                put: vec![(new.key(), new.value(created))],
-                delete: Vec::new(),
-            };
-            if let Ok(seq) = self.commit(commit).await? {
-                return Ok(Written { value: new, seq });
+    pub async fn node_attested(&self, node: &Node) -> Result<Pending<Node>, NodeError> {
+        self.retry("record an attested node", move |txn| {
+            async move {
+                let (new, created) = match txn.read::<Node>(&node.key()).await? {
+                    None => (node.clone(), Seq::ZERO),
+                    Some(old) if old.value.is_banned() => return Err(NodeError::Banned),
+                    Some(old) => {
+                        let new = Node {
+                            attestation_type: old.value.attestation_type,
+                            agent_version: old.value.agent_version,
+                            ..node.clone()
+                        };
+                        (new, old.created)
+                    }
+                };
+                txn.put(&new, created);
+                Ok(new)
             }
-        }
-        Err(StoreError::Busy {
-            doing: "note an attested node",
-        }
-        .into())
+            .boxed()
+        })
+        .await
     }
 
     /// Keeps a renewed SVID of a node as pending, until its first use.
@@ -64,7 +60,7 @@ impl Store {
         &self,
         id: &SpiffeId,
         pending: Credential,
-    ) -> Result<Written<Node>, NodeError> {
+    ) -> Result<Pending<Node>, NodeError> {
         self.node_edit(id, |node| {
             if node.is_banned() {
                 return Err(NodeError::Banned);
@@ -75,7 +71,8 @@ impl Store {
         .await
     }
 
-    /// Makes the pending SVID the current one, if it still has this serial number. Either way the node as it is now.
+    /// Makes the pending SVID the current one, if it still has this serial number. Returns the node as it is now, either
+    /// way.
     ///
     /// # Errors
     /// The node is unknown, or the store failed.
@@ -83,7 +80,7 @@ impl Store {
         &self,
         id: &SpiffeId,
         serial: &str,
-    ) -> Result<Written<Node>, NodeError> {
+    ) -> Result<Pending<Node>, NodeError> {
         self.node_edit(id, |node| {
             if node
                 .pending
@@ -97,11 +94,11 @@ impl Store {
         .await
     }
 
-    /// Bans a node: none of its SVIDs counts from now on, and it can't attest again until it is deleted.
+    /// Bans a node: none of its SVIDs is accepted any more, and it can't attest again until it is deleted.
     ///
     /// # Errors
     /// The node is unknown, or the store failed.
-    pub async fn node_banned(&self, id: &SpiffeId) -> Result<Written<Node>, NodeError> {
+    pub async fn node_banned(&self, id: &SpiffeId) -> Result<Pending<Node>, NodeError> {
         self.node_edit(id, |node| {
             node.current = None;
             node.pending = None;
@@ -110,7 +107,7 @@ impl Store {
         .await
     }
 
-    /// Notes which version a node agent has.
+    /// Records which version a node agent has.
     ///
     /// # Errors
     /// The node is unknown, or the store failed.
@@ -118,7 +115,7 @@ impl Store {
         &self,
         id: &SpiffeId,
         version: &str,
-    ) -> Result<Written<Node>, NodeError> {
+    ) -> Result<Pending<Node>, NodeError> {
         self.node_edit(id, |node| {
             version.clone_into(&mut node.agent_version);
             Ok(())
@@ -126,8 +123,8 @@ impl Store {
         .await
     }
 
-    /// Forgets a node that is as `due` says, and with it the entry that came with its join token, if there is one. Without
-    /// a commit it stayed.
+    /// Deletes a node if `due` says so, and with it the entry that came with its join token, if there is one. Tells
+    /// whether it was due.
     ///
     /// # Errors
     /// The node is unknown, or the store failed.
@@ -136,70 +133,59 @@ impl Store {
         id: &SpiffeId,
         alias: Option<&Entry>,
         due: &(dyn Fn(&Node) -> bool + Sync),
-    ) -> Result<Option<Seq>, NodeError> {
-        let key = Key::new(Table::Node, id.as_str());
-        for _ in 0..=MAX_RETRIES {
-            let (node, version) = self.read::<Node>(&key).await?.ok_or(NodeError::Missing)?;
-            if !due(&node.value) {
-                return Ok(None);
+    ) -> Result<Pending<bool>, NodeError> {
+        let key = &node_key(id);
+        self.retry("delete a node", move |txn| {
+            async move {
+                let node = txn.read::<Node>(key).await?.ok_or(NodeError::Missing)?;
+                if !due(&node.value) {
+                    txn.skip_commit();
+                    return Ok(false);
+                }
+                txn.delete(key.clone());
+                if let Some(alias) = alias {
+                    self.delete_alias(txn, alias).await?;
+                }
+                Ok(true)
             }
-            let mut commit = Commit {
-                expect: vec![(key.clone(), Expect::Version(version))],
-                put: Vec::new(),
-                delete: vec![key.clone()],
-            };
-            if let Some(alias) = alias
-                && let Some(removal) = self.entry_removal(alias).await?
-            {
-                commit.expect.extend(removal.expect);
-                commit.put.extend(removal.put);
-                commit.delete.extend(removal.delete);
-            }
-            if let Ok(seq) = self.commit(commit).await? {
-                return Ok(Some(seq));
-            }
-        }
-        Err(StoreError::Busy {
-            doing: "delete a node",
-        }
-        .into())
+            .boxed()
+        })
+        .await
     }
 
-    /// The commit that removes an entry as it is now; `None` if it has another parent by now, or is gone.
-    async fn entry_removal(&self, alias: &Entry) -> Result<Option<Commit>, StoreError> {
-        let found = self.read::<Entry>(&alias.key()).await?;
-        let Some((Record { value: now, .. }, version)) = found else {
-            return Ok(None);
+    /// Deletes the entry that came with a join token, unless an administrator has made another entry of it since.
+    async fn delete_alias(&self, txn: &mut Txn<'_>, alias: &Entry) -> Result<(), StoreError> {
+        let Some(Record { value: now, .. }) = txn.read::<Entry>(&alias.key()).await? else {
+            return Ok(());
         };
-        if now.parent_id != alias.parent_id || now.selectors != alias.selectors {
-            return Ok(None);
+        if now.parent_id == alias.parent_id && now.selectors == alias.selectors {
+            let similar = self.similar_found(std::iter::once(&now)).await?;
+            txn.delete(now.key());
+            forget_similar(txn.commit(), &now, &similar);
         }
-        let similar = self.similar_found(std::iter::once(&now)).await?;
-        Ok(Some(entry::deletion(&now, version, &similar)))
+        Ok(())
     }
 
     async fn node_edit(
         &self,
         id: &SpiffeId,
-        edit: impl Fn(&mut Node) -> Result<(), NodeError> + Send,
-    ) -> Result<Written<Node>, NodeError> {
-        let key = Key::new(Table::Node, id.as_str());
-        for _ in 0..=MAX_RETRIES {
-            let found = self.read::<Node>(&key).await?;
-            let (Record { mut value, created }, version) = found.ok_or(NodeError::Missing)?;
-            edit(&mut value)?;
-            let commit = Commit {
-                expect: vec![(key.clone(), Expect::Version(version))],
-                put: vec![(key.clone(), value.value(created))],
-                delete: Vec::new(),
-            };
-            if let Ok(seq) = self.commit(commit).await? {
-                return Ok(Written { value, seq });
+        edit: impl Fn(&mut Node) -> Result<(), NodeError> + Send + Sync,
+    ) -> Result<Pending<Node>, NodeError> {
+        let (key, edit) = (&node_key(id), &edit);
+        self.retry("change a node", move |txn| {
+            async move {
+                let found = txn.read::<Node>(key).await?;
+                let Record { mut value, created } = found.ok_or(NodeError::Missing)?;
+                edit(&mut value)?;
+                txn.put(&value, created);
+                Ok(value)
             }
-        }
-        Err(StoreError::Busy {
-            doing: "change a node",
-        }
-        .into())
+            .boxed()
+        })
+        .await
     }
+}
+
+fn node_key(id: &SpiffeId) -> Key {
+    Key::new(Table::Node, id.as_str())
 }

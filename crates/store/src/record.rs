@@ -7,17 +7,19 @@ use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::entry::{AdditionalAttributes, DnsName};
 use countersign_identity::federation::{EndpointProfile, EndpointUrl, Relationship};
 use countersign_identity::node::Credential;
+use countersign_identity::selector::InvalidSelector;
 use countersign_identity::{
     Bundle, Entry, EntryId, Node, Selector, SelectorSet, SpiffeId, TrustDomain, UnixTime,
 };
 use countersign_proto::store::v1;
+use countersign_transport::error::BoxError;
 use prost::Message;
 
-use super::backend::{Key, Row, Seq, Table};
-use super::{Record, StoreError, damaged};
+use crate::backend::{Key, Row, Seq, Table};
+use crate::{Record, StoreError, damaged};
 
 /// An object that has a row of its own.
-pub(super) trait Stored: Sized {
+pub(crate) trait Stored: Sized {
     /// The message that the row holds.
     type Message: Message + Default;
 
@@ -28,7 +30,7 @@ pub(super) trait Stored: Sized {
     fn message(&self, created: Seq) -> Self::Message;
 
     /// The object and `created` from the row's message.
-    fn parse(message: Self::Message) -> Result<(Self, u64), String>;
+    fn parse(message: Self::Message) -> Result<(Self, u64), BoxError>;
 
     /// The row's value.
     fn value(&self, created: Seq) -> Bytes {
@@ -91,7 +93,7 @@ impl Stored for Entry {
         }
     }
 
-    fn parse(message: v1::Entry) -> Result<(Self, u64), String> {
+    fn parse(message: v1::Entry) -> Result<(Self, u64), BoxError> {
         let v1::Entry {
             id,
             spiffe_id,
@@ -113,15 +115,15 @@ impl Stored for Entry {
             created_seq,
         } = message;
         let entry = Self {
-            id: EntryId::new(&id).map_err(text)?,
-            spiffe_id: SpiffeId::parse(&spiffe_id).map_err(text)?,
-            parent_id: SpiffeId::parse(&parent_id).map_err(text)?,
+            id: EntryId::new(&id)?,
+            spiffe_id: SpiffeId::parse(&spiffe_id)?,
+            parent_id: SpiffeId::parse(&parent_id)?,
             selectors: selectors_in(&selectors)?,
             x509_svid_ttl: ttl_in(x509_svid_ttl),
             jwt_svid_ttl: ttl_in(jwt_svid_ttl),
             federates_with: federates_with
                 .iter()
-                .map(|name| TrustDomain::new(name).map_err(text))
+                .map(|name| TrustDomain::new(name))
                 .collect::<Result<_, _>>()?,
             admin,
             downstream,
@@ -129,9 +131,9 @@ impl Stored for Entry {
             expires_at: time_in(expires_at),
             dns_names: dns_names
                 .iter()
-                .map(|name| DnsName::new(name).map_err(text))
+                .map(|name| DnsName::new(name))
                 .collect::<Result<_, _>>()?,
-            revision_number: i64::try_from(revision).map_err(text)?,
+            revision_number: i64::try_from(revision)?,
             created_at: UnixTime::from_i64(created_at),
             hint,
             attributes: AdditionalAttributes {
@@ -167,7 +169,7 @@ impl Stored for Node {
         }
     }
 
-    fn parse(message: v1::Node) -> Result<(Self, u64), String> {
+    fn parse(message: v1::Node) -> Result<(Self, u64), BoxError> {
         let v1::Node {
             id,
             attestation_type,
@@ -181,7 +183,7 @@ impl Stored for Node {
             created_seq,
         } = message;
         let node = Self {
-            id: SpiffeId::parse(&id).map_err(text)?,
+            id: SpiffeId::parse(&id)?,
             attestation_type,
             current: credential_in(serial, expires_at),
             pending: credential_in(pending_serial, pending_expires_at),
@@ -227,7 +229,7 @@ impl Stored for Bundle {
         }
     }
 
-    fn parse(message: v1::Bundle) -> Result<(Self, u64), String> {
+    fn parse(message: v1::Bundle) -> Result<(Self, u64), BoxError> {
         let v1::Bundle {
             trust_domain,
             x509_authorities,
@@ -237,7 +239,7 @@ impl Stored for Bundle {
             created_seq,
         } = message;
         let bundle = Self {
-            trust_domain: TrustDomain::new(&trust_domain).map_err(text)?,
+            trust_domain: TrustDomain::new(&trust_domain)?,
             x509_authorities: x509_authorities
                 .into_iter()
                 .map(
@@ -245,12 +247,11 @@ impl Stored for Bundle {
                          certificate,
                          tainted,
                      }| {
-                        let authority =
-                            X509Authority::new(certificate.to_vec().into()).map_err(text)?;
+                        let authority = X509Authority::new(certificate.to_vec().into())?;
                         Ok(authority.with_tainted(tainted))
                     },
                 )
-                .collect::<Result<_, String>>()?,
+                .collect::<Result<_, BoxError>>()?,
             jwt_authorities: jwt_authorities
                 .into_iter()
                 .map(
@@ -295,7 +296,7 @@ impl Stored for Relationship {
         }
     }
 
-    fn parse(message: v1::Relationship) -> Result<(Self, u64), String> {
+    fn parse(message: v1::Relationship) -> Result<(Self, u64), BoxError> {
         let v1::Relationship {
             trust_domain,
             url,
@@ -304,23 +305,15 @@ impl Stored for Relationship {
         } = message;
         let profile = match endpoint_spiffe_id.as_str() {
             "" => EndpointProfile::Web,
-            id => EndpointProfile::Spiffe(SpiffeId::parse(id).map_err(text)?),
+            id => EndpointProfile::Spiffe(SpiffeId::parse(id)?),
         };
         let relationship = Self {
-            trust_domain: TrustDomain::new(&trust_domain).map_err(text)?,
-            url: EndpointUrl::parse(&url).map_err(text)?,
+            trust_domain: TrustDomain::new(&trust_domain)?,
+            url: EndpointUrl::parse(&url)?,
             profile,
         };
         Ok((relationship, created_seq))
     }
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the shape that map_err wants"
-)]
-fn text(error: impl ToString) -> String {
-    error.to_string()
 }
 
 fn selectors_out(selectors: &SelectorSet) -> Vec<v1::Selector> {
@@ -333,10 +326,10 @@ fn selectors_out(selectors: &SelectorSet) -> Vec<v1::Selector> {
         .collect()
 }
 
-fn selectors_in(selectors: &[v1::Selector]) -> Result<SelectorSet, String> {
+fn selectors_in(selectors: &[v1::Selector]) -> Result<SelectorSet, InvalidSelector> {
     selectors
         .iter()
-        .map(|v1::Selector { r#type, value }| Selector::new(r#type, value).map_err(text))
+        .map(|v1::Selector { r#type, value }| Selector::new(r#type, value))
         .collect()
 }
 

@@ -108,10 +108,11 @@ async fn an_entry_is_made_once(backend: Tested) {
     let results = store
         .entries_create(&[first.clone(), alike, entry("three", "/b")])
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     let made = results[0].clone().unwrap();
-    assert_eq!((&made.value.value, made.value.created), (&first, made.seq));
-    let similar = EntryExists::Similar(Box::new(made.value));
+    assert_eq!(made.value, first);
+    let similar = EntryExists::Similar(Box::new(made));
     assert_eq!(results[1], Err(similar));
     assert!(results[2].is_ok());
     assert_eq!(all(&store).await, [first, entry("three", "/b")]);
@@ -127,19 +128,28 @@ async fn an_entry_names_only_bundles_that_are_there(backend: Tested) {
     let results = store
         .entries_create(std::slice::from_ref(&federated))
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     assert_eq!(results[0], Err(EntryExists::BundleMissing(other.clone())));
-    store.entries_create(&[entry("one", "/a")]).await.unwrap()[0]
+    store
+        .entries_create(&[entry("one", "/a")])
+        .await
+        .unwrap()
+        .unseen()[0]
         .as_ref()
         .unwrap();
     let ids = [EntryId::new("one").unwrap()];
     let update = || store.entries_update(&ids, |_, _| Ok::<_, StoreError>(federated.clone()));
     assert_eq!(
-        update().await.unwrap()[0],
+        update().await.unwrap().unseen()[0],
         Err(UpdateError::BundleMissing(other.clone()))
     );
-    store.bundle_append(&other, &[], &[]).await.unwrap();
-    assert!(update().await.unwrap()[0].is_ok());
+    store
+        .bundle_append(&other, &[], &[])
+        .await
+        .unwrap()
+        .unseen();
+    assert!(update().await.unwrap().unseen()[0].is_ok());
 }
 
 async fn a_supplied_id_is_taken_once(backend: Tested) {
@@ -147,14 +157,19 @@ async fn a_supplied_id_is_taken_once(backend: Tested) {
     let results = store
         .entries_create(&[entry("one", "/a"), entry("one", "/b")])
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     assert!(results[0].is_ok());
     assert_eq!(results[1], Err(EntryExists::Id));
 }
 
 async fn updates_count_revisions_and_keep_what_is_the_stores(backend: Tested) {
     let store = Store::new(backend);
-    let made = store.entries_create(&[entry("one", "/a")]).await.unwrap()[0]
+    let made = store
+        .entries_create(&[entry("one", "/a")])
+        .await
+        .unwrap()
+        .unseen()[0]
         .clone()
         .unwrap();
     let ids = [EntryId::new("one").unwrap(), EntryId::new("none").unwrap()];
@@ -169,36 +184,39 @@ async fn updates_count_revisions_and_keep_what_is_the_stores(backend: Tested) {
             })
         })
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     let want = Entry {
         hint: "new".into(),
         revision_number: 1,
         ..entry("one", "/a")
     };
     let changed = results[0].clone().unwrap();
-    assert_eq!(
-        (&changed.value.value, changed.value.created),
-        (&want, made.seq)
-    );
+    assert_eq!((&changed.value, changed.created), (&want, made.created));
     assert_eq!(results[1], Err(UpdateError::Missing));
     let pages = store.entries_page(None).await.unwrap();
     assert_eq!(
         pages,
         [Record {
             value: want,
-            created: made.seq
+            created: made.created
         }]
     );
     let refused = store
         .entries_update(&ids[..1], |_, _| Err("no"))
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     assert_eq!(refused[0], Err(UpdateError::Refused("no")));
 }
 
 async fn an_entry_that_comes_twice_in_a_batch_is_changed_twice(backend: Tested) {
     let store = Store::new(backend);
-    store.entries_create(&[entry("one", "/a")]).await.unwrap();
+    store
+        .entries_create(&[entry("one", "/a")])
+        .await
+        .unwrap()
+        .unseen();
     let ids = vec![EntryId::new("one").unwrap(); 20];
     let results = store
         .entries_update(&ids, |i, old| {
@@ -208,10 +226,11 @@ async fn an_entry_that_comes_twice_in_a_batch_is_changed_twice(backend: Tested) 
             })
         })
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     let revisions: Vec<_> = results
         .into_iter()
-        .map(|r| r.unwrap().value.value.revision_number)
+        .map(|r| r.unwrap().value.revision_number)
         .collect();
     assert_eq!(revisions, (1..=20).collect::<Vec<_>>());
     assert!(all(&store).await[0].hint.starts_with("hint 0 1 2"));
@@ -225,7 +244,7 @@ async fn entries_alike_by_update_are_all_remembered(backend: Tested) {
         .enumerate()
         .map(|(i, name)| entry(name, &format!("/{i}")))
         .collect();
-    store.entries_create(&entries).await.unwrap();
+    store.entries_create(&entries).await.unwrap().unseen();
     let ids: Vec<EntryId> = entries.iter().map(|e| e.id.clone()).collect();
     // No check for likeness in an update: afterwards all are alike.
     let same = store
@@ -236,14 +255,16 @@ async fn entries_alike_by_update_are_all_remembered(backend: Tested) {
             })
         })
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     assert!(same.iter().all(Result::is_ok));
     let again = entry("again", "/same");
     let refused = async || {
         let results = store
             .entries_create(std::slice::from_ref(&again))
             .await
-            .unwrap();
+            .unwrap()
+            .unseen();
         matches!(results[0], Err(EntryExists::Similar(_)))
     };
     for gone in &ids {
@@ -252,13 +273,14 @@ async fn entries_alike_by_update_are_all_remembered(backend: Tested) {
             store
                 .entries_delete(std::slice::from_ref(gone))
                 .await
-                .unwrap()[0]
+                .unwrap()
+                .unseen()[0]
                 .is_ok()
         );
     }
     assert!(!refused().await);
     // And what an entry was before it was changed is free.
-    assert!(store.entries_create(&entries[..1]).await.unwrap()[0].is_ok());
+    assert!(store.entries_create(&entries[..1]).await.unwrap().unseen()[0].is_ok());
 }
 
 async fn entries_are_deleted_once(backend: Tested) {
@@ -266,23 +288,32 @@ async fn entries_are_deleted_once(backend: Tested) {
     store
         .entries_create(&[entry("one", "/a"), entry("two", "/b")])
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     let one = EntryId::new("one").unwrap();
     let two = EntryId::new("two").unwrap();
     let kept = store
         .entries_delete_if(std::slice::from_ref(&two), |e| e.spiffe_id == id("/a"))
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     assert_eq!(kept[0], Err(EntryMissing));
     let ids = [one.clone(), EntryId::new("none").unwrap(), one, two];
-    let results = store.entries_delete(&ids).await.unwrap();
+    let results = store.entries_delete(&ids).await.unwrap().unseen();
     assert!(results[0].is_ok() && results[3].is_ok());
     assert_eq!(
         (results[1], results[2]),
         (Err(EntryMissing), Err(EntryMissing))
     );
     assert!(all(&store).await.is_empty());
-    assert!(store.entries_create(&[entry("one", "/a")]).await.unwrap()[0].is_ok());
+    assert!(
+        store
+            .entries_create(&[entry("one", "/a")])
+            .await
+            .unwrap()
+            .unseen()[0]
+            .is_ok()
+    );
 }
 
 async fn a_token_is_taken_by_one_of_fifty(backend: Tested) {
@@ -290,7 +321,8 @@ async fn a_token_is_taken_by_one_of_fifty(backend: Tested) {
     store
         .token_create("t", UnixTime::from_secs(10), None)
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     let again = store.token_create("t", UnixTime::from_secs(10), None).await;
     assert_eq!(again, Err(TokenExists::Exists));
     let mut tasks = tokio::task::JoinSet::new();
@@ -309,7 +341,8 @@ async fn an_expired_token_is_gone_once_it_was_tried(backend: Tested) {
     store
         .token_create("t", UnixTime::from_secs(10), None)
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     let late = UnixTime::from_secs(11);
     assert_eq!(
         store.token_take("t", late).await,
@@ -327,7 +360,8 @@ async fn tokens_that_nobody_used_are_pruned(backend: Tested) {
         store
             .token_create(value, UnixTime::from_secs(expires), None)
             .await
-            .unwrap();
+            .unwrap()
+            .unseen();
     }
     assert_eq!(
         store.tokens_prune(UnixTime::from_secs(20)).await.unwrap(),
@@ -343,7 +377,8 @@ async fn a_token_comes_with_its_alias_entry(backend: Tested) {
     store
         .token_create("t", expires, Some(&alias))
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     assert_eq!(all(&store).await, std::slice::from_ref(&alias));
     store.token_take("t", expires).await.unwrap();
     // The same value again: the entry that is there serves.
@@ -357,7 +392,8 @@ async fn a_token_comes_with_its_alias_entry(backend: Tested) {
             }),
         )
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     assert_eq!(all(&store).await, [alias]);
     assert_eq!(store.token_take("t", expires).await, Ok(()));
 }
@@ -366,8 +402,15 @@ async fn a_banned_node_stays_banned_until_it_is_deleted(backend: Tested) {
     let store = Store::new(backend);
     let node = node("n", "1");
     assert_eq!(store.node_banned(&node.id).await, Err(NodeError::Missing));
-    store.node_attested(&node).await.unwrap();
-    assert!(store.node_banned(&node.id).await.unwrap().value.is_banned());
+    store.node_attested(&node).await.unwrap().unseen();
+    assert!(
+        store
+            .node_banned(&node.id)
+            .await
+            .unwrap()
+            .unseen()
+            .is_banned()
+    );
     assert_eq!(store.node_attested(&node).await, Err(NodeError::Banned));
     assert_eq!(
         store.node_renewed(&node.id, credential("2")).await,
@@ -380,31 +423,41 @@ async fn a_banned_node_stays_banned_until_it_is_deleted(backend: Tested) {
     store
         .entries_create(std::slice::from_ref(&alias))
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     store
         .node_deleted(&node.id, Some(&alias), &|_| true)
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     assert!(all(&store).await.is_empty());
     assert_eq!(
         store.node_deleted(&node.id, Some(&alias), &|_| true).await,
         Err(NodeError::Missing)
     );
-    store.node_attested(&node).await.unwrap();
+    store.node_attested(&node).await.unwrap().unseen();
 }
 
 async fn a_renewed_svid_counts_from_its_first_use(backend: Tested) {
     let store = Store::new(backend);
     let node = node("n", "1");
-    store.node_attested(&node).await.unwrap();
-    store.node_renewed(&node.id, credential("2")).await.unwrap();
-    store.node_renewed(&node.id, credential("3")).await.unwrap();
-    let same = store.node_promoted(&node.id, "2").await.unwrap().value;
+    store.node_attested(&node).await.unwrap().unseen();
+    store
+        .node_renewed(&node.id, credential("2"))
+        .await
+        .unwrap()
+        .unseen();
+    store
+        .node_renewed(&node.id, credential("3"))
+        .await
+        .unwrap()
+        .unseen();
+    let same = store.node_promoted(&node.id, "2").await.unwrap().unseen();
     assert_eq!(
         (same.current, same.pending),
         (Some(credential("1")), Some(credential("3")))
     );
-    let promoted = store.node_promoted(&node.id, "3").await.unwrap().value;
+    let promoted = store.node_promoted(&node.id, "3").await.unwrap().unseen();
     assert_eq!(
         (promoted.current, promoted.pending),
         (Some(credential("3")), None)
@@ -414,21 +467,25 @@ async fn a_renewed_svid_counts_from_its_first_use(backend: Tested) {
 async fn a_node_is_attested_again_without_losing_its_place(backend: Tested) {
     let store = Store::new(backend);
     let first = store.node_attested(&node("a", "1")).await.unwrap();
-    store.node_attested(&node("b", "1")).await.unwrap();
+    let place = first.seq();
+    let first = first.unseen();
+    store.node_attested(&node("b", "1")).await.unwrap().unseen();
     store
-        .node_versioned(&first.value.id, "1.2.3")
+        .node_versioned(&first.id, "1.2.3")
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     store
-        .node_renewed(&first.value.id, credential("2"))
+        .node_renewed(&first.id, credential("2"))
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     let again = Node {
         attestation_type: "other".into(),
         selectors: selectors(&["x509pop:c:d"]),
         ..node("a", "9")
     };
-    store.node_attested(&again).await.unwrap();
+    store.node_attested(&again).await.unwrap().unseen();
     let nodes = store.nodes_page(None).await.unwrap();
     let want = Node {
         agent_version: "1.2.3".into(),
@@ -439,7 +496,7 @@ async fn a_node_is_attested_again_without_losing_its_place(backend: Tested) {
         nodes[0],
         Record {
             value: want,
-            created: first.seq
+            created: place
         }
     );
 }
@@ -456,22 +513,30 @@ async fn a_journal_and_its_bundle_are_written_together(backend: Tested) {
         jwt: vec![],
     };
     let made = store
-        .journal_put("s", &journal, &td(), |_| Edit::Unchanged)
+        .journal_put("s", &journal, &td(), |_| BundleChange::Unchanged)
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     assert_eq!(
-        made.value.sequence_number, 1,
+        made.sequence_number, 1,
         "a bundle that was not there is made"
     );
     let hint = |bundle: &mut Bundle| {
         bundle.refresh_hint = Some(Duration::from_secs(7));
-        Edit::Changed
+        BundleChange::Changed
     };
-    store.journal_put("s", &journal, &td(), hint).await.unwrap();
     store
-        .journal_put("other", &v1::Journal::default(), &td(), |_| Edit::Unchanged)
+        .journal_put("s", &journal, &td(), hint)
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
+    store
+        .journal_put("other", &v1::Journal::default(), &td(), |_| {
+            BundleChange::Unchanged
+        })
+        .await
+        .unwrap()
+        .unseen();
     assert_eq!(store.journal_get("s").await.unwrap(), Some(journal));
     let bundle = store.bundle_get(&td()).await.unwrap().unwrap();
     assert_eq!(bundle.sequence_number, 2);
@@ -486,7 +551,7 @@ async fn an_edit_is_made_again_when_another_was_faster(backend: Tested) {
         let edit = |bundle: &mut Bundle| {
             let seconds = bundle.refresh_hint.map_or(0, |hint| hint.as_secs());
             bundle.refresh_hint = Some(Duration::from_secs(seconds + 1));
-            Edit::Changed
+            BundleChange::Changed
         };
         tasks.spawn(async move {
             store
@@ -508,17 +573,19 @@ async fn the_feed_has_each_object_once_as_it_is(backend: Tested) {
     store
         .entries_create(&[entry("one", "/a"), entry("two", "/b")])
         .await
-        .unwrap();
-    store.node_attested(&node("n", "1")).await.unwrap();
+        .unwrap()
+        .unseen();
+    store.node_attested(&node("n", "1")).await.unwrap().unseen();
     store
         .token_create("secret", UnixTime::from_secs(1), None)
         .await
-        .unwrap();
+        .unwrap()
+        .unseen();
     let last = store
         .entries_delete(&[EntryId::new("one").unwrap()])
         .await
-        .unwrap()[0]
-        .unwrap();
+        .unwrap()
+        .seq();
     let Feed::Changed { through, objects } = store.changed(start).await.unwrap() else {
         panic!("too old")
     };

@@ -1,13 +1,14 @@
 //! Join tokens: made once, taken once.
 
-use bytes::Bytes;
 use countersign_identity::{Entry, UnixTime};
 use countersign_proto::store::v1;
+use futures::FutureExt as _;
 use prost::Message as _;
 
-use super::backend::{Commit, Expect, Key, Row, Seq, Table};
-use super::{MAX_RETRIES, Store, StoreError, damaged, entry};
+use crate::backend::{Commit, Expect, Key, Row, Table};
+use crate::entry::creation;
 use crate::limits;
+use crate::{Pending, Store, StoreError, damaged};
 
 /// Why a join token was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +24,7 @@ pub enum TokenExists {
 /// Why a join token was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefused {
-    /// It was never made, or somebody took it before.
+    /// It was never made, or was taken before.
     #[error("join token does not exist or has already been used")]
     Unknown,
     /// It came too late. It is gone now.
@@ -44,7 +45,7 @@ impl Store {
         value: &str,
         expires_at: UnixTime,
         alias: Option<&Entry>,
-    ) -> Result<Seq, TokenExists> {
+    ) -> Result<Pending<()>, TokenExists> {
         let key = Key::new(Table::Token, value);
         let message = v1::JoinToken {
             expires_at: expires_at.as_i64(),
@@ -56,15 +57,18 @@ impl Store {
         };
         let mut commit = token.clone();
         if let Some(alias) = alias {
-            let create = entry::creation(alias);
+            let create = creation(alias);
             commit.expect.extend(create.expect);
             commit.put.extend(create.put);
         }
-        match self.commit(commit).await? {
-            Ok(seq) => Ok(seq),
-            Err(conflict) if conflict.key == key => Err(TokenExists::Exists),
+        let committed = match self.commit(commit).await? {
             // An earlier token of this value left the same entry behind.
-            Err(_) => self.commit(token).await?.map_err(|_| TokenExists::Exists),
+            Err(conflict) if conflict.key != key => self.commit(token).await?,
+            committed => committed,
+        };
+        match committed {
+            Ok(seq) => Ok(Pending::new((), seq)),
+            Err(_) => Err(TokenExists::Exists),
         }
     }
 
@@ -73,28 +77,24 @@ impl Store {
     /// # Errors
     /// The token is unknown, used or expired, or the store failed.
     pub async fn token_take(&self, value: &str, now: UnixTime) -> Result<(), TokenRefused> {
-        let key = Key::new(Table::Token, value);
-        for _ in 0..=MAX_RETRIES {
-            let row = self
-                .backend
-                .get(vec![key.clone()])
-                .await
-                .map_err(StoreError::from)?
-                .pop();
-            let row = row.flatten().ok_or(TokenRefused::Unknown)?;
-            let expires_at = expiry(&row)?;
-            if self.commit(removal(&row)).await?.is_ok() {
-                return if now > expires_at {
-                    Err(TokenRefused::Expired)
-                } else {
-                    Ok(())
-                };
-            }
+        let key = &Key::new(Table::Token, value);
+        let expires_at = self
+            .retry("take a join token", move |txn| {
+                async move {
+                    let row = txn.row(key).await?.ok_or(TokenRefused::Unknown)?;
+                    let expires_at = expiry(&row)?;
+                    // One that expired is taken as well: it is of no use any more.
+                    txn.delete(key.clone());
+                    Ok::<_, TokenRefused>(expires_at)
+                }
+                .boxed()
+            })
+            .await?
+            .unseen();
+        if now > expires_at {
+            return Err(TokenRefused::Expired);
         }
-        Err(StoreError::Busy {
-            doing: "take a join token",
-        }
-        .into())
+        Ok(())
     }
 
     /// Removes the join tokens that expired unused, and says how many there were.
@@ -135,7 +135,7 @@ impl Store {
 fn removal(row: &Row) -> Commit {
     Commit {
         expect: vec![(row.key.clone(), Expect::Version(row.version))],
-        put: Vec::<(Key, Bytes)>::new(),
+        put: Vec::new(),
         delete: vec![row.key.clone()],
     }
 }

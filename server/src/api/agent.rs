@@ -38,23 +38,21 @@ impl AgentService {
     async fn delete(&self, id: &SpiffeId) -> Result<(), ApiError> {
         let parts = &self.0.parts;
         let always = |_: &Node| true;
-        let seq = evict(&parts.store, &parts.index, id, &always).await;
-        let seq = seq.map_err(|e| node_error("failed to remove agent", e))?;
-        if let Some(seq) = seq {
-            parts.index.reached(seq).await?;
-        }
+        let deleted = evict(&parts.store, &parts.index, id, &always).await;
+        let deleted = deleted.map_err(|e| node_error("failed to remove agent", e))?;
+        parts.index.visible(deleted).await?;
         tracing::info!(agent_id = %id, "Agent deleted");
         Ok(())
     }
 
     async fn ban(&self, id: &SpiffeId) -> Result<(), ApiError> {
         let parts = &self.0.parts;
-        let written = parts
+        let banned = parts
             .store
             .node_banned(id)
             .await
             .map_err(|e| node_error("failed to ban agent", e))?;
-        parts.index.reached(written.seq).await?;
+        parts.index.visible(banned).await?;
         tracing::info!(agent_id = %id, "Agent banned");
         Ok(())
     }
@@ -85,16 +83,12 @@ impl AgentService {
             serial: issued.serial.clone(),
             expires_at: issued.expires_at,
         };
-        let written = parts
+        let renewed = parts
             .store
             .node_renewed(id, pending)
             .await
             .map_err(|e| node_error("failed to update agent", e))?;
-        parts
-            .index
-            .reached(written.seq)
-            .await
-            .map_err(ApiError::from)?;
+        parts.index.visible(renewed).await.map_err(ApiError::from)?;
         tracing::info!(agent_id = %id, expires_at = %issued.expires_at, "Agent SVID renewed");
         Ok(svid::to_wire(issued))
     }
@@ -143,11 +137,11 @@ impl AgentService {
             .store
             .token_create(&value, expires_at, alias.as_ref())
             .await;
-        let seq = created.map_err(|error| match error {
+        let created = created.map_err(|error| match error {
             TokenExists::Store(error) => ApiError::store("failed to create token", &error),
             TokenExists::Exists => ApiError::new(Code::Internal, "failed to create token", error),
         })?;
-        parts.index.reached(seq).await?;
+        parts.index.visible(created).await?;
         Ok(types::JoinToken {
             value,
             expires_at: expires_at.as_i64(),
@@ -178,7 +172,8 @@ impl AgentService {
             .node_versioned(id, version)
             .await
             .map_err(|e| node_error("failed to update agent", e))?;
-        Ok(parts.index.reached(written.seq).await?)
+        parts.index.visible(written).await?;
+        Ok(())
     }
 }
 

@@ -3,19 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 
+use countersign_ca::upstream::{Published, UpstreamError};
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::{Bundle, TrustDomain};
 use countersign_proto::convert::bundle::masked;
 use countersign_proto::spire::api::server::bundle::v1 as wire;
 use countersign_proto::spire::api::types;
+use countersign_store::Federating;
 use countersign_transport::error::Chain;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::{self, ApiError, not_yet};
 use super::{Context, batch, count, paging};
 use crate::limits;
-use countersign_ca::upstream::{Published, UpstreamError};
-use countersign_store::Federating;
 
 mod federated;
 
@@ -55,13 +55,13 @@ impl BundleService {
             converted(x509_authorities, "failed to convert X.509 authority")?;
         let jwt: Vec<JwtAuthority> = converted(jwt_authorities, "failed to convert JWT authority")?;
         let parts = &self.0.parts;
-        let written = parts
+        let appended = parts
             .store
             .bundle_append(&parts.trust_domain, &x509, &jwt)
             .await
             .map_err(|e| ApiError::store("failed to append bundle", &e))?;
-        parts.index.reached(written.seq).await?;
-        Ok(masked((&written.value).into(), output_mask.as_ref()))
+        let bundle = parts.index.visible(appended).await?;
+        Ok(masked((&bundle).into(), output_mask.as_ref()))
     }
 
     /// Takes the JWT key of a downstream server, passes it on to the upstream authority if there is one, and answers with
@@ -88,14 +88,13 @@ impl BundleService {
             Published::Upstream(keys) => keys,
             Published::Unsupported => vec![key],
         };
-        let written = parts
+        let appended = parts
             .store
             .bundle_append(&parts.trust_domain, &[], &keys)
             .await
             .map_err(|e| ApiError::store("failed to publish JWT key", &e))?;
-        parts.index.reached(written.seq).await?;
-        let keys = written.value.jwt_authorities.iter();
-        Ok(keys.map(Into::into).collect())
+        let bundle = parts.index.visible(appended).await?;
+        Ok(bundle.jwt_authorities.iter().map(Into::into).collect())
     }
 
     /// Refuses a key for which the bundle has no room, or whose ID another key has.

@@ -123,15 +123,16 @@ impl Context {
                 return Err(Refusal::Failed(ApiError::store(summary, &error)));
             }
         };
-        self.parts
+        let promoted = self
+            .parts
             .index
-            .reached(promoted.seq)
+            .visible(promoted)
             .await
-            .map_err(|stopped| Refusal::Failed(stopped.into()))?;
+            .map_err(|behind| Refusal::Failed(behind.into()))?;
         // It may have been banned or renewed again meanwhile.
-        if promoted.value.is_banned() {
+        if promoted.is_banned() {
             refuse(Reason::AgentBanned)
-        } else if is(&promoted.value.current) {
+        } else if is(&promoted.current) {
             Ok(())
         } else {
             refuse(Reason::AgentNotActive)

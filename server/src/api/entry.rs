@@ -7,7 +7,6 @@ use countersign_identity::{Entry, EntryId};
 use countersign_proto::convert::entry::masked;
 use countersign_proto::spire::api::server::entry::v1 as wire;
 use countersign_proto::spire::api::types;
-use countersign_store::backend::Seq;
 use countersign_store::{EntryExists, UpdateError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -84,10 +83,9 @@ impl EntryService {
             .entries_create(&valid)
             .await
             .map_err(|e| ApiError::store(NOT_CREATED, &e))?;
-        let last = made.iter().flatten().map(|written| written.seq).max();
-        self.reached(last).await?;
+        let made = parts.index.visible(made).await?;
         let made = made.into_iter().map(|result| match result {
-            Ok(written) => Ok(Box::new(written.value.value)),
+            Ok(record) => Ok(Box::new(record.value)),
             Err(EntryExists::Similar(existing)) => Err(ItemError::similar(existing.value)),
             Err(error @ EntryExists::Id) => {
                 Err(ApiError::new(Code::AlreadyExists, NOT_CREATED, error).into())
@@ -151,10 +149,9 @@ impl EntryService {
             .entries_update(&known, change)
             .await
             .map_err(|e| ApiError::store(NOT_UPDATED, &e))?;
-        let last = changed.iter().flatten().map(|written| written.seq).max();
-        self.reached(last).await?;
+        let changed = parts.index.visible(changed).await?;
         let changed = changed.into_iter().map(|result| match result {
-            Ok(written) => Ok(Box::new(written.value.value)),
+            Ok(record) => Ok(Box::new(record.value)),
             Err(UpdateError::Missing) => Err(ApiError::not_found(NOT_UPDATED).into()),
             Err(UpdateError::Refused(error)) => Err(error.into()),
             Err(error @ UpdateError::BundleMissing(_)) => {
@@ -174,9 +171,7 @@ impl EntryService {
             .entries_delete(&known)
             .await
             .map_err(|e| ApiError::store("failed to delete entry", &e))?;
-        let last = gone.iter().flatten().copied().max();
-        self.reached(last).await?;
-        let mut gone = gone.into_iter();
+        let mut gone = parts.index.visible(gone).await?.into_iter();
         Ok(ids
             .iter()
             .zip(parsed)
@@ -189,13 +184,6 @@ impl EntryService {
                 },
             })
             .collect())
-    }
-
-    async fn reached(&self, last: Option<Seq>) -> Result<(), ApiError> {
-        match last {
-            Some(seq) => Ok(self.0.parts.index.reached(seq).await?),
-            None => Ok(()),
-        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use countersign_ca::authority::{AuthorityState, Kind, Order, OrderError, SlotStatus, States};
+use countersign_ca::authority::{
+    AuthorityCommand, AuthorityState, CommandError, Kind, SlotStatus, States,
+};
 use countersign_identity::UnixTime;
 use countersign_proto::spire::api::server::localauthority::v1 as wire;
 use tonic::{Code, Request, Response, Status};
@@ -26,117 +28,120 @@ impl LocalAuthorityService {
 
     fn states(&self, kind: Kind) -> Result<States, ApiError> {
         let states = self.0.parts.authority.states(self.served(kind)?);
-        states.ok_or_else(|| failed("", &OrderError::Initializing))
+        states.ok_or_else(|| failed("", &CommandError::Initializing))
     }
 
-    /// Has an order carried out; the index shows it when this returns.
-    async fn order(
+    /// Has a command carried out; the index shows it when this returns.
+    async fn command(
         &self,
-        order: Order,
-        refusal: impl FnOnce(&OrderError) -> ApiError + Send,
+        command: AuthorityCommand,
+        refusal: impl FnOnce(&CommandError) -> ApiError + Send,
     ) -> Result<AuthorityState, ApiError> {
         let parts = &self.0.parts;
-        let done = parts.authority.order(order).await;
-        let done = done.map_err(|error| refusal(&error))?;
-        parts.index.reached(done.seq).await?;
-        Ok(done.state)
+        let state = parts.authority.command(command).await;
+        let state = state.map_err(|error| refusal(&error))?;
+        Ok(parts.index.visible(state).await?)
     }
 
     async fn prepare(&self, kind: Kind) -> Result<wire::AuthorityState, ApiError> {
-        let order = Order::Prepare(self.served(kind)?);
+        let command = AuthorityCommand::Prepare(self.served(kind)?);
         let summary = format!("failed to prepare {kind} authority");
-        let state = self.order(order, |error| failed(&summary, error)).await?;
+        let state = self
+            .command(command, |error| failed(&summary, error))
+            .await?;
         Ok(to_wire(state))
     }
 
     async fn activate(&self, kind: Kind, id: String) -> Result<wire::AuthorityState, ApiError> {
-        let order = Order::Activate(self.served(kind)?, id);
+        let command = AuthorityCommand::Activate(self.served(kind)?, id);
         let summary = format!("failed to activate {kind} authority");
-        let refusal = |error: &OrderError| match error {
-            OrderError::Status(_) => ApiError::new(
+        let refusal = |error: &CommandError| match error {
+            CommandError::Status(_) => ApiError::new(
                 Code::Internal,
                 "only Prepared authorities can be activated",
                 error,
             ),
-            OrderError::IsActive => ApiError::invalid("unexpected authority ID"),
+            CommandError::IsActive => ApiError::invalid("unexpected authority ID"),
             _ => failed(&summary, error),
         };
-        Ok(to_wire(self.order(order, refusal).await?))
+        Ok(to_wire(self.command(command, refusal).await?))
     }
 
     async fn taint(&self, kind: Kind, id: String) -> Result<AuthorityState, ApiError> {
-        let order = Order::Taint(self.served(kind)?, id);
+        let command = AuthorityCommand::Taint(self.served(kind)?, id);
         let summary = format!("failed to taint {kind} authority");
-        let refusal = |error: &OrderError| match error {
-            OrderError::HasUpstream => ApiError::plain(
+        let refusal = |error: &CommandError| match error {
+            CommandError::HasUpstream => ApiError::plain(
                 Code::FailedPrecondition,
                 "local authority can't be tainted if there is an upstream authority",
             ),
-            OrderError::IsActive => ApiError::invalid("unable to taint current local authority"),
-            OrderError::Status(_) => ApiError::new(
+            CommandError::IsActive => ApiError::invalid("unable to taint current local authority"),
+            CommandError::Status(_) => ApiError::new(
                 Code::InvalidArgument,
                 "only Old local authorities can be tainted",
                 error,
             ),
             _ => failed(&summary, error),
         };
-        self.order(order, refusal).await
+        self.command(command, refusal).await
     }
 
     async fn revoke(&self, kind: Kind, id: String) -> Result<wire::AuthorityState, ApiError> {
-        let order = Order::Revoke(self.served(kind)?, id);
+        let command = AuthorityCommand::Revoke(self.served(kind)?, id);
         let summary = format!("failed to revoke {kind} authority");
-        let refusal = |error: &OrderError| {
+        let refusal = |error: &CommandError| {
             let why = match (error, kind) {
-                (OrderError::HasUpstream, _) => {
+                (CommandError::HasUpstream, _) => {
                     return ApiError::plain(
                         Code::FailedPrecondition,
                         "local authority can't be revoked if there is an upstream authority",
                     );
                 }
-                (OrderError::IdMissing, _) => "no authority ID provided",
-                (OrderError::IsActive, _) => "unable to use current authority",
-                (OrderError::Unexpected | OrderError::Status(_), Kind::X509) => {
+                (CommandError::IdMissing, _) => "no authority ID provided",
+                (CommandError::IsActive, _) => "unable to use current authority",
+                (CommandError::Unexpected | CommandError::Status(_), Kind::X509) => {
                     "only Old local authority can be revoked"
                 }
-                (OrderError::Status(SlotStatus::Prepared), Kind::Jwt) => {
+                (CommandError::Status(SlotStatus::Prepared), Kind::Jwt) => {
                     "unable to use a prepared key"
                 }
-                (OrderError::NotInBundle(_), Kind::Jwt) => {
+                (CommandError::NotInBundle(_), Kind::Jwt) => {
                     "no JWT authority found with provided authority ID"
                 }
                 _ => return failed(&summary, error),
             };
             ApiError::new(Code::InvalidArgument, "invalid authority ID", why)
         };
-        Ok(to_wire(self.order(order, refusal).await?))
+        Ok(to_wire(self.command(command, refusal).await?))
     }
 
     /// Taints or revokes the upstream authority that signed the old one. Its ID may be in capitals.
     async fn upstream(
         &self,
-        order: impl FnOnce(String) -> Order,
+        command: impl FnOnce(String) -> AuthorityCommand,
         id: &str,
         invalid: &str,
         summary: &str,
     ) -> Result<String, ApiError> {
-        let refusal = |error: &OrderError| {
+        let refusal = |error: &CommandError| {
             let why = match error {
-                OrderError::IdMissing => "no subject key ID provided",
+                CommandError::IdMissing => "no subject key ID provided",
                 // The word is SPIRE's; tools may look for it.
-                OrderError::IsActive => {
+                CommandError::IsActive => {
                     "unable to use upstream authority singing current authority"
                 }
-                OrderError::Unexpected => "upstream authority didn't sign the old local authority",
-                OrderError::Status(_) => {
+                CommandError::Unexpected => {
+                    "upstream authority didn't sign the old local authority"
+                }
+                CommandError::Status(_) => {
                     "only upstream authorities signing an old authority can be used"
                 }
                 _ => return failed(summary, error),
             };
             ApiError::new(Code::InvalidArgument, invalid, why)
         };
-        let order = order(id.to_ascii_lowercase());
-        Ok(self.order(order, refusal).await?.id)
+        let command = command(id.to_ascii_lowercase());
+        Ok(self.command(command, refusal).await?.id)
     }
 }
 
@@ -146,12 +151,12 @@ pub(super) fn jwt_disabled() -> ApiError {
 }
 
 /// The error of a failed command where the command has none of its own for it.
-fn failed(summary: &str, error: &OrderError) -> ApiError {
+fn failed(summary: &str, error: &CommandError) -> ApiError {
     let code = match error {
-        OrderError::Initializing | OrderError::Stopping => Code::Unavailable,
-        OrderError::IdMissing | OrderError::Unexpected => Code::InvalidArgument,
-        OrderError::NoUpstream => Code::FailedPrecondition,
-        OrderError::Failed(why) => {
+        CommandError::Initializing | CommandError::Stopping => Code::Unavailable,
+        CommandError::IdMissing | CommandError::Unexpected => Code::InvalidArgument,
+        CommandError::NoUpstream => Code::FailedPrecondition,
+        CommandError::Failed(why) => {
             tracing::error!(error = %Chain(why), request = summary, "A command to the certificate authority failed");
             return ApiError::new(Code::Internal, summary, error);
         }
@@ -343,7 +348,7 @@ impl wire::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<wire::TaintX509UpstreamAuthorityResponse>, Status> {
         let upstream_authority_subject_key_id = self
             .upstream(
-                Order::TaintUpstream,
+                AuthorityCommand::TaintUpstream,
                 &request.into_inner().subject_key_id,
                 "provided subject key id is not valid",
                 "failed to taint upstream authority",
@@ -360,7 +365,7 @@ impl wire::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<wire::RevokeX509UpstreamAuthorityResponse>, Status> {
         let upstream_authority_subject_key_id = self
             .upstream(
-                Order::RevokeUpstream,
+                AuthorityCommand::RevokeUpstream,
                 &request.into_inner().subject_key_id,
                 "invalid subject key ID",
                 "failed to revoke X.509 upstream authority",

@@ -5,13 +5,13 @@ use std::fmt;
 use bytes::Bytes;
 use countersign_proto::spire::api::types;
 use countersign_proto::spire::api::types::permission_denied_details::Reason;
+use countersign_store::StoreError;
+use countersign_store::backend::BackendError;
 use countersign_transport::error::Chain;
 use prost::Message as _;
 use tonic::{Code, Status};
 
 use crate::index::Behind;
-use countersign_store::StoreError;
-use countersign_store::backend::BackendError;
 
 /// The type of [`types::PermissionDeniedDetails`] as node agents look for it.
 const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";

@@ -248,7 +248,7 @@ impl Fixture {
     async fn agent(&self, name: &str, selectors: &[&str]) -> TestCaller {
         let node = node(name, selectors);
         let written = self.store.node_attested(&node).await.unwrap();
-        self.index.reached(written.seq).await.unwrap();
+        self.index.visible(written).await.unwrap();
         self.peer(node.id, "1")
     }
 

@@ -31,11 +31,10 @@ impl TrustDomainService {
         let created = parts
             .store
             .relationship_create(&relationship, bundle.as_ref());
-        let seq = created
+        let created = created
             .await
-            .map_err(|e| ApiError::store(summary, &e))?
-            .map_err(|e| ApiError::new(Code::Internal, summary, e))?;
-        parts.index.reached(seq).await?;
+            .map_err(|error| relationship_error(summary, &error))?;
+        parts.index.visible(created).await?;
         self.warn_if_unverifiable(&relationship);
         Ok(relationship)
     }
@@ -64,13 +63,12 @@ impl TrustDomainService {
             parts
                 .store
                 .relationship_update(&wanted.trust_domain, change, bundle.as_ref());
-        let written = updated
+        let updated = updated
             .await
-            .map_err(|e| ApiError::store(summary, &e))?
-            .map_err(|e| ApiError::new(Code::Internal, summary, e))?;
-        parts.index.reached(written.seq).await?;
-        self.warn_if_unverifiable(&written.value);
-        Ok(written.value)
+            .map_err(|error| relationship_error(summary, &error))?;
+        let relationship = parts.index.visible(updated).await?;
+        self.warn_if_unverifiable(&relationship);
+        Ok(relationship)
     }
 
     async fn delete(&self, td: &str) -> Result<(), ApiError> {
@@ -80,18 +78,17 @@ impl TrustDomainService {
         let td = parsed(td)?;
         let summary = "failed to delete federation relationship";
         let parts = &self.0.parts;
-        let seq = parts
+        let deleted = parts
             .store
             .relationship_delete(&td)
             .await
-            .map_err(|e| ApiError::store(summary, &e))?
-            .map_err(|e| match e {
+            .map_err(|error| match error {
                 RelationshipError::Missing => {
                     ApiError::not_found("federation relationship not found")
                 }
-                error @ RelationshipError::Exists => ApiError::new(Code::Internal, summary, error),
+                error => relationship_error(summary, &error),
             })?;
-        Ok(parts.index.reached(seq).await?)
+        Ok(parts.index.visible(deleted).await?)
     }
 
     /// The relationship and bundle of a message, if they are valid and of a foreign trust domain.
@@ -279,6 +276,15 @@ impl wire::trust_domain_server::TrustDomain for TrustDomainService {
             }
         })?;
         Ok(Response::new(()))
+    }
+}
+
+fn relationship_error(summary: &str, error: &RelationshipError) -> ApiError {
+    match error {
+        RelationshipError::Store(error) => ApiError::store(summary, error),
+        RelationshipError::Exists | RelationshipError::Missing => {
+            ApiError::new(Code::Internal, summary, error)
+        }
     }
 }
 

@@ -5,11 +5,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use countersign_ca::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
+use countersign_ca::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
+use countersign_ca::upstream::{Disk, DiskError, Spire, UpstreamAuthority};
 use countersign_daemon::logs::Levels;
 use countersign_daemon::operate::OperateError;
 use countersign_daemon::otlp::Otlp;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{TrustDomain, UnixTime};
+use countersign_store::backend::sled::{OpenError, Sled};
+use countersign_store::{Store, StoreError};
 use countersign_transport::SharedClock;
 use countersign_transport::error::BoxError;
 use countersign_transport::file;
@@ -30,11 +35,6 @@ use crate::jobs::Pruner;
 use crate::metrics;
 use crate::node_attestor::x509pop::{self, InvalidRoots, Roots};
 use crate::node_attestor::{Attestors, JoinToken, NodeAttestor, X509Pop};
-use countersign_ca::authority::{Rotation, RotationError, ServerSvid, ServerSvidError};
-use countersign_ca::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
-use countersign_ca::upstream::{Disk, DiskError, Spire, UpstreamAuthority};
-use countersign_store::backend::sled::{OpenError, Sled};
-use countersign_store::{Store, StoreError};
 
 /// 2026-01-01. An earlier time means that the clock was never set, as this program did not exist then.
 const CLOCK_FLOOR: UnixTime = UnixTime::from_secs(1_767_225_600);
@@ -171,7 +171,7 @@ pub async fn build(
     let settings = config.authority.clone();
     let trust_domain = settings.trust_domain.clone();
     let upstream = open_upstream(config.upstream.clone(), &trust_domain, &clock).await?;
-    let rotation = Rotation::open_below(
+    let rotation = Rotation::open_with_upstream(
         settings,
         keys,
         store.clone(),

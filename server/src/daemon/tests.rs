@@ -303,7 +303,7 @@ async fn the_running_server_removes_what_has_expired() {
     let bound = start(&config).await.unwrap();
     let (store, stop) = (bound.store.clone(), CancellationToken::new());
     let expired = countersign_identity::UnixTime::from_secs(1);
-    store.token_create("unused", expired, None).await.unwrap();
+    drop(store.token_create("unused", expired, None).await.unwrap());
     let serving = tokio::spawn(bound.serve(stop.clone(), None));
     // A token that is there can't be made again.
     let mut waited = Duration::ZERO;

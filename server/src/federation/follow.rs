@@ -341,9 +341,9 @@ async fn store_bundle(store: &Store, index: &Index, bundle: Bundle) -> Result<()
     if stored.is_some_and(|stored| is_same(&stored, &bundle)) {
         return Ok(());
     }
-    let written = store.bundle_set(&bundle).await?;
+    let bundle = store.bundle_set(&bundle).await?;
     // A caller that requested the refresh reads the new bundle afterwards.
-    index.reached(written.seq).await?;
+    let bundle = index.visible(bundle).await?;
     tracing::info!(
         trust_domain = %bundle.trust_domain,
         x509_authorities = bundle.x509_authorities.len(),

@@ -3,10 +3,10 @@
 use countersign_identity::bundle::BundleSet;
 use countersign_identity::federation::Relationship;
 use countersign_identity::{Bundle, Entry, SelectorSet, SpiffeId, TrustDomain};
-
-use super::EntryRecord;
 use countersign_store::backend::Seq;
 use countersign_store::{Changed, Record};
+
+use super::EntryRecord;
 use entries::Entries;
 use nodes::Nodes;
 use table::Table;

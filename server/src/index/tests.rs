@@ -78,13 +78,14 @@ fn names(records: &[EntryRecord]) -> Vec<&str> {
 }
 
 async fn create(store: &Store, index: &Index, entries: &[Entry]) {
-    for result in store.entries_create(entries).await.unwrap() {
-        index.reached(result.unwrap().seq).await.unwrap();
+    let created = store.entries_create(entries).await.unwrap();
+    for result in index.visible(created).await.unwrap() {
+        result.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_write_is_read_once_its_commit_is_reached() {
+async fn a_write_is_read_once_it_is_visible() {
     let (store, index) = following().await;
     create(&store, &index, &[entry("a", "/a", "/p", &[1])]).await;
     assert_eq!(index.entry("a").unwrap().value.spiffe_id, id("/a"));
@@ -98,15 +99,15 @@ async fn a_write_is_read_once_its_commit_is_reached() {
         })
         .await
         .unwrap();
-    index.reached(moved[0].as_ref().unwrap().seq).await.unwrap();
+    index.visible(moved).await.unwrap()[0].as_ref().unwrap();
     let below = |parent| EntryFilter {
         parent_id: Some(id(parent)),
         ..EntryFilter::default()
     };
     assert_eq!(index.count_entries(&below("/p")), 0);
     assert_eq!(index.count_entries(&below("/q")), 1);
-    let gone = store.entries_delete(&ids).await.unwrap()[0].unwrap();
-    index.reached(gone).await.unwrap();
+    let gone = store.entries_delete(&ids).await.unwrap();
+    index.visible(gone).await.unwrap()[0].unwrap();
     assert_eq!(index.entry("a"), None);
     assert_eq!(index.count_entries(&EntryFilter::default()), 0);
 }
@@ -117,12 +118,10 @@ async fn existing_objects_are_loaded() {
     let entries: Vec<Entry> = (0..2_500)
         .map(|i| entry(&format!("e{i}"), &format!("/{i}"), "/p", &[1]))
         .collect();
-    store.entries_create(&entries).await.unwrap();
-    store
-        .node_attested(&node("/spire/agent/a", &[1]))
-        .await
-        .unwrap();
-    store.bundle_append(&td(), &[], &[]).await.unwrap();
+    drop(store.entries_create(&entries).await.unwrap());
+    let agent = node("/spire/agent/a", &[1]);
+    drop(store.node_attested(&agent).await.unwrap());
+    drop(store.bundle_append(&td(), &[], &[]).await.unwrap());
     let index = Index::load(store.clone()).await.unwrap();
     assert_eq!(index.count_entries(&EntryFilter::default()), 2_500);
     assert_eq!(index.count_nodes(&NodeFilter::default()), 1);
@@ -149,9 +148,8 @@ async fn pages_follow_creation_and_survive_deletion() {
     let gone = store
         .entries_delete(&[EntryId::new("e7").unwrap()])
         .await
-        .unwrap()[0]
         .unwrap();
-    index.reached(gone).await.unwrap();
+    index.visible(gone).await.unwrap()[0].unwrap();
     assert_eq!(
         names(&index.entries(&all, Page::After(last, 3))),
         ["e6", "e5", "e4"]
@@ -218,7 +216,10 @@ async fn waiting_ends_when_the_index_stops_following() {
     let following = tokio::spawn(index.follow());
     following.abort();
     let _ = following.await;
-    assert_eq!(index.reached(Seq::new(7)).await, Err(Behind::Stopped));
+    assert_eq!(
+        index.visible(Pending::new((), Seq::new(7))).await,
+        Err(Behind::Stopped)
+    );
 }
 
 /// The specification's words, without any index.
@@ -442,10 +443,10 @@ async fn nodes_are_filtered_by_everything_given() {
         ..node("/spire/agent/c", &[1, 2])
     };
     for node in [&node("/spire/agent/a", &[]), &banned, &other] {
-        store.node_attested(node).await.unwrap();
+        drop(store.node_attested(node).await.unwrap());
     }
-    let seq = store.node_banned(&banned.id).await.unwrap().seq;
-    index.reached(seq).await.unwrap();
+    let banned_now = store.node_banned(&banned.id).await.unwrap();
+    index.visible(banned_now).await.unwrap();
     let none = NodeFilter::default();
     let matching = |filter: NodeFilter| {
         let nodes = index.nodes(&filter, Page::All);

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use countersign_identity::Node;
 use countersign_identity::node::Credential;
+use countersign_store::{NodeError, Store};
 use countersign_transport::SharedClock;
 use countersign_transport::error::Chain;
 use tokio_util::sync::CancellationToken;
 
-use crate::index::{Index, NodeFilter, Page};
+use crate::index::{Behind, Index, NodeFilter, Page};
 use crate::node_attestor::evict;
-use countersign_store::{NodeError, Store};
 
 /// The pause between two runs, SPIRE's. Up to half of it is added, so that servers don't run at the same time.
 const EVERY: Duration = Duration::from_secs(45 * 60);
@@ -24,6 +24,15 @@ pub(crate) struct PruneNodes {
     pub(crate) tofu: bool,
     /// At most this many in one run.
     pub(crate) batch: usize,
+}
+
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+enum PruneError {
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Behind(#[from] Behind),
 }
 
 /// The job.
@@ -70,7 +79,7 @@ impl Pruner {
     }
 
     /// Returns how many were pruned.
-    async fn prune(&self) -> Result<usize, NodeError> {
+    async fn prune(&self) -> Result<usize, PruneError> {
         let PruneNodes {
             expired_for,
             tofu,
@@ -91,9 +100,10 @@ impl Pruner {
         let found = self.index.nodes(&filter, Page::All);
         for node in found.iter().take(batch) {
             match evict(&self.store, &self.index, &node.value.id, &due).await {
-                Ok(Some(_)) => pruned += 1,
-                Ok(None) | Err(NodeError::Missing) => {}
-                Err(error) => return Err(error),
+                Ok(deleted) => pruned += usize::from(self.index.visible(deleted).await?),
+                // Deleted by an administrator meanwhile.
+                Err(NodeError::Missing) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(pruned)
@@ -144,7 +154,7 @@ mod tests {
             if node.id.path().ends_with("banned") {
                 written = store.node_banned(&node.id).await.unwrap();
             }
-            index.reached(written.seq).await.unwrap();
+            index.visible(written).await.unwrap();
         }
         let clock = TestClock::fixed(UnixTime::from_secs(NOW)).shared();
         let pruner = Pruner::new(prune, store.clone(), index, clock);

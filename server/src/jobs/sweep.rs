@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use countersign_identity::Entry;
+use countersign_store::limits::MAX_BATCH_COMMITS;
+use countersign_store::{Store, StoreError};
 use countersign_transport::SharedClock;
 use countersign_transport::error::Chain;
 use tokio_util::sync::CancellationToken;
 
-use crate::index::Index;
-use countersign_store::limits::MAX_BATCH_COMMITS;
-use countersign_store::{Store, StoreError};
+use crate::index::{Behind, Index};
 
 /// The pause between two runs. Until the next run an expired entry counts as any other, as with SPIRE.
 const EVERY: Duration = Duration::from_secs(5 * 60);
@@ -33,12 +33,22 @@ pub(crate) async fn run(store: Store, index: Index, clock: SharedClock, stop: Ca
     }
 }
 
-async fn sweep(store: &Store, index: &Index, clock: &SharedClock) -> Result<(), StoreError> {
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+enum SweepError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Behind(#[from] Behind),
+}
+
+async fn sweep(store: &Store, index: &Index, clock: &SharedClock) -> Result<(), SweepError> {
     let now = clock.now();
     let expired = |entry: &Entry| entry.expires_at.is_some_and(|end| end < now);
     for ids in index.expired_entries(now).chunks(MAX_BATCH_COMMITS) {
         // Checked again inside of the transaction: an update may have prolonged the entry meanwhile.
-        for (id, deleted) in ids.iter().zip(store.entries_delete_if(ids, expired).await?) {
+        let deleted = store.entries_delete_if(ids, expired).await?;
+        for (id, deleted) in ids.iter().zip(index.visible(deleted).await?) {
             if deleted.is_ok() {
                 tracing::info!(entry_id = %id, "Pruned an expired registration");
             }
@@ -71,12 +81,13 @@ mod tests {
             until("now", 1_000),
             entry("ever", "/ever", "/p", &[1]),
         ];
-        for made in store.entries_create(&entries).await.unwrap() {
-            index.reached(made.unwrap().seq).await.unwrap();
+        let made = store.entries_create(&entries).await.unwrap();
+        for result in index.visible(made).await.unwrap() {
+            result.unwrap();
         }
         let expired = countersign_identity::UnixTime::from_secs(1);
         let last = store.token_create("t", expired, None).await.unwrap();
-        index.reached(last).await.unwrap();
+        index.visible(last).await.unwrap();
         sweep(&store, &index, &clock).await.unwrap();
         let left: Vec<String> = store
             .entries_page(None)

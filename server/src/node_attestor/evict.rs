@@ -1,14 +1,12 @@
 //! Eviction of a node agent: its record, and what its attestation left besides.
 
 use countersign_identity::{Entry, Node, Selector, SpiffeId};
+use countersign_store::{NodeError, Pending, Store};
 
 use super::JoinToken;
 use crate::index::{EntryFilter, Index, Match, Page};
-use countersign_store::backend::Seq;
-use countersign_store::{NodeError, Store};
 
-/// Deletes a node for which `due` holds when it is deleted, and the alias entry that its join token made. Without a
-/// commit in the answer `due` did not hold any more.
+/// Deletes a node if `due` still holds for it, and the alias entry that its join token made. Returns whether it held.
 ///
 /// # Errors
 /// There is no such node, or the store failed.
@@ -17,7 +15,7 @@ pub(crate) async fn evict(
     index: &Index,
     id: &SpiffeId,
     due: &(dyn Fn(&Node) -> bool + Sync),
-) -> Result<Option<Seq>, NodeError> {
+) -> Result<Pending<bool>, NodeError> {
     let node = index.node(id).ok_or(NodeError::Missing)?;
     let alias = (node.value.attestation_type == JoinToken::NAME)
         .then(|| token_entry(index, id))

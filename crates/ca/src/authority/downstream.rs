@@ -1,4 +1,4 @@
-//! Authorities for servers below this one.
+//! Authorities of downstream servers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use countersign_identity::csr::Csr;
 use super::{Authority, Issued, Purpose, Shared, SignError};
 
 impl Authority {
-    /// Signs the authority of a server below this one, for about as long as it asked for, or for `ca_ttl`. Of the CSR only
-    /// the key is used, whose possession it must prove.
+    /// Signs the authority of a downstream server, for about as long as it asked for, or for `ca_ttl`. Of the CSR only the
+    /// key is used; its signature must prove that the requester holds it.
     ///
     /// # Errors
     /// [`SignError`], by whose fault it is.

@@ -1,4 +1,4 @@
-//! What a server writes down about its authorities: the row `ca/<server id>`.
+//! What a server records about its authorities: the row `ca/<server id>`.
 //!
 //! The journal names keys, it never holds them. It is committed together with the bundle, so that whatever the server
 //! signs with was published, and it is checked against the key manager at the start. X.509 and JWT authorities go the
@@ -75,7 +75,7 @@ pub struct Slot<A> {
 pub struct X509 {
     /// Its own.
     pub certificate: X509Authority,
-    /// Those above it, nearest first, without the root; none if it is self-signed or signed by a root.
+    /// Its issuers, nearest first, without the root; none if it is self-signed or signed by a root.
     pub issuers: Vec<CertificateDer<'static>>,
 }
 
@@ -93,7 +93,7 @@ pub trait Named {
     /// The authority's ID, as administrators name it.
     fn id(&self) -> &str;
 
-    /// The ID of the authority above it, if there is one and it is known.
+    /// The ID of its upstream authority; empty if there is none or it is not known.
     fn upstream_id(&self) -> &str {
         ""
     }
@@ -133,7 +133,7 @@ impl Slot<X509> {
             certificate,
             issuers,
         } = &self.authority;
-        // SVIDs carry what leads to the root, and the root is never among it.
+        // SVIDs carry their issuers up to but without the root.
         let own = (!certificate.is_root()).then(|| certificate.der().clone());
         let chain = own.into_iter().chain(issuers.iter().cloned()).collect();
         IssuingCa::new(certificate.der().clone(), chain, key.signer())
@@ -205,13 +205,13 @@ impl<A: Clone> Slots<A> {
         self.active.iter().chain(&self.other)
     }
 
-    /// Leaves out the slots that are not wanted.
+    /// Drops the slots that are not wanted.
     pub fn retain(&mut self, wanted: impl Fn(&Slot<A>) -> bool) {
         self.active = self.active.take().filter(&wanted);
         self.other = self.other.take().filter(&wanted);
     }
 
-    /// With this authority as the next one; what held the other slot is left out.
+    /// With this authority as the next one; what held the other slot is dropped.
     #[must_use]
     pub fn with_prepared(&self, prepared: Slot<A>) -> Self {
         Self {
@@ -271,7 +271,7 @@ impl<A: Clone> Slots<A> {
         )
     }
 
-    /// The authorities that are not over.
+    /// The authorities that have not expired.
     pub fn current(&self, now: UnixTime) -> impl Iterator<Item = &Slot<A>> {
         self.iter().filter(move |slot| !slot.validity.is_over(now))
     }

@@ -13,7 +13,7 @@ use super::{Authority, Purpose, Shared, SignError};
 pub struct JwtRequest {
     /// The subject.
     pub id: SpiffeId,
-    /// For whom the token is.
+    /// The claim `aud`; at least one.
     pub audience: Vec<String>,
     /// Lifetime in whole seconds; none for the configured one.
     pub ttl: Option<Duration>,

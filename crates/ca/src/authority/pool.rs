@@ -1,8 +1,8 @@
-//! Where signing happens: blocking threads, two at once for each core: one that works and one that is ready when it ends,
-//! so that no core waits while the next job is handed over.
+//! Where signing happens: blocking threads, two jobs at once for each core. One works while the next is handed over, so
+//! that no core waits.
 //!
-//! Signatures take tens of microseconds to milliseconds of pure computation, or a round trip to a device. Neither may
-//! hold up the threads that serve connections, nor may a flood of requests pile up threads: the rest waits in order.
+//! A signature takes tens of microseconds to milliseconds of computation, or a round trip to a device. That must not hold
+//! up the threads that serve connections, and a flood of requests must not pile up threads: the rest waits in order.
 
 use std::sync::Arc;
 

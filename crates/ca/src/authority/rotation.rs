@@ -4,10 +4,10 @@
 //! one commit; nothing is signed before that commit holds. A crash between any two steps leaves a key that no slot
 //! names, which the next start removes, or a slot that another step continues.
 //!
-//! [`Rotation`] is the one owner: what is due by the clock and what an administrator orders go through it one after the
-//! other.
+//! [`Rotation`] is the one writer: what is due by the clock and what an administrator commands go through it one after
+//! the other.
 
-mod order;
+mod command;
 mod prepare;
 mod publication;
 mod reconcile;
@@ -18,80 +18,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_daemon::trace::span;
-use countersign_identity::bundle::InvalidAuthority;
-use countersign_identity::issue::IssueError;
-use countersign_identity::issued_ca::InvalidIssuedCa;
-use countersign_identity::jwt::JwtIssueError;
 use countersign_identity::{Bundle, UnixTime};
 use countersign_store::backend::Seq;
-use countersign_store::{Edit, Store, StoreError};
+use countersign_store::{BundleChange, Store};
 use countersign_transport::SharedClock;
-use countersign_transport::error::BoxError;
+use countersign_transport::error::{BoxError, Chain};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::{info, warn};
 
+use super::command::{Envelope, Inbox};
+use super::error::RotationError;
 use super::journal::{Journal, Kind, Named, Slot};
-use super::order::{Letter, Letters};
 use super::schedule::{Step, next_step};
 use super::{Authority, Settings};
-use crate::keymanager::{KeyManager, KeyManagerError, KeyName, ManagedKey};
+use crate::keymanager::{KeyManager, KeyName, ManagedKey};
 use crate::metrics::{ACTIVATIONS, ROTATION_FAILURES};
-use crate::upstream::{UpstreamAuthority, UpstreamError};
+use crate::upstream::UpstreamAuthority;
 use publication::Publication;
 use upstream::Upstream;
 
 /// How often the authorities are looked at; sooner if something is due sooner.
 const CHECK: Duration = Duration::from_secs(10);
-/// The most steps of one kind at one look; a first start takes two. An authority above may sign for so short a time that
-/// there would be no end.
+/// The most steps of one kind at one look; a first start takes two. An upstream authority may sign for so short a time
+/// that there would be no end.
 const MAX_STEPS: usize = 4;
 /// How often expired authorities are looked for in the bundle, at most; sooner for short-lived ones.
 const PRUNE_AT_MOST: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// Why an authority was not opened, prepared, activated or pruned.
-#[derive(Debug, thiserror::Error)]
-pub enum RotationError {
-    /// The key manager failed.
-    #[error("the key manager failed")]
-    Keys(#[from] KeyManagerError),
-    /// The store failed.
-    #[error("the authority's journal and bundle could not be read or written")]
-    Store(#[from] StoreError),
-    /// The certificate could not be made.
-    #[error("the authority's certificate could not be made")]
-    Issue(#[from] IssueError),
-    /// The certificate that was made can't be read back.
-    #[error("the authority's certificate can't be used")]
-    Certificate(#[from] InvalidAuthority),
-    /// There is no ID for a JWT key.
-    #[error("the JWT authority could not be made")]
-    Jwt(#[from] JwtIssueError),
-    /// The authority above did not do its part.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// What the authority above signed can't be used.
-    #[error("the authority above signed what can't be used: it is not taken")]
-    Minted(#[from] InvalidIssuedCa),
-    /// The clock is before the time at which the active authority was made.
-    #[error(
-        "the clock says {now}, but the active authority is valid only from {not_before}: set the clock, then start again"
-    )]
-    ClockBehind {
-        /// What the clock says.
-        now: UnixTime,
-        /// From when the authority is valid.
-        not_before: UnixTime,
-    },
-    /// The prepared authority's key is gone.
-    #[error("the key manager no longer has the key of the prepared authority")]
-    KeyMissing,
-    /// A blocking job ended early: it panicked, or the process is shutting down.
-    #[error("a job of the key manager did not finish")]
-    Job(#[source] BoxError),
-}
-
-/// Owns the journal: the one place where authorities change.
+/// Owns the journal: authorities change here and nowhere else.
 pub struct Rotation {
     authority: Authority,
     keys: Arc<dyn KeyManager>,
@@ -101,9 +56,9 @@ pub struct Rotation {
     journal: Journal,
     held: HashMap<KeyName, ManagedKey>,
     prune_at: UnixTime,
-    letters: Letters,
+    inbox: Inbox,
     /// The last commit of the journal.
-    written: Seq,
+    last_commit: Seq,
     upstream: Option<Upstream>,
     /// Whether a commit failed in such a way that it may have gone through all the same.
     in_doubt: bool,
@@ -124,15 +79,15 @@ impl Rotation {
         server_id: String,
         clock: SharedClock,
     ) -> Result<Self, RotationError> {
-        Self::open_below(settings, keys, store, server_id, clock, None).await
+        Self::open_with_upstream(settings, keys, store, server_id, clock, None).await
     }
 
-    /// As [`Rotation::open`], with X.509 authorities that another authority signs, if there is one. One that is away is waited
-    /// for a little, and only if nothing can be signed without it.
+    /// As [`Rotation::open`], with X.509 authorities that an upstream authority signs, if there is one. One that is away is
+    /// waited for a little, and only if nothing can be signed without it.
     ///
     /// # Errors
-    /// As [`Rotation::open`]; or the authority above is away, or signed what can't be used.
-    pub async fn open_below(
+    /// As [`Rotation::open`]; or the upstream authority is away, or signed what can't be used.
+    pub async fn open_with_upstream(
         settings: Settings,
         keys: Arc<dyn KeyManager>,
         store: Store,
@@ -150,7 +105,7 @@ impl Rotation {
             .into_iter()
             .map(|key| (key.name().clone(), key))
             .collect();
-        let (authority, letters) = Authority::new(settings, Arc::clone(&clock));
+        let (authority, inbox) = Authority::new(settings, Arc::clone(&clock));
         let mut this = Self {
             authority,
             keys,
@@ -160,8 +115,8 @@ impl Rotation {
             clock,
             journal,
             held,
-            letters,
-            written: Seq::ZERO,
+            inbox,
+            last_commit: Seq::ZERO,
             upstream: upstream.map(Upstream::new),
             in_doubt: false,
         };
@@ -176,13 +131,13 @@ impl Rotation {
         self.authority.clone()
     }
 
-    /// The authorities as they are written down.
+    /// The authorities as they were last committed.
     #[must_use]
     pub const fn journal(&self) -> &Journal {
         &self.journal
     }
 
-    /// Rotates and prunes when it is time, and as administrators order, until `stop`.
+    /// Rotates and prunes when it is due, and as administrators command, until `stop`.
     ///
     /// # Errors
     /// Never by itself: a failure is logged and tried again at the next look.
@@ -190,10 +145,10 @@ impl Rotation {
         let mut next = self.clock.now();
         loop {
             let wait = next.since(self.clock.now()).min(CHECK);
-            // What was begun is ended: `stop` is looked at between steps only.
+            // A step that was begun is finished: `stop` counts between steps only.
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                Some(letter) = self.letters.recv() => self.answer(letter).await,
+                Some(envelope) = self.inbox.recv() => self.answer(envelope).await,
                 () = upstream::changed(self.upstream.as_mut()) => {}
                 () = tokio::time::sleep(wait) => {}
             }
@@ -203,7 +158,7 @@ impl Rotation {
                 Err(error) => {
                     ::metrics::counter!(ROTATION_FAILURES).increment(1);
                     warn!(
-                        error = &error as &dyn std::error::Error,
+                        error = %Chain(&error),
                         "Authority could not be rotated: trying again in {} s",
                         CHECK.as_secs()
                     );
@@ -212,17 +167,17 @@ impl Rotation {
         }
     }
 
-    async fn answer(&mut self, letter: Letter) {
-        let Letter { order, answer } = letter;
-        let done = match self.settle().await {
-            Ok(()) => self.carry_out(order).await,
+    async fn answer(&mut self, envelope: Envelope) {
+        let Envelope { command, reply } = envelope;
+        let outcome = match self.settle().await {
+            Ok(()) => self.carry_out(command).await,
             Err(error) => Err(error.into()),
         };
-        // Whoever asked may be gone; what was done holds all the same.
-        let _ = answer.send(done);
+        // The caller may be gone; the command took effect all the same.
+        let _ = reply.send(outcome);
     }
 
-    /// Does all that is due now, and says when the next thing is. That one kind can't go on keeps the other from nothing.
+    /// Does all that is due now, and returns when the next step is. A kind that fails does not hold up the other.
     ///
     /// # Errors
     /// The key manager or the store failed; what was done before that holds, and calling again goes on from there.
@@ -241,7 +196,7 @@ impl Rotation {
     }
 
     async fn advance_kind(&mut self, kind: Kind) -> Result<UnixTime, RotationError> {
-        // Each commit writes the whole journal: one whose fate is not known must not be written over.
+        // Each commit writes the whole journal: one that may have gone through must not be written over.
         self.settle().await?;
         for _ in 0..MAX_STEPS {
             let (active, prepared) = match kind {
@@ -272,7 +227,7 @@ impl Rotation {
             }
             Kind::Jwt => self.journal.with_jwt(self.journal.jwt.with_activated()),
         };
-        // Before the commit: an authority that can't sign must not take the place of one that can.
+        // Checked before the commit: an authority that can't sign must not replace one that can.
         if !self.can_sign(kind, &journal) {
             return Err(RotationError::KeyMissing);
         }
@@ -293,13 +248,13 @@ impl Rotation {
         match kind {
             Kind::X509 => {
                 if let Some((slot, key)) = self.with_key(self.journal.x509.active()) {
-                    told_active(kind, slot);
+                    log_active(kind, slot);
                     self.authority.activate_x509(slot.issuing_ca(key)?);
                 }
             }
             Kind::Jwt => {
                 if let Some((slot, key)) = self.with_key(self.journal.jwt.active()) {
-                    told_active(kind, slot);
+                    log_active(kind, slot);
                     let signer = slot.signer(key).ok_or(RotationError::KeyMissing)?;
                     self.authority.activate_jwt(signer);
                 }
@@ -324,7 +279,7 @@ impl Rotation {
         let ca_ttl = self.settings().ca_ttl;
         let edit = move |bundle: &mut Bundle| publication::prune(bundle, ca_ttl, now);
         let bundle = self.store.bundle_get(&self.settings().trust_domain).await?;
-        if bundle.is_some_and(|mut bundle| edit(&mut bundle) == Edit::Changed) {
+        if bundle.is_some_and(|mut bundle| edit(&mut bundle) == BundleChange::Changed) {
             self.commit(&self.journal.clone(), edit).await?;
             info!("Expired authorities removed from the bundle");
         }
@@ -346,7 +301,7 @@ impl Rotation {
     async fn commit(
         &mut self,
         journal: &Journal,
-        edit: impl Fn(&mut Bundle) -> Edit + Send,
+        edit: impl Fn(&mut Bundle) -> BundleChange + Send + Sync,
     ) -> Result<(), RotationError> {
         let trust_domain = &self.settings().trust_domain;
         let journal = journal.to_stored();
@@ -355,11 +310,11 @@ impl Rotation {
             .journal_put(&self.server_id, &journal, trust_domain, edit)
             .await;
         self.in_doubt = written.is_err();
-        self.written = written?.seq;
+        self.last_commit = written?.seq();
         Ok(())
     }
 
-    /// Takes a committed journal over, and removes the keys that it no longer names.
+    /// Takes over a committed journal, and removes the keys that it no longer names.
     async fn take(&mut self, journal: Journal) {
         self.authority.publish(&journal);
         self.journal = journal;
@@ -379,7 +334,7 @@ impl Rotation {
     }
 }
 
-fn told_active<A: Named>(kind: Kind, slot: &Slot<A>) {
+fn log_active<A: Named>(kind: Kind, slot: &Slot<A>) {
     ::metrics::counter!(ACTIVATIONS, "kind" => kind.label()).increment(1);
     info!(
         authority_id = slot.id(),

@@ -26,7 +26,7 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// That of an authority that is made now: back-dated as a certificate is.
+    /// The validity of an authority that is made now: back-dated as a certificate is.
     #[must_use]
     pub const fn of_ttl(ttl: Duration, now: UnixTime) -> Self {
         Self {
@@ -47,22 +47,22 @@ impl Validity {
         self.not_after <= now
     }
 
-    /// From when on the next authority is to be prepared.
+    /// When the next authority is due to be prepared.
     #[must_use]
     pub fn prepare_next_at(self) -> UnixTime {
         self.not_after
             .before((self.lifetime() / 2).min(PREPARE_AT_MOST))
     }
 
-    /// From when on the prepared authority is to become active.
+    /// When the prepared authority is due to become active.
     #[must_use]
     pub fn activate_next_at(self) -> UnixTime {
         self.not_after
             .before((self.lifetime() / 6).min(ACTIVATE_AT_MOST))
     }
 
-    /// From when on this prepared authority takes over from this active one. One that was prepared late, because the server
-    /// was down at the time, waits until half of what is left is over, so that its publication can still spread.
+    /// When this prepared authority takes over from this active one. One that was prepared late, because the server was down
+    /// when it was due, waits for half of the time that is left, so that its publication can still spread.
     #[must_use]
     fn hand_over_at(self, prepared: Self) -> UnixTime {
         let published = prepared.not_before.after(BACKDATE);
@@ -70,26 +70,26 @@ impl Validity {
         half_left.max(self.activate_next_at())
     }
 
-    /// From when on an SVID is to be renewed: half of its lifetime, without jitter (there is one server SVID per server).
+    /// When an SVID is due for renewal: after half of its lifetime, without jitter (a server has one SVID).
     #[must_use]
     pub fn half_life(self) -> UnixTime {
         self.not_after.before(self.lifetime() / 2)
     }
 
-    /// From when on an expired authority leaves the bundle.
+    /// When an expired authority leaves the bundle.
     #[must_use]
     pub fn prune_at(self) -> UnixTime {
         prune_at(self.not_after, self.lifetime())
     }
 }
 
-/// From when on an authority leaves the bundle that expired at `end` and had lived for `lifetime`.
+/// When an authority that expired at `end` after living for `lifetime` leaves the bundle.
 #[must_use]
 pub fn prune_at(end: UnixTime, lifetime: Duration) -> UnixTime {
     end.after(lifetime.min(KEEP_EXPIRED_AT_MOST))
 }
 
-/// What is to be done about the authorities.
+/// The next step of an authority's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing before this time.
@@ -102,7 +102,7 @@ pub enum Step {
 
 /// Decides from the validity of the active authority and of the prepared one, if there are such.
 ///
-/// A prepared authority that is over is as good as none.
+/// A prepared authority that has expired counts as none.
 #[must_use]
 pub fn next_step(active: Option<Validity>, prepared: Option<Validity>, now: UnixTime) -> Step {
     let prepared = prepared.filter(|p| !p.is_over(now));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_that_was_prepared_late_waits_for_half_of_what_is_left() {
+    fn an_authority_prepared_late_waits_half_of_the_time_left() {
         let active = validity(0, 24 * HOUR);
         let late = validity(22 * HOUR - BACKDATE.as_secs(), 46 * HOUR);
         assert_eq!(
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lived_authorities_are_followed_30_and_7_days_before_the_end() {
+    fn long_lived_authorities_rotate_30_and_7_days_before_the_end() {
         let year = validity(0, 365 * 24 * HOUR);
         assert_eq!(year.prepare_next_at(), at(335 * 24 * HOUR));
         assert_eq!(year.activate_next_at(), at(358 * 24 * HOUR));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_active_authority_that_ran_out_is_replaced_by_a_new_one_if_the_prepared_one_ran_out_too() {
+    fn an_expired_prepared_authority_is_not_activated() {
         let over = validity(0, 60);
         assert_eq!(next_step(Some(over), Some(over), at(61)), Step::Prepare);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The server's own X.509-SVID: what new TLS connections are shown.
+//! The server's own X.509-SVID, which listeners present to new TLS connections.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use countersign_identity::tls::{
 };
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime, X509Svid};
 use countersign_transport::clock::{self, RustlsTime};
-use countersign_transport::error::BoxError;
+use countersign_transport::error::{BoxError, Chain};
 use countersign_transport::{Presented, SharedClock};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
@@ -22,12 +22,12 @@ use tracing::{info, warn};
 use super::schedule::Validity;
 use super::{Authority, SignError};
 
-/// After a failure the next try comes this much later. A renewal comes this much after the one before at the earliest:
-/// near its end an authority signs for so short a time that half of it, back-dating included, is over at once.
+/// The wait after a failure, and the least time between two renewals: near its end an authority signs for so short a time
+/// that half of it, back-dating included, is over at once.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// How often it is looked at whether the authority behind the SVID was tainted.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often to check whether the authority behind the SVID was tainted.
+const TAINT_CHECK: Duration = Duration::from_secs(5);
 
 /// Why the server has no new SVID.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,7 @@ impl ServerSvid {
         self.chain.subscribe()
     }
 
-    /// What a listener presents that asks nobody for a certificate and speaks HTTP/1.1 too: the bundle endpoint.
+    /// What a listener presents that asks for no client certificate and speaks HTTP/1.1 too: the bundle endpoint.
     #[must_use]
     pub fn anonymous_identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
         self.anonymous.subscribe()
@@ -116,12 +116,12 @@ impl ServerSvid {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
         loop {
             let look = clock::until(&*self.clock, self.renew_at);
-            let look = tokio::time::timeout(LOOK, look);
+            let look = tokio::time::timeout(TAINT_CHECK, look);
             let Some(looked) = stop.run_until_cancelled(look).await else {
                 return Ok(());
             };
             let due = looked.is_ok();
-            // Each renewal asks all connections to go. Near the end of an authority it would gain nothing: the next
+            // Each renewal closes all connections in order. Near the end of an authority it would gain nothing: the next
             // authority is about to take over.
             let gains = due && self.authority.server_svid_end() > Some(self.not_after);
             if gains || self.must_leave_root() {
@@ -137,7 +137,7 @@ impl ServerSvid {
         if let Err(error) = self.renew().instrument(span).await {
             self.renew_at = self.clock.now().after(PAUSE);
             warn!(
-                error = &error as &dyn std::error::Error,
+                error = %Chain(&error),
                 seconds_left = self.not_after.since(self.clock.now()).as_secs(),
                 "Server SVID was not renewed"
             );
@@ -161,9 +161,9 @@ impl ServerSvid {
     async fn renew(&mut self) -> Result<(), ServerSvidError> {
         let (svid, root_id) = self.authority.sign_server().await?;
         let agents = self.present(&svid, ClientAuth::Optional, &[ALPN_H2])?;
-        let anybody = self.present(&svid, ClientAuth::Never, &[ALPN_H2, ALPN_HTTP11])?;
+        let anonymous = self.present(&svid, ClientAuth::Never, &[ALPN_H2, ALPN_HTTP11])?;
         self.current.send_replace(Some(Arc::new(agents)));
-        self.anonymous.send_replace(Some(Arc::new(anybody)));
+        self.anonymous.send_replace(Some(Arc::new(anonymous)));
         self.chain.send_replace(Arc::from(svid.chain()));
         let validity = Validity {
             not_before: svid.not_before(),

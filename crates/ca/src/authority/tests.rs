@@ -8,16 +8,17 @@ use countersign_identity::key::SigningKey as _;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::verify::{Leaf, verify_peer};
 use countersign_identity::{Bundle, Selector, SelectorSet};
-use countersign_store::Store;
+use countersign_store::backend::Seq;
+use countersign_store::{Pending, Store, Visibility};
 use countersign_transport::clock::{Clock as _, TestClock};
 
 use super::journal::{Slot, SlotStatus, X509};
 use super::*;
 use crate::keymanager::{DiskKeyManager, KeyManager, MemoryKeyManager};
 
-mod below;
-mod by_hand;
+mod commands;
 mod crash;
+mod upstream;
 
 const START: u64 = 1_800_000_000;
 const SERVER: &str = "server-1";
@@ -42,14 +43,14 @@ fn settings(ca_ttl: u64) -> Settings {
     }
 }
 
-/// One server's parts, as they outlive a restart.
-struct House {
+/// The parts of a server that outlive a restart.
+struct Fixture {
     clock: TestClock,
     store: Store,
     keys: Arc<dyn KeyManager>,
 }
 
-impl House {
+impl Fixture {
     fn new() -> Self {
         Self {
             clock: TestClock::fixed(UnixTime::from_secs(START)),
@@ -87,21 +88,21 @@ impl House {
     }
 }
 
-/// Which authority signs, told by what it signs.
-async fn signs(rotation: &Rotation, house: &House) -> Vec<u8> {
+/// The authority that signs, found by what it signs.
+async fn signs(rotation: &Rotation, fixture: &Fixture) -> Vec<u8> {
     let issued = rotation
         .authority()
         .sign_agent(&agent_id(), csr())
         .await
         .unwrap();
-    let bundle = house.bundle().await;
+    let bundle = fixture.bundle().await;
     let signer = |authority: &&countersign_identity::bundle::X509Authority| {
         let mut alone = Bundle::empty(bundle.trust_domain.clone());
         alone.x509_authorities.push((*authority).clone());
         verify_peer(
             &issued.chain,
             &BundleSet::from_iter([alone]),
-            house.clock.now(),
+            fixture.clock.now(),
         )
         .is_ok()
     };
@@ -112,6 +113,23 @@ async fn signs(rotation: &Rotation, house: &House) -> Vec<u8> {
         .expect("the signer is in the bundle")
         .der()
         .to_vec()
+}
+
+/// What reads from the store itself sees each commit at once.
+struct StoreReader;
+
+impl Visibility for StoreReader {
+    type Error = std::convert::Infallible;
+
+    async fn reached(&self, _: Seq) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+async fn open<T>(pending: Pending<T>) -> T {
+    match pending.visible_to(&StoreReader).await {
+        Ok(value) => value,
+    }
 }
 
 fn agent_id() -> SpiffeId {
@@ -132,7 +150,7 @@ fn x509_der(slot: Option<&Slot<X509>>) -> Vec<u8> {
     slot.unwrap().authority.certificate.der().to_vec()
 }
 
-/// Where the authorities of both kinds stand, which is the same unless somebody rotated one by hand.
+/// The statuses of both kinds, which are the same unless one was rotated by hand.
 fn statuses(rotation: &Rotation) -> Vec<SlotStatus> {
     let journal = rotation.journal();
     let x509: Vec<_> = journal.x509.iter().map(|slot| slot.status).collect();
@@ -143,33 +161,33 @@ fn statuses(rotation: &Rotation) -> Vec<SlotStatus> {
 
 #[tokio::test]
 async fn a_first_start_publishes_an_authority_and_signs_with_it() {
-    let house = House::new();
-    let rotation = house.start().await;
+    let fixture = Fixture::new();
+    let rotation = fixture.start().await;
     assert_eq!(statuses(&rotation), [SlotStatus::Active]);
-    let bundle = house.bundle().await;
+    let bundle = fixture.bundle().await;
     assert_eq!(
         (bundle.x509_authorities.len(), bundle.jwt_authorities.len()),
         (1, 1)
     );
     assert_eq!(bundle.sequence_number, 2);
-    assert_eq!(signs(&rotation, &house).await, active_root(&rotation));
+    assert_eq!(signs(&rotation, &fixture).await, active_root(&rotation));
 }
 
 #[tokio::test]
 async fn an_authority_is_published_long_before_it_signs() {
-    let house = House::new();
-    let mut rotation = house.start().await;
+    let fixture = Fixture::new();
+    let mut rotation = fixture.start().await;
     let first = active_root(&rotation);
 
     // Valid for 70 s with the back-dating: the next one is prepared when 35 s are left, and takes over at 11 s.
-    house.forward(24);
+    fixture.forward(24);
     assert_eq!(
         rotation.advance().await.unwrap(),
         UnixTime::from_secs(START + 25)
     );
-    assert_eq!(house.bundle().await.x509_authorities.len(), 1);
+    assert_eq!(fixture.bundle().await.x509_authorities.len(), 1);
 
-    house.forward(1);
+    fixture.forward(1);
     assert_eq!(
         rotation.advance().await.unwrap(),
         UnixTime::from_secs(START + 49)
@@ -178,35 +196,35 @@ async fn an_authority_is_published_long_before_it_signs() {
         statuses(&rotation),
         [SlotStatus::Active, SlotStatus::Prepared]
     );
-    let bundle = house.bundle().await;
+    let bundle = fixture.bundle().await;
     assert_eq!(
         (bundle.x509_authorities.len(), bundle.jwt_authorities.len()),
         (2, 2)
     );
     assert_eq!(bundle.sequence_number, 4);
-    assert_eq!(signs(&rotation, &house).await, first);
+    assert_eq!(signs(&rotation, &fixture).await, first);
 
-    house.forward(24);
+    fixture.forward(24);
     rotation.advance().await.unwrap();
     assert_eq!(statuses(&rotation), [SlotStatus::Active, SlotStatus::Old]);
     assert_ne!(active_root(&rotation), first);
-    assert_eq!(signs(&rotation, &house).await, active_root(&rotation));
-    assert_eq!(house.bundle().await.sequence_number, 4);
+    assert_eq!(signs(&rotation, &fixture).await, active_root(&rotation));
+    assert_eq!(fixture.bundle().await.sequence_number, 4);
 }
 
 #[tokio::test]
-async fn through_many_rotations_two_keys_are_held_and_the_bundle_stays_small() {
-    let house = House::new();
-    let mut rotation = house.start().await;
+async fn many_rotations_leave_few_keys_and_a_small_bundle() {
+    let fixture = Fixture::new();
+    let mut rotation = fixture.start().await;
     let mut roots = std::collections::HashSet::new();
     for _ in 0..600 {
-        house.forward(1);
+        fixture.forward(1);
         rotation.advance().await.unwrap();
-        let root = signs(&rotation, &house).await;
+        let root = signs(&rotation, &fixture).await;
         assert_eq!(root, active_root(&rotation));
         roots.insert(root);
-        assert!(house.keys.list().unwrap().len() <= 4);
-        let bundle = house.bundle().await;
+        assert!(fixture.keys.list().unwrap().len() <= 4);
+        let bundle = fixture.bundle().await;
         assert!(bundle.x509_authorities.len() <= 9 && bundle.jwt_authorities.len() <= 9);
     }
     // Each is prepared when half of the life of the one before is over.
@@ -219,12 +237,12 @@ async fn through_many_rotations_two_keys_are_held_and_the_bundle_stays_small() {
 
 #[tokio::test]
 async fn an_expired_authority_is_pruned_but_never_the_last() {
-    let house = House::new();
-    let mut rotation = house.start().await;
+    let fixture = Fixture::new();
+    let mut rotation = fixture.start().await;
     let first = active_root(&rotation);
-    house.forward(25);
+    fixture.forward(25);
     rotation.advance().await.unwrap();
-    house.forward(24);
+    fixture.forward(24);
     rotation.advance().await.unwrap();
     let has_first = |bundle: &Bundle| {
         bundle
@@ -232,55 +250,58 @@ async fn an_expired_authority_is_pruned_but_never_the_last() {
             .iter()
             .any(|a| a.der().to_vec() == first)
     };
-    assert!(has_first(&house.bundle().await));
+    assert!(has_first(&fixture.bundle().await));
 
     // Valid until 60, and kept for its lifetime of 70 s after that.
-    house.forward(129 - 49);
+    fixture.forward(129 - 49);
     rotation.advance().await.unwrap();
-    assert!(has_first(&house.bundle().await));
-    house.forward(60);
+    assert!(has_first(&fixture.bundle().await));
+    fixture.forward(60);
     rotation.advance().await.unwrap();
-    let bundle = house.bundle().await;
+    let bundle = fixture.bundle().await;
     assert!(!has_first(&bundle) && !bundle.x509_authorities.is_empty());
 }
 
 #[tokio::test]
 async fn a_restart_goes_on_with_the_same_authorities() {
-    let house = House::new();
-    let mut rotation = house.start().await;
-    house.forward(25);
+    let fixture = Fixture::new();
+    let mut rotation = fixture.start().await;
+    fixture.forward(25);
     rotation.advance().await.unwrap();
-    let (journal, bundle) = (rotation.journal().clone(), house.bundle().await);
+    let (journal, bundle) = (rotation.journal().clone(), fixture.bundle().await);
     drop(rotation);
 
-    let again = house.start().await;
+    let again = fixture.start().await;
     assert_eq!(again.journal(), &journal);
-    assert_eq!(house.bundle().await, bundle);
-    assert_eq!(signs(&again, &house).await, x509_der(journal.x509.active()));
+    assert_eq!(fixture.bundle().await, bundle);
+    assert_eq!(
+        signs(&again, &fixture).await,
+        x509_der(journal.x509.active())
+    );
 }
 
 #[tokio::test]
-async fn keys_on_the_disk_outlive_the_restart_of_key_manager_and_authority() {
+async fn an_authority_on_the_disk_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let mut house = House {
+    let mut fixture = Fixture {
         keys: Arc::new(DiskKeyManager::open(folder.path()).unwrap()),
-        ..House::new()
+        ..Fixture::new()
     };
-    let root = active_root(&house.start().await);
-    house.keys = Arc::new(MemoryKeyManager::new());
-    house.keys = Arc::new(DiskKeyManager::open(folder.path()).unwrap());
-    let again = house.start().await;
+    let root = active_root(&fixture.start().await);
+    fixture.keys = Arc::new(MemoryKeyManager::new());
+    fixture.keys = Arc::new(DiskKeyManager::open(folder.path()).unwrap());
+    let again = fixture.start().await;
     assert_eq!(active_root(&again), root);
-    assert_eq!(signs(&again, &house).await, root);
+    assert_eq!(signs(&again, &fixture).await, root);
 }
 
 #[tokio::test]
 async fn a_slot_without_its_key_is_replaced_and_stays_published() {
-    let house = House::new();
-    let first = active_root(&house.start().await);
-    let restarted = House {
+    let fixture = Fixture::new();
+    let first = active_root(&fixture.start().await);
+    let restarted = Fixture {
         keys: Arc::new(MemoryKeyManager::new()),
-        ..house
+        ..fixture
     };
     let rotation = restarted.start().await;
     assert_eq!(statuses(&rotation), [SlotStatus::Active]);
@@ -297,11 +318,11 @@ async fn a_slot_without_its_key_is_replaced_and_stays_published() {
 
 #[tokio::test]
 async fn a_key_without_a_slot_is_removed() {
-    let house = House::new();
-    drop(house.start().await);
-    let stray = house.keys.generate(KeyType::EcP256).unwrap();
-    let rotation = house.start().await;
-    let names: Vec<_> = house
+    let fixture = Fixture::new();
+    drop(fixture.start().await);
+    let stray = fixture.keys.generate(KeyType::EcP256).unwrap();
+    let rotation = fixture.start().await;
+    let names: Vec<_> = fixture
         .keys
         .list()
         .unwrap()
@@ -315,48 +336,49 @@ async fn a_key_without_a_slot_is_removed() {
 
 #[tokio::test]
 async fn a_server_that_was_down_too_long_begins_anew() {
-    let house = House::new();
-    let first = active_root(&house.start().await);
-    house.forward(1000);
-    let rotation = house.start().await;
+    let fixture = Fixture::new();
+    let first = active_root(&fixture.start().await);
+    fixture.forward(1000);
+    let rotation = fixture.start().await;
     assert_ne!(active_root(&rotation), first);
-    assert_eq!(signs(&rotation, &house).await, active_root(&rotation));
+    assert_eq!(signs(&rotation, &fixture).await, active_root(&rotation));
 }
 
 #[tokio::test]
 async fn a_bundle_that_lost_the_authority_gets_it_back_at_the_start() {
-    let house = House::new();
-    let first = house.start().await;
+    let fixture = Fixture::new();
+    let first = fixture.start().await;
     let journal = first.journal().to_stored();
     let root = active_root(&first);
     drop(first);
     let forget = |bundle: &mut Bundle| {
         bundle.x509_authorities.clear();
-        countersign_store::Edit::Changed
+        countersign_store::BundleChange::Changed
     };
-    house
+    let written = fixture
         .store
         .journal_put(SERVER, &journal, &settings(60).trust_domain, forget)
         .await
         .unwrap();
-    let rotation = house.start().await;
-    assert_eq!(signs(&rotation, &house).await, root);
+    open(written).await;
+    let rotation = fixture.start().await;
+    assert_eq!(signs(&rotation, &fixture).await, root);
 }
 
 #[tokio::test]
-async fn a_clock_that_went_back_is_refused_with_a_word_on_what_to_do() {
-    let house = House::new();
-    drop(house.start().await);
-    house.clock.set(UnixTime::from_secs(START - 3600));
-    let refused = house.try_start().await.err().unwrap();
+async fn a_clock_that_went_back_is_refused_with_advice() {
+    let fixture = Fixture::new();
+    drop(fixture.start().await);
+    fixture.clock.set(UnixTime::from_secs(START - 3600));
+    let refused = fixture.try_start().await.err().unwrap();
     assert!(refused.to_string().contains("set the clock"), "{refused}");
 }
 
 #[tokio::test]
 async fn nothing_is_signed_once_the_authority_is_over() {
-    let house = House::new();
-    let rotation = house.start().await;
-    house.forward(60);
+    let fixture = Fixture::new();
+    let rotation = fixture.start().await;
+    fixture.forward(60);
     let refused = rotation
         .authority()
         .sign_agent(&agent_id(), csr())
@@ -388,9 +410,9 @@ fn entry(path: &str, ttl: Option<Duration>) -> Arc<Entry> {
 }
 
 #[tokio::test]
-async fn workloads_get_what_their_entry_says_in_the_order_of_the_requests() {
-    let house = House::new();
-    let authority = house.start().await.authority();
+async fn workloads_get_what_their_entries_say_in_order() {
+    let fixture = Fixture::new();
+    let authority = fixture.start().await.authority();
     let keys: Vec<_> = (0..40)
         .map(|_| PrivateKey::generate(KeyType::EcP256).unwrap())
         .collect();
@@ -427,8 +449,8 @@ async fn workloads_get_what_their_entry_says_in_the_order_of_the_requests() {
         assert_eq!(leaf.not_after, UnixTime::from_secs(START + ttl));
         verify_peer(
             &issued.chain,
-            &BundleSet::from_iter([house.bundle().await]),
-            house.clock.now(),
+            &BundleSet::from_iter([fixture.bundle().await]),
+            fixture.clock.now(),
         )
         .unwrap();
     }
@@ -436,8 +458,8 @@ async fn workloads_get_what_their_entry_says_in_the_order_of_the_requests() {
 
 #[tokio::test]
 async fn nothing_outlives_the_authority() {
-    let house = House::new();
-    let authority = house.start().await.authority();
+    let fixture = Fixture::new();
+    let authority = fixture.start().await.authority();
     let request = WorkloadRequest {
         entry: entry("/w", Some(secs(3600))),
         csr_der: csr(),
@@ -451,20 +473,20 @@ async fn nothing_outlives_the_authority() {
 }
 
 #[tokio::test]
-async fn the_servers_svid_is_renewed_past_half_of_its_life_with_a_new_key() {
+async fn the_servers_svid_is_renewed_at_half_life_with_a_new_key() {
     let clock = TestClock::start(UnixTime::from_secs(START));
-    let house = House {
+    let fixture = Fixture {
         clock,
-        ..House::new()
+        ..Fixture::new()
     };
-    let rotation = house.start().await;
-    let bundles = Arc::new(BundleSet::from_iter([house.bundle().await]));
+    let rotation = fixture.start().await;
+    let bundles = Arc::new(BundleSet::from_iter([fixture.bundle().await]));
     let svid = ServerSvid::open(
         rotation.authority(),
         bundles,
         Arc::default(),
         KeyExchange::default(),
-        house.clock.shared(),
+        fixture.clock.shared(),
     )
     .await
     .unwrap();
@@ -477,10 +499,10 @@ async fn the_servers_svid_is_renewed_past_half_of_its_life_with_a_new_key() {
     let running = tokio::spawn(svid.run(stop.clone()));
     tokio::task::yield_now().await;
     // Valid for 30 s with the back-dating: half of that is left after 5 s.
-    house.clock.advance(secs(4)).await;
+    fixture.clock.advance(secs(4)).await;
     assert!(!identity.has_changed().unwrap());
     // tokio's timers round up to the next millisecond.
-    house.clock.advance(secs(2)).await;
+    fixture.clock.advance(secs(2)).await;
     identity.changed().await.unwrap();
     let second = identity.borrow().clone().unwrap();
     assert_ne!(second.kid, first.kid);
@@ -490,23 +512,23 @@ async fn the_servers_svid_is_renewed_past_half_of_its_life_with_a_new_key() {
 }
 
 #[tokio::test]
-async fn the_servers_svid_is_not_renewed_in_vain_near_the_end_of_an_authority() {
+async fn near_an_authoritys_end_the_servers_svid_is_not_renewed() {
     let clock = TestClock::start(UnixTime::from_secs(START));
-    let house = House {
+    let fixture = Fixture {
         clock,
-        ..House::new()
+        ..Fixture::new()
     };
-    let mut rotation = house.start().await;
-    let bundles = Arc::new(BundleSet::from_iter([house.bundle().await]));
-    house.forward(25);
+    let mut rotation = fixture.start().await;
+    let bundles = Arc::new(BundleSet::from_iter([fixture.bundle().await]));
+    fixture.forward(25);
     rotation.advance().await.unwrap();
-    house.forward(16);
+    fixture.forward(16);
     let svid = ServerSvid::open(
         rotation.authority(),
         bundles,
         Arc::default(),
         KeyExchange::default(),
-        house.clock.shared(),
+        fixture.clock.shared(),
     )
     .await
     .unwrap();
@@ -517,13 +539,13 @@ async fn the_servers_svid_is_not_renewed_in_vain_near_the_end_of_an_authority() 
     let stop = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn(svid.run(stop.clone()));
     tokio::task::yield_now().await;
-    house.clock.advance(secs(7)).await;
+    fixture.clock.advance(secs(7)).await;
     tokio::task::yield_now().await;
     assert!(!identity.has_changed().unwrap());
 
-    house.clock.advance(secs(1)).await;
+    fixture.clock.advance(secs(1)).await;
     rotation.advance().await.unwrap();
-    house.clock.advance(secs(6)).await;
+    fixture.clock.advance(secs(6)).await;
     identity.changed().await.unwrap();
     assert!(identity.borrow().as_ref().unwrap().not_after > capped.not_after);
     stop.cancel();

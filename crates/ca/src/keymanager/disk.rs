@@ -2,7 +2,7 @@
 //!
 //! A key is whole on the disk before [`KeyManager::generate`] returns: written to a temporary file with mode 0600,
 //! synced, renamed, and the folder synced. What a crash leaves behind is only ever a temporary file of ours, which the
-//! next start removes. Any other file that is not a readable key is told in the log and left alone.
+//! next start removes. Any other file that is not a readable key is logged and left alone.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -12,21 +12,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_identity::key::{KeyType, PrivateKey};
+use countersign_transport::error::Chain;
 use countersign_transport::file;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::{KeyManager, KeyManagerError, KeyName, ManagedKey};
 
-/// A file longer than this is not a key of ours, in bytes (an RSA key of 4096 bits takes about 2,400).
+/// The longest key file, in bytes (an RSA key of 4096 bits takes about 2,400).
 const MAX_KEY_FILE: u64 = 16 * 1024;
 const KEY_SUFFIX: &str = ".key";
 /// What [`file::write_atomically`] makes of a key's file name while it writes.
 const TEMPORARY: (&str, &str) = (".", ".key.new");
 const LOCK_FILE: &str = ".lock";
-/// Says whose keys these are.
+/// Names the server that the keys belong to.
 const OWNER_FILE: &str = ".server-id";
-/// A longer text is none that [`DiskKeyManager::claim`] wrote, in bytes.
+/// The longest text that [`DiskKeyManager::claim`] writes, in bytes.
 const MAX_OWNER: u64 = 256;
 /// Anyone but the owner.
 const OTHERS: u32 = 0o077;
@@ -67,8 +68,8 @@ impl DiskKeyManager {
         })
     }
 
-    /// Makes sure that the keys are those of this server, and of none with another store; a folder that nobody has claimed
-    /// is this server's from now on.
+    /// Makes sure that the keys belong to this server and its store. A folder that no server has claimed becomes this
+    /// server's.
     ///
     /// # Errors
     /// The keys belong to another server, or the file that says so can't be used.
@@ -193,7 +194,7 @@ fn lock_folder(folder: &Path) -> Result<File, KeyManagerError> {
     }
 }
 
-/// The key in a file of the folder; none, with a word in the log, if the file is something else.
+/// The key in a file of the folder; none if the file is something else, which is logged.
 fn read_listed(path: &Path) -> Option<ManagedKey> {
     let file_name = path.file_name()?.to_str().unwrap_or_default();
     if file_name == LOCK_FILE || file_name == OWNER_FILE {
@@ -206,7 +207,7 @@ fn read_listed(path: &Path) -> Option<ManagedKey> {
     if interrupted.and_then(KeyName::parse).is_some() {
         debug!(path = %path.display(), "Removing what an interrupted write of a key left behind");
         if let Err(error) = fs::remove_file(path) {
-            warn!(path = %path.display(), %error, "Could not remove a temporary key file");
+            warn!(path = %path.display(), error = %Chain(&error), "Could not remove a temporary key file");
         }
         return None;
     }
@@ -217,7 +218,7 @@ fn read_listed(path: &Path) -> Option<ManagedKey> {
     match read_key(path) {
         Ok(key) => Some(ManagedKey::new(name, Arc::new(key))),
         Err(error) => {
-            warn!(path = %path.display(), %error, "Leaving alone a key file that can't be used");
+            warn!(path = %path.display(), error = %Chain(&error), "Leaving alone a key file that can't be used");
             None
         }
     }

@@ -65,7 +65,7 @@ fn keys_are_made_listed_and_removed_on_the_disk() {
 }
 
 #[test]
-fn keys_on_the_disk_outlive_the_process_and_are_readable_by_their_owner_only() {
+fn keys_on_the_disk_outlive_the_process_and_are_private() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("deep/keys");
     let key = DiskKeyManager::open(&place)
@@ -138,7 +138,7 @@ fn a_folder_belongs_to_one_process_at_a_time() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_told() {
+fn a_folder_that_cannot_be_made_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     let refused = DiskKeyManager::open(&folder.path().join("file/keys")).unwrap_err();

@@ -1,7 +1,7 @@
 //! `UpstreamAuthority "disk"`: a certificate and its key in files, read anew each time something is to be signed.
 //!
-//! New files are picked up by the next signature. Files that can't be used then are told in the log, and the last good ones
-//! go on signing, until their certificate expires.
+//! New files are picked up by the next signature. If they can't be used, that is logged, and the last good ones go on
+//! signing until their certificate expires.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -14,7 +14,7 @@ use countersign_identity::issue::{IssueError, ParentCa, Subject, authority_reque
 use countersign_identity::issued_ca::{self, InvalidIssuedCa};
 use countersign_identity::{KeyType, PrivateKey, TrustDomain};
 use countersign_transport::SharedClock;
-use countersign_transport::error::BoxError;
+use countersign_transport::error::{BoxError, Chain};
 use futures::future::{BoxFuture, FutureExt as _};
 use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -26,7 +26,7 @@ use super::{BundleUpdates, Minted, Published, UpstreamAuthority, UpstreamError};
 use crate::limits;
 
 const NAME: &str = "disk";
-/// How long the authority lives that is signed to try the files.
+/// The lifetime of the authority that is signed to try the files.
 const TRIAL_TTL: Duration = Duration::from_secs(60);
 /// Room for a key file of any usual size, in bytes.
 const FIRST_READ: usize = 16 * 1024;
@@ -59,7 +59,7 @@ pub enum DiskError {
         /// Which.
         path: PathBuf,
     },
-    /// A file has not what it should have.
+    /// A file does not hold what it should.
     #[error("{} holds no {what} in PEM", path.display())]
     Pem {
         /// Which.
@@ -75,16 +75,16 @@ pub enum DiskError {
         /// Which.
         path: PathBuf,
     },
-    /// Without a bundle, the certificate is the root, and nothing stands above it.
+    /// Without a bundle file the certificate must be the root itself.
     #[error(
-        "{} must hold exactly one, self-signed certificate, or bundle_file_path must name the roots above it",
+        "{} must hold exactly one, self-signed certificate, or bundle_file_path must name the roots that it leads to",
         path.display()
     )]
     NotSelfSigned {
         /// Which.
         path: PathBuf,
     },
-    /// A root of the bundle is none.
+    /// A certificate of the bundle is not a root.
     #[error("{} holds a certificate that can't be a root", path.display())]
     Root {
         /// Which.
@@ -127,8 +127,8 @@ struct Inner {
 #[derive(Debug)]
 struct Loaded {
     ca: ParentCa,
-    /// Above what is signed: the authority and those above it, without the root.
-    above: Vec<CertificateDer<'static>>,
+    /// What goes with each new certificate: the authority and its issuers, without the root.
+    issuers: Vec<CertificateDer<'static>>,
     roots: Vec<X509Authority>,
 }
 
@@ -153,7 +153,7 @@ impl Disk {
 }
 
 impl Inner {
-    /// What is in the files now; what was in them when they were last good, if they are not.
+    /// What is in the files now; if that can't be used, what was in them when it last could.
     fn current(&self) -> Arc<Loaded> {
         let read = Loaded::read(&self.files, &self.trust_domain, &self.clock);
         let mut last_good = self
@@ -163,7 +163,7 @@ impl Inner {
         match read {
             Ok(loaded) => *last_good = Arc::new(loaded),
             Err(error) => warn!(
-                error = &error as &dyn std::error::Error,
+                error = %Chain(&error),
                 "Upstream authority \"disk\" could not be loaded again: signing with the one loaded before"
             ),
         }
@@ -175,7 +175,7 @@ impl Inner {
         let now = self.clock.now();
         let issued = loaded.ca.sign(&self.trust_domain, csr, ttl, now)?;
         let mut chain = issued.chain;
-        chain.extend(loaded.above.iter().cloned());
+        chain.extend(loaded.issuers.iter().cloned());
         Ok(Minted {
             chain,
             roots: loaded.roots.clone(),
@@ -208,7 +208,7 @@ impl UpstreamAuthority for Disk {
         .boxed()
     }
 
-    /// A file takes no keys.
+    /// There is no file for keys.
     fn publish_jwt_key<'a>(
         &'a self,
         _key: &'a JwtAuthority,
@@ -249,7 +249,7 @@ impl Loaded {
             .first()
             .ok_or_else(|| no_certificate(&files.certificate, pem::Error::NoItemsFound))?;
         let ca = ParentCa::new(own.clone(), &read_key(&files.key)?).map_err(pair)?;
-        let above = certificates
+        let issuers = certificates
             .into_iter()
             .filter(|certificate| !roots.contains(certificate))
             .collect();
@@ -261,12 +261,12 @@ impl Loaded {
                 path: roots_file.clone(),
                 source,
             })?;
-        let loaded = Self { ca, above, roots };
+        let loaded = Self { ca, issuers, roots };
         loaded.check(files, trust_domain, clock)?;
         Ok(loaded)
     }
 
-    /// Signs an authority that nobody gets, to see whether it would be accepted.
+    /// Signs an authority and drops it, to see whether peers would accept it.
     fn check(
         &self,
         files: &DiskFiles,
@@ -278,7 +278,7 @@ impl Loaded {
             let key = PrivateKey::generate(KeyType::EcP256).map_err(IssueError::from)?;
             let request = authority_request(trust_domain, &Subject::authority(), &key)?;
             let signed = self.ca.sign(trust_domain, &request, TRIAL_TTL, now)?;
-            let chain: Vec<_> = signed.chain.iter().chain(&self.above).cloned().collect();
+            let chain: Vec<_> = signed.chain.iter().chain(&self.issuers).cloned().collect();
             issued_ca::authority(trust_domain, &chain, &self.roots, Arc::new(key), now).map(drop)
         };
         try_it().map_err(|source| DiskError::Chain {
@@ -324,7 +324,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, DiskError> {
         path: path.into(),
         source,
     };
-    // Sized at once: growing would leave copies of a key behind.
+    // Sized at once: growing would leave copies of a key in memory.
     let mut text = Zeroizing::new(Vec::with_capacity(FIRST_READ));
     File::open(path)
         .and_then(|file| {

@@ -1,8 +1,8 @@
-//! `UpstreamAuthority "spire"`: a server above this one, in the same trust domain, signs this server's authority.
+//! `UpstreamAuthority "spire"`: an upstream server of the same trust domain signs this server's authority.
 //!
-//! Each connection begins with the X.509-SVID that the node agent beside this server has for it at that moment, and is given
-//! up when a quarter of that one's life is left. Whoever answers must be exactly the trust domain's server. The bundle of the
-//! server above is asked for every few seconds; it is this server's bundle too.
+//! Each connection presents the X.509-SVID that the node agent beside this server has for it at that moment, and is closed
+//! when a quarter of that SVID's lifetime is left. The peer must be exactly the trust domain's server. The upstream bundle
+//! is fetched every few seconds; it is this server's bundle too.
 
 mod workload;
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 use countersign_identity::bundle::JwtAuthority;
 use countersign_identity::tls::{ALPN_H2, ExpectedPeer, KeyExchange, TlsContext, TlsVersions};
 use countersign_identity::{Bundle, TrustDomain, UnixTime};
+use countersign_proto::convert::bundle::{InvalidBundle, InvalidJwtAuthority};
 use countersign_proto::spire::api::server::bundle::v1 as bundle_wire;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use countersign_proto::spire::api::server::svid::v1 as svid_wire;
@@ -32,21 +33,21 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, warn};
 
-pub use workload::WorkloadError;
+pub use workload::{InvalidIdentity, WorkloadError};
 
 use super::{BundleUpdates, Minted, Published, UpstreamAuthority, UpstreamBundle, UpstreamError};
 use crate::limits;
 
 const NAME: &str = "spire";
-/// How often the server above is asked for its bundle.
+/// How often the upstream bundle is fetched.
 const POLL: Duration = Duration::from_secs(5);
-/// After failures, the longest wait before it is asked again.
+/// The longest wait after failures.
 const POLL_AT_MOST: Duration = Duration::from_secs(60);
-/// For how long after a key was published the server above may answer with a bundle from before: SPIRE keeps an answer for
-/// a second.
+/// How long after a key was published the upstream server may still answer with an older bundle: SPIRE caches its answer
+/// for a second.
 const STALE: Duration = Duration::from_secs(2);
 
-/// Where the server above is, and who says who this server is.
+/// Where the upstream server is, and where this server gets its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpireSettings {
     /// `server_address` and `server_port`, as `host:port`.
@@ -57,7 +58,7 @@ pub struct SpireSettings {
     pub key_exchange: KeyExchange,
 }
 
-/// Why a call to the server above failed.
+/// Why a call to the upstream server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SpireError {
     /// This server has no identity to call with.
@@ -65,20 +66,20 @@ pub enum SpireError {
     Workload(#[from] WorkloadError),
     /// There is no connection.
     #[error(
-        "cannot reach the server above at {target}: {}{}",
+        "cannot reach the upstream server at {target}: {}{}",
         explain(why),
         advice(why)
     )]
     Dial {
         /// Where it should be.
         target: String,
-        /// Why not. Told in the message, and so no source.
+        /// Why not. Part of the message together with advice, so it is no source.
         why: tonic::transport::Error,
     },
     /// TLS does not take this server's identity.
     #[error("this server's X.509-SVID can't be used for TLS")]
     Tls(#[from] rustls::Error),
-    /// The server above refused, or the connection broke.
+    /// The upstream server refused, or the connection broke.
     #[error("{method} failed: {}", describe(status))]
     Status {
         /// The method.
@@ -87,27 +88,52 @@ pub enum SpireError {
         status: Box<Status>,
     },
     /// No answer in time.
-    #[error("{method}: the server above at {target} did not answer within {} s", limits::UPSTREAM_CALL.as_secs())]
+    #[error("{method}: the upstream server at {target} did not answer within {} s", limits::UPSTREAM_CALL.as_secs())]
     TimedOut {
         /// The method.
         method: &'static str,
         /// Where it is.
         target: String,
     },
-    /// The answer makes no sense.
-    #[error("{method}: the answer of the server above is not usable: {reason}")]
+    /// The answer can't be used.
+    #[error("{method}: the answer of the upstream server is not usable")]
     Answer {
         /// The method.
         method: &'static str,
         /// What is wrong with it.
-        reason: String,
+        source: InvalidAnswer,
     },
 }
 
+/// Why an answer of the upstream server can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidAnswer {
+    /// It is not a bundle.
+    #[error(transparent)]
+    Bundle(#[from] InvalidBundle),
+    /// It is the bundle of another trust domain.
+    #[error("it is the bundle of {found}, not of {expected}")]
+    TrustDomain {
+        /// Whose it is.
+        found: TrustDomain,
+        /// Whose it should be.
+        expected: TrustDomain,
+    },
+    /// It is a bundle without X.509 authorities: following it would cut off every workload.
+    #[error("it is a bundle without X.509 authorities")]
+    Empty,
+    /// It has too many JWT keys.
+    #[error("more than {} keys", limits::MAX_UPSTREAM_AUTHORITIES)]
+    TooManyKeys,
+    /// A JWT key can't be used.
+    #[error(transparent)]
+    JwtKey(#[from] InvalidJwtAuthority),
+}
+
 impl SpireError {
-    /// Whether the connection ended under the call, which the server above does every few minutes.
+    /// Whether the connection ended during the call: the upstream server closes connections every few minutes.
     fn is_broken_connection(&self) -> bool {
-        // A status that this side made up has a cause; one that came from the other side has none.
+        // tonic gives a source to a status that it made itself; one that came over the wire has none.
         matches!(self, Self::Status { status, .. } if std::error::Error::source(status).is_some())
     }
 }
@@ -130,15 +156,15 @@ fn describe(status: &Status) -> String {
     }
 }
 
-/// The server above.
+/// The upstream server.
 #[derive(Debug)]
 pub struct Spire {
     settings: SpireSettings,
     trust_domain: TrustDomain,
     clock: SharedClock,
     connection: Mutex<Option<Connection>>,
-    /// Held while the bundle is asked for, so that an older answer never follows a newer one.
-    asking: Mutex<Option<JustPublished>>,
+    /// Held while the bundle is fetched, so that an older answer never follows a newer one.
+    fetching: Mutex<Option<JustPublished>>,
     bundle: watch::Sender<Option<Arc<UpstreamBundle>>>,
 }
 
@@ -148,7 +174,7 @@ struct Connection {
     renew_at: UnixTime,
 }
 
-/// The JWT keys as the server above said they are, when it was given another one.
+/// The JWT keys as the upstream server returned them when one was published.
 #[derive(Debug)]
 struct JustPublished {
     at: Instant,
@@ -156,7 +182,7 @@ struct JustPublished {
 }
 
 impl Spire {
-    /// Connects to nobody yet.
+    /// Makes no connection yet.
     #[must_use]
     pub fn new(settings: SpireSettings, trust_domain: TrustDomain, clock: SharedClock) -> Self {
         Self {
@@ -164,7 +190,7 @@ impl Spire {
             trust_domain,
             clock,
             connection: Mutex::new(None),
-            asking: Mutex::new(None),
+            fetching: Mutex::new(None),
             bundle: watch::Sender::new(None),
         }
     }
@@ -190,14 +216,14 @@ impl Spire {
             .into_iter()
             .map(|der| CertificateDer::from(der.to_vec()))
             .collect();
-        // The answer has the roots too, but does not say which of them are tainted.
-        let roots = self.ask_bundle().await?.x509.clone();
+        // The answer has the roots too, but not which of them are tainted.
+        let roots = self.fetch_bundle().await?.x509.clone();
         Ok(Minted { chain, roots })
     }
 
     async fn publish(&self, key: &JwtAuthority) -> Result<Vec<JwtAuthority>, SpireError> {
         const METHOD: &str = "PublishJWTAuthority";
-        let mut asking = self.asking.lock().await;
+        let mut published = self.fetching.lock().await;
         let request = bundle_wire::PublishJwtAuthorityRequest {
             jwt_authority: Some(key.into()),
         };
@@ -208,7 +234,7 @@ impl Spire {
             })
             .await?;
         let keys = jwt_authorities(response.jwt_authorities).map_err(answer(METHOD))?;
-        *asking = Some(JustPublished {
+        *published = Some(JustPublished {
             at: Instant::now(),
             keys: keys.clone(),
         });
@@ -221,10 +247,10 @@ impl Spire {
         Ok(keys)
     }
 
-    /// Asks the server above for its bundle, and tells those who follow it if it has changed.
-    async fn ask_bundle(&self) -> Result<Arc<UpstreamBundle>, SpireError> {
+    /// Fetches the upstream bundle, and notifies its followers if it has changed.
+    async fn fetch_bundle(&self) -> Result<Arc<UpstreamBundle>, SpireError> {
         const METHOD: &str = "GetBundle";
-        let mut asking = self.asking.lock().await;
+        let mut published = self.fetching.lock().await;
         let response = self
             .call(METHOD, |channel| async move {
                 let request = bundle_wire::GetBundleRequest::default();
@@ -232,11 +258,11 @@ impl Spire {
             })
             .await?;
         let mut bundle = read_bundle(response, &self.trust_domain).map_err(answer(METHOD))?;
-        match &*asking {
-            Some(published) if published.at.elapsed() < STALE => {
-                add_missing(&mut bundle.jwt, &published.keys);
+        match &*published {
+            Some(just) if just.at.elapsed() < STALE => {
+                add_missing(&mut bundle.jwt, &just.keys);
             }
-            _ => *asking = None,
+            _ => *published = None,
         }
         let bundle = Arc::new(bundle);
         self.bundle.send_if_modified(|present| {
@@ -247,7 +273,7 @@ impl Spire {
         Ok(bundle)
     }
 
-    /// Makes a call, again on a new connection if an older one ended under it: all calls here may be made twice.
+    /// Makes a call; again on a new connection if a reused one ended during it. All calls here are idempotent.
     async fn call<T, F, Fut>(&self, method: &'static str, call: F) -> Result<T, SpireError>
     where
         F: Fn(Channel) -> Fut,
@@ -258,7 +284,7 @@ impl Spire {
         if reused && result.as_ref().is_err_and(SpireError::is_broken_connection) {
             debug!(
                 method,
-                "The connection to the server above ended: calling again on a new one"
+                "Connection to the upstream server ended: calling again on a new one"
             );
             let (channel, _) = self.channel().await?;
             result = self.call_on(method, call(channel)).await;
@@ -282,12 +308,12 @@ impl Spire {
                 target: self.settings.target.clone(),
             },
         };
-        // Whatever it was: the next call shows the identity of that time to whoever is there then.
+        // Whatever it was, the next call starts with a new connection and the identity of that time.
         *self.connection.lock().await = None;
         Err(result)
     }
 
-    /// The connection, and whether it was there before.
+    /// The connection, and whether it is a reused one.
     async fn channel(&self) -> Result<(Channel, bool), SpireError> {
         let mut connection = self.connection.lock().await;
         if let Some(open) = &*connection
@@ -322,7 +348,7 @@ impl Spire {
                 why,
             })?;
         let svid = &identity.svid;
-        debug!(id = %svid.id(), target, "Connected to the server above");
+        debug!(id = %svid.id(), target, "Connected to the upstream server");
         let lifetime = svid.not_after().since(svid.not_before());
         Ok(Connection {
             channel,
@@ -334,7 +360,7 @@ impl Spire {
     async fn poll(&self) {
         let mut backoff = Backoff::new(POLL, POLL_AT_MOST);
         loop {
-            let wait = match self.ask_bundle().await {
+            let wait = match self.fetch_bundle().await {
                 Ok(_) => {
                     backoff.reset();
                     jittered(POLL, 0.1)
@@ -342,8 +368,8 @@ impl Spire {
                 Err(error) => {
                     let wait = backoff.next_wait();
                     warn!(
-                        error = &error as &dyn std::error::Error,
-                        "The bundle of the server above could not be fetched: trying again in {} s, going on with what is known",
+                        error = %Chain(&error),
+                        "Upstream bundle could not be fetched: trying again in {} s with the bundle known so far",
                         wait.as_secs()
                     );
                     wait
@@ -404,25 +430,24 @@ fn bundle_client(channel: Channel) -> BundleClient<Channel> {
     BundleClient::new(channel).max_decoding_message_size(limits::MAX_UPSTREAM_MESSAGE_BYTES)
 }
 
-fn answer(method: &'static str) -> impl Fn(String) -> SpireError {
-    move |reason| SpireError::Answer { method, reason }
+fn answer(method: &'static str) -> impl Fn(InvalidAnswer) -> SpireError {
+    move |source| SpireError::Answer { method, source }
 }
 
 /// The bundle, whole or not at all.
 fn read_bundle(
     bundle: types::Bundle,
     trust_domain: &TrustDomain,
-) -> Result<UpstreamBundle, String> {
-    let bundle = Bundle::try_from(bundle).map_err(|e| e.to_string())?;
+) -> Result<UpstreamBundle, InvalidAnswer> {
+    let bundle = Bundle::try_from(bundle)?;
     if bundle.trust_domain != *trust_domain {
-        return Err(format!(
-            "it is the bundle of {}, not of {trust_domain}",
-            bundle.trust_domain
-        ));
+        return Err(InvalidAnswer::TrustDomain {
+            found: bundle.trust_domain,
+            expected: trust_domain.clone(),
+        });
     }
-    // An empty bundle is none: to follow it would be to cut off everybody.
     if bundle.x509_authorities.is_empty() {
-        return Err("it is a bundle without X.509 authorities".into());
+        return Err(InvalidAnswer::Empty);
     }
     Ok(UpstreamBundle {
         x509: bundle.x509_authorities,
@@ -430,17 +455,14 @@ fn read_bundle(
     })
 }
 
-fn jwt_authorities(keys: Vec<types::JwtKey>) -> Result<Vec<JwtAuthority>, String> {
+fn jwt_authorities(keys: Vec<types::JwtKey>) -> Result<Vec<JwtAuthority>, InvalidAnswer> {
     if keys.len() > limits::MAX_UPSTREAM_AUTHORITIES {
-        return Err(format!(
-            "more than {} keys",
-            limits::MAX_UPSTREAM_AUTHORITIES
-        ));
+        return Err(InvalidAnswer::TooManyKeys);
     }
-    keys.into_iter()
+    Ok(keys
+        .into_iter()
         .map(JwtAuthority::try_from)
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())
+        .collect::<Result<_, _>>()?)
 }
 
 fn add_missing(keys: &mut Vec<JwtAuthority>, more: &[JwtAuthority]) {

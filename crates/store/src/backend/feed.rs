@@ -1,4 +1,4 @@
-//! The feed of changes of the backends that serve one process: a bounded ring in memory.
+//! The feed of changes for backends that serve one process: a bounded ring in memory.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -37,7 +37,7 @@ impl Feed {
         }
     }
 
-    /// Tells of one commit. The caller made it durable before, and calls in the order of the commits.
+    /// Adds one commit. It must be durable, and calls must come in the order of the commits.
     pub fn publish(&self, seq: Seq, keys: impl IntoIterator<Item = Key>) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.changes
@@ -47,7 +47,7 @@ impl Feed {
                 ring.floor = dropped.seq;
             }
         }
-        // The rest of a commit that was cut in two goes as well.
+        // A commit that lost a change loses the others too: a page never holds half of one.
         while ring
             .changes
             .front()

@@ -1,4 +1,4 @@
-//! A store that fails when it is told to, for tests of what happens then.
+//! A backend that fails on demand, for tests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,7 +39,7 @@ impl Flaky {
         }
     }
 
-    /// Fails in this way from now on.
+    /// Sets what goes wrong from now on.
     pub fn set(&self, fault: Fault) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
@@ -56,7 +56,7 @@ impl Default for Flaky {
 }
 
 fn failed<T: Send + 'static>(doing: &'static str) -> BoxFuture<'static, Result<T, BackendError>> {
-    let why = "the disk is on strike".to_owned();
+    let why = "the test says so".to_owned();
     future::ready(Err(BackendError::Io { doing, why })).boxed()
 }
 

@@ -1,8 +1,8 @@
 //! A store on the disk, by sled.
 //!
-//! One thread owns the database. It takes the commits that wait, makes each in a transaction of its own, brings all of
-//! them to the disk with one flush, and only then answers; reads go by the same thread, so that nobody sees what a crash
-//! could take back. What sled 0.34 gets wrong is mended here: an unfinished snapshot file keeps it from opening, its
+//! One thread owns the database. It takes the commits that wait, makes each in a transaction of its own, syncs all of
+//! them with one flush, and only then answers. Reads go through the same thread, so that no reader sees what a crash could
+//! take back. Four faults of sled 0.34 are worked around here: an unfinished snapshot file keeps it from opening, its
 //! flush does not sync the file, pages beyond a quarter of a segment are never synced, and its cache defaults to 1 GiB.
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
@@ -20,11 +20,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::feed::Feed;
 use super::{Backend, BackendError, Changes, Commit, Committed, Key, Row, Seq, Table};
 use crate::limits;
-use owner::{Owner, Request};
 use rows::Rows;
+use writer_thread::{Request, WriterThread};
 
-mod owner;
 mod rows;
+mod writer_thread;
 
 /// The folder of the database within the data directory.
 const FOLDER: &str = "store";
@@ -86,7 +86,7 @@ impl Sled {
         let lock = lock(data_dir)?;
         let path = data_dir.join(FOLDER);
         make_private(&path)?;
-        sweep(&path)?;
+        remove_unfinished_snapshots(&path)?;
         let refused = |why: &dyn std::fmt::Display| OpenError::Refused {
             path: path.clone(),
             why: why.to_string(),
@@ -96,9 +96,9 @@ impl Sled {
             .segment_size(8 << 20)
             .cache_capacity(limits::CACHE_BYTES)
             .open()
-            .map_err(|e| refused(&rows::words(&e)))?;
+            .map_err(|e| refused(&rows::describe(&e)))?;
         let file = File::open(path.join("db")).map_err(directory("open", &path))?;
-        // sled syncs no folder: after a loss of power a new file could be without a name.
+        // sled syncs no folder: after a power loss a new file could be without a name.
         for folder in [&path, data_dir] {
             let synced = File::open(folder).and_then(|folder| folder.sync_all());
             synced.map_err(directory("sync", folder))?;
@@ -108,13 +108,13 @@ impl Sled {
         let (requests, incoming) = mpsc::channel(limits::MAX_QUEUED_REQUESTS);
         let (failed, broken) = watch::channel(None);
         let feed = Arc::new(Feed::new(rows.head(), limits::MAX_REMEMBERED_CHANGES));
-        let owner = Owner::new(rows, incoming, Arc::clone(&feed), failed);
+        let writer = WriterThread::new(rows, incoming, Arc::clone(&feed), failed);
         let database = path.join("db");
         let thread = thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                owner.run();
-                // Another server may have the directory once sled has let go of it, not before.
+                writer.run();
+                // The lock outlasts sled's own: a server that starts now must not find sled's file locked.
                 wait_until_free(&database);
                 drop(lock);
             })
@@ -145,7 +145,7 @@ impl Drop for Sled {
     fn drop(&mut self) {
         drop(self.requests.take());
         if let Some(thread) = self.thread.take() {
-            // What made the thread panic was told by `broken`.
+            // If it panicked, `broken` has said so.
             let _ = thread.join();
         }
     }
@@ -189,7 +189,7 @@ impl Backend for Sled {
         async move {
             match broken.wait_for(Option::is_some).await {
                 Ok(error) => error.clone().unwrap_or(BackendError::Closed),
-                // The thread is gone without a word: it panicked.
+                // The thread ended without an error: it panicked.
                 Err(_) => BackendError::Closed,
             }
         }
@@ -208,7 +208,7 @@ fn directory<'a>(
     }
 }
 
-/// Takes the data directory for this process. The lock goes with the file handle, however the process ends.
+/// Locks the data directory for this process. The lock ends with the file handle, however the process ends.
 fn lock(data_dir: &Path) -> Result<File, OpenError> {
     private_folders()
         .create(data_dir)
@@ -241,15 +241,15 @@ fn wait_until_free(database: &Path) {
     }
 }
 
-/// What makes folders that are for this user alone.
+/// Creates folders that only this user may open.
 fn private_folders() -> DirBuilder {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(PRIVATE_FOLDER);
     builder
 }
 
-/// Makes the folder of the database, or takes it from everybody else: sled makes files that the group may read, and join
-/// tokens are in them.
+/// Creates the folder of the database, or makes it private: sled's files are readable by the group, and join tokens are in
+/// them.
 fn make_private(path: &Path) -> Result<(), OpenError> {
     private_folders()
         .create(path)
@@ -259,7 +259,7 @@ fn make_private(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Removes snapshots that a crash left unfinished: sled would take one for a snapshot, and refuse to open (sled#1527).
-fn sweep(path: &Path) -> Result<(), OpenError> {
+fn remove_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
     let files = match fs::read_dir(path) {
         Ok(files) => files,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),

@@ -195,7 +195,7 @@ async fn attest(context: &Context, stream: &mut AgentStream) -> Result<answer::R
         selectors,
         agent_version: String::new(),
     };
-    let written = parts
+    let attested = parts
         .store
         .node_attested(&node)
         .await
@@ -210,7 +210,7 @@ async fn attest(context: &Context, stream: &mut AgentStream) -> Result<answer::R
         })?;
     parts
         .index
-        .reached(written.seq)
+        .visible(attested)
         .await
         .map_err(ApiError::from)?;
     tracing::info!(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use countersign_identity::{Bundle, EntryId, TrustDomain};
 use countersign_proto::spire::api::types;
-use countersign_store::{BundleKept, Federating};
+use countersign_store::{BundleError, Federating};
 use tonic::Code;
 
 use super::BundleService;
@@ -17,12 +17,12 @@ impl BundleService {
         let bundle = self.foreign_bundle(bundle, own)?;
         let summary = "unable to create bundle";
         let parts = &self.0.parts;
-        let made = parts.store.bundle_create(&bundle).await;
-        let written = made
-            .map_err(|e| ApiError::store(summary, &e))?
-            .map_err(|kept| kept_failure(summary, &kept))?;
-        parts.index.reached(written.seq).await?;
-        Ok(written.value)
+        let created = parts
+            .store
+            .bundle_create(&bundle)
+            .await
+            .map_err(|error| bundle_error(summary, &error))?;
+        Ok(parts.index.visible(created).await?)
     }
 
     pub(super) async fn update(
@@ -37,22 +37,18 @@ impl BundleService {
         let changed = parts
             .store
             .bundle_update(&bundle.trust_domain, |old| updated(old, &bundle, mask))
-            .await;
-        let written = changed
-            .map_err(|e| ApiError::store(summary, &e))?
-            .map_err(|kept| kept_failure(summary, &kept))?;
-        parts.index.reached(written.seq).await?;
-        Ok(written.value)
+            .await
+            .map_err(|error| bundle_error(summary, &error))?;
+        Ok(parts.index.visible(changed).await?)
     }
 
     pub(super) async fn set(&self, bundle: types::Bundle) -> Result<Bundle, ApiError> {
         let own = "setting a federated bundle for the server's own trust domain is not allowed";
         let bundle = self.foreign_bundle(bundle, own)?;
         let parts = &self.0.parts;
-        let written = parts.store.bundle_set(&bundle).await;
-        let written = written.map_err(|e| ApiError::store("failed to set bundle", &e))?;
-        parts.index.reached(written.seq).await?;
-        Ok(written.value)
+        let set = parts.store.bundle_set(&bundle).await;
+        let set = set.map_err(|e| ApiError::store("failed to set bundle", &e))?;
+        Ok(parts.index.visible(set).await?)
     }
 
     pub(super) async fn delete(&self, td: &str, mode: Federating) -> Result<(), ApiError> {
@@ -62,15 +58,14 @@ impl BundleService {
         let parts = &self.0.parts;
         let federating = self.federating(&td);
         let deleted = parts.store.bundle_delete(&td, mode, &federating).await;
-        let seq = deleted
-            .map_err(|e| ApiError::store(summary, &e))?
-            .map_err(|kept| kept_failure(summary, &kept))?;
-        parts.index.reached(seq).await?;
+        let deleted = deleted.map_err(|error| bundle_error(summary, &error))?;
+        parts.index.visible(deleted).await?;
         // Entries that were made while the bundle was removed; from now on none can be.
         let late = self.federating(&td);
         if !late.is_empty() {
             let parted = parts.store.part(&td, mode, &late).await;
-            parted.map_err(|e| ApiError::store(summary, &e))?;
+            let parted = parted.map_err(|e| ApiError::store(summary, &e))?;
+            parts.index.visible(parted).await?;
         }
         Ok(())
     }
@@ -105,11 +100,12 @@ impl BundleService {
     }
 }
 
-fn kept_failure(summary: &str, kept: &BundleKept) -> ApiError {
-    match kept {
-        BundleKept::Exists => ApiError::plain(Code::AlreadyExists, kept.to_string()),
-        BundleKept::Missing => ApiError::not_found(kept.to_string()),
-        BundleKept::Federated(_) => ApiError::new(Code::FailedPrecondition, summary, kept),
+fn bundle_error(summary: &str, error: &BundleError) -> ApiError {
+    match error {
+        BundleError::Exists => ApiError::plain(Code::AlreadyExists, error.to_string()),
+        BundleError::Missing => ApiError::not_found(error.to_string()),
+        BundleError::Federated(_) => ApiError::new(Code::FailedPrecondition, summary, error),
+        BundleError::Store(error) => ApiError::store(summary, error),
     }
 }
 

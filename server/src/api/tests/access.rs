@@ -137,11 +137,11 @@ async fn a_refused_agent_gets_the_reason() {
         Some(Reason::AgentNotActive)
     );
     let banned = fixture.store.node_banned(&name).await.unwrap();
-    fixture.index.reached(banned.seq).await.unwrap();
+    fixture.index.visible(banned).await.unwrap();
     assert_eq!(denied(agent.clone()).await, Some(Reason::AgentBanned));
     let always = |_: &Node| true;
     let gone = fixture.store.node_deleted(&name, None, &always).await;
-    fixture.index.reached(gone.unwrap().unwrap()).await.unwrap();
+    assert!(fixture.index.visible(gone.unwrap()).await.unwrap());
     assert_eq!(denied(agent).await, Some(Reason::AgentNotAttested));
 }
 
@@ -155,7 +155,7 @@ async fn the_first_use_of_a_renewed_svid_ends_the_old_one() {
         expires_at: UnixTime::from_secs(START + 90),
     };
     let renewed = fixture.store.node_renewed(&name, pending).await.unwrap();
-    fixture.index.reached(renewed.seq).await.unwrap();
+    fixture.index.visible(renewed).await.unwrap();
     let new = fixture.peer(name, "2");
     let post = async |caller: &TestCaller| {
         let status = told(caller, "/spire.api.server.agent.v1.Agent/PostStatus").await;

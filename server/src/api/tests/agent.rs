@@ -192,7 +192,7 @@ async fn a_join_token_comes_with_its_entry_and_takes_it_along() {
         ..node("x", &[])
     };
     let written = fixture.store.node_attested(&node).await.unwrap();
-    fixture.index.reached(written.seq).await.unwrap();
+    fixture.index.visible(written).await.unwrap();
     let name = Some(wire_id("/spire/agent/join_token/tok"));
     client
         .delete_agent(agents::DeleteAgentRequest { id: name })

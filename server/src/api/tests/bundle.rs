@@ -91,13 +91,8 @@ async fn authorities_are_appended_once() {
 async fn bundles_of_other_trust_domains_are_read() {
     let fixture = Fixture::new().await;
     let other = TrustDomain::new("other.org").unwrap();
-    let seq = fixture
-        .store
-        .bundle_append(&other, &[], &[])
-        .await
-        .unwrap()
-        .seq;
-    fixture.index.reached(seq).await.unwrap();
+    let appended = fixture.store.bundle_append(&other, &[], &[]).await;
+    fixture.index.visible(appended.unwrap()).await.unwrap();
     let mut client = fixture.agent("a", &[]).await.bundles();
     let get = |td: &str| wire::GetFederatedBundleRequest {
         trust_domain: td.into(),

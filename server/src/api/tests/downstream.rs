@@ -213,7 +213,7 @@ async fn a_full_bundle_takes_no_more_keys() {
         .bundle_append(&td(), &[], &keys)
         .await
         .unwrap();
-    fixture.index.reached(written.seq).await.unwrap();
+    fixture.index.visible(written).await.unwrap();
     let refused = publish(&caller, wire_key("more", &key)).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().contains("512"), "{refused}");

@@ -2,6 +2,7 @@
 
 use countersign_proto::spire::api::server::entry::v1 as wire;
 use countersign_proto::spire::api::server::svid::v1 as svid;
+use countersign_store::Pending;
 use countersign_store::backend::flaky::{Fault, Flaky};
 
 use super::*;
@@ -75,8 +76,8 @@ async fn an_entry_whose_answer_was_lost_is_whole() {
     flaky.set(Fault::Answers);
     assert_eq!(create_code(&fixture, "/w").await, Code::Unavailable);
     flaky.set(Fault::None);
-    let seq = *fixture.store.head().borrow();
-    fixture.index.reached(seq).await.unwrap();
+    let head = Pending::new((), *fixture.store.head().borrow());
+    fixture.index.visible(head).await.unwrap();
     let all = list(&fixture).await;
     assert_eq!(all.len(), 1);
     assert_eq!(create_code(&fixture, "/w").await, Code::AlreadyExists);

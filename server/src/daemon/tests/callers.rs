@@ -215,12 +215,12 @@ plugins {{
 
     async fn attested(&self, node: &Node) {
         let written = self.store.node_attested(node).await.unwrap();
-        self.index.reached(written.seq).await.unwrap();
+        self.index.visible(written).await.unwrap();
     }
 
     async fn renewed(&self, node: &Node, svid: &X509Svid) {
         let written = self.store.node_renewed(&node.id, credential(svid)).await;
-        self.index.reached(written.unwrap().seq).await.unwrap();
+        self.index.visible(written.unwrap()).await.unwrap();
     }
 
     /// A connection with this SVID, or the handshake's failure.
@@ -252,7 +252,7 @@ plugins {{
             self_signed_authority(&td, &Subject::authority(), key.as_ref(), life, NOW).unwrap();
         let authority = X509Authority::new(root.clone()).unwrap();
         let written = self.store.bundle_append(&td, &[authority], &[]).await;
-        self.index.reached(written.unwrap().seq).await.unwrap();
+        self.index.visible(written.unwrap()).await.unwrap();
         let ca = IssuingCa::new(root, Vec::new(), key).unwrap();
         move |path: &str| {
             let key = PrivateKey::generate(KeyType::EcP256).unwrap();
@@ -387,7 +387,7 @@ async fn every_method_answers_every_kind_of_caller_as_spires_does() {
     let (agent, _) = house.agent("a").await;
     let (banned, node) = house.agent("banned").await;
     let written = house.store.node_banned(&node.id).await.unwrap();
-    house.index.reached(written.seq).await.unwrap();
+    house.index.visible(written).await.unwrap();
     let evicted = house
         .svid(&id("spiffe://example.org/spire/agent/x509pop/gone"))
         .await;

@@ -21,11 +21,11 @@ async fn it_answers_from_memory_meanwhile_and_catches_up() {
         .entries_create(&[entry("b", "/b", "/p", &[1])])
         .await
         .unwrap();
-    let seq = made[0].as_ref().unwrap().seq;
-    assert_eq!(index.reached(seq).await, Err(Behind::Late));
+    let late = index.visible(made.clone()).await;
+    assert_eq!(late.map(drop), Err(Behind::Late));
     assert!(index.entry("a").is_some() && index.entry("b").is_none());
     flaky.set(Fault::None);
-    assert_eq!(index.reached(seq).await, Ok(()));
+    assert!(index.visible(made).await.unwrap()[0].is_ok());
     assert!(index.entry("b").is_some());
 }
 
@@ -38,9 +38,10 @@ async fn a_write_whose_answer_was_lost_is_not_made_twice() {
     store.entries_create(&wanted).await.unwrap_err();
     flaky.set(Fault::None);
     let head = *store.head().borrow();
-    index.reached(head).await.unwrap();
+    index.visible(Pending::new((), head)).await.unwrap();
     assert!(index.entry("a").is_some());
-    let again = store.entries_create(&wanted).await.unwrap().remove(0);
+    let again = store.entries_create(&wanted).await.unwrap();
+    let again = index.visible(again).await.unwrap().remove(0);
     assert!(matches!(
         again,
         Err(countersign_store::EntryExists::Similar(_))

@@ -12,7 +12,7 @@ use crate::authority::schedule::Validity;
 use crate::keymanager::KeyName;
 
 impl Journal {
-    /// Reads a stored journal. A slot that can't be read is told in the log and left out: a new authority takes its place.
+    /// Reads a stored journal. A slot that can't be read is logged and left out: a new authority takes its place.
     #[must_use]
     pub fn from_stored(journal: &stored::Journal) -> Self {
         let stored::Journal { x509, jwt } = journal;

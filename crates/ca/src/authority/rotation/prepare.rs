@@ -1,7 +1,7 @@
 //! Making the next authority: a key, what is published of it, and the commit that does so.
 //!
-//! [`Rotation::certify`] says where an X.509 authority's certificate comes from, [`Rotation::jwt_keys_after`] what
-//! becomes of the bundle's JWT keys when one is added: the two places at which an authority above this server takes part.
+//! An upstream authority takes part at two places: [`Rotation::certify`] gets an X.509 authority's certificate from it,
+//! [`Rotation::jwt_keys_after`] publishes a JWT key with it.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use countersign_identity::SigningKey as _;
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::issue::self_signed_authority;
 use countersign_identity::jwt::random_key_id;
+use countersign_transport::error::Chain;
 use tracing::{info, warn};
 
 use super::publication::{Publication, validity};
@@ -20,7 +21,7 @@ use crate::keymanager::{KeyManager, KeyManagerError, KeyName, ManagedKey};
 
 /// What makes a key an X.509 authority.
 pub(super) struct Certified {
-    /// Its certificate and those above it.
+    /// Its certificate and its issuers.
     pub(super) authority: X509,
     /// The roots that lead to it; the certificate itself if it is self-signed.
     pub(super) roots: Vec<X509Authority>,
@@ -36,12 +37,12 @@ impl Rotation {
         let key = blocking(&self.keys, move |keys| keys.generate(key_type)).await?;
         let prepared = match kind {
             Kind::X509 => self.x509_slot(&key).await.map(|(slot, publication)| {
-                told_prepared(kind, &slot);
+                log_prepared(kind, &slot);
                 let slots = self.journal.x509.with_prepared(slot);
                 (self.journal.with_x509(slots), publication)
             }),
             Kind::Jwt => self.jwt_slot(&key).await.map(|(slot, publication)| {
-                told_prepared(kind, &slot);
+                log_prepared(kind, &slot);
                 let slots = self.journal.jwt.with_prepared(slot);
                 (self.journal.with_jwt(slots), publication)
             }),
@@ -53,7 +54,7 @@ impl Rotation {
                 return Err(error);
             }
         };
-        // Should this fail, the key stays: the commit may have gone through all the same. What the store has decides.
+        // If this fails the key stays: the commit may have gone through all the same, and `settle` reads what the store has.
         self.held.insert(key.name().clone(), key);
         self.write(&journal, publication).await?;
         self.take(journal).await;
@@ -93,10 +94,10 @@ impl Rotation {
         Ok((slot, publication))
     }
 
-    /// A certificate for the key: from the authority above if there is one, else self-signed.
+    /// A certificate for the key: from the upstream authority if there is one, else self-signed.
     async fn certify(&self, key: &ManagedKey) -> Result<Certified, RotationError> {
         if let Some(upstream) = &self.upstream {
-            return self.certify_above(&upstream.authority, key).await;
+            return self.certify_upstream(&upstream.authority, key).await;
         }
         let Settings {
             trust_domain,
@@ -120,8 +121,8 @@ impl Rotation {
         })
     }
 
-    /// The JWT keys that the own bundle is to have once this one is published: this one, or all that the authority above
-    /// has then.
+    /// The JWT keys that the own bundle gets when this one is published: this one, or all that the upstream authority has
+    /// then.
     async fn jwt_keys_after(
         &mut self,
         published: JwtAuthority,
@@ -132,12 +133,12 @@ impl Rotation {
         }
     }
 
-    /// Removes a key that nothing needs. That it stays is no harm: the next start removes it.
+    /// Removes a key that nothing needs. A failure does no harm: the next start removes it.
     pub(super) async fn forget(&mut self, name: &KeyName) {
         self.held.remove(name);
         let remove = name.clone();
         if let Err(error) = blocking(&self.keys, move |keys| keys.remove(&remove)).await {
-            warn!(key = %name, error = &error as &dyn std::error::Error, "Key was not removed");
+            warn!(key = %name, error = %Chain(&error), "Key was not removed");
         }
     }
 }
@@ -152,7 +153,7 @@ fn prepared<A>(key: &ManagedKey, validity: Validity, authority: A) -> Slot<A> {
     }
 }
 
-fn told_prepared<A: Named>(kind: Kind, slot: &Slot<A>) {
+fn log_prepared<A: Named>(kind: Kind, slot: &Slot<A>) {
     info!(
         authority_id = slot.id(),
         expires = %slot.validity.not_after,

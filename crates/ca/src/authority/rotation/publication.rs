@@ -1,10 +1,10 @@
-//! What the own bundle shows of the authorities: added before they sign, dropped long after.
+//! The authorities in the trust domain's bundle: added before they sign, removed long after.
 
 use std::time::Duration;
 
 use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::{Bundle, UnixTime};
-use countersign_store::Edit;
+use countersign_store::BundleChange;
 
 use crate::authority::journal::Kind;
 use crate::authority::schedule::{Validity, prune_at};
@@ -21,38 +21,42 @@ pub(super) struct Publication {
 
 impl Publication {
     /// Adds those that the bundle lacks. One that is there stays as it is, tainted or not.
-    pub(super) fn add_to(&self, bundle: &mut Bundle) -> Edit {
-        let mut edit = Edit::Unchanged;
+    pub(super) fn add_to(&self, bundle: &mut Bundle) -> BundleChange {
+        let mut change = BundleChange::Unchanged;
         for authority in &self.x509 {
             let is_it = |present: &X509Authority| present.der() == authority.der();
             if !bundle.x509_authorities.iter().any(is_it) {
                 bundle.x509_authorities.push(authority.clone());
-                edit = Edit::Changed;
+                change = BundleChange::Changed;
             }
         }
         for authority in &self.jwt {
             let is_it = |present: &JwtAuthority| present.key_id == authority.key_id;
             if !bundle.jwt_authorities.iter().any(is_it) {
                 bundle.jwt_authorities.push(authority.clone());
-                edit = Edit::Changed;
+                change = BundleChange::Changed;
             }
         }
-        edit
+        change
     }
 }
 
-/// Makes the bundle what the server above says it is, with what this server itself still needs beside it. An authority that
-/// was tainted here stays so.
-pub(super) fn mirror(bundle: &mut Bundle, above: &UpstreamBundle, own: &Publication) -> Edit {
+/// Makes the bundle that of the upstream server, plus what this server itself still needs. An authority that was tainted
+/// here stays tainted.
+pub(super) fn mirror(
+    bundle: &mut Bundle,
+    upstream: &UpstreamBundle,
+    own: &Publication,
+) -> BundleChange {
     let x509 = mirrored(
         &bundle.x509_authorities,
-        above.x509.iter().chain(&own.x509),
+        upstream.x509.iter().chain(&own.x509),
         |one, other| one.der() == other.der(),
         |wanted, present| wanted.with_tainted(wanted.is_tainted() || present.is_tainted()),
     );
     let jwt = mirrored(
         &bundle.jwt_authorities,
-        above.jwt.iter().chain(&own.jwt),
+        upstream.jwt.iter().chain(&own.jwt),
         |one, other| one.key_id == other.key_id,
         |wanted, present| JwtAuthority {
             tainted: wanted.tainted || present.tainted,
@@ -60,14 +64,14 @@ pub(super) fn mirror(bundle: &mut Bundle, above: &UpstreamBundle, own: &Publicat
         },
     );
     if x509 == bundle.x509_authorities && jwt == bundle.jwt_authorities {
-        return Edit::Unchanged;
+        return BundleChange::Unchanged;
     }
     bundle.x509_authorities = x509;
     bundle.jwt_authorities = jwt;
-    Edit::Changed
+    BundleChange::Changed
 }
 
-/// What is wanted, each once: what is present in the order that it has, then what is new.
+/// What is wanted, each once: first what is present, in its order, then what is new.
 fn mirrored<'a, T: Clone + 'a>(
     present: &[T],
     wanted: impl Iterator<Item = &'a T>,
@@ -93,16 +97,16 @@ fn mirrored<'a, T: Clone + 'a>(
     all
 }
 
-/// Drops what expired long ago, but never the last of a kind: peers take an empty bundle for a withdrawn one.
+/// Removes what expired long ago, but never the last of a kind: peers take an empty bundle for a withdrawn one.
 ///
 /// How long a JWT key lived is not known from the bundle; `ca_ttl` stands in for it.
-pub(super) fn prune(bundle: &mut Bundle, ca_ttl: Duration, now: UnixTime) -> Edit {
+pub(super) fn prune(bundle: &mut Bundle, ca_ttl: Duration, now: UnixTime) -> BundleChange {
     let x509 = keep(&bundle.x509_authorities, |a| validity(a).prune_at() > now);
     let jwt = keep(&bundle.jwt_authorities, |a| {
         a.expires_at.is_none_or(|end| prune_at(end, ca_ttl) > now)
     });
     if x509.is_none() && jwt.is_none() {
-        return Edit::Unchanged;
+        return BundleChange::Unchanged;
     }
     if let Some(kept) = x509 {
         bundle.x509_authorities = kept;
@@ -110,7 +114,7 @@ pub(super) fn prune(bundle: &mut Bundle, ca_ttl: Duration, now: UnixTime) -> Edi
     if let Some(kept) = jwt {
         bundle.jwt_authorities = kept;
     }
-    Edit::Changed
+    BundleChange::Changed
 }
 
 /// Those that are wanted; none if that are all of them, or not one.
@@ -143,9 +147,9 @@ pub(super) fn is_tainted(bundle: &Bundle, kind: Kind, id: &str) -> Option<bool> 
 }
 
 /// Marks an authority as tainted.
-pub(super) fn taint(bundle: &mut Bundle, kind: Kind, id: &str) -> Edit {
+pub(super) fn taint(bundle: &mut Bundle, kind: Kind, id: &str) -> BundleChange {
     if is_tainted(bundle, kind, id) != Some(false) {
-        return Edit::Unchanged;
+        return BundleChange::Unchanged;
     }
     match kind {
         Kind::X509 => {
@@ -161,17 +165,17 @@ pub(super) fn taint(bundle: &mut Bundle, kind: Kind, id: &str) -> Edit {
             }
         }
     }
-    Edit::Changed
+    BundleChange::Changed
 }
 
 /// Takes an authority out.
-pub(super) fn remove(bundle: &mut Bundle, kind: Kind, id: &str) -> Edit {
+pub(super) fn remove(bundle: &mut Bundle, kind: Kind, id: &str) -> BundleChange {
     if is_tainted(bundle, kind, id).is_none() {
-        return Edit::Unchanged;
+        return BundleChange::Unchanged;
     }
     match kind {
         Kind::X509 => bundle.x509_authorities.retain(|a| a.authority_id() != id),
         Kind::Jwt => bundle.jwt_authorities.retain(|a| a.key_id != id),
     }
-    Edit::Changed
+    BundleChange::Changed
 }

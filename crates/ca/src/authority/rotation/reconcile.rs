@@ -1,4 +1,4 @@
-//! After a start: journal, key manager and bundle brought together.
+//! Bringing journal, key manager and bundle together: at a start, and after a commit that may have gone through or not.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::authority::schedule::Validity;
 use crate::keymanager::{KeyName, ManagedKey};
 
 impl Rotation {
-    /// A slot needs its key, a key its slot; what signs must be in the bundle, and valid by this clock.
+    /// Drops slots without their key and keys without a slot, publishes what signs again, and checks the clock.
     pub(super) async fn reconcile(&mut self) -> Result<(), RotationError> {
         let journal = std::mem::take(&mut self.journal);
         self.journal = self.with_keys(journal);
@@ -40,8 +40,8 @@ impl Rotation {
         Ok(())
     }
 
-    /// After a commit that may have gone through or not: the store's journal is the right one, and a key that it does not
-    /// name is removed.
+    /// After a commit that may have gone through or not, takes the store's journal over and removes the keys that it does
+    /// not name.
     pub(super) async fn settle(&mut self) -> Result<(), RotationError> {
         if !self.in_doubt {
             return Ok(());
@@ -66,8 +66,10 @@ impl Rotation {
         let held = &self.held;
         journal
             .x509
-            .retain(|slot| told(slot, x509_fits(slot, held)));
-        journal.jwt.retain(|slot| told(slot, jwt_fits(slot, held)));
+            .retain(|slot| is_usable(slot, x509_fits(slot, held)));
+        journal
+            .jwt
+            .retain(|slot| is_usable(slot, jwt_fits(slot, held)));
         journal
     }
 
@@ -80,8 +82,8 @@ impl Rotation {
         self.write(&self.journal.clone(), publication).await
     }
 
-    /// What the bundle must have for what this server itself signed to be accepted. Who certified an authority that is not
-    /// self-signed sees to its roots.
+    /// The authorities that the bundle must have so that what this server signed is accepted. The roots of an authority
+    /// that is not self-signed are its upstream's to publish.
     pub(super) fn own_authorities(&self) -> Publication {
         let now = self.clock.now();
         let x509 = self.journal.x509.current(now);
@@ -103,7 +105,8 @@ impl Rotation {
     }
 }
 
-fn told<A>(slot: &Slot<A>, usable: Result<(), &'static str>) -> bool {
+/// Whether the slot can be kept; logs why not.
+fn is_usable<A>(slot: &Slot<A>, usable: Result<(), &'static str>) -> bool {
     if let Err(reason) = usable {
         warn!(key = %slot.key, expires = %slot.validity.not_after, reason, "Dropping an authority");
     }

@@ -1,7 +1,8 @@
-//! Where an authority above this server takes part: it signs this server's own, takes its JWT keys, and says which
-//! authorities the trust domain has.
+//! The part of the upstream authority: it signs this server's authorities, takes its JWT keys, and says which authorities
+//! the trust domain has.
 //!
-//! A server above that is away stops nothing: what there is signs on, and what could not be done is tried again.
+//! An upstream that is away stops nothing: the active authorities go on signing, and what could not be done is tried
+//! again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use countersign_identity::bundle::{JwtAuthority, X509Authority};
 use countersign_identity::issue::authority_request;
 use countersign_identity::issued_ca::{self, InvalidIssuedCa};
 use countersign_transport::backoff::Backoff;
+use countersign_transport::error::Chain;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -22,17 +24,17 @@ use crate::keymanager::ManagedKey;
 use crate::limits;
 use crate::upstream::{BundleUpdates, Minted, Published, UpstreamAuthority, UpstreamBundle};
 
-/// The first wait for an authority above that is away at the start.
+/// The first wait for an upstream authority that is away at the start.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait between two tries at the start.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The authority above this server, and how far its bundle was followed.
+/// The upstream authority, and how far its bundle was followed.
 pub(super) struct Upstream {
     pub(super) authority: Arc<dyn UpstreamAuthority>,
     updates: Option<BundleUpdates>,
     followed: Option<Arc<UpstreamBundle>>,
-    told_unsupported: bool,
+    warned_unsupported: bool,
 }
 
 impl Upstream {
@@ -41,17 +43,17 @@ impl Upstream {
             updates: authority.bundle(),
             authority,
             followed: None,
-            told_unsupported: false,
+            warned_unsupported: false,
         }
     }
 
-    /// The bundle above, as far as it is known and was not followed yet.
+    /// The upstream bundle, if it is known and was not followed yet.
     fn news(&self) -> Option<Arc<UpstreamBundle>> {
         let present = self.updates.as_ref()?.borrow().clone()?;
         (self.followed.as_ref() != Some(&present)).then_some(present)
     }
 
-    /// Publishes a JWT key above, and returns all keys that the own bundle is to have then.
+    /// Publishes a JWT key upstream, and returns all keys that the own bundle gets with it.
     pub(super) async fn publish(
         &mut self,
         key: JwtAuthority,
@@ -64,11 +66,11 @@ impl Upstream {
                 Ok(keys)
             }
             Published::Unsupported => {
-                if !std::mem::replace(&mut self.told_unsupported, true) {
+                if !std::mem::replace(&mut self.warned_unsupported, true) {
                     warn!(
                         upstream = self.authority.name(),
-                        "This upstream authority takes no JWT keys: JWT-SVIDs of this server are known to those alone who \
-                         have its own bundle"
+                        "This upstream authority takes no JWT keys: only workloads that have this server's own bundle can verify \
+                         its JWT-SVIDs"
                     );
                 }
                 Ok(vec![key])
@@ -77,20 +79,19 @@ impl Upstream {
     }
 }
 
-/// Waits until the bundle above may have changed; for ever if nobody says so.
+/// Waits until the upstream bundle may have changed; for ever if nothing will say so.
 pub(super) async fn changed(upstream: Option<&mut Upstream>) {
-    let told = match upstream.and_then(|upstream| upstream.updates.as_mut()) {
+    let changed = match upstream.and_then(|upstream| upstream.updates.as_mut()) {
         Some(updates) => updates.changed().await.is_ok(),
         None => false,
     };
-    if !told {
+    if !changed {
         std::future::pending::<()>().await;
     }
 }
 
 impl Rotation {
-    /// The first look after the start. What an authority above that is away would have to do for it can wait while there is
-    /// an authority that signs.
+    /// The first steps after the start. While an authority signs, what needs an upstream that is away can wait.
     pub(super) async fn begin(&mut self) -> Result<(), RotationError> {
         let patience = Instant::now() + limits::UPSTREAM_PATIENCE;
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
@@ -101,21 +102,19 @@ impl Rotation {
                 Err(error) => return Err(error),
             };
             if self.signs() {
-                let error = &error as &dyn std::error::Error;
-                warn!(error, "Starting with the authorities that there are");
+                warn!(error = %Chain(&error), "Starting with the authorities that there are");
                 return Ok(());
             }
             if Instant::now() >= patience {
                 return Err(error);
             }
             let wait = backoff.next_wait();
-            let error = &error as &dyn std::error::Error;
-            warn!(error, "Waiting for the upstream authority");
+            warn!(error = %Chain(&error), "Waiting for the upstream authority");
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// Whether there is an authority of each kind that is wanted, and it is not over.
+    /// Whether each kind that is configured has an active authority that has not expired.
     fn signs(&self) -> bool {
         let now = self.clock.now();
         let valid = |validity: Option<crate::authority::schedule::Validity>| {
@@ -125,8 +124,8 @@ impl Rotation {
             && (self.settings().jwt.is_none() || valid(self.journal.jwt.validities().0))
     }
 
-    /// Has the authority above certify a key, and checks what comes back.
-    pub(super) async fn certify_above(
+    /// Has the upstream authority certify a key, and checks what comes back.
+    pub(super) async fn certify_upstream(
         &self,
         upstream: &Arc<dyn UpstreamAuthority>,
         key: &ManagedKey,
@@ -156,11 +155,11 @@ impl Rotation {
         })
     }
 
-    /// Makes the own bundle that of the server above, if that has changed. An authority that is about to be withdrawn there
-    /// is left first: when peers learn of it, what is signed here no longer depends on it.
+    /// Makes the own bundle that of the upstream server, if that has changed. An authority that is about to be withdrawn
+    /// there is replaced first: when peers learn of it, nothing is signed with it here any more.
     pub(super) async fn follow(&mut self) -> Result<(), RotationError> {
         if self.was_root() {
-            // Prepared now, it takes over at its time: peers have to learn of the roots above first.
+            // Prepared now, activated when it is due: peers have to learn of the upstream roots first.
             self.prepare(Kind::X509).await?;
         }
         let Some(news) = self.upstream.as_ref().and_then(Upstream::news) else {
@@ -186,7 +185,7 @@ impl Rotation {
         active.is_some_and(|slot| slot.authority.certificate.is_root())
     }
 
-    /// Whether an authority above was configured since, and nothing has been prepared with it yet.
+    /// Whether this server got an upstream authority after it had been a root, and has prepared nothing with it yet.
     fn was_root(&self) -> bool {
         let prepared = self.journal.x509.prepared();
         self.upstream.is_some()
@@ -194,7 +193,8 @@ impl Rotation {
             && prepared.is_none_or(|slot| slot.authority.certificate.is_root())
     }
 
-    /// Whether what the active authority signs is accepted by whoever has these roots. That there is none is no fault.
+    /// Whether what the active authority signs is accepted by peers that have these roots. Without an active authority there
+    /// is nothing to object to.
     async fn leads_to(
         &self,
         roots: &[X509Authority],
@@ -208,15 +208,15 @@ impl Rotation {
         blocking_job(move || issued_ca::anchored(&domain, &ca, &roots, now)).await
     }
 
-    async fn mirror(&mut self, above: &UpstreamBundle) -> Result<(), RotationError> {
+    async fn mirror(&mut self, upstream: &UpstreamBundle) -> Result<(), RotationError> {
         let own = self.own_authorities();
         let journal = self.journal.clone();
-        let edit = |bundle: &mut Bundle| publication::mirror(bundle, above, &own);
+        let edit = |bundle: &mut Bundle| publication::mirror(bundle, upstream, &own);
         self.commit(&journal, edit).await?;
         info!(
-            x509_authorities = above.x509.len(),
-            jwt_authorities = above.jwt.len(),
-            "The bundle of the server above is this server's"
+            x509_authorities = upstream.x509.len(),
+            jwt_authorities = upstream.jwt.len(),
+            "Bundle taken over from the upstream server"
         );
         Ok(())
     }

@@ -105,7 +105,7 @@ async fn a_self_signed_authority_signs_and_is_the_root() {
 }
 
 #[tokio::test]
-async fn an_intermediate_signs_and_its_chain_goes_along_without_the_root() {
+async fn an_intermediate_signs_and_sends_its_chain_without_the_root() {
     let folder = Folder::new();
     let root = Foreign::root("root");
     let upper = Foreign::below(&root, "upper");

@@ -112,12 +112,12 @@ impl Rows {
         }
     }
 
-    /// Brings every commit made so far to the disk. sled's flush hands the data to the system, but does not sync it.
+    /// Syncs every commit made so far. sled's flush hands the data to the system, but does not sync it.
     pub(super) fn sync(&self) -> Result<(), BackendError> {
         self.db.flush().map_err(io("flush"))?;
         self.file.sync_all().map_err(|e| BackendError::Io {
             doing: "sync its file",
-            why: io_words(&e),
+            why: describe_io(&e),
         })
     }
 
@@ -224,7 +224,7 @@ fn row_key(key: &Key) -> Vec<u8> {
 }
 
 fn piece_key(key: &Key, piece: u32) -> Vec<u8> {
-    // The length keeps names apart of which one begins with the other; none comes near 4 GiB.
+    // The length keeps apart names of which one begins with the other; none comes near 4 GiB.
     let length = u32::try_from(key.name().len()).unwrap_or(u32::MAX);
     let mut bytes = vec![b'p', key.table().number()];
     bytes.extend_from_slice(&length.to_be_bytes());
@@ -257,19 +257,19 @@ const fn abort(refusal: Refusal) -> ConflictableTransactionError<Refusal> {
 fn io(doing: &'static str) -> impl FnOnce(::sled::Error) -> BackendError {
     move |e| BackendError::Io {
         doing,
-        why: words(&e),
+        why: describe(&e),
     }
 }
 
-/// What sled says, for a person.
-pub(super) fn words(error: &::sled::Error) -> String {
+/// What sled says, with advice where there is any.
+pub(super) fn describe(error: &::sled::Error) -> String {
     match error {
-        ::sled::Error::Io(error) => io_words(error),
+        ::sled::Error::Io(error) => describe_io(error),
         other => other.to_string(),
     }
 }
 
-fn io_words(error: &std::io::Error) -> String {
+fn describe_io(error: &std::io::Error) -> String {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!(
             "{error}: make room there, then start the server again; nothing that was acknowledged is lost"

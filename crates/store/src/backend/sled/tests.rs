@@ -10,7 +10,7 @@ fn commit(name: &str, value: &'static [u8]) -> Commit {
     }
 }
 
-/// The files as a process that is killed now would leave them: what it wrote, without its leave.
+/// Copies the files as a process that is killed now would leave them.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(from).unwrap() {
@@ -49,7 +49,7 @@ async fn what_was_acknowledged_is_there_after_a_kill() {
 }
 
 #[tokio::test]
-async fn a_reopened_store_goes_on_counting_and_has_forgotten_the_changes() {
+async fn a_reopened_store_keeps_counting_but_not_the_changes() {
     let dir = tempfile::tempdir().unwrap();
     let store = Sled::open(dir.path()).unwrap();
     let first = store.commit(vec![commit("a", b"1")]).await.unwrap()[0]
@@ -117,15 +117,15 @@ async fn large_values_never_leave_the_synced_file() {
 }
 
 #[test]
-fn a_directory_that_is_a_file_is_told() {
+fn a_directory_that_is_a_file_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let refusal = Sled::open(file.path()).unwrap_err();
     assert!(matches!(refusal, OpenError::Directory { .. }), "{refusal}");
 }
 
 #[test]
-fn a_full_disk_is_told_with_what_to_do() {
+fn the_error_of_a_full_disk_says_what_to_do() {
     let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-    let told = rows::words(&::sled::Error::Io(full));
-    assert!(told.contains("make room"), "{told}");
+    let message = rows::describe(&::sled::Error::Io(full));
+    assert!(message.contains("make room"), "{message}");
 }

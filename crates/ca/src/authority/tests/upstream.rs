@@ -1,4 +1,4 @@
-//! A server whose authorities another one signs, with that one's part played by roots of its own.
+//! A server with an upstream authority, played by roots of the test.
 
 use std::sync::Mutex;
 
@@ -9,15 +9,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::authority::command::{AuthorityCommand, CommandError};
 use crate::authority::journal::Kind;
-use crate::authority::order::{Order, OrderError};
 use crate::upstream::{
     BundleUpdates, Minted, Published, UpstreamAuthority, UpstreamBundle, UpstreamError,
 };
 
-/// The server above: the last of its roots signs.
+/// The upstream server: the last of its roots signs.
 #[derive(Debug)]
-struct Above {
+struct TestUpstream {
     clock: SharedClock,
     state: Mutex<State>,
     bundle: watch::Sender<Option<Arc<UpstreamBundle>>>,
@@ -26,18 +26,18 @@ struct Above {
 #[derive(Debug)]
 struct State {
     roots: Vec<IssuingCa>,
-    /// What it says that its roots are.
-    told: Vec<X509Authority>,
+    /// The roots that it publishes.
+    published: Vec<X509Authority>,
     jwt: Vec<JwtAuthority>,
     away: bool,
 }
 
-impl Above {
-    fn new(house: &House) -> Arc<Self> {
-        let clock = house.clock.shared();
+impl TestUpstream {
+    fn new(fixture: &Fixture) -> Arc<Self> {
+        let clock = fixture.clock.shared();
         let root = root(clock.now());
         let state = State {
-            told: vec![root.authority().clone()],
+            published: vec![root.authority().clone()],
             roots: vec![root],
             jwt: Vec::new(),
             away: false,
@@ -53,23 +53,23 @@ impl Above {
         let mut state = self.state.lock().unwrap();
         let done = change(&mut state);
         let bundle = UpstreamBundle {
-            x509: state.told.clone(),
+            x509: state.published.clone(),
             jwt: state.jwt.clone(),
         };
         self.bundle.send_replace(Some(Arc::new(bundle)));
         done
     }
 
-    fn told(&self) -> Vec<X509Authority> {
-        self.state.lock().unwrap().told.clone()
+    fn published(&self) -> Vec<X509Authority> {
+        self.state.lock().unwrap().published.clone()
     }
 
     /// Another root signs from now on, and the one before is tainted.
     fn taint(&self) {
         let next = root(self.clock.now());
         self.change(|state| {
-            let before = state.told.pop().unwrap();
-            state.told = vec![before.with_tainted(true), next.authority().clone()];
+            let before = state.published.pop().unwrap();
+            state.published = vec![before.with_tainted(true), next.authority().clone()];
             state.roots.push(next);
         });
     }
@@ -77,9 +77,9 @@ impl Above {
     fn answers(&self, action: &'static str) -> Result<(), UpstreamError> {
         if self.state.lock().unwrap().away {
             return Err(UpstreamError {
-                name: "above",
+                name: "test",
                 action,
-                source: "nobody is there".into(),
+                source: "it is away".into(),
             });
         }
         Ok(())
@@ -95,15 +95,15 @@ impl Above {
             let issued = root.issue_authority(&domain, csr.public_key(), ttl, now);
             Minted {
                 chain: issued.unwrap().chain,
-                roots: state.told.clone(),
+                roots: state.published.clone(),
             }
         })
     }
 }
 
-impl UpstreamAuthority for Above {
+impl UpstreamAuthority for TestUpstream {
     fn name(&self) -> &'static str {
-        "above"
+        "test"
     }
 
     fn mint_x509_ca(
@@ -148,15 +148,15 @@ fn root(now: UnixTime) -> IssuingCa {
     IssuingCa::new(root.unwrap(), Vec::new(), Arc::new(key)).unwrap()
 }
 
-impl House {
-    async fn start_below(&self, above: &Arc<Above>) -> Result<Rotation, RotationError> {
-        Rotation::open_below(
+impl Fixture {
+    async fn start_with(&self, upstream: &Arc<TestUpstream>) -> Result<Rotation, RotationError> {
+        Rotation::open_with_upstream(
             settings(60),
             Arc::clone(&self.keys),
             self.store.clone(),
             SERVER.into(),
             self.clock.shared(),
-            Some(Arc::clone(above) as Arc<dyn UpstreamAuthority>),
+            Some(Arc::clone(upstream) as Arc<dyn UpstreamAuthority>),
         )
         .await
     }
@@ -179,198 +179,213 @@ fn own_key(rotation: &Rotation) -> String {
 }
 
 #[tokio::test]
-async fn what_is_signed_leads_to_the_root_above_and_the_jwt_key_is_known_there() {
-    let house = House::new();
-    let above = Above::new(&house);
-    let mut rotation = house.start_below(&above).await.unwrap();
+async fn svids_lead_to_the_upstream_root_which_gets_the_jwt_key() {
+    let fixture = Fixture::new();
+    let upstream = TestUpstream::new(&fixture);
+    let mut rotation = fixture.start_with(&upstream).await.unwrap();
     rotation.advance().await.unwrap();
-    let bundle = house.bundle().await;
-    assert_eq!(bundle.x509_authorities, above.told());
-    assert_eq!(house.chain(&rotation).await, Some(2));
-    let keys = above.change(|state| state.jwt.clone());
+    let bundle = fixture.bundle().await;
+    assert_eq!(bundle.x509_authorities, upstream.published());
+    assert_eq!(fixture.chain(&rotation).await, Some(2));
+    let keys = upstream.change(|state| state.jwt.clone());
     assert_eq!(keys.len(), 1);
     assert_eq!(keys[0].key_id, own_key(&rotation));
     assert_eq!(bundle.jwt_authorities, keys);
     let states = rotation.authority().states(Kind::X509).unwrap();
-    assert_eq!(states.active.upstream_id, above.told()[0].authority_id());
+    assert_eq!(
+        states.active.upstream_id,
+        upstream.published()[0].authority_id()
+    );
 }
 
 #[tokio::test]
-async fn the_bundle_is_the_one_above_and_what_this_server_needs_itself() {
-    let house = House::new();
-    let above = Above::new(&house);
-    let mut rotation = house.start_below(&above).await.unwrap();
+async fn the_bundle_is_the_upstream_one_plus_what_this_server_needs() {
+    let fixture = Fixture::new();
+    let upstream = TestUpstream::new(&fixture);
+    let mut rotation = fixture.start_with(&upstream).await.unwrap();
     let elsewhere = JwtAuthority {
         key_id: "elsewhere".into(),
-        ..above.change(|state| state.jwt[0].clone())
+        ..upstream.change(|state| state.jwt[0].clone())
     };
-    let second = root(house.clock.now());
-    above.change(|state| {
-        state.told.push(second.authority().clone());
+    let second = root(fixture.clock.now());
+    upstream.change(|state| {
+        state.published.push(second.authority().clone());
         state.jwt = vec![elsewhere.clone()];
     });
     rotation.advance().await.unwrap();
-    let bundle = house.bundle().await;
-    assert_eq!(bundle.x509_authorities, above.told());
+    let bundle = fixture.bundle().await;
+    assert_eq!(bundle.x509_authorities, upstream.published());
     let ids: Vec<_> = bundle.jwt_authorities.iter().map(|k| &k.key_id).collect();
     assert_eq!(ids, [&own_key(&rotation), "elsewhere"]);
 
-    // What is gone there is gone here, whether or not it was ever seen as tainted.
-    above.change(|state| {
-        state.told.pop();
+    // What the upstream removes is removed here, whether or not it was ever seen as tainted.
+    upstream.change(|state| {
+        state.published.pop();
         state.jwt.clear();
     });
     rotation.advance().await.unwrap();
-    let bundle = house.bundle().await;
-    assert_eq!(bundle.x509_authorities, above.told());
+    let bundle = fixture.bundle().await;
+    assert_eq!(bundle.x509_authorities, upstream.published());
     assert_eq!(bundle.jwt_authorities.len(), 1);
     // Without news, nothing is written.
     rotation.advance().await.unwrap();
-    assert_eq!(house.bundle().await, bundle);
+    assert_eq!(fixture.bundle().await, bundle);
 }
 
 #[tokio::test]
-async fn an_authority_below_a_tainted_root_is_left_before_the_taint_is_told() {
-    let house = House::new();
-    let above = Above::new(&house);
-    let mut rotation = house.start_below(&above).await.unwrap();
+async fn an_authority_is_replaced_before_its_root_shows_as_tainted() {
+    let fixture = Fixture::new();
+    let upstream = TestUpstream::new(&fixture);
+    let mut rotation = fixture.start_with(&upstream).await.unwrap();
     rotation.advance().await.unwrap();
     let before = active_root(&rotation);
-    above.taint();
-    // The server above is away for the moment: nothing changes, and nothing is told.
-    above.change(|state| state.away = true);
+    upstream.taint();
+    // The upstream is away for the moment: nothing changes, and nothing is published.
+    upstream.change(|state| state.away = true);
     assert!(rotation.advance().await.is_err());
     assert_eq!(active_root(&rotation), before);
-    let roots = house.bundle().await.x509_authorities;
+    let roots = fixture.bundle().await.x509_authorities;
     assert!(!roots.iter().any(X509Authority::is_tainted));
 
-    above.change(|state| state.away = false);
+    upstream.change(|state| state.away = false);
     rotation.advance().await.unwrap();
     assert_ne!(active_root(&rotation), before);
-    assert_eq!(house.bundle().await.x509_authorities, above.told());
-    assert_eq!(house.chain(&rotation).await, Some(2));
+    assert_eq!(
+        fixture.bundle().await.x509_authorities,
+        upstream.published()
+    );
+    assert_eq!(fixture.chain(&rotation).await, Some(2));
 }
 
 #[tokio::test]
-async fn what_the_server_above_signs_below_a_tainted_root_is_not_taken() {
-    let house = House::new();
-    let above = Above::new(&house);
-    let mut rotation = house.start_below(&above).await.unwrap();
+async fn an_authority_signed_by_a_tainted_root_is_refused() {
+    let fixture = Fixture::new();
+    let upstream = TestUpstream::new(&fixture);
+    let mut rotation = fixture.start_with(&upstream).await.unwrap();
     rotation.advance().await.unwrap();
     let before = active_root(&rotation);
-    above.change(|state| state.told[0] = state.told[0].with_tainted(true));
+    upstream.change(|state| state.published[0] = state.published[0].with_tainted(true));
     let refused = rotation.advance().await.unwrap_err();
     assert!(matches!(refused, RotationError::Minted(_)), "{refused}");
     assert_eq!(active_root(&rotation), before);
 }
 
 #[tokio::test]
-async fn while_the_server_above_is_away_what_there_is_signs_on() {
-    let house = House::new();
-    let above = Above::new(&house);
-    let mut rotation = house.start_below(&above).await.unwrap();
+async fn the_active_authority_signs_while_the_upstream_is_away() {
+    let fixture = Fixture::new();
+    let upstream = TestUpstream::new(&fixture);
+    let mut rotation = fixture.start_with(&upstream).await.unwrap();
     let before = active_root(&rotation);
-    above.change(|state| state.away = true);
-    house.forward(40);
+    upstream.change(|state| state.away = true);
+    fixture.forward(40);
     assert!(rotation.advance().await.is_err());
-    assert_eq!(house.chain(&rotation).await, Some(2));
+    assert_eq!(fixture.chain(&rotation).await, Some(2));
     drop(rotation);
     // After a restart too.
-    let mut rotation = house.start_below(&above).await.unwrap();
+    let mut rotation = fixture.start_with(&upstream).await.unwrap();
     assert_eq!(active_root(&rotation), before);
-    assert_eq!(house.chain(&rotation).await, Some(2));
-    above.change(|state| state.away = false);
+    assert_eq!(fixture.chain(&rotation).await, Some(2));
+    upstream.change(|state| state.away = false);
     rotation.advance().await.unwrap();
     assert!(rotation.journal().x509.prepared().is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_any_authority_the_server_above_is_waited_for_and_then_missed() {
-    let house = House::new();
-    let above = Above::new(&house);
-    above.change(|state| state.away = true);
-    let refused = house.start_below(&above).await.err().unwrap();
+async fn a_first_start_waits_for_the_upstream_and_then_fails() {
+    let fixture = Fixture::new();
+    let upstream = TestUpstream::new(&fixture);
+    upstream.change(|state| state.away = true);
+    let refused = fixture.start_with(&upstream).await.err().unwrap();
     assert!(matches!(refused, RotationError::Upstream(_)), "{refused}");
-    assert!(house.keys.list().unwrap().is_empty());
+    assert!(fixture.keys.list().unwrap().is_empty());
 
-    let back = Arc::clone(&above);
+    let back = Arc::clone(&upstream);
     tokio::spawn(async move {
         tokio::time::sleep(secs(5)).await;
         back.change(|state| state.away = false);
     });
-    house.start_below(&above).await.unwrap();
+    fixture.start_with(&upstream).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_server_that_was_a_root_changes_over_when_its_own_time_has_come() {
-    let house = House::new();
-    let own = active_root(&house.start().await);
-    let above = Above::new(&house);
-    let mut rotation = house.start_below(&above).await.unwrap();
+async fn a_former_root_changes_to_its_upstream_when_it_is_due() {
+    let fixture = Fixture::new();
+    let own = active_root(&fixture.start().await);
+    let upstream = TestUpstream::new(&fixture);
+    let mut rotation = fixture.start_with(&upstream).await.unwrap();
     rotation.advance().await.unwrap();
-    // Prepared at once, so that its peers know the root above; they still know the own one.
+    // Prepared at once, so that peers learn of the upstream root; they still know the own one.
     assert_eq!(active_root(&rotation), own);
     let prepared = rotation.journal().x509.prepared().unwrap();
     assert!(!prepared.authority.certificate.is_root());
-    let roots = house.bundle().await.x509_authorities;
+    let roots = fixture.bundle().await.x509_authorities;
     assert!(roots.iter().any(|root| root.der().as_ref() == own));
-    assert!(roots.contains(&above.told()[0]));
+    assert!(roots.contains(&upstream.published()[0]));
 
-    house.forward(52);
+    fixture.forward(52);
     rotation.advance().await.unwrap();
     assert_ne!(active_root(&rotation), own);
-    assert_eq!(house.chain(&rotation).await, Some(2));
-    let roots = house.bundle().await.x509_authorities;
+    assert_eq!(fixture.chain(&rotation).await, Some(2));
+    let roots = fixture.bundle().await.x509_authorities;
     assert!(roots.iter().any(|root| root.der().as_ref() == own));
 }
 
 #[tokio::test]
-async fn by_hand_only_what_is_above_the_old_authority_can_be_tainted_and_it_stays_so() {
-    let house = House::new();
-    let above = Above::new(&house);
-    let rotation = house.start_below(&above).await.unwrap();
+async fn only_the_upstream_of_the_old_authority_can_be_tainted() {
+    let fixture = Fixture::new();
+    let upstream = TestUpstream::new(&fixture);
+    let rotation = fixture.start_with(&upstream).await.unwrap();
     let authority = rotation.authority();
     let stop = CancellationToken::new();
     let running = tokio::spawn(rotation.run(stop.clone()));
-    let first = above.told()[0].authority_id().to_owned();
+    let first = upstream.published()[0].authority_id().to_owned();
 
     let own = authority.states(Kind::X509).unwrap().active.id;
-    for order in [
-        Order::Taint(Kind::X509, own.clone()),
-        Order::Revoke(Kind::X509, own),
+    for command in [
+        AuthorityCommand::Taint(Kind::X509, own.clone()),
+        AuthorityCommand::Revoke(Kind::X509, own),
     ] {
-        let refused = authority.order(order).await;
+        let refused = authority.command(command).await;
         assert!(
-            matches!(refused, Err(OrderError::HasUpstream)),
+            matches!(refused, Err(CommandError::HasUpstream)),
             "{refused:?}"
         );
     }
-    let refused = authority.order(Order::TaintUpstream(first.clone())).await;
-    assert!(matches!(refused, Err(OrderError::IsActive)), "{refused:?}");
+    let refused = authority
+        .command(AuthorityCommand::TaintUpstream(first.clone()))
+        .await;
+    assert!(
+        matches!(refused, Err(CommandError::IsActive)),
+        "{refused:?}"
+    );
 
-    // Another root signs above, and the next authority here is below it.
-    let next = root(house.clock.now());
-    above.change(|state| {
-        state.told.push(next.authority().clone());
+    // Another upstream root signs, and with it the next authority here.
+    let next = root(fixture.clock.now());
+    upstream.change(|state| {
+        state.published.push(next.authority().clone());
         state.roots.push(next);
     });
-    let prepared = authority.order(Order::Prepare(Kind::X509)).await.unwrap();
-    let activate = Order::Activate(Kind::X509, prepared.state.id);
-    authority.order(activate).await.unwrap();
-    let taint = Order::TaintUpstream(first.clone());
-    authority.order(taint).await.unwrap();
-    // An answer from above that knows nothing of it takes nothing back.
-    let third = root(house.clock.now());
-    above.change(|state| state.told.push(third.authority().clone()));
-    while house.bundle().await.x509_authorities.len() < 3 {
+    let prepared = authority
+        .command(AuthorityCommand::Prepare(Kind::X509))
+        .await
+        .unwrap();
+    let activate = AuthorityCommand::Activate(Kind::X509, open(prepared).await.id);
+    open(authority.command(activate).await.unwrap()).await;
+    let taint = AuthorityCommand::TaintUpstream(first.clone());
+    open(authority.command(taint).await.unwrap()).await;
+    // An upstream bundle without the taint does not take it back.
+    let third = root(fixture.clock.now());
+    upstream.change(|state| state.published.push(third.authority().clone()));
+    while fixture.bundle().await.x509_authorities.len() < 3 {
         tokio::task::yield_now().await;
     }
-    let roots = house.bundle().await.x509_authorities;
+    let roots = fixture.bundle().await.x509_authorities;
     let tainted = roots.iter().filter(|root| root.is_tainted());
     let tainted: Vec<_> = tainted.map(X509Authority::authority_id).collect();
     assert_eq!(tainted, [&first]);
-    authority.order(Order::RevokeUpstream(first)).await.unwrap();
-    assert_eq!(house.bundle().await.x509_authorities.len(), 2);
+    let revoke = AuthorityCommand::RevokeUpstream(first);
+    open(authority.command(revoke).await.unwrap()).await;
+    assert_eq!(fixture.bundle().await.x509_authorities.len(), 2);
     stop.cancel();
     running.await.unwrap().unwrap();
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use countersign_transport::error::Chain;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::rows::Rows;
@@ -11,7 +12,7 @@ use crate::limits;
 
 type Reply<T> = oneshot::Sender<Result<T, BackendError>>;
 
-/// What the thread is asked.
+/// A request to the thread.
 pub(super) enum Request {
     Get {
         keys: Vec<Key>,
@@ -29,8 +30,8 @@ pub(super) enum Request {
     },
 }
 
-/// Owns the database, and answers until nobody can ask any more or a write fails.
-pub(super) struct Owner {
+/// Owns the database, and answers until all senders are gone or a write fails.
+pub(super) struct WriterThread {
     rows: Rows,
     incoming: mpsc::Receiver<Request>,
     feed: Arc<Feed>,
@@ -46,7 +47,7 @@ struct Batch {
     reads: Vec<Request>,
 }
 
-impl Owner {
+impl WriterThread {
     pub(super) const fn new(
         rows: Rows,
         incoming: mpsc::Receiver<Request>,
@@ -64,15 +65,15 @@ impl Owner {
     pub(super) fn run(mut self) {
         while let Some(first) = self.incoming.blocking_recv() {
             if let Err(error) = self.serve(first) {
-                tracing::error!(%error, "the store failed: nothing more can be written");
+                tracing::error!(error = %Chain(&error), "The store failed: nothing more can be written");
                 self.failed.send_replace(Some(error));
                 return;
             }
         }
     }
 
-    /// Serves one request and those that wait behind it. Fails if the disk did: the requests are then dropped, which
-    /// tells those who wait that the store is closed.
+    /// Serves one request and those that wait behind it. If the disk fails, the requests are dropped, which their callers
+    /// see as a closed store.
     fn serve(&mut self, first: Request) -> Result<(), BackendError> {
         let mut batch = Batch::default();
         self.take(first, &mut batch)?;
@@ -89,7 +90,7 @@ impl Owner {
             self.feed.publish(seq, keys);
         }
         for (committed, reply) in batch.answers {
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = reply.send(Ok(committed));
         }
         for read in batch.reads {
@@ -98,7 +99,8 @@ impl Owner {
         Ok(())
     }
 
-    /// Makes the commits of a request, not durable yet; keeps a read for after the sync.
+    /// Makes the commits of a request, not durable yet; leaves a read for after the sync, so that it shows nothing that a
+    /// crash could take back.
     fn take(&mut self, request: Request, batch: &mut Batch) -> Result<(), BackendError> {
         let Request::Commit { commits, reply } = request else {
             batch.reads.push(request);
@@ -136,7 +138,7 @@ impl Owner {
             } => {
                 let _ = reply.send(self.rows.scan(table, after.as_deref(), limit));
             }
-            // `take` made it.
+            // `take` has made it.
             Request::Commit { .. } => {}
         }
     }

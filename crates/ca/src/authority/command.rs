@@ -1,33 +1,33 @@
-//! Rotating by hand: what administrators order, and what they are told.
+//! Rotating by hand: what administrators command, and what they get back.
 //!
-//! Orders go to the one owner of the authorities, [`super::Rotation`], and are carried out between the steps that are due
-//! by the clock. An order that was taken is carried out even if whoever gave it is gone.
+//! Commands go to the one writer of the authorities, [`super::Rotation`], which takes them between the steps that are due
+//! by the clock. A command that was taken is carried out even if the caller is gone by then.
 
 use countersign_identity::UnixTime;
-use countersign_store::backend::Seq;
+use countersign_store::Pending;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Authority;
+use super::error::RotationError;
 use super::journal::{Kind, Named, Slot, SlotStatus, Slots};
-use super::rotation::RotationError;
 
-/// How many orders may wait.
-pub(super) const QUEUE: usize = 16;
+/// The most commands that wait.
+pub(super) const MAX_QUEUED: usize = 16;
 
 /// What to do with an authority. IDs are those of [`AuthorityState`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum AuthorityCommand {
     /// Make the next authority of a kind and publish it, in place of what is beside the active one.
     Prepare(Kind),
     /// Let the prepared authority sign.
     Activate(Kind, String),
-    /// Have all renewed that the old authority signed.
+    /// Mark the old authority as tainted: everything that it signed is renewed.
     Taint(Kind, String),
-    /// Take a tainted authority out of the bundle.
+    /// Remove a tainted authority from the bundle.
     Revoke(Kind, String),
-    /// Have all renewed that leads to this authority above the old one.
+    /// Mark the old authority's upstream as tainted: everything that leads to it is renewed.
     TaintUpstream(String),
-    /// Take this tainted authority above the old one out of the bundle.
+    /// Remove the old authority's tainted upstream from the bundle.
     RevokeUpstream(String),
 }
 
@@ -38,7 +38,7 @@ pub struct AuthorityState {
     pub id: String,
     /// When it expires; none where that is not known.
     pub expires_at: Option<UnixTime>,
-    /// The subject key identifier of the authority above; empty if there is none.
+    /// The subject key identifier of its upstream authority; empty if there is none.
     pub upstream_id: String,
 }
 
@@ -53,18 +53,9 @@ pub struct States {
     pub old: Option<AuthorityState>,
 }
 
-/// What an order led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Done {
-    /// The authority that it was about.
-    pub state: AuthorityState,
-    /// The commit with which it took effect.
-    pub seq: Seq,
-}
-
-/// Why an order was not carried out.
+/// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
-pub enum OrderError {
+pub enum CommandError {
     /// There is no active authority.
     #[error("server is initializing")]
     Initializing,
@@ -80,10 +71,10 @@ pub enum OrderError {
     /// The authority is in a state in which this can't be done with it.
     #[error("unsupported local authority status: {}", status_name(*.0))]
     Status(SlotStatus),
-    /// There is an authority above, so that tainting this one alone would do nothing.
+    /// There is an upstream authority, so that tainting this one alone would do nothing.
     #[error("there is an upstream authority")]
     HasUpstream,
-    /// There is no authority above.
+    /// There is no upstream authority.
     #[error("upstream authority is not configured")]
     NoUpstream,
     /// The bundle does not have the authority.
@@ -92,7 +83,7 @@ pub enum OrderError {
     /// It is tainted already.
     #[error("{} is already tainted", match .0 { Kind::X509 => "root CA", Kind::Jwt => "key" })]
     AlreadyTainted(Kind),
-    /// It is to be tainted first.
+    /// It must be tainted first.
     #[error("it is not possible to revoke an untainted {}", match .0 { Kind::X509 => "root CA", Kind::Jwt => "key" })]
     NotTainted(Kind),
     /// The key manager or the store failed.
@@ -103,6 +94,7 @@ pub enum OrderError {
     Stopping,
 }
 
+/// SPIRE's names, which its tools print.
 const fn status_name(status: SlotStatus) -> &'static str {
     match status {
         SlotStatus::Prepared => "PREPARED",
@@ -111,15 +103,15 @@ const fn status_name(status: SlotStatus) -> &'static str {
     }
 }
 
-/// An order on its way.
+/// A command on its way to the writer.
 #[derive(Debug)]
-pub(super) struct Letter {
-    pub(super) order: Order,
-    pub(super) answer: oneshot::Sender<Result<Done, OrderError>>,
+pub(super) struct Envelope {
+    pub(super) command: AuthorityCommand,
+    pub(super) reply: oneshot::Sender<Result<Pending<AuthorityState>, CommandError>>,
 }
 
-/// Where orders arrive.
-pub(super) type Letters = mpsc::Receiver<Letter>;
+/// Where commands arrive.
+pub(super) type Inbox = mpsc::Receiver<Envelope>;
 
 impl Authority {
     /// The authorities of a kind, as they were last committed; none if none is active.
@@ -132,16 +124,19 @@ impl Authority {
         }
     }
 
-    /// Has an order carried out, and says when it took effect.
+    /// Has a command carried out, and returns the authority that it was about.
     ///
     /// # Errors
-    /// [`OrderError`]; then nothing changed, unless the store failed.
-    pub async fn order(&self, order: Order) -> Result<Done, OrderError> {
-        let (answer, done) = oneshot::channel();
-        let letter = Letter { order, answer };
-        let sent = self.0.orders.send(letter).await;
-        sent.map_err(|_| OrderError::Stopping)?;
-        done.await.map_err(|_| OrderError::Stopping)?
+    /// [`CommandError`]; then nothing changed, unless the store failed.
+    pub async fn command(
+        &self,
+        command: AuthorityCommand,
+    ) -> Result<Pending<AuthorityState>, CommandError> {
+        let (reply, outcome) = oneshot::channel();
+        let envelope = Envelope { command, reply };
+        let sent = self.0.commands.send(envelope).await;
+        sent.map_err(|_| CommandError::Stopping)?;
+        outcome.await.map_err(|_| CommandError::Stopping)?
     }
 }
 

@@ -1,60 +1,63 @@
-//! Carrying out what administrators order.
+//! Carrying out what administrators command.
 
 use countersign_identity::Bundle;
+use countersign_store::Pending;
 use tracing::info;
 
 use super::publication;
 use super::{Rotation, RotationError};
+use crate::authority::command::{AuthorityCommand, AuthorityState, CommandError, state_of};
 use crate::authority::journal::{Journal, Kind, Named, SlotStatus, Slots};
-use crate::authority::order::{AuthorityState, Done, Order, OrderError, state_of};
 
 impl Rotation {
-    pub(super) async fn carry_out(&mut self, order: Order) -> Result<Done, OrderError> {
-        let state = match order {
-            Order::Prepare(kind) => self.prepare_now(kind).await?,
-            Order::Activate(kind, id) => self.activate_now(kind, &id).await?,
-            Order::Taint(kind, id) => self.taint(kind, &id).await?,
-            Order::Revoke(kind, id) => self.revoke(kind, &id).await?,
-            Order::TaintUpstream(id) => {
+    pub(super) async fn carry_out(
+        &mut self,
+        command: AuthorityCommand,
+    ) -> Result<Pending<AuthorityState>, CommandError> {
+        let state = match command {
+            AuthorityCommand::Prepare(kind) => self.prepare_now(kind).await?,
+            AuthorityCommand::Activate(kind, id) => self.activate_now(kind, &id).await?,
+            AuthorityCommand::Taint(kind, id) => self.taint(kind, &id).await?,
+            AuthorityCommand::Revoke(kind, id) => self.revoke(kind, &id).await?,
+            AuthorityCommand::TaintUpstream(id) => {
                 self.check_upstream(&id)?;
                 self.mark(Kind::X509, &id, self.journal.clone()).await?;
                 named(id)
             }
-            Order::RevokeUpstream(id) => {
+            AuthorityCommand::RevokeUpstream(id) => {
                 self.check_upstream(&id)?;
                 self.remove(Kind::X509, &id, self.journal.clone()).await?;
                 named(id)
             }
         };
-        let seq = self.written;
-        Ok(Done { state, seq })
+        Ok(Pending::new(state, self.last_commit))
     }
 
-    async fn prepare_now(&mut self, kind: Kind) -> Result<AuthorityState, OrderError> {
+    async fn prepare_now(&mut self, kind: Kind) -> Result<AuthorityState, CommandError> {
         if self.active_id(kind).is_none() {
-            return Err(OrderError::Initializing);
+            return Err(CommandError::Initializing);
         }
         self.prepare(kind).await?;
-        let (state, _) = self.other(kind).ok_or(OrderError::Initializing)?;
+        let (state, _) = self.other(kind).ok_or(CommandError::Initializing)?;
         Ok(state)
     }
 
-    async fn activate_now(&mut self, kind: Kind, id: &str) -> Result<AuthorityState, OrderError> {
+    async fn activate_now(&mut self, kind: Kind, id: &str) -> Result<AuthorityState, CommandError> {
         let (state, status) = self.beside_active(kind, id)?;
         if status != SlotStatus::Prepared {
-            return Err(OrderError::Status(status));
+            return Err(CommandError::Status(status));
         }
         self.activate(kind).await?;
         Ok(state)
     }
 
-    async fn taint(&mut self, kind: Kind, id: &str) -> Result<AuthorityState, OrderError> {
+    async fn taint(&mut self, kind: Kind, id: &str) -> Result<AuthorityState, CommandError> {
         if kind == Kind::X509 && self.has_upstream() {
-            return Err(OrderError::HasUpstream);
+            return Err(CommandError::HasUpstream);
         }
         let (state, status) = self.beside_active(kind, id)?;
         if status != SlotStatus::Old {
-            return Err(OrderError::Status(status));
+            return Err(CommandError::Status(status));
         }
         let journal = match kind {
             Kind::X509 => {
@@ -70,16 +73,16 @@ impl Rotation {
         Ok(state)
     }
 
-    /// The slot goes with its authority: nothing may publish it again.
-    async fn revoke(&mut self, kind: Kind, id: &str) -> Result<AuthorityState, OrderError> {
+    /// Removes the slot with its authority: nothing may publish it again.
+    async fn revoke(&mut self, kind: Kind, id: &str) -> Result<AuthorityState, CommandError> {
         if kind == Kind::X509 && self.has_upstream() {
-            return Err(OrderError::HasUpstream);
+            return Err(CommandError::HasUpstream);
         }
         let beside = match self.beside_active(kind, id) {
             Ok((_, SlotStatus::Old)) => true,
-            Ok((_, status)) => return Err(OrderError::Status(status)),
-            // A JWT key that is in the bundle and in no slot: one of long ago, or of a server that is gone.
-            Err(OrderError::Unexpected) if kind == Kind::Jwt => false,
+            Ok((_, status)) => return Err(CommandError::Status(status)),
+            // A JWT key may be in the bundle and in no slot: an older one, or that of a server that is gone.
+            Err(CommandError::Unexpected) if kind == Kind::Jwt => false,
             Err(error) => return Err(error),
         };
         let journal = match (kind, beside) {
@@ -92,10 +95,10 @@ impl Rotation {
     }
 
     /// Marks an authority of the bundle as tainted, and writes the journal with it.
-    async fn mark(&mut self, kind: Kind, id: &str, journal: Journal) -> Result<(), OrderError> {
+    async fn mark(&mut self, kind: Kind, id: &str, journal: Journal) -> Result<(), CommandError> {
         match self.is_tainted(kind, id).await? {
-            None => return Err(OrderError::NotInBundle(kind)),
-            Some(true) => return Err(OrderError::AlreadyTainted(kind)),
+            None => return Err(CommandError::NotInBundle(kind)),
+            Some(true) => return Err(CommandError::AlreadyTainted(kind)),
             Some(false) => {}
         }
         let edit = |bundle: &mut Bundle| publication::taint(bundle, kind, id);
@@ -106,10 +109,10 @@ impl Rotation {
     }
 
     /// Removes a tainted authority from the bundle, and writes the journal with it.
-    async fn remove(&mut self, kind: Kind, id: &str, journal: Journal) -> Result<(), OrderError> {
+    async fn remove(&mut self, kind: Kind, id: &str, journal: Journal) -> Result<(), CommandError> {
         match self.is_tainted(kind, id).await? {
-            None => return Err(OrderError::NotInBundle(kind)),
-            Some(false) => return Err(OrderError::NotTainted(kind)),
+            None => return Err(CommandError::NotInBundle(kind)),
+            Some(false) => return Err(CommandError::NotTainted(kind)),
             Some(true) => {}
         }
         let edit = |bundle: &mut Bundle| publication::remove(bundle, kind, id);
@@ -125,31 +128,30 @@ impl Rotation {
         Ok(bundle.and_then(|bundle| publication::is_tainted(&bundle, kind, id)))
     }
 
-    /// Whether this server's X.509 authorities are signed by one above it.
+    /// Whether this server's X.509 authorities are signed by an upstream authority.
     const fn has_upstream(&self) -> bool {
         self.upstream.is_some()
     }
 
-    /// Whether an upstream authority may be tainted or revoked: it is above the old authority, and not above the active
-    /// one.
-    fn check_upstream(&self, id: &str) -> Result<(), OrderError> {
+    /// An upstream authority may be tainted or revoked if it signed the old authority and did not sign the active one.
+    fn check_upstream(&self, id: &str) -> Result<(), CommandError> {
         if !self.has_upstream() {
-            return Err(OrderError::NoUpstream);
+            return Err(CommandError::NoUpstream);
         }
         let slots = &self.journal.x509;
         if id.is_empty() {
-            return Err(OrderError::IdMissing);
+            return Err(CommandError::IdMissing);
         }
         if slots
             .active()
             .is_some_and(|s| s.authority.upstream_id() == id)
         {
-            return Err(OrderError::IsActive);
+            return Err(CommandError::IsActive);
         }
         let other = slots.other().filter(|s| s.authority.upstream_id() == id);
-        match other.ok_or(OrderError::Unexpected)?.status {
+        match other.ok_or(CommandError::Unexpected)?.status {
             SlotStatus::Old => Ok(()),
-            status => Err(OrderError::Status(status)),
+            status => Err(CommandError::Status(status)),
         }
     }
 
@@ -158,15 +160,15 @@ impl Rotation {
         &self,
         kind: Kind,
         id: &str,
-    ) -> Result<(AuthorityState, SlotStatus), OrderError> {
+    ) -> Result<(AuthorityState, SlotStatus), CommandError> {
         if id.is_empty() {
-            return Err(OrderError::IdMissing);
+            return Err(CommandError::IdMissing);
         }
         if self.active_id(kind) == Some(id) {
-            return Err(OrderError::IsActive);
+            return Err(CommandError::IsActive);
         }
         let other = self.other(kind).filter(|(state, _)| state.id == id);
-        other.ok_or(OrderError::Unexpected)
+        other.ok_or(CommandError::Unexpected)
     }
 
     fn active_id(&self, kind: Kind) -> Option<&str> {

@@ -1,0 +1,58 @@
+//! A write that is on the disk, and that readers may not see yet.
+
+use crate::backend::Seq;
+
+/// What a write made, held back until readers see it.
+///
+/// Whoever answers a caller opens it with [`Pending::visible_to`], so that the caller's next read finds the write. There
+/// is no other way to the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "readers may not see this write yet: open it with `visible_to` before you answer"]
+pub struct Pending<T> {
+    value: T,
+    seq: Seq,
+}
+
+/// Where commits become visible to readers.
+pub trait Visibility {
+    /// Why a commit can't be waited for.
+    type Error;
+
+    /// Waits until everything up to this commit can be read here.
+    fn reached(&self, seq: Seq) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+impl<T> Pending<T> {
+    /// A value that this commit made.
+    pub const fn new(value: T, seq: Seq) -> Self {
+        Self { value, seq }
+    }
+
+    /// The commit; [`Seq::ZERO`] if nothing was written.
+    #[must_use]
+    pub const fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// Another value made by the same commit.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Pending<U> {
+        Pending {
+            value: f(self.value),
+            seq: self.seq,
+        }
+    }
+
+    /// Waits until the write is visible, and opens it.
+    ///
+    /// # Errors
+    /// Those of the reader; the write holds all the same.
+    pub async fn visible_to<V: Visibility>(self, reader: &V) -> Result<T, V::Error> {
+        reader.reached(self.seq).await?;
+        Ok(self.value)
+    }
+
+    /// The value at once, for a step of a longer write.
+    pub(crate) fn unseen(self) -> T {
+        self.value
+    }
+}
