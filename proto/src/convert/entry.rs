@@ -13,6 +13,10 @@ use countersign_identity::{
 use super::selector::{self, InvalidSelectors};
 use crate::spire::api::types;
 
+mod update;
+
+pub use update::EntryUpdate;
+
 /// The most selectors that one entry may have.
 pub const MAX_SELECTORS: usize = 1_024;
 /// The most DNS names that one entry may have.
@@ -267,28 +271,6 @@ pub fn masked(entry: types::Entry, mask: Option<&types::EntryMask>) -> types::En
             overlaid(bare, entry, mask)
         }
         None => entry,
-    }
-}
-
-/// What an update makes of an entry: the fields that the mask names, or all if there is none, are the new ones. The ID,
-/// the revision and the time of creation are never written.
-#[must_use]
-pub fn updated(
-    old: types::Entry,
-    new: types::Entry,
-    mask: Option<&types::EntryMask>,
-) -> types::Entry {
-    let (revision_number, created_at) = (old.revision_number, old.created_at);
-    let id = old.id.clone();
-    let entry = match mask {
-        Some(mask) => overlaid(old, new, mask),
-        None => new,
-    };
-    types::Entry {
-        id,
-        revision_number,
-        created_at,
-        ..entry
     }
 }
 

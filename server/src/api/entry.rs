@@ -126,27 +126,28 @@ impl EntryService {
         let parts = &self.0.parts;
         let td = &parts.trust_domain;
         let mut items: Vec<Option<Item>> = Vec::with_capacity(entries.len());
-        let (mut known, mut wanted) = (Vec::new(), Vec::new());
+        let (mut ids, mut updates) = (Vec::new(), Vec::new());
         for wire in entries {
-            let failed = match (check::update(&wire, mask, td), EntryId::new(&wire.id)) {
+            let id = EntryId::new(&wire.id);
+            let failed = match (check::update(wire, mask, td), id) {
                 (Err(error), _) => Some(error),
                 // No entry can have such an ID.
-                (Ok(()), Err(_)) => Some(ApiError::not_found(NOT_UPDATED)),
-                (Ok(()), Ok(id)) => {
-                    known.push(id);
-                    wanted.push(wire);
+                (Ok(_), Err(_)) => Some(ApiError::not_found(NOT_UPDATED)),
+                (Ok(update), Ok(id)) => {
+                    ids.push(id);
+                    updates.push(update);
                     None
                 }
             };
             items.push(failed.map(|error| Err(error.into())));
         }
-        let change = |i: usize, old: &Entry| {
-            let new = wanted.get(i).cloned().unwrap_or_default();
-            check::applied(old.into(), new, mask, td)
+        let change = |i: usize, old: &Entry| match updates.get(i) {
+            Some(update) => check::applied(update, old),
+            None => Err(ApiError::not_found(NOT_UPDATED)),
         };
         let changed = parts
             .store
-            .entries_update(&known, change)
+            .entries_update(&ids, change)
             .await
             .map_err(|e| ApiError::store(NOT_UPDATED, &e))?;
         let changed = parts.index.visible(changed).await?;

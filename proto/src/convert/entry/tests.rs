@@ -193,11 +193,21 @@ fn a_mask_keeps_what_it_names_and_the_id() {
     assert_eq!(masked(wire(), Some(&everything())), wire());
 }
 
+fn updated(
+    new: types::Entry,
+    mask: Option<&types::EntryMask>,
+) -> Result<types::Entry, InvalidEntry> {
+    let old = Entry::try_from(wire()).unwrap();
+    let entry = EntryUpdate::new(new, mask)?.apply(&old)?;
+    Ok(types::Entry::from(&entry))
+}
+
 #[test]
-fn an_update_writes_what_the_mask_names_and_never_what_is_the_servers() {
+fn an_update_changes_what_the_mask_names_and_nothing_else() {
     let new = types::Entry {
         id: "other".into(),
         hint: "new".into(),
+        // Not named by the mask, and so not looked at.
         x509_svid_ttl: -7,
         revision_number: 99,
         created_at: 99,
@@ -213,14 +223,46 @@ fn an_update_writes_what_the_mask_names_and_never_what_is_the_servers() {
         hint: "new".into(),
         ..wire()
     };
-    assert_eq!(updated(wire(), new.clone(), Some(&mask)), want);
-    let all = types::Entry {
+    assert_eq!(updated(new, Some(&mask)), Ok(want));
+}
+
+#[test]
+fn an_update_without_a_mask_changes_all_but_the_servers_fields() {
+    let new = types::Entry {
+        id: "other".into(),
+        spiffe_id: Some(wire_id("/new")),
+        parent_id: Some(wire_id("/parent")),
+        selectors: vec![wire_selector("unix", "uid:9")],
+        revision_number: 99,
+        created_at: 99,
+        ..Default::default()
+    };
+    let want = types::Entry {
         id: "entry-1".into(),
         revision_number: 3,
         created_at: 1_800_000_000,
         ..new.clone()
     };
-    assert_eq!(updated(wire(), new, None), all);
+    assert_eq!(updated(new.clone(), None), Ok(want.clone()));
+    assert_eq!(updated(new, Some(&everything())), Ok(want));
+}
+
+#[test]
+fn an_update_is_checked_against_the_fields_that_stay() {
+    let new = types::Entry {
+        selectors: vec![wire_selector("unix", "uid:9"), wire_selector("k8s", "ns:a")],
+        ..Default::default()
+    };
+    let mask = types::EntryMask {
+        selectors: true,
+        ..Default::default()
+    };
+    // Two types are valid in themselves; the entry that stores its SVID can't have them.
+    assert!(EntryUpdate::new(new.clone(), Some(&mask)).is_ok());
+    assert_eq!(
+        updated(new, Some(&mask)),
+        Err(InvalidEntry::StoreSvidSelectors)
+    );
 }
 
 fn everything() -> types::EntryMask {

@@ -4,7 +4,7 @@
 //! SPIRE's data store would find.
 
 use countersign_identity::{Entry, TrustDomain};
-use countersign_proto::convert::entry::{InvalidEntry, updated};
+use countersign_proto::convert::entry::{EntryUpdate, InvalidEntry};
 use countersign_proto::spire::api::types;
 use tonic::Code;
 
@@ -34,7 +34,8 @@ impl From<ApiError> for Refused {
 
 /// An entry that is to be made.
 pub(super) fn new(wire: types::Entry, td: &TrustDomain) -> Result<Entry, Refused> {
-    ids(wire.parent_id.as_ref(), wire.spiffe_id.as_ref(), td)?;
+    parent_id(wire.parent_id.as_ref(), td)?;
+    workload_id(wire.spiffe_id.as_ref(), td)?;
     Entry::try_from(wire).map_err(|error| {
         let refusal = refusal(NOT_CREATED, &error);
         if error.is_repetition() {
@@ -45,40 +46,48 @@ pub(super) fn new(wire: types::Entry, td: &TrustDomain) -> Result<Entry, Refused
     })
 }
 
-/// What an update says, before it is known whether there is such an entry: all that the mask names must be sound.
+/// What an update changes. It is checked before it is known whether there is such an entry: all that the mask names must
+/// be valid.
 pub(super) fn update(
-    wire: &types::Entry,
+    wire: types::Entry,
     mask: Option<&types::EntryMask>,
     td: &TrustDomain,
-) -> Result<(), ApiError> {
-    applied(sample(td), wire.clone(), mask, td).map(drop)
+) -> Result<EntryUpdate, ApiError> {
+    if mask.is_none_or(|mask| mask.parent_id) {
+        parent_id(wire.parent_id.as_ref(), td)?;
+    }
+    if mask.is_none_or(|mask| mask.spiffe_id) {
+        workload_id(wire.spiffe_id.as_ref(), td)?;
+    }
+    EntryUpdate::new(wire, mask).map_err(|error| refusal(NOT_UPDATED, &error))
 }
 
 /// What an update makes of an entry.
-pub(super) fn applied(
-    old: types::Entry,
-    new: types::Entry,
-    mask: Option<&types::EntryMask>,
-    td: &TrustDomain,
-) -> Result<Entry, ApiError> {
-    let wire = updated(old, new, mask);
-    ids(wire.parent_id.as_ref(), wire.spiffe_id.as_ref(), td)?;
-    Entry::try_from(wire).map_err(|error| refusal(NOT_UPDATED, &error))
+pub(super) fn applied(update: &EntryUpdate, old: &Entry) -> Result<Entry, ApiError> {
+    update
+        .apply(old)
+        .map_err(|error| refusal(NOT_UPDATED, &error))
 }
 
-/// Whether parent and workload are of this trust domain, and of the right kind.
-fn ids(
-    parent: Option<&types::Spiffeid>,
-    workload: Option<&types::Spiffeid>,
-    td: &TrustDomain,
-) -> Result<(), ApiError> {
-    let invalid = |what: &str, why: UnusableId| {
-        let cause = format_args!("invalid {what}: {why}");
-        ApiError::new(Code::InvalidArgument, NOT_CONVERTED, cause)
-    };
-    id::member(parent.cloned(), td).map_err(|why| invalid("parent ID", why))?;
-    id::workload(workload.cloned(), td).map_err(|why| invalid("spiffe ID", why))?;
-    Ok(())
+/// The parent must be of this trust domain.
+fn parent_id(id: Option<&types::Spiffeid>, td: &TrustDomain) -> Result<(), ApiError> {
+    match id::member(id.cloned(), td) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(invalid_id("parent ID", &why)),
+    }
+}
+
+/// The SPIFFE ID must be a workload's, of this trust domain.
+fn workload_id(id: Option<&types::Spiffeid>, td: &TrustDomain) -> Result<(), ApiError> {
+    match id::workload(id.cloned(), td) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(invalid_id("spiffe ID", &why)),
+    }
+}
+
+fn invalid_id(what: &str, why: &UnusableId) -> ApiError {
+    let cause = format_args!("invalid {what}: {why}");
+    ApiError::new(Code::InvalidArgument, NOT_CONVERTED, cause)
 }
 
 fn refusal(summary: &str, error: &InvalidEntry) -> ApiError {
@@ -88,23 +97,5 @@ fn refusal(summary: &str, error: &InvalidEntry) -> ApiError {
         ApiError::new(Code::InvalidArgument, summary, error)
     } else {
         ApiError::new(Code::InvalidArgument, NOT_CONVERTED, error)
-    }
-}
-
-/// An entry with which nothing is wrong, in the place of the one to be updated.
-fn sample(td: &TrustDomain) -> types::Entry {
-    let id = |path: &str| types::Spiffeid {
-        trust_domain: td.to_string(),
-        path: path.to_owned(),
-    };
-    types::Entry {
-        id: "entry".to_owned(),
-        spiffe_id: Some(id("/workload")),
-        parent_id: Some(id("/parent")),
-        selectors: vec![types::Selector {
-            r#type: "type".to_owned(),
-            value: "value".to_owned(),
-        }],
-        ..types::Entry::default()
     }
 }
