@@ -223,6 +223,7 @@ impl<A: Clone> Slots<A> {
     /// With the prepared authority active and the active one old. Without a prepared one, nothing changes.
     #[must_use]
     pub fn with_activated(&self) -> Self {
+        // An old authority beside the active one never signs again.
         let Some(prepared) = self.prepared() else {
             return self.clone();
         };

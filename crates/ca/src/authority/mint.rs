@@ -92,6 +92,7 @@ impl Shared {
         let id = workload(&names.uris, &self.settings.trust_domain)?;
         let dns_names = names.dns.iter().map(|name| DnsName::new(name));
         let dns_names: Vec<DnsName> = dns_names.collect::<Result<_, _>>()?;
+        // SPIRE refuses this too, and tools match its words.
         if let Some(name) = overlapping(&dns_names) {
             return Err(MintError::Overlap(name.as_str().to_owned()));
         }

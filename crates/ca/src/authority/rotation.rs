@@ -273,11 +273,13 @@ impl Rotation {
     /// Drops authorities from the bundle that expired long ago.
     async fn prune(&mut self) -> Result<(), RotationError> {
         let now = self.clock.now();
+        // Reading the bundle at every look would be in vain: authorities expire hours or days apart.
         if now < self.prune_at {
             return Ok(());
         }
         let ca_ttl = self.settings().ca_ttl;
         let edit = move |bundle: &mut Bundle| publication::prune(bundle, ca_ttl, now);
+        // Tried on a copy first: there is rarely anything to remove, and a commit costs a sync of the disk.
         let bundle = self.store.bundle_get(&self.settings().trust_domain).await?;
         if bundle.is_some_and(|mut bundle| edit(&mut bundle) == BundleChange::Changed) {
             self.commit(&self.journal.clone(), edit).await?;

@@ -107,9 +107,11 @@ pub enum Step {
 pub fn next_step(active: Option<Validity>, prepared: Option<Validity>, now: UnixTime) -> Step {
     let prepared = prepared.filter(|p| !p.is_over(now));
     match (active, prepared) {
+        // Published, and peers may not know it yet.
         (Some(active), Some(prepared)) if now < active.hand_over_at(prepared) => {
             Step::WaitUntil(active.hand_over_at(prepared))
         }
+        // Also without an active one: at a first start nothing could be signed while peers learn of it.
         (_, Some(_)) => Step::Activate,
         (Some(active), None) if now < active.prepare_next_at() => {
             Step::WaitUntil(active.prepare_next_at())

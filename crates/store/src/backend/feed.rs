@@ -63,6 +63,7 @@ impl Feed {
     pub fn changes(&self, after: Seq, limit: usize) -> Changes {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let head = *self.head.borrow();
+        // Beyond the head: the reader followed an earlier process, whose store was replaced by an older one.
         if after < ring.floor || after > head {
             return Changes::TooOld;
         }

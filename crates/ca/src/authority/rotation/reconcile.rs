@@ -26,6 +26,8 @@ impl Rotation {
             self.forget(&name).await;
         }
         let now = self.clock.now();
+        // With a clock from before its time every peer would refuse what the authority signs, and a new authority made now
+        // would expire before the old one.
         if let Some(Validity { not_before, .. }) = self.journal.x509.validities().0
             && now < not_before
         {

@@ -60,6 +60,7 @@ impl Upstream {
     ) -> Result<Vec<JwtAuthority>, RotationError> {
         match self.authority.publish_jwt_key(&key).await? {
             Published::Upstream(mut keys) => {
+                // An upstream that answers from its cache may not list the key yet; tokens signed with it need it here.
                 if !keys.iter().any(|known| known.key_id == key.key_id) {
                     keys.push(key);
                 }

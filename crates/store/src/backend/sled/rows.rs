@@ -81,6 +81,7 @@ impl Rows {
             for (key, expect) in &commit.expect {
                 let found = tree.get(row_key(key))?;
                 let version = match &found {
+                    // A row that can't be read must not count as absent: it would be overwritten.
                     Some(bytes) => match version(bytes) {
                         Some(version) => Some(version),
                         None => return Err(abort(Refusal::Damaged(key.clone()))),
@@ -95,6 +96,7 @@ impl Rows {
                 remove(tree, key)?;
             }
             for (key, value) in &commit.put {
+                // The old value may have more pieces than the new one.
                 remove(tree, key)?;
                 insert(tree, key, seq, value)?;
             }

@@ -77,12 +77,14 @@ impl WriterThread {
     fn serve(&mut self, first: Request) -> Result<(), BackendError> {
         let mut batch = Batch::default();
         self.take(first, &mut batch)?;
+        // A sync takes milliseconds, however much it brings to the disk: all that wait share it.
         while batch.commits < limits::MAX_BATCH_COMMITS {
             let Ok(request) = self.incoming.try_recv() else {
                 break;
             };
             self.take(request, &mut batch)?;
         }
+        // Reads alone, and commits that conflicted, have nothing to sync.
         if !batch.published.is_empty() {
             self.rows.sync()?;
         }
