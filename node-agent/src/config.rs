@@ -15,10 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_config::{AGENT_KEYS, Document, Expansion, InvalidConfig, Section, Warning};
-use countersign_daemon::health::HealthPaths;
 use countersign_daemon::logs::{Format, Level, LogOptions};
 use countersign_daemon::operate::Operators;
-use countersign_daemon::otlp::{self, OtlpOptions};
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{KeyType, TrustDomain};
 
@@ -180,23 +178,7 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
     let key_store = key_store(document, &agent, overrides);
     let svids_on_disk = agent.bool("keep_svids_on_disk").unwrap_or(true);
     let cache = cache(&agent);
-    let operators = Operators {
-        health: document.health_checks().map(|checks| {
-            let paths = HealthPaths {
-                live: checks.live_path,
-                ready: checks.ready_path,
-            };
-            (checks.address, checks.port, paths)
-        }),
-        prometheus: document
-            .prometheus()
-            .map(|listener| (listener.address, listener.port)),
-        otlp: document.otlp(otlp::endpoint).map(|collector| OtlpOptions {
-            endpoint: collector.endpoint,
-            traces: collector.traces,
-            metrics: collector.metrics,
-        }),
-    };
+    let operators = countersign_daemon::config::operators(document);
     let workload_attestors = attestors::workload_attestors(document);
     let socket_path = overrides.socket_path.clone().or(agent.path("socket_path"));
     let socket_path = socket_path.unwrap_or_else(|| DEFAULT_SOCKET.into());
@@ -211,7 +193,12 @@ fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
         Some(true) => KeyExchange::RequirePostQuantum,
         Some(false) | None => KeyExchange::PreferPostQuantum,
     };
-    let logs = logs(&agent, overrides);
+    let logs = countersign_daemon::config::logs(
+        &agent,
+        overrides.log_level,
+        overrides.log_format,
+        overrides.log_file.clone(),
+    );
     Some(AgentConfig {
         trust_domain: trust_domain?,
         server: server?,
@@ -340,17 +327,4 @@ fn workload_key_type(agent: &Section<'_>) -> KeyType {
             &countersign_identity::csr::WORKLOAD_KEY_TYPES.map(|t| (t.as_str(), t)),
         )
         .unwrap_or(KeyType::EcP256)
-}
-
-fn logs(agent: &Section<'_>, overrides: &Overrides) -> LogOptions {
-    let (level, format, file) = (
-        agent.parsed("log_level", str::parse::<Level>),
-        agent.parsed("log_format", str::parse::<Format>),
-        agent.path("log_file"),
-    );
-    LogOptions {
-        level: overrides.log_level.or(level).unwrap_or_default(),
-        format: overrides.log_format.or(format).unwrap_or_default(),
-        file: overrides.log_file.clone().or(file),
-    }
 }

@@ -16,10 +16,8 @@ use countersign_ca::authority;
 use countersign_config::{
     DEFAULT_SERVER_SOCKET, Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning,
 };
-use countersign_daemon::health::HealthPaths;
 use countersign_daemon::logs::{Format, Level, LogOptions};
 use countersign_daemon::operate::Operators;
-use countersign_daemon::otlp::{self, OtlpOptions};
 use countersign_identity::issue::Subject;
 use countersign_identity::key::KeyType;
 use countersign_identity::tls::KeyExchange;
@@ -164,24 +162,13 @@ fn build(document: &Document, overrides: &Overrides) -> Option<ServerConfig> {
     let key_exchange = key_exchange(&experimental);
     let rate_limits = rate_limits(&server);
     let federation = federation::settings(&server);
-    let logs = logs(&server, overrides);
-    let operators = Operators {
-        health: document.health_checks().map(|checks| {
-            let paths = HealthPaths {
-                live: checks.live_path,
-                ready: checks.ready_path,
-            };
-            (checks.address, checks.port, paths)
-        }),
-        prometheus: document
-            .prometheus()
-            .map(|listener| (listener.address, listener.port)),
-        otlp: document.otlp(otlp::endpoint).map(|collector| OtlpOptions {
-            endpoint: collector.endpoint,
-            traces: collector.traces,
-            metrics: collector.metrics,
-        }),
-    };
+    let logs = countersign_daemon::config::logs(
+        &server,
+        overrides.log_level,
+        overrides.log_format,
+        overrides.log_file.clone(),
+    );
+    let operators = countersign_daemon::config::operators(document);
     let (storage, node_attestors, upstream) = (
         plugin::storage(document, &server, data_dir),
         plugin::node_attestors(document),
@@ -384,18 +371,5 @@ fn key_exchange(experimental: &Section<'_>) -> KeyExchange {
     match experimental.bool("require_pq_kem") {
         Some(true) => KeyExchange::RequirePostQuantum,
         Some(false) | None => KeyExchange::PreferPostQuantum,
-    }
-}
-
-fn logs(server: &Section<'_>, overrides: &Overrides) -> LogOptions {
-    let (level, format, file) = (
-        server.parsed("log_level", str::parse::<Level>),
-        server.parsed("log_format", str::parse::<Format>),
-        server.path("log_file"),
-    );
-    LogOptions {
-        level: overrides.log_level.or(level).unwrap_or_default(),
-        format: overrides.log_format.or(format).unwrap_or_default(),
-        file: overrides.log_file.clone().or(file),
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct EndpointSettings {
     pub(crate) address: IpAddr,
     /// The port; 0 takes a free one.
     pub(crate) port: u16,
-    /// How often others are told to look for a new version.
+    /// The refresh hint of the served bundle: how often others should fetch it.
     pub(crate) refresh_hint: Duration,
     /// The certificate that it presents.
     pub(crate) certificate: EndpointCertificate,

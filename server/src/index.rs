@@ -31,29 +31,29 @@ mod tables;
 
 pub(crate) use filter::{EntryFilter, Match, NodeFilter};
 
-/// An entry with its place in lists.
+/// An entry, with the commit that created it.
 pub(crate) type EntryRecord = Arc<Record<Entry>>;
-/// A node with its place in lists.
+/// A node, with the commit that created it.
 pub(crate) type NodeRecord = Arc<Record<Node>>;
-/// A bundle with its place in lists.
+/// A bundle, with the commit that created it.
 pub(crate) type BundleRecord = Arc<Record<Bundle>>;
-/// A relationship with its place in lists.
+/// A relationship, with the commit that created it.
 pub(crate) type RelationshipRecord = Arc<Record<Relationship>>;
 
-/// Which part of a list is wanted.
+/// A part of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Page {
-    /// Everything.
+    /// The whole list.
     All,
-    /// At most so many, made after this commit.
+    /// At most this many objects that were created after this commit.
     After(Seq, usize),
 }
 
-/// The index does not show a commit that was made.
+/// The index does not show a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Behind {
-    /// It does not follow the store any more, because the store failed for good.
+    /// The index no longer follows the store, because the store failed for good.
     #[error("the server can't read its store any more; see its log")]
     Stopped,
     /// The store can't be read for the moment.
@@ -63,7 +63,7 @@ pub(crate) enum Behind {
     Late,
 }
 
-/// How soon a store that could not be read is tried again at first, and at last.
+/// The first and the longest backoff while the store can't be read.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
@@ -143,7 +143,7 @@ impl Index {
         self.read(|tables| tables.entries.by_id(id).cloned())
     }
 
-    /// The entries that match, in the order in which they were made.
+    /// The entries that match, in the order of creation.
     #[must_use]
     pub(crate) fn entries(&self, filter: &EntryFilter, page: Page) -> Vec<EntryRecord> {
         self.list(page, |tables, after, limit| {
@@ -223,7 +223,7 @@ impl Index {
         self.read(|tables| tables.nodes.by_id(id).cloned())
     }
 
-    /// The nodes that match, in the order in which they were attested first.
+    /// The nodes that match, in the order of their first attestation.
     #[must_use]
     pub(crate) fn nodes(&self, filter: &NodeFilter, page: Page) -> Vec<NodeRecord> {
         self.list(page, |tables, after, limit| {
@@ -246,7 +246,7 @@ impl Index {
         self.read(|tables| tables.bundles.by_id(td).cloned())
     }
 
-    /// All bundles, in the order in which they were made.
+    /// All bundles, in the order of creation.
     #[must_use]
     pub(crate) fn bundles(&self, page: Page) -> Vec<BundleRecord> {
         self.list(page, |tables, after, limit| {
@@ -266,7 +266,7 @@ impl Index {
         self.read(|tables| tables.relationships.by_id(td).cloned())
     }
 
-    /// All relationships, in the order in which they were made.
+    /// All relationships, in the order of creation.
     #[must_use]
     pub(crate) fn relationships(&self, page: Page) -> Vec<RelationshipRecord> {
         self.list(page, |tables, after, limit| {
@@ -342,7 +342,7 @@ impl Index {
         f(&self.0.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Goes through candidates in portions, so that the lock is never held for long.
+    /// Reads a list in portions, so that the lock is never held for long.
     fn list<T>(
         &self,
         page: Page,

@@ -1,4 +1,4 @@
-//! Everything that comes from outside has a bound, and the bounds stand here.
+//! The bounds of everything that comes from outside.
 
 use std::time::Duration;
 
@@ -46,30 +46,30 @@ pub(crate) const MAX_BUNDLE_REFRESHES: usize = 64;
 pub(crate) const BUNDLE_FETCH: Duration = Duration::from_secs(30);
 /// How often a bundle endpoint may send the fetch elsewhere.
 pub(crate) const MAX_REDIRECTS: usize = 10;
-/// The longest time between two looks at a foreign bundle.
+/// The longest interval between two fetches of a foreign bundle.
 pub(crate) const MAX_BUNDLE_POLL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Connections of foreign trust domains at once; further callers wait in the kernel's queue.
 pub(crate) const BUNDLE_ENDPOINT_CONNECTIONS: usize = 512;
 /// The largest certificate or key file, in bytes.
 pub(crate) const MAX_CERTIFICATE_FILE_BYTES: u64 = 1 << 20;
-/// The most JWT keys of the bundle beside which servers below may publish another one. The rest of the room is for this
-/// server's own.
+/// The most JWT keys in the bundle with which downstream servers may still publish another. The rest of the room is for
+/// this server's own.
 pub(crate) const MAX_PUBLISHED_JWT_KEYS: usize = 512;
 /// The most client addresses that each rate limit remembers; beyond it those that are idle longest are forgotten.
 pub(crate) const MAX_LIMITED_CLIENTS: usize = 65_536;
 
 /// The longest that a rate limit makes a call wait. Many agents behind one address queue for their turn; beyond this they
-/// are told to come again.
+/// get an error that says to try again.
 pub(crate) const MAX_RATE_LIMIT_WAIT: Duration = Duration::from_secs(600);
 
-/// How many candidates the index looks at before it lets go of its lock for a moment.
+/// How many records the index examines before it releases its lock for a moment.
 pub(crate) const INDEX_PORTION: usize = 4_096;
 /// How long a call that wrote waits until the index shows it. It takes milliseconds unless the store fails.
 pub(crate) const INDEX_WAIT: Duration = Duration::from_secs(10);
 
 /// The most IDs in one audit line.
 pub(crate) const MAX_AUDIT_IDS: usize = 16;
-/// The most of one text that a caller sent, or was told, in an audit line, in bytes.
+/// The longest text from a request or status in an audit line, in bytes.
 pub(crate) const MAX_AUDIT_TEXT: usize = 256;
 /// Audit lines per second, and at once, for callers that were refused or not identified. At about 500 bytes each that is
 /// less than half a gigabyte a day.

@@ -22,12 +22,12 @@ pub(crate) const CALLS: CallNames = CallNames {
         "Calls that go on.",
     ),
 };
-/// What was signed.
+/// Signatures.
 pub(crate) const SIGNATURES: Metric = Metric::counter(
     ca::SIGNATURES,
     &["kind", "result"],
     "What was signed, or asked for and not signed: agent (SVIDs of node agents), x509 and jwt (SVIDs of workloads), \
-     downstream (authorities of servers below).",
+     downstream (authorities of downstream servers).",
 );
 /// Attestations of node agents.
 pub(crate) const ATTESTATIONS: Metric = Metric::counter(
@@ -41,7 +41,7 @@ pub(crate) const COMMITS: Metric = Metric::counter(
     &["result"],
     "Calls that wrote to the store. What failed may be written all the same.",
 );
-/// How long they take.
+/// The time that commits take.
 pub(crate) const COMMIT_SECONDS: Metric = Metric::histogram(
     store::COMMIT_SECONDS,
     &[],
@@ -62,25 +62,25 @@ pub(crate) const BUNDLES: Metric = Metric::gauge(
     &[],
     "Bundles that are known, the own one among them.",
 );
-/// When what signs expires.
+/// The expiry of the active authorities.
 pub(crate) const AUTHORITY_EXPIRY: Metric = Metric::gauge(
     "countersign_server_authority_expiry_timestamp_seconds",
     &["kind"],
     "When the authority that signs expires, in Unix time; 0 if there is none.",
 );
-/// New authorities.
+/// Activations of authorities.
 pub(crate) const ACTIVATIONS: Metric = Metric::counter(
     ca::ACTIVATIONS,
     &["kind"],
     "Authorities that began to sign, the one at the start included.",
 );
-/// Authorities that could not be kept going.
+/// Failed steps of the rotation.
 pub(crate) const ROTATION_FAILURES: Metric = Metric::counter(
     ca::ROTATION_FAILURES,
     &[],
     "Steps of the rotation of authorities that failed and are tried again.",
 );
-/// Looks at foreign bundles.
+/// Fetches of foreign bundles.
 pub(crate) const FEDERATION: Metric = Metric::counter(
     "countersign_server_federation_refreshes_total",
     &["result"],
@@ -88,7 +88,7 @@ pub(crate) const FEDERATION: Metric = Metric::counter(
 );
 /// Whether callers are served.
 pub(crate) const READY: Metric = Metric::ready("countersign_server_ready");
-/// Which program it is.
+/// The version of the program.
 pub(crate) const BUILD: Metric = Metric::build("countersign_server_build_info");
 
 /// Every metric of the server.

@@ -90,7 +90,7 @@ const WALLS: &[Wall] = &[
         name: "countersign-daemon",
         knows: &["countersign-config", "countersign-transport"],
         layers: &[
-            "cli",
+            "cli config",
             "logs operate",
             "metrics otlp",
             "address_file health signals systemd trace",

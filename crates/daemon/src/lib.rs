@@ -2,13 +2,14 @@
 //!
 //! | module | what it gives |
 //! |---|---|
-//! | [`cli`] | the command line: parsing, output in two formats, exit codes |
+//! | [`cli`], [`config`] | the command line: parsing, output in two formats, exit codes; the settings that all have |
 //! | [`logs`], [`trace`], [`otlp`] | the log, spans, and their way to an OpenTelemetry collector |
 //! | [`health`], [`metrics`], [`operate`] | what operators see, and the listeners for it |
 //! | [`address_file`], [`signals`], [`systemd`] | where a daemon listens, when it has to end, and what systemd is told |
 
 pub mod address_file;
 pub mod cli;
+pub mod config;
 pub mod health;
 pub mod logs;
 pub mod metrics;

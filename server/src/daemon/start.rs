@@ -119,10 +119,10 @@ pub enum StartError {
     /// The admin socket could not be opened.
     #[error("could not open the admin socket")]
     Socket(#[from] BindError),
-    /// Health or metrics can't be told.
+    /// The endpoints for operators could not be opened.
     #[error("could not answer operators")]
     Operate(#[from] OperateError),
-    /// A step on a blocking thread panicked, or the process is shutting down.
+    /// A step on a blocking thread panicked.
     #[error("a step of the start did not finish")]
     Step(#[source] BoxError),
 }

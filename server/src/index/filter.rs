@@ -1,24 +1,24 @@
-//! What lists are asked for.
+//! Filters of lists.
 
 use std::collections::BTreeSet;
 
 use countersign_identity::{Entry, Node, SelectorSet, SpiffeId, TrustDomain, UnixTime};
 
-/// How two sets are compared: the object's, and the one asked for.
+/// How an object's set is compared with the set of the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Match {
-    /// They are the same.
+    /// The sets are equal.
     Exact,
-    /// Everything the object has is asked for, and it has something.
+    /// The object's set is a subset, and not empty.
     Subset,
-    /// The object has everything that is asked for.
+    /// The object's set is a superset.
     Superset,
-    /// The object has something that is asked for.
+    /// The sets have a common element.
     Any,
 }
 
 impl Match {
-    /// Whether sets of these sizes match that have so many elements in common.
+    /// Whether sets of these sizes with this many common elements match.
     const fn holds(self, object: usize, asked: usize, common: usize) -> bool {
         match self {
             Self::Exact => common == object && common == asked,
@@ -51,12 +51,12 @@ impl Match {
     }
 }
 
-/// Which entries are wanted: those that meet everything given.
+/// A filter of entries: those that meet every condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EntryFilter {
     /// With this SPIFFE ID.
     pub(crate) spiffe_id: Option<SpiffeId>,
-    /// Below this parent.
+    /// With this parent.
     pub(crate) parent_id: Option<SpiffeId>,
     /// With selectors like these.
     pub(crate) selectors: Option<(Match, SelectorSet)>,
@@ -64,12 +64,12 @@ pub(crate) struct EntryFilter {
     pub(crate) federates_with: Option<(Match, BTreeSet<TrustDomain>)>,
     /// With this hint.
     pub(crate) hint: Option<String>,
-    /// Of downstream servers, or not.
+    /// With or without the downstream flag.
     pub(crate) downstream: Option<bool>,
 }
 
 impl EntryFilter {
-    /// Whether everything is wanted.
+    /// Whether there is no condition.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -99,10 +99,10 @@ impl EntryFilter {
     }
 }
 
-/// Which nodes are wanted: those that meet everything given.
+/// A filter of nodes: those that meet every condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeFilter {
-    /// Proved by this attestor.
+    /// Attested by this attestor.
     pub(crate) attestation_type: Option<String>,
     /// With selectors like these.
     pub(crate) selectors: Option<(Match, SelectorSet)>,

@@ -94,7 +94,7 @@ impl ChangeObserver for Invalidation {
         } else if tables.entries.has_children(&entry.spiffe_id) {
             self.entries.add_matching(tables, &entry.selectors);
         } else {
-            // A childless alias invalidates nobody. A child that comes later in the batch must be followed through it,
+            // A childless alias invalidates no node. A child that comes later in the batch must be followed through it,
             // though its ID may have been visited before the alias was there.
             self.entries.visited.clear();
         }

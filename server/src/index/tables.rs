@@ -28,14 +28,14 @@ pub(super) struct Tables {
 /// Part of a list, and where the next part begins.
 pub(super) struct Portion<T> {
     pub(super) found: Vec<T>,
-    /// The last candidate looked at; `None` if there are no more.
+    /// The last record that was examined; `None` if there are no more.
     pub(super) more_after: Option<Seq>,
 }
 
-/// How much of a list is looked at in one go.
+/// How much of a list is read under one lock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
-    /// At most this many records are looked at, so that the lock is not held for long.
+    /// At most this many records are examined, so that the lock is not held for long.
     pub(super) candidates: usize,
     /// The portion ends when this many are found.
     pub(super) wanted: usize,
@@ -59,7 +59,7 @@ pub(super) trait ChangeObserver {
     fn bundle(&mut self, tables: &Tables, td: &TrustDomain);
 }
 
-/// While nobody subscribes, changes need not be followed.
+/// Observes nothing, for a write path without subscribers.
 impl ChangeObserver for () {
     fn entry(&mut self, _: &Tables, _: &Entry) {}
 

@@ -1,8 +1,8 @@
-//! Templates for the path of a node agent's ID, as `agent_path_template` has them.
+//! Templates for the path of a node agent's ID (`agent_path_template`).
 //!
-//! A strict part of Go's templates: text, and between `{{` and `}}` a value with functions around it, such as
+//! A strict subset of Go's templates: text, and between `{{` and `}}` a value with functions applied to it, such as
 //! `{{ .PluginName }}` or `{{ .Subject.CommonName | trimSuffix ".example.org" | lower }}`. Names, functions and kinds
-//! of values are checked when the template is read; what is not known here is an error with its place. Conditions,
+//! of values are checked when the template is parsed; anything unknown is an error with its position. Conditions,
 //! loops and variables don't exist.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ mod parse;
 /// The longest template, in bytes.
 pub(crate) const MAX_TEMPLATE: usize = 1_024;
 
-/// What a value is, which decides what can be done with it.
+/// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ValueKind {
     /// A text.
@@ -22,7 +22,7 @@ pub(crate) enum ValueKind {
     List,
     /// Texts by name.
     Map,
-    /// A number, which only stands in templates.
+    /// A number; only literals are numbers.
     Number,
 }
 
@@ -49,12 +49,12 @@ pub(crate) struct InvalidTemplate {
     pub(crate) what: String,
 }
 
-/// A template does not come out for these values.
+/// The template can't be rendered for these values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct NotRendered(String);
 
-/// A template that was read and checked.
+/// A parsed and checked template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PathTemplate(Vec<Part>);
 
@@ -73,10 +73,10 @@ enum Expression {
 }
 
 impl PathTemplate {
-    /// Reads a template. `kind` says which fields there are, by the names between their dots.
+    /// Parses a template. `kind` is the type of a field, given its path; `None` if there is no such field.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// [`InvalidTemplate`].
     pub(crate) fn parse(
         text: &str,
         kind: fn(&[String]) -> Option<ValueKind>,
@@ -84,7 +84,7 @@ impl PathTemplate {
         parse::template(text, kind)
     }
 
-    /// The text that comes out for these fields.
+    /// Renders the template with the values of `field`.
     ///
     /// # Errors
     /// A field is not there, a list is too short, or a number is out of range.
@@ -99,7 +99,7 @@ impl PathTemplate {
                 Part::Value(expression) => match expression.value(field)? {
                     Value::Text(part) => text.push_str(&part),
                     Value::Number(number) => text.push_str(&number.to_string()),
-                    // Refused when the template was read.
+                    // Refused when the template was parsed.
                     Value::List(_) | Value::Map(_) => {
                         return Err(NotRendered("a list is not a text".into()));
                     }
@@ -125,8 +125,8 @@ impl Expression {
     }
 }
 
-/// The functions of Go's templates and of Sprig that are known here, with their arguments in Sprig's order: the value that
-/// is worked on comes last, so that it can come through `|`.
+/// The supported functions of Go's templates and of Sprig, with their arguments in Sprig's order: the piped value comes
+/// last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Function {
     Lower,
@@ -255,7 +255,7 @@ impl Function {
             (Self::Index, (Some(Map(mut map)), Some(Text(name)), _)) => {
                 Text(map.remove(&name).ok_or_else(short)?)
             }
-            // Refused when the template was read.
+            // Refused when the template was parsed.
             _ => return Err(NotRendered(format!("{self} was given something else"))),
         })
     }

@@ -1,5 +1,5 @@
-//! The sync of a node agent's entries: all of them if they are few, else their revisions first and then those that the
-//! agent asks for.
+//! The sync of a node agent's entries: the entries themselves if they fit into one message, otherwise their revisions, and
+//! then the entries that the agent requests.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,11 +62,11 @@ impl Drop for Place {
     }
 }
 
-/// Why a sync is over before its end.
+/// Why a sync ended early.
 enum Ended {
-    /// The agent has closed its side, or is gone: no fault.
+    /// The agent closed its side, or is gone: no error.
     Left,
-    /// To be told.
+    /// Ends with this status.
     Failed(Status),
 }
 
@@ -76,7 +76,7 @@ pub(super) fn start(
     place: Place,
     incoming: Streaming<wire::SyncAuthorizedEntriesRequest>,
 ) -> ReceiverStream<Answer> {
-    // One page waits while the one before it is on its way.
+    // One page may be ready while the one before it is being sent.
     let (outgoing, answers) = mpsc::channel(1);
     tokio::spawn(async move {
         let sync = serve(&context, &place.agent, incoming, &outgoing);

@@ -1,8 +1,8 @@
-//! Reading templates.
+//! The parser of templates.
 
 use super::{Expression, Function, InvalidTemplate, MAX_TEMPLATE, Part, PathTemplate, ValueKind};
 
-/// The most expressions within each other.
+/// The deepest nesting of parentheses.
 const MAX_DEPTH: usize = 16;
 
 type Fields = fn(&[String]) -> Option<ValueKind>;
@@ -21,7 +21,7 @@ pub(super) fn template(text: &str, fields: Fields) -> Result<PathTemplate, Inval
         depth: 0,
     };
     let mut parts = Vec::new();
-    // `-}}` takes away the white space after it.
+    // `-}}` removes the white space after it.
     let mut trim = false;
     loop {
         let (before, more) = match reader.rest.split_once("{{") {
@@ -67,7 +67,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The place of the next character, counted from 1.
+    /// The position of the next character, counted from 1.
     fn at(&self) -> usize {
         let read = self.text.len() - self.rest.len();
         let read = self.text.get(..read).unwrap_or_default();
@@ -89,7 +89,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The end of an expression; whether the white space after it goes.
+    /// The end of an expression; true if it removes the white space after it.
     fn end(&mut self) -> Result<bool, InvalidTemplate> {
         if self.take("-}}") {
             return Ok(true);
@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
         Err(wrong(self.at(), "\"}}\" or \"|\" should stand here"))
     }
 
-    /// Commands with `|` between them: what comes out of one is the last argument of the next.
+    /// Commands with `|` between them: the value of one is the last argument of the next.
     fn pipeline(&mut self) -> Result<(Expression, ValueKind), InvalidTemplate> {
         let mut value = self.command(None)?;
         while self.take("|") {
