@@ -3,9 +3,9 @@
 mod subject;
 
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
+use crate::verify::uri_names;
 use crate::{SpiffeId, UnixTime};
 
 /// The bytes are not an X.509 certificate in DER.
@@ -41,14 +41,7 @@ impl CertificateSummary {
 
 fn id_of(cert: &X509Certificate<'_>) -> Option<SpiffeId> {
     let names = cert.subject_alternative_name().ok()??;
-    let mut uris = names
-        .value
-        .general_names
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        });
+    let mut uris = uri_names(&names.value.general_names);
     let id = SpiffeId::parse(uris.next()?).ok()?;
     uris.next().is_none().then_some(id)
 }

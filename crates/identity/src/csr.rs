@@ -53,7 +53,7 @@ pub struct Csr<'a> {
 }
 
 impl<'a> Csr<'a> {
-    /// Reads one PKCS#10 request in DER. Subject and extensions are left to whoever needs them.
+    /// Reads one PKCS#10 request in DER. Subject and extensions are parsed when they are asked for.
     ///
     /// # Errors
     /// The rule that the bytes break.

@@ -87,7 +87,7 @@ pub struct AdditionalAttributes {
     pub jwt_svid_include_jti: bool,
 }
 
-/// A registration entry: whoever has all `selectors` below `parent_id` is `spiffe_id`.
+/// A registration entry: a workload on the node `parent_id` that has all `selectors` is `spiffe_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Unique in the trust domain.

@@ -124,7 +124,7 @@ fn may_sign(params: &mut CertificateParams, public: &PublicKey) {
     params.key_identifier_method = KeyIdMethod::PreSpecified(public.key_identifier());
 }
 
-/// An authority that signs X.509-SVIDs: its certificate, the chain above it, and its key.
+/// An authority that signs X.509-SVIDs: its certificate, its upstream chain, and its key.
 pub struct IssuingCa {
     authority: X509Authority,
     root_id: String,
@@ -143,8 +143,8 @@ impl std::fmt::Debug for IssuingCa {
 }
 
 impl IssuingCa {
-    /// An authority ready to sign. `chain` is what SVIDs carry above the leaf: empty for a self-signed authority, else
-    /// the authority's own certificate and all above it but the root.
+    /// An authority ready to sign. `chain` is what SVIDs carry after the leaf: empty for a self-signed authority, else
+    /// the authority's own certificate and all upstream of it but the root.
     ///
     /// # Errors
     /// The certificate is unusable, or not for this key.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use crate::bundle::X509Authority;
@@ -16,7 +15,7 @@ use crate::issue::{IssueError, IssuingCa, SvidTemplate};
 use crate::key::SigningKey;
 use crate::public_key::PublicKey;
 use crate::svid::is_signing_ca;
-use crate::verify::{MAX_CHAIN_LEN, PeerError, verify_svid};
+use crate::verify::{MAX_CHAIN_LEN, PeerError, uri_names, verify_svid};
 use crate::{Bundle, SpiffeId, TrustDomain, UnixTime};
 
 /// The path of the SVID that is signed to see whether it verifies, and then thrown away.
@@ -64,7 +63,7 @@ pub enum InvalidIssuedCa {
     /// It can't be used with the key that it was asked for.
     #[error("the certificate can't be signed with")]
     Issue(#[from] IssueError),
-    /// What is signed with it does not verify to the roots. Tainted roots don't count: all below them is to be replaced.
+    /// What is signed with it does not verify to the roots. Tainted roots don't count: everything that they signed is to be replaced.
     #[error("what it signs does not lead to an untainted root of the trust domain")]
     Unanchored(#[from] PeerError),
 }
@@ -94,7 +93,7 @@ pub fn authority(
     Ok(ca)
 }
 
-/// Whether what this authority signs is accepted by whoever has these roots. Tainted ones don't count.
+/// Whether peers that have these roots accept what this authority signs. Tainted roots don't count.
 ///
 /// # Errors
 /// Why not.
@@ -153,7 +152,7 @@ fn check_form(
     }
     let names = certificate.subject_alternative_name().map_err(malformed)?;
     let names = names.map_or(&[][..], |san| &san.value.general_names);
-    let uris: Vec<&str> = names.iter().filter_map(uri).collect();
+    let uris: Vec<&str> = uri_names(names).collect();
     let expected = trust_domain.id();
     if !uris.is_empty() && uris != [expected.as_str()] {
         let actual = uris.into_iter().map(str::to_owned).collect();
@@ -168,13 +167,6 @@ fn check_form(
 
 fn malformed(error: impl fmt::Display) -> InvalidIssuedCa {
     InvalidIssuedCa::Malformed(error.to_string())
-}
-
-fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
-    match name {
-        GeneralName::URI(uri) => Some(uri),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

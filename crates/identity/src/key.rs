@@ -37,14 +37,6 @@ impl KeyType {
             Self::Rsa4096 => "rsa-4096",
         }
     }
-
-    /// The type of this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::EcP256, Self::EcP384, Self::Rsa2048, Self::Rsa4096]
-            .into_iter()
-            .find(|t| t.as_str() == name)
-    }
 }
 
 impl fmt::Display for KeyType {
@@ -253,6 +245,39 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
+/// Turns an ECDSA signature in ASN.1 DER (RFC 3279, 2.2.3), as [`SigningKey::sign`] gives it, into r ‖ s of `width` bytes
+/// each, as JWS and COSE write it. `None` if it is not two unsigned numbers of at most that width.
+#[must_use]
+pub fn ecdsa_fixed(der: &[u8], width: usize) -> Option<Vec<u8>> {
+    const SEQUENCE: u8 = 0x30;
+    const INTEGER: u8 = 0x02;
+    let (body, rest) = der_value(der, SEQUENCE)?;
+    let (r, after_r) = der_value(body, INTEGER)?;
+    let (s, after_s) = der_value(after_r, INTEGER)?;
+    if !rest.is_empty() || !after_s.is_empty() {
+        return None;
+    }
+    let mut fixed = Vec::with_capacity(2 * width);
+    for number in [r, s] {
+        // DER drops leading zeros, and adds one in front of a set top bit, which would make the number negative.
+        let zeros = number.iter().take_while(|b| **b == 0).count();
+        let digits = number.get(zeros..)?;
+        fixed.resize(fixed.len() + width.checked_sub(digits.len())?, 0);
+        fixed.extend_from_slice(digits);
+    }
+    Some(fixed)
+}
+
+/// The content of a DER value with this tag, and what follows it. Lengths up to 255, which two P-521 scalars need.
+fn der_value(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = match bytes {
+        [t, 0x81, len, rest @ ..] if *t == tag => (*len, rest),
+        [t, len @ 0..=0x7f, rest @ ..] if *t == tag => (*len, rest),
+        _ => return None,
+    };
+    rest.split_at_checked(usize::from(len))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,5 +311,27 @@ mod tests {
             PrivateKey::from_pkcs8(ed25519.as_ref()).unwrap_err(),
             KeyError::Unsupported
         );
+    }
+
+    #[test]
+    fn short_and_padded_numbers_take_their_width() {
+        // r = 1, s = 0x80 with the zero byte that keeps it positive.
+        let der = [0x30, 7, 2, 1, 1, 2, 2, 0, 0x80];
+        let fixed = ecdsa_fixed(&der, 32).unwrap();
+        assert_eq!((fixed.len(), fixed[31], fixed[63]), (64, 1, 0x80));
+        assert_eq!(fixed.iter().filter(|b| **b != 0).count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_signature_is_refused() {
+        for der in [
+            &[][..],
+            &[0x30, 0],
+            &[0x30, 3, 2, 1, 1],
+            &[0x30, 6, 2, 1, 1, 2, 1, 1, 0],
+            &[0x30, 7, 2, 1, 1, 2, 2, 1, 1],
+        ] {
+            assert_eq!(ecdsa_fixed(der, 1), None, "{der:?}");
+        }
     }
 }

@@ -14,7 +14,7 @@ pub struct Credential {
 /// A node that was attested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// The node agent's ID, below `/spire/agent/`.
+    /// The node agent's ID, under `/spire/agent/`.
     pub id: SpiffeId,
     /// The attestor that vouched for it, such as `join_token`.
     pub attestation_type: String,
@@ -26,7 +26,7 @@ pub struct Node {
     pub can_reattest: bool,
     /// What the attestor found out about the node.
     pub selectors: SelectorSet,
-    /// The version that the node agent told; possibly empty.
+    /// The version that the node agent reported; may be empty.
     pub agent_version: String,
 }
 

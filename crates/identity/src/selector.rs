@@ -88,7 +88,7 @@ impl fmt::Display for Selector {
     }
 }
 
-/// Up to so many selectors are looked through one by one.
+/// Sets of at most this many selectors are searched one by one.
 const FEW: usize = 8;
 
 /// A set of selectors, kept sorted and without repeats.
@@ -117,7 +117,7 @@ impl SelectorSet {
     #[must_use]
     pub fn contains(&self, selector: &Selector) -> bool {
         if self.0.len() <= FEW {
-            // Whether two are the same is told faster than which one comes first.
+            // Equality is cheaper to test than order.
             self.0.contains(selector)
         } else {
             self.0.binary_search(selector).is_ok()
@@ -128,12 +128,6 @@ impl SelectorSet {
     #[must_use]
     pub fn is_subset_of(&self, other: &Self) -> bool {
         self.len() <= other.len() && self.iter().all(|s| other.contains(s))
-    }
-
-    /// Whether the sets share a selector.
-    #[must_use]
-    pub fn intersects(&self, other: &Self) -> bool {
-        self.iter().any(|s| other.contains(s))
     }
 }
 
@@ -187,7 +181,5 @@ mod tests {
         assert!(set(&["a:1"]).is_subset_of(&set(&["a:2", "a:1"])));
         assert!(!set(&["a:1", "b:1"]).is_subset_of(&set(&["a:1", "a:2"])));
         assert!(set(&[]).is_subset_of(&set(&[])));
-        assert!(set(&["a:1", "b:1"]).intersects(&set(&["b:1"])));
-        assert!(!set(&["a:1"]).intersects(&set(&[])));
     }
 }

@@ -207,7 +207,7 @@ impl SpiffeId {
         self.trust_domain_name() == trust_domain.as_str()
     }
 
-    /// Whether the path is reserved for SPIRE itself: `/spire` and everything below.
+    /// Whether the path is reserved for SPIRE itself: `/spire` and everything under it.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         self.segments().next() == Some("spire")
@@ -219,7 +219,7 @@ impl SpiffeId {
         !self.path().is_empty() && !self.is_reserved()
     }
 
-    /// Whether this is a node agent's ID: below `/spire/agent/`.
+    /// Whether this is a node agent's ID: under `/spire/agent/`.
     #[must_use]
     pub fn is_agent(&self) -> bool {
         let mut segments = self.segments();

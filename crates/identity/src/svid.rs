@@ -23,7 +23,7 @@ pub enum SvidError {
     /// The leaf breaks the standard.
     #[error("leaf: {0}")]
     Leaf(#[from] InvalidSvid),
-    /// A certificate above the leaf is not one of a certificate authority.
+    /// A certificate of the chain, other than the leaf, is not one of a certificate authority.
     #[error("intermediate {0}: not a certificate authority with keyCertSign")]
     Intermediate(usize),
     /// The bytes are not certificates in DER, one after the other.

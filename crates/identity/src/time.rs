@@ -57,14 +57,6 @@ impl UnixTime {
     pub fn to_pki(self) -> rustls_pki_types::UnixTime {
         rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(self.0))
     }
-
-    /// As the standard library has it.
-    #[must_use]
-    pub fn to_system(self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-            .checked_add(Duration::from_secs(self.0))
-            .unwrap_or(SystemTime::UNIX_EPOCH)
-    }
 }
 
 /// What time it is, by the two clocks that decisions need.

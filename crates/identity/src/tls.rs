@@ -1,6 +1,6 @@
 //! mTLS configurations for rustls: one per SVID generation, with the one verifier on both sides.
 //!
-//! A configuration carries one fixed certificate, so that whoever opens a connection knows which one is presented.
+//! A configuration carries one fixed certificate, so that it is known which one a connection presents.
 //! Tickets, session storage and early data are off: a resumed session would skip the verifier. The cryptographic
 //! provider is passed explicitly (aws-lc-rs, X25519MLKEM768 preferred).
 
@@ -19,7 +19,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme, Supporte
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 
 use crate::bundle::Bundles;
-use crate::verify::{Leaf, PeerError, verify_peer};
+use crate::verify::{InvalidSvid, Leaf, PeerError, VerifiedLeaf, verify_peer};
 use crate::{SpiffeId, TrustDomain, X509Svid};
 
 /// The ALPN name of HTTP/2.
@@ -275,11 +275,25 @@ pub fn peer_error(error: &rustls::Error) -> Option<&PeerError> {
     }
 }
 
+/// The client of a finished handshake; `None` if it came without a certificate. Only for connections of a configuration
+/// that [`TlsContext::server`] made: it has verified what the client presented.
+///
+/// # Errors
+/// The leaf is not an X.509-SVID, which that configuration does not let through.
+pub fn verified_client(
+    connection: &rustls::ServerConnection,
+) -> Result<Option<VerifiedLeaf>, InvalidSvid> {
+    match connection.peer_certificates() {
+        None | Some([]) => Ok(None),
+        Some([leaf, ..]) => Leaf::parse(leaf).map(VerifiedLeaf::of_handshake).map(Some),
+    }
+}
+
 fn refused(error: PeerError) -> rustls::Error {
     rustls::CertificateError::Other(rustls::OtherError(Arc::new(error))).into()
 }
 
-/// The handshake's signature is rustls's business on either side: what both verifier traits ask for, word for word.
+/// rustls checks the handshake's signature. Both verifier traits need the same three methods.
 macro_rules! handshake_signatures {
     () => {
         fn verify_tls12_signature(

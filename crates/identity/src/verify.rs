@@ -17,8 +17,8 @@ use crate::bundle::{Bundles, X509Authority};
 use crate::spiffe_id::InvalidId;
 use crate::{Bundle, KeyId, SpiffeId, TrustDomain, UnixTime};
 
-use path::{AnyPurpose, check_path};
 pub use path::{NoPath, paths};
+use path::{check_path, search_paths};
 
 /// The largest certificate that is looked at, in bytes of DER.
 pub const MAX_CERTIFICATE_LEN: usize = 16 * 1024;
@@ -102,7 +102,7 @@ pub enum PeerError {
         /// What path building said.
         reason: String,
     },
-    /// The peer is somebody, but not who was expected.
+    /// The peer has a verified ID, but not one that was expected.
     #[error("expected {expected}, but the peer is {actual}")]
     WrongId {
         /// Who may be there.
@@ -170,6 +170,12 @@ impl Leaf {
 pub struct VerifiedLeaf(Leaf);
 
 impl VerifiedLeaf {
+    /// For a leaf that the verifier of a TLS configuration has accepted.
+    #[cfg(feature = "rustls")]
+    pub(crate) const fn of_handshake(leaf: Leaf) -> Self {
+        Self(leaf)
+    }
+
     /// The leaf alone, for callers that keep no proof.
     #[must_use]
     pub fn into_leaf(self) -> Leaf {
@@ -190,19 +196,20 @@ fn single_uri<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a str, InvalidSvid>
         .subject_alternative_name()
         .map_err(|e| InvalidSvid::Malformed(e.to_string()))?
         .ok_or(InvalidSvid::UriSans(0))?;
-    let mut uris = san
-        .value
-        .general_names
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        });
+    let mut uris = uri_names(&san.value.general_names);
     let first = uris.next().ok_or(InvalidSvid::UriSans(0))?;
     match uris.count() {
         0 => Ok(first),
         more => Err(InvalidSvid::UriSans(more + 1)),
     }
+}
+
+/// The URIs among subject alternative names.
+pub(crate) fn uri_names<'a>(names: &[GeneralName<'a>]) -> impl Iterator<Item = &'a str> {
+    names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    })
 }
 
 fn check_leaf_usage(cert: &X509Certificate<'_>) -> Result<(), InvalidSvid> {
@@ -295,19 +302,10 @@ fn verify_leaf(
         .iter()
         .filter(|a| a.can_sign_at(now))
         .collect();
-    let anchors: Vec<_> = authorities.iter().map(|a| a.anchor().clone()).collect();
-    let cert = webpki::EndEntityCert::try_from(leaf_der).map_err(|e| unknown(e.to_string()))?;
-    cert.verify_for_usage(
-        webpki::ALL_VERIFICATION_ALGS,
-        &anchors,
-        intermediates,
-        now.to_pki(),
-        AnyPurpose,
-        None,
-        Some(&|path| check_path(path, &authorities)),
-    )
-    .map_err(|e| unknown(e.to_string()))?;
-    Ok(())
+    search_paths(leaf_der, intermediates, &authorities, now, &|path| {
+        check_path(path, &authorities)
+    })
+    .map_err(|e| unknown(e.to_string()))
 }
 
 #[cfg(test)]

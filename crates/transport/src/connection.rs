@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use countersign_identity::verify::Leaf;
+use countersign_identity::verify::VerifiedLeaf;
 use countersign_identity::{KeyId, SpiffeId, UnixTime};
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
@@ -80,12 +80,13 @@ pub struct Peer {
 
 impl Peer {
     pub(crate) fn new(
-        leaf: Leaf,
+        leaf: VerifiedLeaf,
         chain: &[CertificateDer<'_>],
         address: SocketAddr,
         cut: CancellationToken,
     ) -> Self {
         let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+        let leaf = leaf.into_leaf();
         Self {
             id: leaf.id,
             kid: leaf.kid,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_identity::verify::Leaf;
+use countersign_identity::tls::verified_client;
 use countersign_identity::{KeyId, SpiffeId, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -148,14 +148,10 @@ impl TlsAcceptor {
             .map_err(AcceptError::Handshake)?;
 
         let cut = self.cut.child_token();
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let peer = match chain.first() {
-            None => None,
-            Some(der) => {
-                let leaf = Leaf::parse(der).map_err(AcceptError::Peer)?;
-                Some(Arc::new(Peer::new(leaf, chain, address, cut.clone())))
-            }
-        };
+        let session = stream.get_ref().1;
+        let leaf = verified_client(session).map_err(AcceptError::Peer)?;
+        let chain = session.peer_certificates().unwrap_or_default();
+        let peer = leaf.map(|leaf| Arc::new(Peer::new(leaf, chain, address, cut.clone())));
         let connection = Arc::new(Connection {
             address: Address::Tcp(address),
             peer,

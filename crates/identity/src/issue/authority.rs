@@ -1,7 +1,7 @@
-//! Authorities below others: the request of one, and what the one above makes of it.
+//! Downstream authorities: their requests, and what the upstream authority signs.
 //!
-//! A server with an upstream authority asks by [`authority_request`]. A server answers those below it with
-//! [`IssuingCa::issue_authority`]; [`ParentCa`] is an authority from elsewhere whose key is at hand.
+//! A server with an upstream authority asks by [`authority_request`]. A server answers downstream servers with
+//! [`IssuingCa::issue_authority`]; [`ParentCa`] is an authority of another PKI whose key is in memory.
 
 use std::fmt;
 use std::time::Duration;
@@ -42,8 +42,8 @@ pub fn authority_request(
 }
 
 impl IssuingCa {
-    /// Signs an authority for a server below this one: this authority's subject, with the unit `DOWNSTREAM-<length of the
-    /// chain above the new one>`. Cut at this authority's own end.
+    /// Signs an authority for a downstream server: this authority's subject, with the unit `DOWNSTREAM-<length of the
+    /// upstream chain>`. Cut at this authority's own end.
     ///
     /// # Errors
     /// As [`IssuingCa::issue`].
@@ -85,7 +85,7 @@ fn downstream_name(issuer: &DistinguishedName, above: usize) -> DistinguishedNam
     name
 }
 
-/// A certificate authority of another PKI, with its key in memory. Signs authorities of a trust domain below itself.
+/// A certificate authority of another PKI, with its key in memory. Signs authorities of a trust domain downstream of itself.
 pub struct ParentCa {
     authority: X509Authority,
     issuer: CertificateParams,

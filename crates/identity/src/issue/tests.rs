@@ -358,7 +358,7 @@ fn a_leaf_is_as_the_standard_wants_it() {
 }
 
 #[test]
-fn an_svid_needs_its_own_key_and_certificates_split_as_they_were_joined() {
+fn an_svid_needs_its_own_key_and_whole_certificates() {
     let ca = authority(KeyType::EcP256);
     let good = svid(&ca, "/w", HOUR);
     let again = X509Svid::from_der(&good.chain_der(), &good.key().to_pkcs8()).unwrap();

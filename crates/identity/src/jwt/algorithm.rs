@@ -3,11 +3,12 @@
 use std::fmt;
 
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
-use x509_parser::der_parser::asn1_rs::{FromDer as _, Integer, Sequence};
 use x509_parser::der_parser::oid;
+use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::KeyType;
+use crate::key::ecdsa_fixed;
 
 /// An algorithm that the JWT-SVID standard allows (section 2.1): signatures with asymmetric keys only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,7 +70,7 @@ impl Algorithm {
 
     /// What a key of this type signs with: RSA keys always with RS256.
     #[must_use]
-    pub const fn of_key(key_type: KeyType) -> Self {
+    pub(crate) const fn of_key(key_type: KeyType) -> Self {
         match key_type {
             KeyType::EcP256 => Self::Es256,
             KeyType::EcP384 => Self::Es384,
@@ -136,24 +137,6 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// r and s of an ECDSA signature in ASN.1, one after the other, each in `width` bytes.
-fn ecdsa_fixed(der: &[u8], width: usize) -> Option<Vec<u8>> {
-    let (rest, sequence) = Sequence::from_der(der).ok()?;
-    let (after_r, r) = Integer::from_der(&sequence.content).ok()?;
-    let (after_s, s) = Integer::from_der(after_r).ok()?;
-    if !rest.is_empty() || !after_s.is_empty() {
-        return None;
-    }
-    let mut fixed = Vec::with_capacity(2 * width);
-    for number in [r.as_ref(), s.as_ref()] {
-        let zeros = number.iter().take_while(|b| **b == 0).count();
-        let digits = number.get(zeros..)?;
-        fixed.resize(fixed.len() + width.checked_sub(digits.len())?, 0);
-        fixed.extend_from_slice(digits);
-    }
-    Some(fixed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,28 +148,6 @@ mod tests {
         }
         for name in ["none", "HS256", "EdDSA", "es256", ""] {
             assert_eq!(Algorithm::from_name(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn short_and_padded_numbers_take_their_width() {
-        // r = 1, s = 0x80 with the zero byte that keeps it positive.
-        let der = [0x30, 7, 2, 1, 1, 2, 2, 0, 0x80];
-        let fixed = ecdsa_fixed(&der, 32).unwrap();
-        assert_eq!((fixed.len(), fixed[31], fixed[63]), (64, 1, 0x80));
-        assert_eq!(fixed.iter().filter(|b| **b != 0).count(), 2);
-    }
-
-    #[test]
-    fn what_is_no_signature_is_refused() {
-        for der in [
-            &[][..],
-            &[0x30, 0],
-            &[0x30, 3, 2, 1, 1],
-            &[0x30, 6, 2, 1, 1, 2, 1, 1, 0],
-            &[0x30, 7, 2, 1, 1, 2, 2, 1, 1],
-        ] {
-            assert_eq!(ecdsa_fixed(der, 1), None, "{der:?}");
         }
     }
 }

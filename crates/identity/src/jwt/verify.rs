@@ -70,7 +70,7 @@ pub enum InvalidJwt {
     /// `iat` is still to come.
     #[error("token was issued in the future, at {0}: is the clock right?")]
     IssuedInFuture(UnixTime),
-    /// The token is for somebody else.
+    /// The token is for another audience.
     #[error("expected audience in {expected:?} (audience={actual:?})")]
     Audience {
         /// Who would be right.
@@ -306,7 +306,7 @@ fn read_claims(all: Map<String, Value>) -> Result<(SpiffeId, Claims), InvalidJwt
     Ok((id, claims))
 }
 
-/// One text or several (RFC 7519, 4.1.3); a token without any is for nobody.
+/// One text or several (RFC 7519, 4.1.3); a token without an audience is valid for none.
 fn audience(claims: &Map<String, Value>) -> Option<Vec<String>> {
     match claims.get("aud") {
         None => Some(Vec::new()),

@@ -27,8 +27,6 @@ pub fn paths(
 ) -> Result<Vec<Vec<CertificateDer<'static>>>, NoPath> {
     let authorities: Vec<&X509Authority> =
         authorities.iter().filter(|a| a.can_sign_at(now)).collect();
-    let anchors: Vec<_> = authorities.iter().map(|a| a.anchor().clone()).collect();
-    let cert = webpki::EndEntityCert::try_from(leaf).map_err(|e| NoPath(e.to_string()))?;
     let found = RefCell::new(Vec::new());
     let collect = |path: &webpki::VerifiedPath<'_>| {
         let between: Vec<_> = path
@@ -44,15 +42,7 @@ pub fn paths(
         // Not the last word: the search goes on for others.
         Err(webpki::Error::UnknownIssuer)
     };
-    let ended = cert.verify_for_usage(
-        webpki::ALL_VERIFICATION_ALGS,
-        &anchors,
-        intermediates,
-        now.to_pki(),
-        AnyPurpose,
-        None,
-        Some(&collect),
-    );
+    let ended = search_paths(leaf, intermediates, &authorities, now, &collect);
     let reason = ended.err().map(|e| e.to_string()).unwrap_or_default();
     let found = found.into_inner();
     if found.is_empty() {
@@ -61,8 +51,30 @@ pub fn paths(
     Ok(found)
 }
 
+/// Has webpki search for paths from a leaf to an authority until `accept` takes one.
+pub(super) fn search_paths(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    authorities: &[&X509Authority],
+    now: UnixTime,
+    accept: &dyn Fn(&webpki::VerifiedPath<'_>) -> Result<(), webpki::Error>,
+) -> Result<(), webpki::Error> {
+    let anchors: Vec<_> = authorities.iter().map(|a| a.anchor().clone()).collect();
+    webpki::EndEntityCert::try_from(leaf)?
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            intermediates,
+            now.to_pki(),
+            AnyPurpose,
+            None,
+            Some(accept),
+        )
+        .map(drop)
+}
+
 /// SPIFFE peers accept any extended key usage (go-spiffe does the same).
-pub(super) struct AnyPurpose;
+struct AnyPurpose;
 
 impl webpki::ExtendedKeyUsageValidator for AnyPurpose {
     fn validate(&self, _: webpki::KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {

@@ -98,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn a_document_with_one_byte_changed_is_refused_or_reads_as_what_it_says(at in any::<prop::sample::Index>(), byte: u8) {
+    fn one_changed_byte_is_refused_or_read_as_it_stands(at in any::<prop::sample::Index>(), byte: u8) {
         let mut text = write(&bundle()).unwrap().into_bytes();
         let at = at.index(text.len());
         text[at] = byte;
@@ -110,7 +110,7 @@ proptest! {
 }
 
 #[test]
-fn the_document_has_the_members_of_the_standard_in_spire_s_order() {
+fn a_document_has_the_standards_members_in_spires_order() {
     let text = write(&bundle()).unwrap();
     let x509 = &document()["keys"][0];
     let point = &PAIRS[0].public_key_raw()[1..];
@@ -168,7 +168,7 @@ fn jwks_are_the_jwt_keys_and_nothing_of_spiffe_s() {
 }
 
 #[test]
-fn keys_of_every_kind_come_back_as_the_same_subject_public_key_info() {
+fn keys_of_every_kind_survive_the_document() {
     for pair in PAIRS.iter() {
         let spki = pair.subject_public_key_info();
         let key = PublicKey::from_spki(&spki).unwrap();
@@ -234,7 +234,7 @@ fn each_bad_part_of_a_key_refuses_the_whole() {
 }
 
 #[test]
-fn two_jwt_keys_of_one_id_are_refused_and_a_root_that_stands_twice_counts_once() {
+fn duplicate_jwt_key_ids_are_refused_and_roots_merged() {
     let (_, why) = refused_key(|d| {
         let key = d["keys"][1].clone();
         d["keys"].as_array_mut().unwrap().push(key);
@@ -301,7 +301,7 @@ fn ed25519_is_for_roots_only() {
 }
 
 #[test]
-fn keys_for_wit_svids_are_checked_and_passed_over_and_foreign_members_are_no_obstacle() {
+fn wit_svid_keys_and_foreign_members_are_passed_over() {
     let mut more = document();
     let mut wit = more["keys"][1].clone();
     wit["use"] = "wit-svid".into();

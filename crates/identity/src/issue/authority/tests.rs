@@ -116,7 +116,7 @@ fn an_authority_below_is_as_spire_makes_it() {
 }
 
 #[test]
-fn an_authority_of_another_pki_signs_whatever_kind_its_key_is_of() {
+fn an_authority_of_another_pki_signs_with_any_kind_of_key() {
     let ec = |algorithm| rcgen::KeyPair::generate_for(algorithm).unwrap();
     let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_3072);
     let pairs = [
