@@ -136,7 +136,7 @@ impl Chain {
 
     /// The key that the last link names.
     #[must_use]
-    pub fn last_kid(&self) -> Option<KeyId> {
+    pub(crate) fn last_kid(&self) -> Option<KeyId> {
         self.last().map(|link| link.kid)
     }
 

@@ -19,7 +19,7 @@ use crate::verify::LastSignature;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Grant {
     /// What the rule's `grant` says, else the default split: a quarter of what is left after the call, but as many calls
-    /// as hops are left if there are so many.
+    /// as hops are left, if the ledger has that many.
     #[default]
     ByRule,
     /// This much, or what is left if that is less.
@@ -256,7 +256,7 @@ impl Context {
             return Ok(());
         }
         let detail = "the signature of the last link of the inbound chain does not hold";
-        let refusal = Refusal::new(Reason::ChainSignatureInvalid, detail).found_late();
+        let refusal = Refusal::new(Reason::ChainSignatureInvalid, detail);
         Err(refusal.with_chain_id(self.chain_id(), self.hop()))
     }
 
@@ -269,6 +269,7 @@ impl Context {
         };
         let mut slot = lock(&inbound.on_failure);
         if matches!(*slot, Hook::Failed) {
+            // The hook may take other locks, or this one again.
             drop(slot);
             hook();
         } else {

@@ -83,7 +83,7 @@ impl Engine {
 
     /// The same with other bounds of its maps.
     #[must_use]
-    pub fn with_capacity(bundles: Arc<dyn Bundles>, capacity: &Capacity) -> Self {
+    pub(crate) fn with_capacity(bundles: Arc<dyn Bundles>, capacity: &Capacity) -> Self {
         Self {
             state: Arc::new(State::new(bundles, capacity)),
         }

@@ -19,40 +19,40 @@ pub(crate) use replay::Seen;
 pub(crate) use sharded::{Part, Sharded, lock};
 
 /// Hop limit where no rule says otherwise.
-pub const DEFAULT_MAX_HOPS: u8 = 5;
+pub(crate) const DEFAULT_MAX_HOPS: u8 = 5;
 /// A chain's deadline where the originate rule says nothing.
-pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(300);
+pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(300);
 /// A chain's budget where the originate rule says nothing, in calls.
-pub const DEFAULT_BUDGET: u16 = 256;
+pub(crate) const DEFAULT_BUDGET: u16 = 256;
 /// Calls on one edge within one chain where the rule says nothing.
-pub const DEFAULT_CALLS_PER_CHAIN: u32 = 64;
+pub(crate) const DEFAULT_CALLS_PER_CHAIN: u32 = 64;
 /// Rate of an edge where no rule says otherwise.
-pub const DEFAULT_RATE: Rate = Rate::per_second(50, 100);
+pub(crate) const DEFAULT_RATE: Rate = Rate::per_second(50, 100);
 /// How fast one peer's requests may fail in steps 3 to 9 before it is refused unread.
-pub const FAILURE_RATE: Rate = Rate::per_second(20, 100);
+pub(crate) const FAILURE_RATE: Rate = Rate::per_second(20, 100);
 
 /// How far ahead of this clock a link may have been made, in seconds.
-pub const MAX_AHEAD: u64 = 30;
+pub(crate) const MAX_AHEAD: u64 = 30;
 /// How old the last link may be, in seconds.
-pub const MAX_AGE: u64 = 60;
+pub(crate) const MAX_AGE: u64 = 60;
 /// How much earlier than the link before a link may have been made, in seconds.
-pub const MAX_DISORDER: u64 = 60;
+pub(crate) const MAX_DISORDER: u64 = 60;
 /// How far a link may lie outside the validity of its signer's certificate, in seconds.
-pub const CERTIFICATE_SLACK: u64 = 30;
+pub(crate) const CERTIFICATE_SLACK: u64 = 30;
 
 /// How many entries each bounded map may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     /// IDs of calls that were seen.
-    pub calls: usize,
+    pub(crate) calls: usize,
     /// Counters per link, per chain, and per edge within a chain.
-    pub counters: usize,
+    pub(crate) counters: usize,
     /// Verified prefixes of chains.
-    pub prefixes: usize,
+    pub(crate) prefixes: usize,
     /// Verified leaf certificates.
-    pub leaves: usize,
+    pub(crate) leaves: usize,
     /// Direct peers about which anything is known.
-    pub peers: usize,
+    pub(crate) peers: usize,
 }
 
 impl Default for Capacity {

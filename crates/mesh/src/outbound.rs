@@ -89,8 +89,7 @@ pub fn start(
 /// Pays for one attempt of a call and signs its link. Every attempt needs its own.
 ///
 /// # Errors
-/// [`OutboundError::Refused`] with the reason that the callee would give; nothing is then paid. If that refusal
-/// [ends the inbound exchange](Refusal::ends_inbound), the context is worth nothing.
+/// [`OutboundError::Refused`] with the reason that the callee would give; nothing is then paid.
 pub fn prepare(
     policy: &Policy,
     identity: &SigningIdentity,
@@ -108,6 +107,7 @@ pub fn prepare(
     };
     let of_chain = |refusal: Refusal| refusal.with_chain_id(context.chain_id(), context.hop() + 1);
     let (action, grant) = check_call(policy, identity, &context, call, at).map_err(of_chain)?;
+    // Nothing is appended to a chain whose last signature has not been checked (section 3).
     context.check_signature(at)?;
     let hops_left = context.max_hops().saturating_sub(context.hop() + 1);
     let pay = |remaining| grant.unwrap_or_else(|| default_grant(remaining, hops_left));
@@ -117,6 +117,7 @@ pub fn prepare(
         .pay(pay)
         .ok_or_else(|| of_chain(check::exhausted()))?;
     let sent = seal(identity, &context, call, &action, granted, at);
+    // No request goes out, so neither the call nor its grant was spent.
     if sent.is_err() {
         context.ledger().refund(granted.saturating_add(1));
     }
@@ -211,7 +212,6 @@ fn seal(
         context: context.clone(),
         bytes,
         certs,
-        call_id: claims.cti,
         granted,
         open: AtomicU16::new(granted),
     })
@@ -229,7 +229,6 @@ pub struct OutgoingCall {
     context: Context,
     bytes: Vec<u8>,
     certs: Option<Arc<[u8]>>,
-    call_id: [u8; 16],
     granted: u16,
     /// What of the grant was not taken back yet.
     open: AtomicU16,
@@ -265,12 +264,6 @@ impl OutgoingCall {
     #[must_use]
     pub fn chain_id(&self) -> ChainId {
         self.context.chain_id()
-    }
-
-    /// The ID of this call, which no other attempt has.
-    #[must_use]
-    pub fn call_id(&self) -> [u8; 16] {
-        self.call_id
     }
 
     /// The length of the chain that is sent.

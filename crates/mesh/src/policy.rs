@@ -55,7 +55,7 @@ pub(crate) struct Edge<'p> {
     deny: Vec<usize>,
 }
 
-/// The rule that decides about a request, and how far it goes.
+/// The rule that decides about a request, and how much of it the request matches.
 #[derive(Debug)]
 pub(crate) struct Selected<'p> {
     pub(crate) rule: &'p Arc<AllowRule>,
@@ -147,7 +147,7 @@ impl Policy {
         &self.deny
     }
 
-    /// The allow rule that decides about a request: the first that matches wholly, else the one that came furthest, the
+    /// The allow rule that decides about a request: the first that matches wholly, else the deepest match, the
     /// first of these in the file. `None` if no rule names the edge.
     #[must_use]
     pub fn select_rule(
@@ -201,6 +201,7 @@ impl Policy {
         }
         let view = Arc::new(view);
         let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
+        // Callees are this process's own identities, but policy tools may ask about any ID: the map stays bounded.
         if views.len() < MAX_VIEWS {
             views.insert(callee.clone(), Arc::clone(&view));
         }
@@ -220,7 +221,7 @@ impl<'p> Edge<'p> {
             .any(|rule| rule.actions.iter().any(|pattern| pattern.matches(action)))
     }
 
-    /// The first allow rule that matches wholly, else the one that came furthest, the first of these in the file.
+    /// The first allow rule that matches wholly, else the deepest match, the first of these in the file.
     pub(crate) fn select(
         &self,
         action: &Action<'_>,
@@ -232,6 +233,7 @@ impl<'p> Edge<'p> {
             if furthest.as_ref().is_none_or(|best| best.depth < depth) {
                 furthest = Some(Selected { rule, depth });
             }
+            // The first whole match decides, whatever later rules say (section 7).
             if depth == MatchDepth::Whole {
                 break;
             }

@@ -20,7 +20,7 @@ pub const REFUSAL_HEADER: &str = "agent-refusal";
 /// The domain of the `google.rpc.ErrorInfo` of a gRPC refusal.
 pub const ERROR_DOMAIN: &str = "countersign.dev";
 /// The longest text from a callee that is logged, in characters.
-pub const MAX_REMOTE_TEXT: usize = 256;
+const MAX_REMOTE_TEXT: usize = 256;
 
 /// A setting that a call ran into, with its value: `calls_per_chain=64`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,6 @@ struct Parts {
     limit: Option<Limit>,
     retry_after: Option<Duration>,
     time: Option<UnixTime>,
-    late: bool,
 }
 
 impl Refusal {
@@ -65,7 +64,6 @@ impl Refusal {
             limit: None,
             retry_after: None,
             time: None,
-            late: false,
         }))
     }
 
@@ -131,13 +129,6 @@ impl Refusal {
         self.0.reason.retry() != Retry::No
     }
 
-    /// Whether the signature of the *inbound* chain failed after its request had been permitted. The exchange that the
-    /// request opened must then be ended too.
-    #[must_use]
-    pub fn ends_inbound(&self) -> bool {
-        self.0.late
-    }
-
     pub(crate) fn with_rule(mut self, rule: Option<&Arc<str>>) -> Self {
         self.0.rule = self.0.rule.or_else(|| rule.cloned());
         self
@@ -163,11 +154,6 @@ impl Refusal {
 
     pub(crate) fn with_time(mut self, time: UnixTime) -> Self {
         self.0.time = Some(time);
-        self
-    }
-
-    pub(crate) fn found_late(mut self) -> Self {
-        self.0.late = true;
         self
     }
 }

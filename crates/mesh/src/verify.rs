@@ -1,4 +1,4 @@
-//! Signatures of links, and whose keys made them.
+//! Verifies the signatures of links and the certificates of their keys.
 //!
 //! `docs/call-chains.md`, section 3 (step 8) and section 4. Certificates are opened here for the first time, and only
 //! those that a link of this very chain asks for.
@@ -56,7 +56,7 @@ pub(crate) fn check_peer(
     Ok(())
 }
 
-/// A chain whose earlier signatures are to be checked, with everything that helps.
+/// A chain whose signatures are to be checked, with the sources of its signers' keys.
 pub(crate) struct Verification<'a> {
     pub(crate) caches: &'a Caches,
     pub(crate) bundles: &'a dyn Bundles,
@@ -117,6 +117,7 @@ impl Verification<'_> {
     }
 
     fn check(&self, known: usize, end: usize, last: usize) -> Result<(), Refusal> {
+        // Read before the bundles, so that what is verified under a bundle that changes meanwhile is not remembered.
         let epoch = self.caches.epoch();
         let mut opened = None;
         let needs_leaves = (known..end).any(|i| self.cached(i, last).is_none());
@@ -125,12 +126,14 @@ impl Verification<'_> {
         }
         let opened = opened.unwrap_or_default();
         let mut sources = Vec::with_capacity(end - known);
+        // Every key before the first signature: each check of a step runs over all links (section 3).
         for i in known..end {
             sources.push(self.source(i, last, &opened)?);
         }
         for (i, source) in (known..end).zip(sources) {
             self.check_link(i, last, &source, epoch)?;
         }
+        // The last link's prefix stays out: each call has its own, and it may not have been checked yet.
         let earlier = end.min(last);
         for (i, prefix) in self.prefixes.iter().enumerate().take(earlier).skip(known) {
             let signers = (0..=i)

@@ -199,7 +199,7 @@ fn rogue_context(fixture: &Fixture, call: &OutgoingCall, from: usize, to: usize)
 }
 
 #[test]
-fn of_ten_thousand_calls_of_a_rogue_below_a_budget_of_three_at_most_three_are_served() {
+fn a_rogue_with_a_budget_of_three_gets_three_calls_of_10_000() {
     let mut fixture = Fixture::new(&policy(256, 5));
     let callee = fixture.engine();
     let start = outbound::start(
@@ -230,7 +230,7 @@ fn of_ten_thousand_calls_of_a_rogue_below_a_budget_of_three_at_most_three_are_se
 }
 
 #[test]
-fn of_the_calls_of_two_colluders_below_a_budget_of_fifteen_at_most_fifteen_are_served() {
+fn two_colluders_with_a_budget_of_15_get_15_calls() {
     let mut fixture = Fixture::new(&policy(256, 5));
     let callee = fixture.engine();
     let start = outbound::start(

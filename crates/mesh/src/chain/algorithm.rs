@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use countersign_identity::KeyType;
+use countersign_identity::key::ecdsa_fixed;
 
 /// How a link is signed. The key implies it; no other algorithm exists in version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,40 +103,14 @@ impl Algorithm {
     /// Turns an ASN.1 signature (RFC 3279, 2.2.3) into r ‖ s with the smaller of the two possible s. `None` if it is not
     /// the DER of two positive numbers below the order's length.
     pub(crate) fn fixed_signature(self, der: &[u8]) -> Option<Vec<u8>> {
-        let len = self.scalar_len();
-        let (body, rest) = der_value(der, 0x30)?;
-        let (r, after_r) = der_value(body, 0x02)?;
-        let (s, after_s) = der_value(after_r, 0x02)?;
-        if !rest.is_empty() || !after_s.is_empty() {
-            return None;
-        }
-        let mut fixed = vec![0; 2 * len];
-        let (r_out, s_out) = fixed.split_at_mut(len);
-        right_align(r, r_out)?;
-        right_align(s, s_out)?;
-        if (*s_out).cmp(self.half_order()) == Ordering::Greater {
-            negate(s_out, self.order());
+        let mut fixed = ecdsa_fixed(der, self.scalar_len())?;
+        let (_, s) = fixed.split_at_mut(self.scalar_len());
+        // s and n - s both verify: only one of them may stand in a link, or a chain would have several encodings.
+        if (*s).cmp(self.half_order()) == Ordering::Greater {
+            negate(s, self.order());
         }
         self.is_well_formed(&fixed).then_some(fixed)
     }
-}
-
-/// The content of a DER value with this tag, and what follows it. Lengths up to 255, which two P-384 scalars need.
-fn der_value(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = match bytes {
-        [t, 0x81, len, rest @ ..] if *t == tag => (*len, rest),
-        [t, len @ 0..=0x7f, rest @ ..] if *t == tag => (*len, rest),
-        _ => return None,
-    };
-    rest.split_at_checked(usize::from(len))
-}
-
-fn right_align(number: &[u8], out: &mut [u8]) -> Option<()> {
-    let first = number.iter().position(|b| *b != 0).unwrap_or(number.len());
-    let digits = number.get(first..)?;
-    let start = out.len().checked_sub(digits.len())?;
-    out.get_mut(start..)?.copy_from_slice(digits);
-    Some(())
 }
 
 /// `number = order - number`, for a number below the order of the same length.

@@ -11,15 +11,15 @@ use super::link::{ByteSpans, ChainStart};
 use super::{Algorithm, Chain, ChainId, Claims, Link, MAX_CHAIN_LEN, MAX_LINKS, PrefixHash};
 
 /// The longest action, in bytes.
-pub const MAX_ACTION_LEN: usize = 1_024;
+pub(crate) const MAX_ACTION_LEN: usize = 1_024;
 /// The shortest action, in bytes.
-pub const MIN_ACTION_LEN: usize = 3;
+pub(crate) const MIN_ACTION_LEN: usize = 3;
 /// Times are below this, so that every language has them exactly.
-pub const TIME_END: u64 = 1 << 53;
+pub(crate) const TIME_END: u64 = 1 << 53;
 /// A chain lives at most this long, in seconds from its first link's `iat`.
-pub const MAX_LIFETIME: u64 = 86_400;
+pub(crate) const MAX_LIFETIME: u64 = 86_400;
 /// The greatest hop limit.
-pub const MAX_HOPS: u8 = 16;
+pub(crate) const MAX_HOPS: u8 = 16;
 
 /// Version and purpose, part of everything that is signed.
 const CONTEXT: &[u8; 13] = b"agent-chain-1";

@@ -19,7 +19,7 @@ pub struct Claims {
     pub cti: [u8; 16],
     /// The greatest length that the chain may reach, 1 to 16.
     pub max_hops: u8,
-    /// How many further calls the callee and everything below it may make.
+    /// How many further calls the callee and everything downstream of it may make.
     pub budget: u16,
     /// `METHOD SP path` of the request, the path as sent, without the query: 3 to 1,024 bytes.
     pub action: String,
@@ -47,7 +47,7 @@ pub struct Link {
     pub(super) spans: ByteSpans,
 }
 
-/// Where a link stands in the encoded chain.
+/// The byte ranges of a link's parts in the encoded chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ByteSpans {
     pub(super) link: Range<usize>,

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::{Now, SpiffeId};
+use countersign_limits::gcra::Bucket;
 
 use super::State;
 use super::limit::Effective;
 use crate::chain::{Chain, PrefixHash};
-use crate::limits::rate::Bucket;
 use crate::limits::{AccountError, ChainKey, PeerState, Rate, Seen, lock};
 use crate::policy::rule::{AllowRule, OriginateRule};
 use crate::refusal::{Reason, Refusal};
@@ -66,6 +66,7 @@ impl Charging<'_> {
     /// Charges a request with a chain. What was charged before a refusal is undone.
     pub(super) fn with_chain(&self, of: &ChainCharge<'_>) -> Result<Charge, Refusal> {
         match self.try_chain(of) {
+            // What has expired may still hold places; a peer is refused only for what is live.
             Err(ChargeError::NoRoom(_)) if self.state.tidy_all(self.at) => self.try_chain(of),
             other => other,
         }
@@ -110,11 +111,12 @@ impl Charging<'_> {
             .edge(charge)
             .map_err(ChargeError::Refused)
             .and_then(|()| self.chain(&mut in_chain, of));
+        // Kept on failure too: it says what there is to undo.
         charge.chain = Some(in_chain);
         result
     }
 
-    /// The call's ID, which nobody may have used before.
+    /// Notes the call's ID, which no earlier call may have used.
     fn call(&self, of: &ChainCharge<'_>) -> Result<InChain, ChargeError> {
         let claims = &of
             .chain
@@ -153,7 +155,7 @@ impl Charging<'_> {
 
     fn edge(&self, charge: &mut Charge) -> Result<(), Refusal> {
         let (bucket, rate) = (self.peer.edge(self.to), self.rule.rate);
-        bucket.take(rate, self.at.mono).map_err(|wait| {
+        bucket.take(rate.gcra(), self.at.mono).map_err(|wait| {
             Refusal::new(
                 Reason::RateLimited,
                 format!("calls from {} to {} come too fast", self.from, self.to),
@@ -180,6 +182,7 @@ impl Charging<'_> {
             .charge_edge(&charged.key, (self.from, self.to), limit, until, self.peer)
             .map_err(|error| exhausted(error, "calls_per_chain", &limit))?;
         charged.on_edge = Some((self.from.clone(), self.to.clone()));
+        // The nearest link first: its budget is the narrowest (section 3, step 9).
         for (link, prefix) in of.chain.links().iter().zip(of.prefixes).rev() {
             let budget = of.effective.budget_of(link);
             accounts
@@ -255,6 +258,7 @@ impl Charge {
 
     /// Undoes everything, because step 9 refused the request itself.
     fn undo(self) {
+        // A refused call was never made, so that its link may come again once there is room.
         if let Some(chain) = &self.chain {
             lock(&self.peer.replay).undo(&chain.cti, &self.state.calls, &self.peer.calls);
         }
@@ -264,14 +268,14 @@ impl Charge {
     /// Gives back everything but the call's ID.
     pub(super) fn refund(self) {
         if let Some((bucket, rate)) = &self.edge {
-            bucket.undo(*rate);
+            bucket.undo(rate.gcra(), 1);
         }
         let Some(chain) = &self.chain else { return };
         let accounts = &self.state.accounts;
         if let Some(opened) = chain.whole {
             accounts.undo_chain(&chain.key, opened);
             if opened {
-                self.peer.new_chains.undo(chain.originate);
+                self.peer.new_chains.undo(chain.originate.gcra(), 1);
             }
         }
         for prefix in &chain.links {

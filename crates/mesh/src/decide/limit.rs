@@ -12,7 +12,7 @@ pub(super) struct Effective {
     pub(super) max_hops: u8,
     /// From which second on nothing is permitted.
     pub(super) deadline: UnixTime,
-    /// What the originate rule allows at most below any link, and in the whole chain.
+    /// The originate rule's bound on the calls downstream of any link, and in the whole chain.
     pub(super) budget: u16,
     /// The deadline that the originate rule sets, before any claim.
     rule_deadline: u64,
@@ -33,7 +33,7 @@ impl Effective {
         }
     }
 
-    /// How many calls may be made below a link.
+    /// How many calls may be made downstream of a link.
     pub(super) fn budget_of(&self, link: &Link) -> u16 {
         link.claims.budget.min(self.budget)
     }

@@ -26,6 +26,7 @@ pub(super) fn decide(
     at: Now,
 ) -> Result<Permit, Refusal> {
     let peer = peer(request, at)?;
+    // Only looked up: an unknown peer takes no place before step 2 has let it pass.
     let known = state.peers.find(peer.id);
     let (action, edge) = admit(policy, request, &peer, known.as_deref(), at)?;
     let decision = Decision {
@@ -63,7 +64,7 @@ fn peer<'a>(request: &InboundRequest<'a>, at: Now) -> Result<PeerView<'a>, Refus
     Ok(peer)
 }
 
-/// Step 2: whether the peer is let on at all, told from the policy alone.
+/// Step 2: whether the policy lets the peer call this callee at all. Nothing of the chain is read yet.
 fn admit<'a, 'p>(
     policy: &'p Policy,
     request: &InboundRequest<'a>,
@@ -71,7 +72,7 @@ fn admit<'a, 'p>(
     known: Option<&PeerState>,
     at: Now,
 ) -> Result<(Action<'a>, Edge<'p>), Refusal> {
-    if let Some(wait) = known.and_then(|known| known.failures.wait(FAILURE_RATE, at.mono)) {
+    if let Some(wait) = known.and_then(|known| known.failures.wait(FAILURE_RATE.gcra(), at.mono)) {
         let detail = format!("too many requests of {} failed", peer.id);
         return Err(Refusal::new(Reason::RateLimited, detail)
             .with_limit("failures", &FAILURE_RATE)
@@ -138,6 +139,7 @@ impl<'p> Decision<'_, 'p> {
                 [fields.chain, fields.certs],
             ),
         };
+        // A request without a chain may still be permitted, so it is told apart before anything counts as malformed.
         if [fields.chain, fields.chain_bin]
             .iter()
             .all(|field| *field == FieldValue::Absent)
@@ -157,6 +159,7 @@ impl<'p> Decision<'_, 'p> {
         };
         let certs = value(certs)?;
         let chain = Chain::decode(carrier.read(chain, MAX_CHAIN_LEN)?)?;
+        // The signer of the only link is the peer, whose certificate the connection has shown (section 4).
         if certs.is_some() && chain.hop() == 1 {
             return Err(Malformed("certificates without an earlier signer"));
         }
@@ -216,6 +219,7 @@ impl<'p> Decision<'_, 'p> {
             originator: Some(chain.originator()),
             via: &via,
         };
+        // Chosen once for all later steps, so that one rule's limits serve steps 5, 6 and 9 (section 3).
         let selected = self
             .edge
             .select(&self.action, &call_path)
@@ -314,6 +318,7 @@ impl<'p> Decision<'_, 'p> {
         effective: &Effective,
     ) -> Result<Permit, Refusal> {
         let prefixes = chain.prefixes();
+        // From here on the peer owns entries in the caches and counters, so it needs a place.
         let peer = self.enter()?;
         let presented = peer.presented(self.peer.kid, self.peer.chain);
         let last = Verification {
@@ -329,6 +334,7 @@ impl<'p> Decision<'_, 'p> {
             last_may_wait: self.policy.verify() == Verify::WhenNeeded,
         }
         .run()?;
+        // TLS verified the peer in the handshake; the connection may have outlived the authority behind it.
         self.check_peer(&peer, &presented)
             .map_err(|why| Refusal::new(Reason::ChainSignatureInvalid, why.to_string()))?;
         let of = ChainCharge {

@@ -1,4 +1,4 @@
-//! Accounts: what a callee has seen of each chain and below each link.
+//! Accounts: how many calls a callee has seen of each chain and downstream of each link.
 //!
 //! The split of a budget binds only those who obey it; these counts bind everyone (`docs/call-chains.md`, section 5).
 
@@ -118,7 +118,7 @@ impl Accounts {
         }
     }
 
-    /// Counts a call below one link.
+    /// Counts a call downstream of one link.
     pub(crate) fn charge_link(
         &self,
         prefix: &PrefixHash,
@@ -183,7 +183,7 @@ impl Accounts {
         {
             originator
                 .new_chains
-                .take(rate, now)
+                .take(rate.gcra(), now)
                 .map_err(AccountError::TooFast)?;
             account.is_opened = true;
             opens = true;

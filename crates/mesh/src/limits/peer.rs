@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use countersign_identity::verify::Leaf;
 use countersign_identity::{KeyId, SpiffeId};
+use countersign_limits::gcra::Bucket;
 use rustls_pki_types::CertificateDer;
 
-use super::rate::Bucket;
 use super::replay::Replay;
 use super::{FAILURE_RATE, Held, Part, Quota, Sharded, lock};
 use crate::chain::LinkKey;
@@ -53,7 +53,7 @@ pub(crate) struct PeerState {
 impl PeerState {
     /// Charges one failed request to the peer. A bucket that is empty stays so.
     pub(crate) fn charge_failure(&self, now: Duration) {
-        let _ = self.failures.take(FAILURE_RATE, now);
+        let _ = self.failures.take(FAILURE_RATE.gcra(), now);
     }
 
     /// The bucket of the edge to `callee`.
@@ -145,6 +145,7 @@ impl Peers {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .ok()?;
         let mut shard = self.states.shard(id);
+        // Another request of the same peer may have been faster; its place is given back.
         if let Some(state) = shard.get(id) {
             self.known.fetch_sub(1, Ordering::Relaxed);
             return Some(Arc::clone(state));
@@ -193,7 +194,7 @@ mod tests {
     #[test]
     fn case_13_fresh_peers_do_not_push_out_a_used_bucket() {
         let peers = Peers::new(100);
-        let rate = Rate::per_second(1, 1);
+        let rate = Rate::per_second(1, 1).gcra();
         let used = peers.enter(&id(0), Duration::ZERO).unwrap();
         assert!(used.edge(&id(1)).take(rate, Duration::ZERO).is_ok());
         drop(used);

@@ -1,25 +1,22 @@
-//! Rates: the generic cell rate algorithm (ITU-T I.371), one atomic number per bucket.
+//! Rates as policies write them: `10/s burst 20`. The buckets are [`countersign_limits::gcra`]'s.
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use countersign_limits::gcra;
+
 /// The most calls per unit of time that a rate may name.
-pub const MAX_CALLS: u32 = 1_000_000;
+pub(crate) const MAX_CALLS: u32 = 1_000_000;
 /// The largest burst that a rate may name.
-pub const MAX_BURST: u32 = 1_000_000;
+pub(crate) const MAX_BURST: u32 = 1_000_000;
 
-const SECOND: u64 = 1_000_000_000;
-
-/// How many calls may come in a while, and how many at once: `10/s burst 20`.
+/// How many calls may come per second, minute or hour, and how many at once: `10/s burst 20`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     calls: u32,
     unit: Unit,
-    burst: u32,
-    /// Nanoseconds between two calls, rounded up so that a rate is never exceeded.
-    interval: u64,
+    gcra: gcra::Rate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +27,11 @@ enum Unit {
 }
 
 impl Unit {
-    const fn nanos(self) -> u64 {
+    const fn span(self) -> Duration {
         match self {
-            Self::Second => SECOND,
-            Self::Minute => 60 * SECOND,
-            Self::Hour => 3_600 * SECOND,
+            Self::Second => Duration::from_secs(1),
+            Self::Minute => Duration::from_secs(60),
+            Self::Hour => Duration::from_secs(3_600),
         }
     }
 }
@@ -54,21 +51,16 @@ impl Rate {
     }
 
     const fn of(calls: u32, unit: Unit, burst: u32) -> Self {
-        let calls = if calls == 0 { 1 } else { calls };
-        let burst = if burst == 0 { 1 } else { burst };
-        // Widening; `u64::from` is not const.
-        let interval = unit.nanos().div_ceil(calls as u64);
         Self {
-            calls,
+            calls: if calls == 0 { 1 } else { calls },
             unit,
-            burst,
-            interval,
+            gcra: gcra::Rate::new(calls, unit.span(), burst),
         }
     }
 
-    /// How far ahead of now a bucket may be filled, in nanoseconds. At most 3.6e18.
-    fn depth(self) -> u64 {
-        self.interval.saturating_mul(self.burst.into())
+    /// The rate as its bucket wants it.
+    pub(crate) const fn gcra(self) -> gcra::Rate {
+        self.gcra
     }
 }
 
@@ -109,68 +101,8 @@ impl fmt::Display for Rate {
             Unit::Minute => 'm',
             Unit::Hour => 'h',
         };
-        write!(f, "{}/{unit} burst {}", self.calls, self.burst)
+        write!(f, "{}/{unit} burst {}", self.calls, self.gcra.burst())
     }
-}
-
-/// One bucket: the theoretical arrival time of the next call, in nanoseconds of the monotonic clock.
-///
-/// A clock that goes back makes the bucket fuller, never emptier.
-#[derive(Debug, Default)]
-pub(crate) struct Bucket(AtomicU64);
-
-impl Bucket {
-    /// Takes one call.
-    ///
-    /// # Errors
-    /// How long until one would be let through.
-    pub(crate) fn take(&self, rate: Rate, now: Duration) -> Result<(), Duration> {
-        let now = nanos(now);
-        let mut filled = self.0.load(Ordering::Relaxed);
-        loop {
-            let next = filled.max(now).saturating_add(rate.interval);
-            let over = (next - now).saturating_sub(rate.depth());
-            if over > 0 {
-                return Err(Duration::from_nanos(over));
-            }
-            match self
-                .0
-                .compare_exchange_weak(filled, next, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return Ok(()),
-                Err(current) => filled = current,
-            }
-        }
-    }
-
-    /// Gives one call back.
-    pub(crate) fn undo(&self, rate: Rate) {
-        let back = |filled: u64| Some(filled.saturating_sub(rate.interval));
-        let _ = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
-    }
-
-    /// How long until a call would be let through; `None` if one would be now.
-    pub(crate) fn wait(&self, rate: Rate, now: Duration) -> Option<Duration> {
-        let now = nanos(now);
-        let next = self
-            .0
-            .load(Ordering::Relaxed)
-            .max(now)
-            .saturating_add(rate.interval);
-        let over = (next - now).saturating_sub(rate.depth());
-        (over > 0).then(|| Duration::from_nanos(over))
-    }
-
-    /// Whether nothing of it is used, so that a fresh bucket would do the same.
-    pub(crate) fn is_unused(&self, now: Duration) -> bool {
-        self.0.load(Ordering::Relaxed) <= nanos(now)
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -203,64 +135,6 @@ mod tests {
             "-1/s burst 1",
         ] {
             assert_eq!(bad.parse::<Rate>(), Err(InvalidRate), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_burst_passes_at_once_and_then_one_per_interval() {
-        let (bucket, rate) = (Bucket::default(), rate("2/s burst 3"));
-        let now = Duration::from_secs(5);
-        let served = (0..10).filter(|_| bucket.take(rate, now).is_ok()).count();
-        assert_eq!(served, 3);
-        assert_eq!(bucket.take(rate, now), Err(Duration::from_millis(500)));
-        assert_eq!(bucket.wait(rate, now), Some(Duration::from_millis(500)));
-        assert!(bucket.take(rate, now + Duration::from_millis(500)).is_ok());
-        assert!(bucket.take(rate, now + Duration::from_millis(501)).is_err());
-    }
-
-    #[test]
-    fn what_is_given_back_can_be_taken_again() {
-        let (bucket, rate) = (Bucket::default(), rate("1/h burst 2"));
-        assert!(bucket.take(rate, Duration::ZERO).is_ok());
-        assert!(bucket.take(rate, Duration::ZERO).is_ok());
-        assert!(bucket.take(rate, Duration::ZERO).is_err());
-        bucket.undo(rate);
-        assert!(bucket.take(rate, Duration::ZERO).is_ok());
-        assert!(bucket.take(rate, Duration::ZERO).is_err());
-    }
-
-    #[test]
-    fn case_13_a_clock_going_back_refills_nothing() {
-        let (bucket, rate) = (Bucket::default(), rate("1/s burst 2"));
-        let late = Duration::from_secs(100);
-        assert!(bucket.take(rate, late).is_ok());
-        assert!(bucket.take(rate, late).is_ok());
-        for earlier in [99, 50, 0] {
-            assert!(bucket.take(rate, Duration::from_secs(earlier)).is_err());
-        }
-    }
-
-    proptest::proptest! {
-        /// In any span, at most the burst and what the rate adds are let through.
-        #[test]
-        fn a_rate_is_never_exceeded(
-            calls in 1_u32..50, burst in 1_u32..20, steps in proptest::collection::vec(0_u64..200, 1..300),
-        ) {
-            let (bucket, rate) = (Bucket::default(), Rate::per_second(calls, burst));
-            let mut now = 0;
-            let mut served = Vec::new();
-            for step in steps {
-                now += step;
-                if bucket.take(rate, Duration::from_millis(now)).is_ok() {
-                    served.push(now);
-                }
-            }
-            for (i, from) in served.iter().enumerate() {
-                for (j, to) in served.iter().enumerate().skip(i) {
-                    let allowed = u64::from(burst) + (to - from) * u64::from(calls) / 1000;
-                    proptest::prop_assert!(u64::try_from(j - i + 1).unwrap() <= allowed);
-                }
-            }
         }
     }
 }

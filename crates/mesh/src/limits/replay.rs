@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(replay.note([1; 16], iat, &quota, &held), Seen::Before);
         assert!(replay.sweep(iat + MAX_AGE + SPAN, &quota, &held));
         assert_eq!(quota.used(), 0);
-        // What was forgotten is stale; should somebody still ask, who read the clock before, it stays known.
+        // A request that read the clock before the sweep must not bring a forgotten call again.
         assert_eq!(replay.note([1; 16], iat, &quota, &held), Seen::Before);
         let fresh = iat + MAX_AGE + SPAN;
         assert_eq!(replay.note([2; 16], fresh, &quota, &held), Seen::New);

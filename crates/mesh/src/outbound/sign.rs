@@ -48,13 +48,13 @@ impl SigningIdentity {
         }
     }
 
-    /// Who signs.
+    /// The SPIFFE ID that signs.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
 
-    /// With which key.
+    /// The ID of the key that signs.
     #[must_use]
     pub fn kid(&self) -> KeyId {
         self.kid

@@ -12,7 +12,7 @@ pub(super) type RuleIndex = usize;
 /// Finds the rules one of whose patterns names an ID.
 #[derive(Debug, Default)]
 pub(super) struct IdIndex {
-    /// Rules that name everybody, because they leave the attribute out.
+    /// Rules that name every ID, because they leave the attribute out.
     all: Vec<RuleIndex>,
     exact: HashMap<SpiffeId, Vec<RuleIndex>>,
     /// By trust domain, for patterns with wildcards.
@@ -30,7 +30,7 @@ struct Node {
 }
 
 impl IdIndex {
-    /// Enters a rule with its patterns; `None` if it names everybody.
+    /// Enters a rule with its patterns; `None` if it names every ID.
     pub(super) fn insert(&mut self, patterns: Option<&[IdPattern]>, rule: RuleIndex) {
         let Some(patterns) = patterns else {
             self.all.push(rule);
@@ -76,7 +76,7 @@ impl Node {
         }
     }
 
-    /// `rest` is what of the path lies below this node; `None` at its end.
+    /// `rest` is the part of the path after this node; `None` at the end of the path.
     fn find(&self, rest: Option<&str>, found: &mut Vec<RuleIndex>) {
         let Some(rest) = rest else {
             found.extend(&self.end);

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn case_12_patterns_match_whole_segments_of_their_own_trust_domain() {
+    fn case_12_patterns_match_whole_segments_of_one_trust_domain() {
         assert!(matches("spiffe://td/pay", "spiffe://td/pay"));
         assert!(!matches("spiffe://td/pay", "spiffe://td/payroll"));
         assert!(!matches("spiffe://td/pay", "spiffe://td/pay/x"));

@@ -94,20 +94,20 @@ pub struct DenyRule {
     pub deny_if_via: Option<Vec<IdPattern>>,
 }
 
-/// How far a request came with a rule, the furthest last.
+/// How much of a rule a request matches, the most last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MatchDepth {
     /// The rule names the edge, not the action.
     Edge,
     /// And the action, not the originator.
     Action,
-    /// And the originator, not the way that the chain came.
+    /// And the originator, not `require_via`.
     Originator,
     /// All of it.
     Whole,
 }
 
-/// The way of a chain: its originator, and everyone before the callee.
+/// Whom a call came through: the chain's originator and every callee before this one.
 #[derive(Clone, Copy, Debug)]
 pub struct CallPath<'a> {
     /// `None` for a request without a chain.
@@ -125,13 +125,13 @@ fn any_action(patterns: &[ActionPattern], action: &Action<'_>) -> bool {
 }
 
 impl AllowRule {
-    /// How far the rule goes for this action and way; its edge matched already.
+    /// How much of the rule this action and call path match; its edge matched already.
     #[must_use]
     pub fn match_depth(&self, action: &Action<'_>, call_path: &CallPath<'_>) -> MatchDepth {
         if !any_action(&self.actions, action) {
             return MatchDepth::Edge;
         }
-        // Without a chain there is no originator, and rules about the chain's way never match.
+        // Without a chain there is no originator, and rules about the call path never match (section 3).
         let serves =
             |patterns: &Vec<IdPattern>| call_path.originator.is_some_and(|id| any(patterns, id));
         if !self.originators.as_ref().is_none_or(serves) {
@@ -148,7 +148,7 @@ impl AllowRule {
 }
 
 impl DenyRule {
-    /// Whether the rule refuses this action on this way; its edge matched already.
+    /// Whether the rule refuses this action on this call path; its edge matched already.
     #[must_use]
     pub fn applies(&self, action: &Action<'_>, call_path: &CallPath<'_>) -> bool {
         self.actions

@@ -206,7 +206,7 @@ fn an_unknown_name_comes_with_the_known_name_near_it() {
 }
 
 #[test]
-fn an_attribute_that_stands_twice_is_an_error_and_never_the_last_word() {
+fn an_attribute_that_stands_twice_is_an_error() {
     let found = errors(
         r#"
 deny "x" {
@@ -317,7 +317,7 @@ allow "probes" {
 }
 
 #[test]
-fn the_first_rule_that_matches_wholly_decides_else_the_one_that_came_furthest() {
+fn the_first_whole_match_decides_else_the_deepest_match() {
     let rule = |name: &str, more: &str| {
         format!(
             "allow \"{name}\" {{\n from = [\"spiffe://td/**\"]\n to = [\"spiffe://td/z\"]\n{more}\n}}\n"

@@ -218,7 +218,7 @@ impl Reason {
     /// Whether a callee that refuses for this reason has done so before it accepted the call (steps 1 to 9), so that
     /// the caller takes back what it granted. Only [`OutgoingCall::refused`](crate::OutgoingCall::refused) needs it.
     #[must_use]
-    pub const fn returns_grant(self) -> bool {
+    pub(crate) const fn returns_grant(self) -> bool {
         !matches!(
             self,
             Self::DigestMismatch | Self::PolicyDenied | Self::ApprovalRequired

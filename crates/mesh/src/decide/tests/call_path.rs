@@ -1,4 +1,4 @@
-//! Who calls whom, and along which way: cases 1, 3, 7, 8, 12 and 16.
+//! Who calls whom, and through whom: cases 1, 3, 7, 8, 12 and 16.
 
 use countersign_identity::SpiffeId;
 
@@ -336,7 +336,7 @@ allow "the rest" {
 "#;
 
 #[test]
-fn the_way_of_a_chain_is_judged_by_deny_originator_and_require_via() {
+fn deny_originators_and_require_via_judge_the_call_path() {
     let fixture = Fixture::new(GUARDED);
     assert!(fixture.try_forged(&["a", "d", "e"], |_, _| {}).is_ok());
     assert!(fixture.try_forged(&["a", "d", "b", "e"], |_, _| {}).is_ok());

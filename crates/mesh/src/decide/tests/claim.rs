@@ -25,7 +25,7 @@ fn case_03_a_deadline_that_has_passed_ends_the_chain() {
 }
 
 #[test]
-fn case_03_the_originate_rules_deadline_holds_whatever_is_claimed() {
+fn case_03_the_originate_rules_deadline_outweighs_the_claim() {
     let mut fixture = Fixture::new(OPEN);
     let call = fixture.forge(&["a", "b", "c"], |i, forged| {
         forged.claims.exp = NOW + 3_000;
@@ -211,7 +211,7 @@ fn case_09_five_hops_pass_and_the_sixth_does_not() {
 }
 
 #[test]
-fn case_09_five_straight_calls_fit_from_any_ledger_of_at_least_five() {
+fn case_09_a_ledger_of_five_lasts_for_five_straight_calls() {
     let policy = |budget: u16| {
         OPEN.replace(
             r#"burst 1000""#,
@@ -235,7 +235,7 @@ fn case_09_five_straight_calls_fit_from_any_ledger_of_at_least_five() {
 }
 
 #[test]
-fn case_09_the_sixty_fifth_call_of_a_chain_on_one_edge_is_refused() {
+fn case_09_a_chains_65th_call_on_one_edge_is_refused() {
     let fixture = Fixture::new(OPEN);
     let start = fixture.start("a");
     for _ in 0..64 {

@@ -118,7 +118,7 @@ fn chain_bytes(forgery: &crate::fixture::Forgery) -> Vec<u8> {
 }
 
 #[test]
-fn case_10_a_rogue_that_shortens_the_deadline_does_not_empty_the_chains_counters() {
+fn case_10_a_shortened_deadline_keeps_the_chains_counters() {
     let policy = OPEN.replace("rate ", "calls_per_chain = 3\n  rate ");
     let mut fixture = Fixture::new(&policy);
     let first = fixture.forge(&["a", "b"], |_, _| {});
@@ -295,7 +295,7 @@ fn a_refusal_in_step_nine_undoes_what_the_request_charged() {
 }
 
 #[test]
-fn case_13_a_peer_without_an_edge_costs_no_decoding_and_is_not_charged() {
+fn case_13_a_peer_without_an_edge_is_neither_read_nor_charged() {
     let policy = OPEN.replace(
         "from    = [\"spiffe://td/**\"]",
         "from = [\"spiffe://td/a\"]",
@@ -309,7 +309,7 @@ fn case_13_a_peer_without_an_edge_costs_no_decoding_and_is_not_charged() {
 }
 
 #[test]
-fn case_13_refused_requests_exhaust_only_the_peers_failure_bucket() {
+fn case_13_refusals_exhaust_only_the_peers_failure_bucket() {
     let mut fixture = Fixture::new(OPEN);
     let rubbish =
         |fixture: &Fixture| reason(fixture.deliver(&fixture.engine, "h", "b", b"rubbish", None));

@@ -10,7 +10,7 @@ use crate::outbound::CallOrigin;
 use crate::refusal::Reason;
 
 #[test]
-fn case_14_a_foreign_certificate_over_the_same_key_disturbs_nobody() {
+fn case_14_a_foreign_certificate_over_the_same_key_is_ignored() {
     let fixture = Fixture::new(OPEN);
     let foreign_ca = authority("other");
     fixture
@@ -52,7 +52,7 @@ fn case_14_a_foreign_certificate_over_the_same_key_disturbs_nobody() {
 }
 
 #[test]
-fn case_14_chains_cross_federated_trust_domains_and_end_with_their_bundle() {
+fn case_14_chains_cross_domains_until_their_bundle_is_gone() {
     let policy = OPEN
         .replace(
             r#"workloads  = ["spiffe://td/a"]"#,
@@ -112,7 +112,7 @@ fn case_14_a_leaf_under_an_unknown_authority_does_not_count() {
 }
 
 #[test]
-fn case_14_a_connection_does_not_outlive_the_authority_behind_it() {
+fn case_14_a_connection_ends_with_the_authority_behind_it() {
     let next_ca = authority("td");
     let renewed = KeyedWorkload::new(
         &next_ca,
@@ -171,7 +171,7 @@ allow "monitor looks in" {
 }
 
 #[test]
-fn case_14_an_earlier_leaf_has_to_be_valid_when_its_link_was_made() {
+fn case_14_an_earlier_leaf_must_be_valid_at_its_links_iat() {
     let fixture = Fixture::new(OPEN);
     let short = KeyedWorkload::new(
         &fixture.ca,
@@ -221,7 +221,7 @@ fn case_14_the_connections_own_leaf_has_to_be_valid_now() {
 }
 
 #[test]
-fn case_15_a_link_by_another_key_of_the_same_id_is_checked_at_once() {
+fn case_15_a_link_by_another_key_of_the_id_is_checked_at_once() {
     let fixture = Fixture::new(OPEN);
     let new = KeyedWorkload::new(
         &fixture.ca,
@@ -267,7 +267,7 @@ fn case_15_a_link_by_another_key_of_the_same_id_is_checked_at_once() {
 }
 
 #[test]
-fn case_15_each_generation_of_an_svid_calls_on_its_own_connections() {
+fn case_15_each_svid_generation_calls_on_its_own_connections() {
     let fixture = Fixture::new(OPEN);
     let new = KeyedWorkload::new(
         &fixture.ca,
