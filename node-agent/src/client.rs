@@ -430,26 +430,7 @@ pub(crate) fn failed(method: &'static str) -> impl Fn(Status) -> CallError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn status_with(reason: Reason) -> Status {
-        let details = PermissionDeniedDetails {
-            reason: reason.into(),
-        };
-        let any = prost_types::Any {
-            type_url: "type.googleapis.com/spire.api.types.PermissionDeniedDetails".into(),
-            value: details.encode_to_vec(),
-        };
-        let status = tonic_types::Status {
-            code: 7,
-            message: "denied".into(),
-            details: vec![any],
-        };
-        Status::with_details(
-            Code::PermissionDenied,
-            "denied",
-            status.encode_to_vec().into(),
-        )
-    }
+    use crate::test_server::denied;
 
     #[test]
     fn the_reason_of_a_refusal_is_read_from_the_typed_details() {
@@ -458,7 +439,7 @@ mod tests {
             Reason::AgentBanned,
             Reason::AgentMustReattest,
         ] {
-            assert_eq!(failed("x")(status_with(reason)).denied(), Some(reason));
+            assert_eq!(failed("x")(denied(reason)).denied(), Some(reason));
         }
         assert_eq!(
             failed("x")(Status::permission_denied("no details")).denied(),
@@ -467,7 +448,7 @@ mod tests {
         let other_code = Status::with_details(
             Code::Internal,
             "",
-            status_with(Reason::AgentBanned).details().to_vec().into(),
+            denied(Reason::AgentBanned).details().to_vec().into(),
         );
         assert_eq!(failed("x")(other_code).denied(), None);
     }

@@ -282,6 +282,16 @@ mod tests {
         )
     }
 
+    fn attested(svid: X509Svid, ca: &TestCa) -> Attested {
+        Attested {
+            identity: NodeIdentity {
+                svid,
+                reattestable: false,
+            },
+            bundle: ca.bundle(),
+        }
+    }
+
     fn on_disk(directory: &std::path::Path) -> Vec<String> {
         let text = std::fs::read_to_string(directory.join("agent-state.json")).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -314,23 +324,12 @@ mod tests {
 
     /// Every moment at which the process can be killed while it renews, and what the next process does then.
     #[tokio::test]
-    async fn a_renewal_that_is_cut_off_anywhere_leaves_an_identity_that_the_server_accepts() {
+    async fn an_interrupted_renewal_leaves_a_usable_identity() {
         let directory = tempfile::tempdir().unwrap();
         let ca = TestCa::new(NOW);
         let (old, new) = (svid(&ca, NOW), svid(&ca, NOW));
         let mut node = start(directory.path(), NOW);
-        let identity = NodeIdentity {
-            svid: old.clone(),
-            reattestable: false,
-        };
-        node.attested(
-            Attested {
-                identity,
-                bundle: ca.bundle(),
-            },
-            moment(NOW),
-        )
-        .await;
+        node.attested(attested(old.clone(), &ca), moment(NOW)).await;
         node.used().await;
         drop(node);
 
@@ -363,18 +362,8 @@ mod tests {
         let ca = TestCa::new(NOW);
         let mut node = start(directory.path(), NOW);
         assert!(node.identity().is_none() && node.expired().is_none());
-        let identity = NodeIdentity {
-            svid: svid(&ca, NOW),
-            reattestable: false,
-        };
-        node.attested(
-            Attested {
-                identity,
-                bundle: ca.bundle(),
-            },
-            moment(NOW),
-        )
-        .await;
+        node.attested(attested(svid(&ca, NOW), &ca), moment(NOW))
+            .await;
         drop(node);
 
         let end = NOW.after(Duration::from_secs(3600));
@@ -396,18 +385,8 @@ mod tests {
             Rotation::default(),
             moment(NOW),
         );
-        let identity = NodeIdentity {
-            svid: svid(&ca, NOW),
-            reattestable: false,
-        };
-        node.attested(
-            Attested {
-                identity,
-                bundle: ca.bundle(),
-            },
-            moment(NOW),
-        )
-        .await;
+        node.attested(attested(svid(&ca, NOW), &ca), moment(NOW))
+            .await;
         assert!(!node.renew().has_come(moment(NOW)));
         assert!(
             !node.saw_bundle(&ca.bundle(), moment(NOW)).await,

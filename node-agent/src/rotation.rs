@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn an_availability_target_comes_before_half_life_if_the_life_is_long_enough_for_it() {
+    fn an_availability_target_precedes_half_life_of_long_svids() {
         const HOUR: u64 = 3600;
         let rotation = Rotation {
             availability_target: Some(Duration::from_secs(24 * HOUR)),

@@ -208,7 +208,7 @@ async fn svids_come_whole_in_order_with_their_bundles() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_with_each_change_and_ends_when_the_identity_goes() {
+async fn a_stream_follows_changes_and_ends_with_the_identity() {
     let served = TestAgent::start().await;
     let entry = served.entry("a", &own());
     served.publish(&[served.signed(entry.clone())], &[]);
@@ -241,7 +241,7 @@ async fn a_stream_goes_on_with_each_change_and_ends_when_the_identity_goes() {
 }
 
 #[tokio::test]
-async fn before_the_first_sync_the_answer_is_unavailable_and_then_no_identity() {
+async fn before_the_first_sync_callers_get_unavailable() {
     let served = TestAgent::start().await;
     let mut client = served.client().await;
     assert_eq!(

@@ -52,6 +52,29 @@ impl WorkloadApi {
     }
 }
 
+impl WorkloadApi {
+    /// A stream of bundles for callers that may verify others; the same bundles are not sent again.
+    async fn bundles<Q, M>(
+        &self,
+        request: &Request<Q>,
+        method: Method,
+        make: fn(&Snapshot, &Subscription, bool) -> Next<M>,
+    ) -> Result<Response<Answers<M>>, Status>
+    where
+        M: Clone + PartialEq + Send + Sync + 'static,
+    {
+        check_security_header(request.metadata())?;
+        let admitted = self.callers.admit(request, method).await?;
+        let allow_unauthenticated = self.verifiers.allow_unauthenticated;
+        Ok(Response::new(answers(
+            admitted,
+            self.stop.clone(),
+            Repeats::LeftOut,
+            move |snapshot, subscription| make(snapshot, subscription, allow_unauthenticated),
+        )))
+    }
+}
+
 fn x509_svids(snapshot: &Snapshot, subscription: &Subscription) -> Next<X509svidResponse> {
     let identities = match snapshot.answer(subscription.selectors()) {
         WorkloadAnswer::NoIdentity => return Next::End(no_identity(snapshot)),
@@ -136,17 +159,8 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        check_security_header(request.metadata())?;
-        let admitted = self.callers.admit(&request, Method::X509Bundles).await?;
-        let allow_unauthenticated = self.verifiers.allow_unauthenticated;
-        Ok(Response::new(answers(
-            admitted,
-            self.stop.clone(),
-            Repeats::LeftOut,
-            move |snapshot, subscription| {
-                x509_bundles(snapshot, subscription, allow_unauthenticated)
-            },
-        )))
+        self.bundles(&request, Method::X509Bundles, x509_bundles)
+            .await
     }
 
     async fn fetch_jwtsvid(
@@ -160,17 +174,8 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        check_security_header(request.metadata())?;
-        let admitted = self.callers.admit(&request, Method::JwtBundles).await?;
-        let allow_unauthenticated = self.verifiers.allow_unauthenticated;
-        Ok(Response::new(answers(
-            admitted,
-            self.stop.clone(),
-            Repeats::LeftOut,
-            move |snapshot, subscription| {
-                jwt::bundles(snapshot, subscription, allow_unauthenticated)
-            },
-        )))
+        self.bundles(&request, Method::JwtBundles, jwt::bundles)
+            .await
     }
 
     async fn validate_jwtsvid(

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flag_goes_before_the_instance_and_that_before_the_environment() {
+    fn the_flag_precedes_the_instance_and_the_environment() {
         let environment = |name: &str| match name {
             SOCKET_VARIABLE => Some("/env.sock".to_owned()),
             ENDPOINT_VARIABLE => Some("unix:///endpoint.sock".to_owned()),

@@ -166,7 +166,7 @@ fn trust_comes_from_one_source_which_a_flag_may_name() {
 }
 
 #[test]
-fn flags_about_trust_go_before_the_file_and_take_from_it_what_they_leave_out() {
+fn trust_flags_override_the_file_and_the_rest_comes_from_it() {
     let overrides = Overrides {
         trust: Some(TrustOverride::Url("http://helper/bundle".into())),
         trust_format: Some(BundleFormat::Spiffe),
@@ -256,7 +256,7 @@ fn several_workload_attestors_may_be_configured_and_each_once() {
 }
 
 #[test]
-fn what_callers_may_ask_for_is_nothing_special_unless_the_file_says_so() {
+fn callers_get_the_defaults_unless_the_file_says_otherwise() {
     let config = parsed(&file(LEAST));
     assert_eq!(config.api.verifiers, VerifierConfig::default());
     assert_eq!(config.api.sds, Some(SdsConfig::default()));
@@ -294,7 +294,7 @@ sds {{
 }
 
 #[test]
-fn an_admin_socket_where_everybody_can_look_and_delegates_of_others_are_refused() {
+fn exposed_admin_sockets_and_foreign_delegates_are_refused() {
     let public = r#"socket_path = "/run/agent/api.sock""#;
     for admin in ["/run/agent/admin.sock", "/run/agent/deeper/admin.sock"] {
         let text = format!("{LEAST}\n{public}\nadmin_socket_path = {admin:?}");
@@ -426,4 +426,23 @@ fn post_quantum_key_exchange_is_preferred_and_can_be_required() {
         with("require_pq_kem = true"),
         KeyExchange::RequirePostQuantum
     );
+}
+
+#[test]
+fn the_systemd_attestor_is_there_or_refused_with_a_sentence() {
+    let systemd = file(LEAST).replace(UNIX, "WorkloadAttestor \"systemd\" {}");
+    let config = AgentConfig::parse("agent.conf", &systemd, &Overrides::default());
+    #[cfg(feature = "systemd-attestor")]
+    assert_eq!(
+        config.unwrap().0.workload_attestors,
+        [AttestorConfig::Systemd]
+    );
+    #[cfg(not(feature = "systemd-attestor"))]
+    {
+        let error = config.unwrap_err().to_string();
+        assert!(
+            error.contains("built without the systemd attestor"),
+            "{error}"
+        );
+    }
 }

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_was_not_looked_at_for_longest_goes_and_expired_ones_before_all() {
+    fn expired_tokens_are_evicted_first_then_the_least_recent() {
         let mut cache = JwtCache::new(2);
         cache.put(key("a", &["1"]), held("a", 300, 0.0), moment(NOW));
         cache.put(key("a", &["2"]), held("a", 300, 0.0), moment(NOW));

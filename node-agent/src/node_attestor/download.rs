@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bundle_is_got_over_a_unix_socket_and_anything_but_200_is_a_failure() {
+    async fn a_bundle_comes_over_a_unix_socket_with_status_200_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ecdsa_key_of_each_curve_signs_the_sha_256_of_both_nonces_itself() {
+    fn ecdsa_keys_of_each_curve_sign_the_sha_256_of_both_nonces() {
         for _ in 0..20 {
             ecdsa(
                 &ECDSA_P256_SHA256_FIXED_SIGNING,

@@ -154,7 +154,7 @@ fn a_second_node_agent_is_kept_out_until_the_first_has_ended() {
 }
 
 #[test]
-fn a_damaged_or_foreign_state_is_refused_with_what_to_do_and_left_alone() {
+fn a_damaged_or_foreign_state_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(STATE_FILE);
     for text in [

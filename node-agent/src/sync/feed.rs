@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_is_woken_by_a_subscriber_whose_svids_are_not_signed() {
+    fn an_unsigned_subscriber_wakes_the_syncer() {
         let feed = Feed::default();
         feed.publish(snapshot(&[("a", "unix:uid:1")]));
         let _other = feed.subscribe(caller("unix:uid:2"));

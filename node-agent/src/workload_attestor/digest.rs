@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_to_which_a_link_is_made_while_it_is_read_is_read_again() {
+    fn a_file_that_is_linked_while_it_is_read_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("program");
         let file = File::create_new(&path).unwrap();

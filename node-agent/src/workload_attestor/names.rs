@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn there_is_room_for_so_many_and_for_more_when_their_time_is_over() {
+    async fn names_are_bounded_until_their_time_is_over() {
         let names = AccountNames::default();
         for number in 0.. {
             if names.0.lock().unwrap().len() == limits::NAMES {

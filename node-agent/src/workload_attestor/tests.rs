@@ -136,7 +136,7 @@ pub(super) fn has(selectors: &SelectorSet, text: &str) -> bool {
 }
 
 #[tokio::test]
-async fn processes_of_one_user_differ_by_the_path_they_were_started_by() {
+async fn processes_of_one_user_differ_by_their_path() {
     let directory = tempfile::tempdir().unwrap();
     let [coder, reviewer] = two_names(directory.path(), ["coder", "reviewer"]);
     let attestors = unix(Digest::AnySize);
@@ -249,7 +249,7 @@ impl WorkloadAttestor for Faulty {
 }
 
 #[tokio::test]
-async fn an_attestor_that_fails_hangs_or_panics_costs_its_own_selectors_and_nobody_elses() {
+async fn a_failing_attestor_costs_only_its_own_selectors() {
     let directory = tempfile::tempdir().unwrap();
     let child = Connected::start(directory.path(), &std::env::current_exe().unwrap());
     for (faulty, reason) in [
@@ -278,7 +278,7 @@ async fn an_attestor_that_fails_hangs_or_panics_costs_its_own_selectors_and_nobo
 }
 
 #[tokio::test]
-async fn a_caller_that_has_ended_is_not_attested_though_its_connection_lives_on() {
+async fn an_ended_caller_is_not_attested_over_its_open_connection() {
     let directory = tempfile::tempdir().unwrap();
     let child = Connected::start(directory.path(), &std::env::current_exe().unwrap());
     let older = on_an_older_kernel(&child.caller);
@@ -296,7 +296,7 @@ async fn a_caller_that_has_ended_is_not_attested_though_its_connection_lives_on(
 
 /// A process that ended keeps its number, and much of what the kernel says of it, until its parent asks for its end.
 #[test]
-fn a_caller_that_has_ended_and_whose_parent_has_not_noticed_is_no_process() {
+fn a_zombie_caller_is_not_attested() {
     let directory = tempfile::tempdir().unwrap();
     let mut child = Connected::start(directory.path(), &std::env::current_exe().unwrap());
     let process = Process::open(&child.caller).unwrap();
@@ -317,7 +317,7 @@ fn a_caller_that_has_ended_and_whose_parent_has_not_noticed_is_no_process() {
 
 /// What a reused PID looks like: the number names a living process, what holds the process is the old one's.
 #[test]
-fn a_process_that_got_the_pid_of_an_ended_caller_is_not_taken_for_it() {
+fn a_reused_pid_is_not_taken_for_the_caller() {
     let directory = tempfile::tempdir().unwrap();
     let executable = std::env::current_exe().unwrap();
     let old = Connected::start(directory.path(), &executable);
@@ -365,7 +365,7 @@ fn a_pidfd_of_another_process_is_refused() {
 }
 
 #[test]
-fn a_process_that_ends_while_it_is_looked_at_fails_the_second_check() {
+fn a_process_that_ends_meanwhile_fails_the_second_check() {
     let directory = tempfile::tempdir().unwrap();
     let child = Connected::start(directory.path(), &std::env::current_exe().unwrap());
     let older = on_an_older_kernel(&child.caller);

@@ -153,6 +153,32 @@ impl KnownBundles {
     }
 }
 
+impl Delegated {
+    /// A stream of all bundles of this node, in one form; the same bundles are not sent again.
+    async fn bundles<Q, M>(
+        &self,
+        request: &Request<Q>,
+        form: fn(&Bundle) -> Option<Bytes>,
+        message: fn(BTreeMap<String, Bytes>) -> M,
+    ) -> Result<Response<Answers<M>>, Status>
+    where
+        M: Clone + PartialEq + Send + Sync + 'static,
+    {
+        let (admitted, delegate) = self.delegate(request).await?;
+        let known = KnownBundles::default();
+        Ok(Response::new(answers(
+            admitted.about_everything(),
+            self.stop.clone(),
+            Repeats::LeftOut,
+            move |snapshot, _| match delegate.check(snapshot) {
+                // A delegate that lost its entry gets nothing more.
+                Err(status) => Next::End(status),
+                Ok(()) => Next::Send(message(known.with(snapshot, form))),
+            },
+        )))
+    }
+}
+
 #[tonic::async_trait]
 impl DelegatedIdentity for Delegated {
     type SubscribeToX509SVIDsStream = Answers<wire::SubscribeToX509sviDsResponse>;
@@ -178,22 +204,13 @@ impl DelegatedIdentity for Delegated {
         &self,
         request: Request<wire::SubscribeToX509BundlesRequest>,
     ) -> Result<Response<Self::SubscribeToX509BundlesStream>, Status> {
-        let (admitted, delegate) = self.delegate(&request).await?;
-        let known = KnownBundles::default();
-        Ok(Response::new(answers(
-            admitted.about_everything(),
-            self.stop.clone(),
-            Repeats::LeftOut,
-            move |snapshot, _| match delegate.check(snapshot) {
-                Err(status) => Next::End(status),
-                Ok(()) => Next::Send(wire::SubscribeToX509BundlesResponse {
-                    ca_certificates: known
-                        .with(snapshot, |bundle| Some(bundle.x509_der().into()))
-                        .into_iter()
-                        .collect(),
-                }),
-            },
-        )))
+        let x509 = |bundle: &Bundle| Some(bundle.x509_der().into());
+        self.bundles(&request, x509, |bundles| {
+            wire::SubscribeToX509BundlesResponse {
+                ca_certificates: bundles.into_iter().collect(),
+            }
+        })
+        .await
     }
 
     async fn fetch_jwtsvi_ds(
@@ -237,18 +254,11 @@ impl DelegatedIdentity for Delegated {
         &self,
         request: Request<wire::SubscribeToJwtBundlesRequest>,
     ) -> Result<Response<Self::SubscribeToJWTBundlesStream>, Status> {
-        let (admitted, delegate) = self.delegate(&request).await?;
-        let known = KnownBundles::default();
-        Ok(Response::new(answers(
-            admitted.about_everything(),
-            self.stop.clone(),
-            Repeats::LeftOut,
-            move |snapshot, _| match delegate.check(snapshot) {
-                Err(status) => Next::End(status),
-                Ok(()) => Next::Send(wire::SubscribeToJwtBundlesResponse {
-                    bundles: known.with(snapshot, jwks).into_iter().collect(),
-                }),
-            },
-        )))
+        self.bundles(&request, jwks, |bundles| {
+            wire::SubscribeToJwtBundlesResponse {
+                bundles: bundles.into_iter().collect(),
+            }
+        })
+        .await
     }
 }

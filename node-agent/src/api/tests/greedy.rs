@@ -56,7 +56,7 @@ fn status(answer: &Response<Incoming>) -> Option<Status> {
 }
 
 #[tokio::test]
-async fn requests_that_never_end_take_up_the_places_of_their_own_process() {
+async fn endless_requests_use_up_only_their_own_limit() {
     let served = TestAgent::start().await;
     served.publish(&[served.signed(served.entry("a", &own()))], &[]);
     let mut caller = connection(&served).await;

@@ -201,7 +201,7 @@ async fn what_is_wrong_with_a_request_has_spires_codes_and_texts() {
 }
 
 #[tokio::test]
-async fn a_token_is_used_again_for_half_of_its_life_and_then_fetched_anew() {
+async fn a_token_is_reused_for_half_of_its_life() {
     let fixture = JwtFixture::start(ApiConfig::default()).await;
     fixture.entries(&[("a", "")]);
     let token = async |audience: &[&str]| {
@@ -242,7 +242,7 @@ async fn with_the_server_away_the_last_token_is_good_until_it_expires() {
 }
 
 #[tokio::test]
-async fn what_a_tainted_key_signed_is_not_used_again_even_without_a_server() {
+async fn tokens_of_a_tainted_key_are_not_reused_without_a_server() {
     let fixture = JwtFixture::start(ApiConfig::default()).await;
     fixture.entries(&[("a", "")]);
     fixture.fetch(&["x"], "").await.unwrap();
@@ -362,7 +362,7 @@ async fn a_foreign_token_tells_only_what_it_must_and_may() {
 }
 
 #[tokio::test]
-async fn jwt_bundles_are_plain_sets_of_keys_and_come_again_only_when_changed() {
+async fn jwt_bundles_are_jwk_sets_sent_again_only_when_changed() {
     let served = TestAgent::start().await;
     let federating = AuthorizedEntry {
         federates_with: vec![TrustDomain::new("other.org").unwrap()],
@@ -407,7 +407,7 @@ async fn jwt_bundles_are_plain_sets_of_keys_and_come_again_only_when_changed() {
 }
 
 #[tokio::test]
-async fn verifiers_without_identity_get_the_own_bundles_if_that_is_allowed() {
+async fn unauthenticated_verifiers_get_own_bundles_if_allowed() {
     for (allowed, code) in [(false, Err(Code::PermissionDenied)), (true, Ok(1))] {
         let mut config = ApiConfig::default();
         config.verifiers.allow_unauthenticated = allowed;

@@ -292,7 +292,7 @@ async fn a_stream_answers_new_names_and_news_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_stream_waits_until_all_svids_are_signed_and_ends_with_the_caller() {
+async fn a_stream_waits_for_all_svids_and_ends_with_the_caller() {
     let mut envoy = Envoy::start().await;
     let [a, b] = envoy.entries();
     let unsigned = ServedEntry {
@@ -329,7 +329,7 @@ fn told(response: &DeltaDiscoveryResponse) -> (Vec<&str>, Vec<&str>) {
 }
 
 #[tokio::test]
-async fn incrementally_only_what_changed_is_sent_and_what_is_gone_is_named() {
+async fn incremental_streams_send_changes_and_name_removals() {
     let mut envoy = Envoy::start().await;
     let entries = envoy.entries();
     envoy.served.publish(&entries, &[]);

@@ -259,7 +259,7 @@ fn by_path(path: &Path) -> String {
 const REFUSED: &str = "Unavailable";
 
 #[tokio::test]
-async fn a_program_that_replaced_the_one_that_connected_gets_neither_identity_on_that_connection() {
+async fn exec_after_connect_gets_neither_identity() {
     let mut stage = Stage::new(Discover::Executable(Digest::Off)).await;
     let (one, two) = (stage.program("one"), stage.program("two"));
     stage.entries(&[&[&by_path(&one)], &[&by_path(&two)]]);
@@ -277,7 +277,7 @@ async fn a_program_that_replaced_the_one_that_connected_gets_neither_identity_on
 
 /// The connecting process makes itself look right, while another one that it has lent the connection to does the asking.
 #[tokio::test]
-async fn a_process_with_a_lent_connection_does_not_get_the_identity_of_what_the_lender_became() {
+async fn a_lent_connection_does_not_follow_the_lenders_exec() {
     let mut stage = Stage::new(Discover::Executable(Digest::Off)).await;
     let (liar, trusted) = (stage.program("liar"), stage.program("trusted"));
     stage.entries(&[&[&by_path(&trusted)]]);
@@ -300,7 +300,7 @@ async fn a_process_with_a_lent_connection_does_not_get_the_identity_of_what_the_
 }
 
 #[tokio::test]
-async fn a_caller_that_ends_between_connect_and_request_leaves_its_identity_to_nobody() {
+async fn a_caller_that_ends_before_its_request_gets_no_identity() {
     for (number, reaped) in [true, false].into_iter().enumerate() {
         let mut stage = Stage::new(Discover::UsersOnly).await;
         stage.entries(&[&[&own()]]);
@@ -324,7 +324,7 @@ async fn a_caller_that_ends_between_connect_and_request_leaves_its_identity_to_n
 }
 
 #[tokio::test]
-async fn a_symlink_gives_no_identity_but_that_of_the_program_it_leads_to() {
+async fn a_symlink_gives_the_identity_of_its_target() {
     let mut stage = Stage::new(Discover::Executable(Digest::Off)).await;
     let program = stage.program("program");
     let link = stage.served.directory.path().join("link");
@@ -336,7 +336,7 @@ async fn a_symlink_gives_no_identity_but_that_of_the_program_it_leads_to() {
 }
 
 #[tokio::test]
-async fn a_process_of_a_program_that_was_replaced_is_neither_the_old_nor_the_new_one_by_path() {
+async fn a_replaced_program_matches_neither_path() {
     for replace in [true, false] {
         let mut stage = Stage::new(Discover::Executable(Digest::AnySize)).await;
         let (program, new) = (stage.copy("program", 0), stage.copy("new", 1));
@@ -375,7 +375,7 @@ fn digest_of(path: &Path) -> String {
 const TWO_GIB: u64 = 2 << 30;
 
 #[tokio::test]
-async fn a_program_of_two_gigabytes_is_refused_or_not_looked_at_as_configured() {
+async fn a_program_of_two_gigabytes_is_treated_as_configured() {
     for (digest, want) in [
         (Digest::UpTo(TWO_GIB), REFUSED),
         (Digest::Off, "spiffe://example.org/0"),
@@ -391,7 +391,7 @@ async fn a_program_of_two_gigabytes_is_refused_or_not_looked_at_as_configured() 
 
 /// It would take hours to read; whoever started it waits, and is given up in the end.
 #[tokio::test]
-async fn a_program_that_takes_for_ever_to_read_keeps_nobody_else_waiting() {
+async fn a_program_that_is_slow_to_read_blocks_no_other_caller() {
     let mut stage = Stage::new(Discover::Executable(Digest::AnySize)).await;
     let endless = stage.copy("endless", 1 << 42);
     let small = stage.copy("small", 0);
@@ -436,7 +436,7 @@ fn unshare(namespaces: &[&str]) -> Option<Command> {
 }
 
 #[tokio::test]
-async fn a_caller_in_a_pid_namespace_of_its_own_is_known_by_what_it_is_outside() {
+async fn a_caller_in_a_pid_namespace_has_its_outer_identity() {
     let Some(mut unshare) = unshare(&["--pid"]) else {
         return;
     };
@@ -505,7 +505,7 @@ async fn node_agent_inside() {
 
 /// The real thing: in a PID namespace, in which numbers can be chosen, a process gets the number of an ended caller.
 #[test]
-fn a_process_with_the_number_of_an_ended_caller_lends_it_no_identity() {
+fn a_reused_pid_lends_its_predecessor_no_identity() {
     let Some(mut unshare) = unshare(&["--pid", "--mount-proc"]) else {
         return;
     };

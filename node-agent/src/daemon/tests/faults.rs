@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_node_that_is_banned_or_not_accepted_forgets_its_svid_and_ends_with_a_message() {
+async fn a_banned_or_refused_node_forgets_its_svid_and_says_why() {
     let rig = Rig::new().await;
     for (reason, says) in [
         (Reason::AgentBanned, "banned this node"),
@@ -50,7 +50,7 @@ async fn a_refusal_without_a_reason_is_a_passing_fault() {
 }
 
 #[tokio::test]
-async fn a_node_refused_at_the_start_forgets_its_svid_and_fails_that_start() {
+async fn a_node_refused_at_the_start_forgets_its_svid_and_ends() {
     let rig = Rig::new().await;
     rig.running(Some("token")).await.end().await.unwrap();
     rig.server.state().node = None;
@@ -67,7 +67,7 @@ async fn a_node_refused_at_the_start_forgets_its_svid_and_fails_that_start() {
 }
 
 #[tokio::test]
-async fn tokens_that_are_used_expired_or_missing_end_the_start_with_what_to_do() {
+async fn used_expired_or_missing_tokens_end_the_start_with_advice() {
     let rig = Rig::new().await;
     for token in [Some("unknown"), Some("expired"), None] {
         let error = rig.refused(rig.config(token)).await;
@@ -90,7 +90,7 @@ async fn tokens_that_are_used_expired_or_missing_end_the_start_with_what_to_do()
 }
 
 #[tokio::test]
-async fn a_wrong_trust_bundle_ends_the_start_at_once_and_keeps_the_token() {
+async fn a_wrong_trust_bundle_ends_the_start_and_spends_no_token() {
     let rig = Rig::new().await;
     let wrong = pem::certificates([TestCa::new(NOW).authority().der()]);
     std::fs::write(rig.path("bundle.pem"), wrong).unwrap();
@@ -104,7 +104,7 @@ async fn a_wrong_trust_bundle_ends_the_start_at_once_and_keeps_the_token() {
 }
 
 #[tokio::test]
-async fn a_clock_more_than_a_minute_off_is_told_and_costs_no_second_token() {
+async fn a_wrong_clock_is_reported_and_costs_no_second_token() {
     let rig = Rig::new().await;
     rig.server.state().ahead = Duration::from_secs(100);
     let error = rig.refused(rig.config(Some("token"))).await;
@@ -131,7 +131,7 @@ async fn an_svid_on_disk_that_is_from_the_future_tells_of_the_clock() {
 }
 
 #[tokio::test]
-async fn a_server_whose_certificate_is_not_valid_by_this_clock_is_a_matter_of_clocks() {
+async fn a_server_certificate_not_valid_now_blames_the_clock() {
     let rig = Rig::new().await;
     rig.clock.set(NOW.before(Duration::from_secs(3600)));
     let agent = rig.start(rig.config(Some("token")));
@@ -152,7 +152,7 @@ async fn a_server_whose_certificate_is_not_valid_by_this_clock_is_a_matter_of_cl
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_tried_for_a_minute_and_then_named() {
+async fn an_absent_server_is_tried_for_a_minute_and_then_named() {
     let rig = Rig::new().await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -174,7 +174,7 @@ async fn a_server_that_is_not_there_is_tried_for_a_minute_and_then_named() {
 }
 
 #[tokio::test]
-async fn a_second_node_agent_is_kept_from_the_socket_and_from_the_data() {
+async fn a_second_node_agent_gets_neither_socket_nor_data_dir() {
     let rig = Rig::new().await;
     let first = rig.running(Some("token")).await;
     let same_socket = AgentConfig {
@@ -195,7 +195,7 @@ async fn a_second_node_agent_is_kept_from_the_socket_and_from_the_data() {
 }
 
 #[tokio::test]
-async fn a_socket_path_that_is_too_long_is_refused_before_the_token_is_spent() {
+async fn a_too_long_socket_path_is_refused_before_the_token_is_spent() {
     let rig = Rig::new().await;
     let long = rig.path(&"x".repeat(120));
     let error = rig
@@ -216,7 +216,7 @@ async fn a_socket_path_that_is_too_long_is_refused_before_the_token_is_spent() {
 }
 
 #[tokio::test]
-async fn an_svid_that_ran_out_while_the_server_was_away_ends_the_node_agent() {
+async fn an_svid_that_expired_during_an_outage_ends_the_agent() {
     let rig = Rig::new().await;
     let agent = rig.running(Some("token")).await;
     rig.server
@@ -265,7 +265,7 @@ async fn an_entry_of_another_trust_domain_is_left_out() {
 }
 
 #[tokio::test]
-async fn a_bundle_of_another_trust_domain_does_not_take_the_place_of_the_own() {
+async fn a_foreign_bundle_does_not_replace_the_own_one() {
     let rig = Rig::new().await;
     let agent = rig.running(Some("token")).await;
     let own = rig.server.state().bundle.clone();
@@ -286,7 +286,7 @@ async fn a_bundle_of_another_trust_domain_does_not_take_the_place_of_the_own() {
 }
 
 #[tokio::test]
-async fn near_the_end_of_an_authority_svids_are_not_renewed_every_second() {
+async fn renewals_near_the_end_of_an_authority_are_paced() {
     let rig = Rig::new().await;
     let lives = |secs| {
         let mut state = rig.server.state();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_node_attests_and_serves_a_workload_and_needs_no_token_the_next_time() {
+async fn a_node_attests_serves_and_needs_no_token_the_next_time() {
     let rig = Rig::new().await;
     let agent = rig.running(Some("token")).await;
     assert_eq!(agent.ids().await, ["spiffe://example.org/workload"]);
@@ -97,7 +97,7 @@ async fn workload_svids_are_renewed_at_half_life_with_new_keys() {
 }
 
 #[tokio::test]
-async fn more_than_a_page_of_entries_is_fetched_by_revisions_and_then_only_what_changed() {
+async fn many_entries_are_fetched_by_revision_and_then_only_changes() {
     let rig = Rig::new().await;
     rig.server.state().page_size = 3;
     for number in 0..7 {
@@ -132,7 +132,7 @@ async fn more_than_a_page_of_entries_is_fetched_by_revisions_and_then_only_what_
 }
 
 #[tokio::test]
-async fn an_entry_that_is_not_signed_for_holds_back_its_callers_until_it_is() {
+async fn callers_wait_until_their_entry_is_signed() {
     let rig = Rig::new().await;
     rig.register("refused", &own());
     rig.server.state().refused.insert("refused".into());
@@ -171,7 +171,7 @@ async fn federated_bundles_are_fetched_and_a_missing_one_is_left_out() {
 }
 
 #[tokio::test]
-async fn the_nodes_own_svid_is_renewed_kept_before_its_use_and_the_old_one_dropped_after() {
+async fn a_renewed_node_svid_is_on_disk_before_its_first_use() {
     let rig = Rig::new().await;
     let agent = rig.running(Some("token")).await;
     let first = rig.server.state().node.as_ref().unwrap().current.clone();
@@ -200,7 +200,7 @@ async fn the_nodes_own_svid_is_renewed_kept_before_its_use_and_the_old_one_dropp
 }
 
 #[tokio::test]
-async fn a_node_agent_killed_before_it_used_its_renewed_svid_comes_back_without_a_token() {
+async fn a_kill_before_the_first_use_of_a_renewed_svid_is_survived() {
     killed_while_renewing(ServerSide::Remembers).await;
 }
 
@@ -255,7 +255,7 @@ async fn killed_while_renewing(server_side: ServerSide) {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_back_is_found_again_and_streams_live_through_it() {
+async fn streams_survive_a_restart_of_the_server() {
     let mut rig = Rig::new().await;
     let agent = rig.running(Some("token")).await;
     let mut answers = agent.svids().await;
@@ -295,7 +295,7 @@ async fn a_new_bundle_reaches_workloads_and_the_disk() {
 }
 
 #[tokio::test]
-async fn connections_that_the_server_lets_go_regularly_disturb_nothing() {
+async fn regular_goaways_of_the_server_disturb_nothing() {
     let rig = Rig::new().await;
     let agent = rig.running(Some("token")).await;
     let mut answers = agent.svids().await;
@@ -347,7 +347,7 @@ async fn with_nothing_to_serve_there_there_is_no_public_socket() {
 }
 
 #[tokio::test]
-async fn a_node_that_requires_post_quantum_key_exchange_syncs_with_a_server_that_has_it() {
+async fn required_post_quantum_key_exchange_works() {
     let rig = Rig::new().await;
     let config = AgentConfig {
         key_exchange: KeyExchange::RequirePostQuantum,

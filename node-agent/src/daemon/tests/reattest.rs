@@ -17,7 +17,7 @@ async fn a_node_that_may_attest_again_does_so_instead_of_renewing() {
 }
 
 #[tokio::test]
-async fn a_running_node_that_is_not_accepted_any_more_attests_again_and_its_streams_stay() {
+async fn a_refused_running_node_reattests_and_its_streams_stay() {
     let rig = Rig::new().await;
     let agent = rig.running_with(rig.reattestable()).await;
     let mut answers = agent.svids().await;
@@ -44,7 +44,7 @@ async fn a_running_node_that_is_not_accepted_any_more_attests_again_and_its_stre
 }
 
 #[tokio::test]
-async fn a_node_that_is_refused_when_it_attests_again_forgets_its_svid_and_ends() {
+async fn a_node_refused_at_reattestation_forgets_its_svid_and_ends() {
     let rig = Rig::new().await;
     let agent = rig.running_with(rig.reattestable()).await;
     rig.server
@@ -63,7 +63,7 @@ async fn a_node_that_is_refused_when_it_attests_again_forgets_its_svid_and_ends(
 }
 
 #[tokio::test]
-async fn a_banned_node_does_not_attest_again_and_leaves_nothing_behind() {
+async fn a_banned_node_does_not_reattest_and_leaves_nothing_on_disk() {
     let rig = Rig::new().await;
     let agent = rig.running_with(rig.reattestable()).await;
     rig.until(|| rig.path("data/agent-svids.bin").exists())
@@ -81,7 +81,7 @@ async fn a_banned_node_does_not_attest_again_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_node_refused_at_its_first_sync_fails_that_start_even_if_it_may_attest_again() {
+async fn a_refusal_at_the_first_sync_ends_even_reattestable_nodes() {
     let rig = Rig::new().await;
     let agent = rig.running_with(rig.reattestable()).await;
     agent.end().await.unwrap();
@@ -96,8 +96,7 @@ async fn a_node_refused_at_its_first_sync_fails_that_start_even_if_it_may_attest
 }
 
 #[tokio::test]
-async fn a_server_set_up_anew_ends_the_node_agent_unless_trust_may_be_taken_from_its_source_again()
-{
+async fn a_server_set_up_anew_ends_the_agent_without_rebootstrap() {
     let mut rig = Rig::new().await;
     let agent = rig.running_with(rig.reattestable()).await;
     rig.server = rig.server.set_up_anew().await;
@@ -107,7 +106,7 @@ async fn a_server_set_up_anew_ends_the_node_agent_unless_trust_may_be_taken_from
 }
 
 #[tokio::test]
-async fn with_rebootstrap_trust_is_taken_from_its_source_after_the_delay_and_streams_stay() {
+async fn rebootstrap_takes_new_trust_after_the_delay_and_streams_stay() {
     let mut rig = Rig::new().await;
     let delay = Duration::from_secs(600);
     let agent = rig

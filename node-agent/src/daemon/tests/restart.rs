@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn with_the_server_stopped_a_killed_node_agent_serves_what_is_still_valid_once_it_is_back() {
+async fn a_restart_without_a_server_serves_valid_svids_from_disk() {
     let rig = Rig::new().await;
     let agent = rig.running(Some("token")).await;
     let before = next(&mut agent.svids().await).await;
@@ -56,7 +56,7 @@ async fn with_the_server_stopped_a_killed_node_agent_serves_what_is_still_valid_
 }
 
 #[tokio::test]
-async fn who_matches_nothing_that_was_kept_is_told_to_come_back_and_not_that_there_is_nothing() {
+async fn callers_unknown_to_the_disk_get_unavailable_not_denied() {
     let rig = Rig::new().await;
     let stranger = std::iter::once(countersign_identity::Selector::parse("unix:uid:4000000000"))
         .collect::<Result<SelectorSet, _>>()
@@ -109,7 +109,7 @@ async fn a_kept_file_that_is_damaged_costs_only_what_was_in_it() {
 }
 
 #[tokio::test]
-async fn svids_of_a_withdrawn_authority_are_signed_anew_a_hundred_every_five_seconds() {
+async fn svids_of_a_tainted_authority_are_renewed_in_paced_batches() {
     let rig = Rig::new().await;
     for number in 0..150 {
         rig.register(&format!("e{number:03}"), &own());

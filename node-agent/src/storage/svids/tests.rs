@@ -43,7 +43,7 @@ fn what_is_kept_comes_back() {
 }
 
 #[test]
-fn neither_keys_nor_names_can_be_read_from_the_disk_and_files_are_private() {
+fn files_are_private_and_show_neither_keys_nor_names() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).save(&mut plain()).unwrap();
     for name in [FILE, KEY_FILE] {
@@ -56,7 +56,7 @@ fn neither_keys_nor_names_can_be_read_from_the_disk_and_files_are_private() {
 }
 
 #[test]
-fn every_changed_byte_another_key_and_another_trust_domain_are_noticed() {
+fn changed_bytes_and_other_keys_or_domains_are_noticed() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     store.save(&mut plain()).unwrap();
@@ -110,7 +110,7 @@ fn a_key_that_systemd_hands_out_is_used_and_none_is_written() {
 }
 
 #[test]
-fn a_document_that_makes_no_sense_is_refused_whole_and_without_a_panic() {
+fn an_invalid_document_is_refused_whole() {
     let text = String::from_utf8(plain().to_vec()).unwrap();
     assert!(read_plain(text.as_bytes(), &trust_domain()).is_ok());
     for (from, to) in [

@@ -76,7 +76,7 @@ fn a_new_entry_is_due_at_once_and_then_at_half_life() {
 }
 
 #[test]
-fn a_changed_revision_is_due_at_once_and_the_old_svid_is_served_meanwhile() {
+fn a_changed_entry_is_due_at_once_and_served_meanwhile() {
     let a = entry("a", &["unix:uid:1"]);
     let (ca, mut cache) = setup(std::slice::from_ref(&a));
     cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
@@ -99,7 +99,7 @@ fn a_changed_revision_is_due_at_once_and_the_old_svid_is_served_meanwhile() {
 }
 
 #[test]
-fn an_entry_that_means_somebody_else_now_does_not_keep_its_old_svid() {
+fn an_entry_with_a_new_spiffe_id_loses_its_svid() {
     let a = entry("a", &["unix:uid:1"]);
     let (ca, mut cache) = setup(std::slice::from_ref(&a));
     cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
@@ -140,7 +140,7 @@ fn an_expired_svid_is_not_served() {
 }
 
 #[test]
-fn what_is_signed_on_demand_is_due_for_waiting_callers_only_and_what_is_stored_never() {
+fn on_demand_svids_are_due_for_waiting_callers_only() {
     let demand = AuthorizedEntry {
         delivery: Delivery::OnDemand,
         ..entry("d", &["unix:uid:1"])
@@ -190,7 +190,7 @@ fn what_is_missing_comes_before_what_is_only_old() {
 }
 
 #[test]
-fn what_is_withdrawn_is_told_apart_so_that_it_can_be_signed_slowly() {
+fn svids_of_a_tainted_authority_are_due_apart() {
     let (a, b) = (entry("a", &["unix:uid:1"]), entry("b", &["unix:uid:1"]));
     let (ca, mut cache) = setup(&[a.clone(), b]);
     cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
@@ -225,7 +225,7 @@ fn held(cache: &SvidCache) -> Vec<&str> {
 }
 
 #[test]
-fn no_more_svids_are_signed_ahead_than_there_is_room_for_and_callers_get_theirs_all_the_same() {
+fn prefetching_stops_at_the_limit_and_callers_are_served() {
     let (ca, mut cache) = setup_with(2, &three());
     let due = cache.due(at(0), &nobody());
     assert_eq!(ids(&due), ["a", "b"]);
@@ -242,7 +242,7 @@ fn no_more_svids_are_signed_ahead_than_there_is_room_for_and_callers_get_theirs_
 }
 
 #[test]
-fn svids_with_streams_stay_beyond_the_limit_and_those_asked_for_longest_ago_go_first() {
+fn the_least_recently_asked_for_is_evicted_but_no_stream() {
     let (ca, mut cache) = setup_with(2, &three());
     let all = subscribed(&["a", "b", "c"]);
     let due = cache.due(at(0), &all);
@@ -256,7 +256,7 @@ fn svids_with_streams_stay_beyond_the_limit_and_those_asked_for_longest_ago_go_f
 }
 
 #[test]
-fn an_expired_svid_that_is_signed_on_demand_goes_with_its_caller() {
+fn an_expired_on_demand_svid_goes_with_its_caller() {
     let demand = AuthorizedEntry {
         delivery: Delivery::OnDemand,
         ..entry("d", &["unix:uid:1"])
@@ -274,7 +274,7 @@ fn an_expired_svid_that_is_signed_on_demand_goes_with_its_caller() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_does_not_put_renewals_off_nor_revive_what_has_expired() {
+fn a_clock_set_back_neither_delays_renewals_nor_revives_svids() {
     let a = entry("a", &["unix:uid:1"]);
     let (ca, mut cache) = setup(std::slice::from_ref(&a));
     cache.insert(&a, ca.issue(&a.spiffe_id, TTL, START), 0.0, at(0));
@@ -293,7 +293,7 @@ fn a_clock_that_is_set_back_does_not_put_renewals_off_nor_revive_what_has_expire
 }
 
 #[test]
-fn what_an_earlier_process_kept_is_served_as_far_as_the_bundle_vouches_for_it() {
+fn restored_svids_need_an_authority_in_the_bundle() {
     let (a, b, c) = (
         entry("a", &["unix:uid:1"]),
         entry("b", &["unix:uid:1"]),

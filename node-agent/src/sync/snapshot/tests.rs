@@ -82,7 +82,7 @@ fn an_entry_matches_whoever_has_all_of_its_selectors() {
 }
 
 #[test]
-fn stored_svids_are_never_served_and_unsigned_ones_hold_the_answer_back() {
+fn stored_svids_are_not_served_and_unsigned_ones_are_awaited() {
     let stored = AuthorizedEntry {
         delivery: Delivery::Stored,
         ..entry("s", &["unix:uid:1"])
@@ -127,7 +127,7 @@ fn of_entries_with_one_hint_the_oldest_is_sent() {
 }
 
 #[test]
-fn a_caller_gets_the_foreign_bundles_of_all_its_entries_and_no_others() {
+fn a_caller_gets_the_foreign_bundles_of_its_entries_only() {
     let td = |name: &str| TrustDomain::new(name).unwrap();
     let federating = |id: &str, with: &[&str], uid: &str| {
         served(AuthorizedEntry {

@@ -100,7 +100,7 @@ async fn a_process_without_privileges_and_ways_to_them_is_told_so() {
 
 /// It has none now; but it may start a program that has them.
 #[tokio::test]
-async fn capabilities_that_can_be_had_by_starting_a_program_count_as_had() {
+async fn capabilities_gained_by_starting_a_program_count() {
     let directory = tempfile::tempdir().unwrap();
     let words = [
         "setpriv",
@@ -183,7 +183,7 @@ const BY_NOBODY: [&str; 6] = [
 ];
 
 #[tokio::test]
-async fn a_user_namespace_of_its_own_is_told_and_whether_its_root_is_the_machines() {
+async fn an_own_user_namespace_and_its_root_are_recognised() {
     let directory = tempfile::tempdir().unwrap();
     let mut cases = vec![(
         &["unshare", "--user", "--map-root-user"][..],
@@ -212,7 +212,7 @@ async fn a_user_namespace_of_its_own_is_told_and_whether_its_root_is_the_machine
 }
 
 #[tokio::test]
-async fn a_read_only_root_is_the_one_that_the_process_has_and_not_what_lies_on_it() {
+async fn a_read_only_root_is_that_of_the_process_itself() {
     if !is_root() {
         return;
     }

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn several_hierarchies_must_agree_and_the_place_ends_with_the_id() {
+    fn hierarchies_must_agree_up_to_the_containers_id() {
         let one = found(&format!(
             "9:pids:/docker/{HEX}/a\n8:memory:/docker/{HEX}\n0::/\n"
         ));

@@ -119,7 +119,7 @@ impl Drop for Idle {
 }
 
 #[tokio::test]
-async fn a_process_in_a_container_has_the_selectors_that_spire_gives_it() {
+async fn a_process_in_a_container_has_spires_selectors() {
     let served = TestEngine::start().await;
     let (first, other) = (Idle::start(), Idle::start());
     let Some(container) = Cgroup::new(&format!("docker-{ID}")) else {
@@ -147,7 +147,7 @@ async fn a_process_in_a_container_has_the_selectors_that_spire_gives_it() {
 
 /// Who may make cgroups, as every user with a systemd of its own may, can give them any name.
 #[tokio::test]
-async fn a_process_whose_cgroup_is_named_like_that_of_a_container_is_not_in_it() {
+async fn a_cgroup_named_like_a_containers_is_not_enough() {
     let served = TestEngine::start().await;
     let (first, liar) = (Idle::start(), Idle::start());
     let Some(container) = Cgroup::new(&format!("docker-{ID}")) else {
@@ -172,7 +172,7 @@ async fn a_process_whose_cgroup_is_named_like_that_of_a_container_is_not_in_it()
 }
 
 #[tokio::test]
-async fn a_process_in_no_container_has_no_selectors_and_nobody_is_asked() {
+async fn outside_of_containers_no_engine_is_asked() {
     let idle = Idle::start();
     let nobody = Engines {
         name: "docker",
@@ -209,7 +209,7 @@ async fn what_an_engine_says_is_bounded_and_about_that_container() {
 }
 
 #[test]
-fn users_answer_for_their_containers_only_where_they_are_believed() {
+fn rootless_containers_count_only_where_configured() {
     let scope = format!("0::/user.slice/user-1000.slice/user@1000.service/libpod-{ID}.scope");
     let membership = Membership::find(&scope, None).unwrap().unwrap();
     let engines = Engines {
@@ -361,7 +361,7 @@ impl Drop for Podman {
 }
 
 #[tokio::test]
-async fn a_real_podman_says_what_is_in_its_container_and_the_kernel_how_it_is_confined() {
+async fn a_container_of_a_real_podman_is_attested() {
     let started = tokio::task::spawn_blocking(Podman::start).await.unwrap();
     let (podman, pid) = match started {
         Ok(started) => started,
