@@ -14,16 +14,16 @@ use countersign_mesh::chain::FieldValue;
 use countersign_mesh::decide::FieldValues;
 use countersign_mesh::{
     CallOrigin, CallRequest, Carrier, Context, Engine, Grant, InboundRequest, Now, OutboundError,
-    OutgoingCall, PeerView, Policy, Refusal, SigningIdentity,
+    OutgoingCall, PeerView, Policy, Reason, Refusal, SigningIdentity,
 };
 use countersign_proto::spiffe::workload::X509svidRequest;
 use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use countersign_transport::clock::{Clock as _, RustlsTime, SystemClock};
-use countersign_transport::connection::Peer;
 use countersign_transport::dial::{ClientIo, TlsConnector, UnixConnector};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
@@ -139,16 +139,18 @@ impl Attacker {
         method: &str,
         path: &str,
         headers: &HeaderMap,
-        peer: &Peer,
+        chain: &[CertificateDer<'static>],
     ) -> Result<Context, Refusal> {
+        let leaf = chain.first().and_then(|der| Leaf::parse(der).ok());
+        let leaf = leaf.ok_or_else(|| Refusal::new(Reason::NoPeerIdentity, "no certificate"))?;
         let field =
             |name| FieldValue::from_lines(headers.get_all(name).iter().map(|v| v.as_bytes()));
         let request = InboundRequest {
             peer: Some(PeerView {
-                id: &peer.id,
-                kid: peer.kid,
-                chain: &peer.chain,
-                not_after: peer.not_after,
+                id: &leaf.id,
+                kid: leaf.kid,
+                chain,
+                not_after: leaf.not_after,
             }),
             presented: self.svid.id(),
             method,
@@ -161,12 +163,10 @@ impl Attacker {
             },
         };
         let permit = self.engine.decide(&self.policy, &request, self.now())?;
-        permit.context().cloned().ok_or_else(|| {
-            Refusal::new(
-                countersign_mesh::Reason::ChainRequired,
-                "the request had no chain",
-            )
-        })
+        permit
+            .context()
+            .cloned()
+            .ok_or_else(|| Refusal::new(Reason::ChainRequired, "the request had no chain"))
     }
 
     /// Signs the next link for `POST path` at the callee.

@@ -151,7 +151,7 @@ fn received(
         address: ([127, 0, 0, 1], 1).into(),
         cut: tokio_util::sync::CancellationToken::new(),
     };
-    to.received("POST", "/work", request.headers(), &peer)
+    to.received("POST", "/work", request.headers(), &peer.chain)
         .map_err(|refusal| anyhow::anyhow!("{refusal}"))
 }
 

@@ -54,7 +54,7 @@ async fn review(part: &Arc<Part>, request: Request) -> anyhow::Result<Bytes> {
 /// and sends it over a connection of its own. The library never sees this call.
 async fn send_all_the_same(part: &Part, raw: &Raw) -> anyhow::Result<()> {
     let attacker = Attacker::join(part.endpoint(), &part.name().id()).await?;
-    let context = attacker.received("POST", "/reviews", &raw.headers, &raw.peer)?;
+    let context = attacker.received("POST", "/reviews", &raw.headers, raw.peer.chain())?;
     let callee = SpiffeId::parse(&Name::Planner.id())?;
     let place = part.place(Name::Planner)?.to_string();
     let response = attacker

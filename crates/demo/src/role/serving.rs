@@ -9,14 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::serve::IncomingStream;
-use countersign::inbound::MeshListener;
+use countersign::PeerInfo;
 use countersign_mesh::refusal::REFUSAL_HEADER;
-use countersign_transport::{Connection, Peer};
 use http::HeaderMap;
 use tokio::net::TcpListener;
 use tower::Layer as _;
@@ -24,23 +21,11 @@ use tower::Layer as _;
 use super::part::Part;
 use crate::event::{Arrival, Event};
 
-/// The connection that a request came over.
-#[derive(Clone, Debug)]
-struct Accepted(Arc<Connection>);
-
-impl Connected<IncomingStream<'_, MeshListener>> for Accepted {
-    fn connect_info(stream: IncomingStream<'_, MeshListener>) -> Self {
-        Self(tonic::transport::server::Connected::connect_info(
-            stream.io(),
-        ))
-    }
-}
-
 /// A request as it came over the wire, for the handler behind the layer.
 #[derive(Clone, Debug)]
 pub(super) struct Raw {
     pub(super) headers: HeaderMap,
-    pub(super) peer: Arc<Peer>,
+    pub(super) peer: PeerInfo,
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +47,7 @@ pub(super) async fn watched(
     let service = Router::new()
         .fallback_service(part.mesh().inbound_layer().layer(router))
         .layer(axum::middleware::from_fn_with_state(watcher, watch))
-        .into_make_service_with_connect_info::<Accepted>();
+        .into_make_service_with_connect_info::<PeerInfo>();
     axum::serve(part.mesh().listener(listener)?, service)
         .await
         .context("the server ended")
@@ -70,25 +55,20 @@ pub(super) async fn watched(
 
 async fn watch(
     State(watcher): State<Watcher>,
-    ConnectInfo(Accepted(connection)): ConnectInfo<Accepted>,
+    ConnectInfo(peer): ConnectInfo<PeerInfo>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let number = watcher.seen.fetch_add(1, Ordering::Relaxed) + 1;
     let action = format!("{} {}", request.method(), request.uri().path());
-    let caller = connection
-        .peer
-        .as_ref()
-        .map_or_else(String::new, |peer| peer.id.to_string());
-    if let Some(peer) = connection.peer.clone() {
+    let caller = peer.id().map(ToString::to_string).unwrap_or_default();
+    if peer.id().is_some() {
         let raw = Raw {
             headers: request.headers().clone(),
             peer,
         };
         request.extensions_mut().insert(raw);
     }
-    // What the inbound layer decides by.
-    request.extensions_mut().insert(connection);
     let response = next.run(request).await;
     let refusal = response.headers().get(REFUSAL_HEADER);
     let refusal = refusal.map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned());
