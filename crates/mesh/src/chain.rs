@@ -18,7 +18,6 @@ use countersign_identity::{KeyId, SpiffeId};
 
 pub use algorithm::Algorithm;
 pub use certs::CertSet;
-pub use codec::Malformed;
 pub use field::{Carrier, FieldValue};
 pub(crate) use key::LinkKey;
 pub use link::{ChainStart, Claims, Link};
@@ -27,6 +26,11 @@ pub use link::{ChainStart, Claims, Link};
 pub const MAX_LINKS: usize = 16;
 /// The most bytes that an encoded chain may have.
 pub const MAX_CHAIN_LEN: usize = 6_000;
+
+/// Why bytes are not a chain, or not the certificates that come with one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub(crate) &'static str);
 
 /// The ID that an originator gives to one piece of work. Unique only together with the originator.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

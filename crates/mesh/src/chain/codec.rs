@@ -8,7 +8,9 @@ use countersign_identity::{KeyId, SpiffeId};
 
 use super::cbor::{Reader, Writer};
 use super::link::{ByteSpans, ChainStart};
-use super::{Algorithm, Chain, ChainId, Claims, Link, MAX_CHAIN_LEN, MAX_LINKS, PrefixHash};
+use super::{
+    Algorithm, Chain, ChainId, Claims, Link, MAX_CHAIN_LEN, MAX_LINKS, Malformed, PrefixHash,
+};
 
 /// The longest action, in bytes.
 pub(crate) const MAX_ACTION_LEN: usize = 1_024;
@@ -42,11 +44,6 @@ const CHAIN: i64 = -70_006;
 const CLAIMS: u64 = 7;
 /// How many the first link has.
 const FIRST_CLAIMS: u64 = CLAIMS + 2;
-
-/// Why bytes are not a chain, or not the certificates that come with one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(pub(crate) &'static str);
 
 pub(super) fn decode(bytes: Vec<u8>) -> Result<Chain, Malformed> {
     if bytes.len() > MAX_CHAIN_LEN {
