@@ -54,9 +54,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // `compile_fds` pays no heed to `file_descriptor_set_path`.
     fs::write(out.join("descriptor_set.bin"), files.encode_to_vec())?;
+    let mut config = tonic_prost_build::Config::new();
+    // Messages know their full names, by which the command line finds how they look as JSON.
+    config.enable_type_names();
     tonic_prost_build::configure()
         .bytes(".")
         .skip_debug(SECRET)
-        .compile_fds(files)?;
+        .compile_fds_with_config(files, config)?;
     Ok(())
 }

@@ -36,7 +36,7 @@ impl Limits {
 /// Whether environment variables in the text are filled in before it is parsed (`-expandEnv`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expansion {
-    /// The text is taken as it stands.
+    /// The text is taken as it is.
     None,
     /// `$NAME` and `${NAME}` are replaced, `$$` is a dollar sign. A variable that is not set becomes nothing, as with
     /// SPIRE, and a warning.

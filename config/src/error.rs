@@ -1,4 +1,4 @@
-//! Where something stands in a file, and what is wrong with it there.
+//! Positions in a file, and what is wrong there.
 
 use std::fmt;
 use std::io;
@@ -33,7 +33,7 @@ impl fmt::Display for Position {
 /// Messages name keys and rules. They repeat a value only where it can't be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Where it stands.
+    /// Its position.
     pub at: Position,
     /// What is wrong and what to do.
     pub message: String,
@@ -44,7 +44,7 @@ pub struct Finding {
 pub struct Warning {
     /// The file's name as it was given.
     pub file: String,
-    /// Where it stands.
+    /// Its position.
     pub at: Position,
     /// What is ignored and why.
     pub message: String,
@@ -60,7 +60,7 @@ impl fmt::Display for Warning {
 #[derive(Debug, Error)]
 pub enum InvalidConfig {
     /// The file can't be read.
-    #[error("cannot read the configuration file {file}: {source}")]
+    #[error("cannot read the configuration file {file}")]
     Unreadable {
         /// The file's name as it was given.
         file: String,

@@ -45,7 +45,7 @@ pub(crate) fn expand(
 }
 
 enum Name {
-    /// The dollar sign stands alone and stays.
+    /// A dollar sign alone, which stays.
     None,
     /// `${}` or `${` without an end: dropped, as Go does.
     Broken,

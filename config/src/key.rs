@@ -62,7 +62,7 @@ pub(crate) const fn refused(name: &'static str, reason: &'static str) -> Key {
     Key { name, rule }
 }
 
-/// What stands in each plugin's block, whatever the plugin.
+/// The keys of every plugin's block.
 pub const PLUGIN_KEYS: &[Key] = &[
     value("enabled"),
     value("plugin_data"),

@@ -6,7 +6,7 @@
 //! daemons read it with typed accessors. Everything that is wrong with a file is reported together.
 //!
 //! This crate knows the shape of the files, not their meaning: which values a daemon takes and what it does with them
-//! stands in `server/src/config.rs` and `node-agent/src/config.rs`.
+//! is decided in `server/src/config.rs` and `node-agent/src/config.rs`.
 //!
 //! ```
 //! use countersign_config::{Document, SERVER_KEYS};

@@ -26,7 +26,7 @@ pub(crate) fn parse(text: &str, max_items: usize) -> Result<Object, Finding> {
 
 struct Parser<'a> {
     cursor: Cursor<'a>,
-    /// A file that begins with a brace is JSON: `:` stands between key and value.
+    /// A file that begins with a brace is JSON: a `:` separates key and value.
     json: bool,
     /// How many items were read, and how many there may be.
     items: usize,

@@ -102,7 +102,7 @@ impl<'a> Cursor<'a> {
         self.take_while(|next| next.is_alphanumeric() || matches!(next, '_' | '-' | '.'))
     }
 
-    /// A quoted string, escapes resolved. `${...}` is kept as it stands: nothing is interpolated.
+    /// A quoted string, escapes resolved. `${...}` is kept as it is: nothing is interpolated.
     pub(crate) fn quoted(&mut self) -> Result<String, Finding> {
         let unclosed = self.wrong("this string is not closed on its line: `\"` is missing");
         self.next();

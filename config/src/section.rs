@@ -18,7 +18,7 @@ use crate::tree::{Item, Kind, Object, Value};
 pub struct Plugin<'a> {
     /// Its name, as the registry writes it.
     pub name: &'static str,
-    /// Where its name stands.
+    /// The position of its name.
     pub at: Position,
     /// Its `plugin_data`; an empty section when there is none.
     pub data: Section<'a>,
@@ -66,7 +66,7 @@ impl<'a> Section<'a> {
         self.object.is_some()
     }
 
-    /// Where the key stands; where the section stands, if the key is absent.
+    /// The position of the key's value; that of the section, if the key is absent.
     #[must_use]
     pub fn at(&self, key: &str) -> Position {
         self.object

@@ -75,12 +75,12 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     pub(crate) key: String,
-    /// Where the key stands.
+    /// The position of the key.
     pub(crate) at: Position,
     pub(crate) value: Value,
 }
 
-/// What stands between two braces, or in a whole file, in the order of the file.
+/// The items between two braces, or of a whole file, in the order of the file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Object {
     pub(crate) items: Vec<Item>,

@@ -46,7 +46,7 @@ fn a_long_or_strange_key_is_shown_short_and_escaped() {
 }
 
 #[test]
-fn a_key_may_stand_once_in_whatever_case() {
+fn a_key_may_be_set_once_in_whatever_case() {
     assert_eq!(
         server("server {\n  bind_port = 1\n  Bind_Port = 2\n}\nserver { }").unwrap_err(),
         "f:3:3: server.Bind_Port is defined twice, first on line 2\n\
@@ -72,7 +72,7 @@ fn everything_that_is_wrong_is_reported_together_in_order() {
 }
 
 #[test]
-fn a_key_that_is_not_supported_yet_is_refused_unless_it_asks_for_what_is_done_anyway() {
+fn an_unsupported_key_is_refused_unless_it_is_empty() {
     for refused in [
         "federation { bundle_endpoint { profile \"https_web\" { acme { email = \"x\" } } } }",
         "proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
@@ -105,7 +105,7 @@ fn sections_under_names_of_the_users_are_checked_like_any_other() {
 }
 
 #[test]
-fn a_key_without_effect_is_a_warning_and_what_is_in_it_does_not_matter() {
+fn an_ignored_key_is_a_warning_whatever_it_holds() {
     assert_eq!(
         server("telemetry {\n  Statsd { port = 9988 anything = [{}] }\n}\nserver {\n  profiling_port = 1\n}").unwrap(),
         "f:2:3: telemetry.Statsd has no effect: metrics are exported for Prometheus and by OTLP only\n\
@@ -132,7 +132,7 @@ fn plugins_that_are_programs_are_refused() {
 }
 
 #[test]
-fn plugins_that_are_not_supported_or_unknown_are_refused_and_those_turned_off_are_not() {
+fn unusable_plugins_are_refused_unless_they_are_turned_off() {
     for (plugin, wanted) in [
         (
             "NodeAttestor \"aws_iid\" { plugin_data { a = 1 } }",
@@ -186,7 +186,7 @@ fn plugins_that_are_not_supported_or_unknown_are_refused_and_those_turned_off_ar
 }
 
 #[test]
-fn plugins_are_the_same_as_blocks_with_labels_and_as_nested_sections_and_as_json() {
+fn labels_nested_sections_and_json_describe_the_same_plugins() {
     for text in [
         "plugins { KeyManager \"disk\" { plugin_data { directory = \"d\" } } KeyManager \"memory\" { enabled = false } }",
         "plugins { KeyManager { disk { plugin_data = { directory = \"d\" } } } }",
@@ -206,7 +206,7 @@ fn plugins_are_the_same_as_blocks_with_labels_and_as_nested_sections_and_as_json
 }
 
 #[test]
-fn a_plugin_of_which_there_is_one_is_missed_and_is_not_taken_twice() {
+fn a_single_plugin_is_required_and_refused_twice() {
     let needed = |text: &str| {
         let document = Document::parse("f", text, SERVER_KEYS).unwrap();
         let read = document.read(|document| {

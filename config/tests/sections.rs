@@ -17,7 +17,7 @@ fn ids(document: &Document) -> Vec<String> {
 }
 
 #[test]
-fn there_may_be_as_many_as_wanted_in_the_order_of_the_file() {
+fn repeated_sections_are_read_in_the_order_of_the_file() {
     let blocks = "entry { id = \"b\" }\nentry { id = \"a\" }\nENTRY { id = \"c\" }\n";
     assert_eq!(read(blocks, ids).unwrap(), ["b", "a", "c"]);
     let json = r#"{"entries": [{"id": "b"}, {"id": "a"}]}"#;
@@ -26,7 +26,7 @@ fn there_may_be_as_many_as_wanted_in_the_order_of_the_file() {
 }
 
 #[test]
-fn what_may_stand_once_still_may_stand_once() {
+fn other_keys_still_may_be_set_only_once() {
     let told = |text| read(text, ids).unwrap_err().to_string();
     let twice = told("set = \"x\"\nset = \"y\"\nentry {\n  id = \"a\"\n  id = \"b\"\n}\n");
     assert!(twice.contains("f:2:1: set is defined twice"), "{twice}");

@@ -65,7 +65,7 @@ fn the_shipped_server_configuration_has_no_fault_and_no_warning() {
 }
 
 #[test]
-fn the_shipped_node_agent_configuration_has_no_fault_and_no_warning() {
+fn the_shipped_agent_configuration_has_no_fault_and_no_warning() {
     let (port, warnings) = shipped("agent.conf", AGENT_KEYS)
         .unwrap()
         .read(|document| {

@@ -34,7 +34,7 @@ fn forms_that_spire_takes_are_taken() {
 }
 
 #[test]
-fn heredocs_keep_their_lines_and_lose_their_indentation_when_asked() {
+fn heredocs_keep_lines_and_lose_indentation_if_asked() {
     let plain = "server {\n  trust_domain = <<EOF\n  one\ntwo\nEOF\n}";
     assert_eq!(trust_domain(plain).as_deref(), Ok("  one\ntwo\n"));
     let indented = "server {\n  trust_domain = <<-EOF\n    one\n      two\n    EOF\n}";

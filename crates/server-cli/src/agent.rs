@@ -1,24 +1,24 @@
 //! `agent list`, `show`, `count`, `evict`, `ban` and `purge`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::agent::v1::{
     BanAgentRequest, CountAgentsRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
     ListAgentsResponse, count_agents_request, list_agents_request,
 };
 use countersign_proto::spire::api::types;
 
-use crate::client::SocketFlag;
+use crate::client::CallFlags;
 use crate::error::CommandError;
-use crate::flag::{self, Match, go_time, id_text, plural, required_id};
-use crate::json;
+use crate::flag::{self, InvalidFlag, Match, go_time, id_text, plural, required_id};
+use crate::{json, page};
 
 mod purge;
 
-/// What one page holds; well below the longest answer.
+/// Agents in one page; a page is well below the longest answer.
 const PAGE_SIZE: i32 = 1000;
-const NO_ID: &str = "a SPIFFE ID is required";
-/// How `-expiresBefore` is written, in Go's way and in ours.
+const ID_REQUIRED: &str = "a SPIFFE ID is required";
+/// How `-expiresBefore` is written, as Go describes layouts.
 const GO_LAYOUT: &str = "2006-01-02 15:04:05 -0700 -07";
 
 /// Verbs on node agents.
@@ -29,40 +29,40 @@ pub(crate) enum AgentVerb {
         after_help = "Example: the agents that came with a join token and are not banned\n  \
         countersign-server agent list -attestationType join_token -banned false"
     )]
-    List(Filter),
+    List(FilterAgents),
     /// Shows the details of an attested agent given its SPIFFE ID
     #[command(
         after_help = "Example:\n  countersign-server agent show -spiffeID spiffe://example.org/spire/agent/join_token/TOKEN"
     )]
-    Show(One),
+    Show(OneAgent),
     /// Counts attested agents
     #[command(
         after_help = "Example:\n  countersign-server agent count -attestationType join_token"
     )]
-    Count(Filter),
-    /// Evicts an attested agent given its SPIFFE ID: it has to attest anew, which also lifts a ban
+    Count(FilterAgents),
+    /// Evicts an attested agent given its SPIFFE ID: it has to attest again, which also lifts a ban
     #[command(
         after_help = "Example:\n  countersign-server agent evict -spiffeID spiffe://example.org/spire/agent/join_token/TOKEN"
     )]
-    Evict(One),
-    /// Bans an attested agent given its SPIFFE ID: it gets nothing any more, and can't attest anew
+    Evict(OneAgent),
+    /// Bans an attested agent given its SPIFFE ID: it gets nothing any more, and can't attest again
     #[command(
         after_help = "Example:\n  countersign-server agent ban -spiffeID spiffe://example.org/spire/agent/join_token/TOKEN\n\
         To lift the ban, evict the agent."
     )]
-    Ban(One),
+    Ban(OneAgent),
     /// Purges expired agents that were attested using a non-TOFU security model, based on a given time
     #[command(
-        after_help = "Example: what would go that has been expired for a week\n  \
+        after_help = "Example: which agents would be purged that expired a week ago\n  \
         countersign-server agent purge -expiredFor 168h -dryRun\n\
         Only agents that can attest again are purged, and no banned ones, since evicting them would lift the ban."
     )]
-    Purge(purge::Purge),
+    Purge(purge::PurgeAgents),
 }
 
 /// Which agents are meant.
 #[derive(Debug, Args)]
-pub(crate) struct Filter {
+pub(crate) struct FilterAgents {
     /// A colon-delimited type:value selector. Can be used more than once
     #[arg(long = "selector", value_name = "TYPE:VALUE")]
     selectors: Vec<String>,
@@ -82,12 +82,10 @@ pub(crate) struct Filter {
     #[arg(long = "expiresBefore", value_name = "TIME")]
     expires_before: Option<String>,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
-/// A filter that is on, off, or not there.
+/// The value of a filter that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Tristate {
     True,
@@ -98,14 +96,12 @@ enum Tristate {
 
 /// The agent that is meant.
 #[derive(Debug, Args)]
-pub(crate) struct One {
+pub(crate) struct OneAgent {
     /// The SPIFFE ID of the agent (agent identity)
     #[arg(long = "spiffeID", value_name = "ID")]
     spiffe_id: Option<String>,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
 impl AgentVerb {
@@ -121,36 +117,28 @@ impl AgentVerb {
     }
 }
 
-impl Filter {
+impl FilterAgents {
     async fn list(self, printer: &mut Printer) -> Result<(), CommandError> {
         let filter = self.to_filter()?;
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         let mut agents = Vec::new();
-        let mut page_token = String::new();
-        loop {
+        let list = async |page_token| {
             let request = ListAgentsRequest {
                 filter: Some(filter.clone()),
                 output_mask: None,
                 page_size: PAGE_SIZE,
                 page_token,
             };
-            let page = client.answer(client.agent().list_agents(request).await)?;
-            agents.extend(page.agents);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                break;
-            }
-        }
-        if self.output.output == Output::Json {
+            let page = client.call(client.agent().list_agents(request)).await?;
+            Ok((page.agents, page.next_page_token))
+        };
+        page::each(list, |page| agents.extend(page)).await?;
+        if self.flags.json() {
             let all = ListAgentsResponse {
                 agents,
                 next_page_token: String::new(),
             };
-            return json::print(
-                printer,
-                "spire.api.server.agent.v1.ListAgentsResponse",
-                &all,
-            );
+            return Ok(json::print(printer, &all)?);
         }
         if agents.is_empty() {
             printer.line("No attested agents found");
@@ -179,17 +167,13 @@ impl Filter {
             by_can_reattest,
             by_expires_before,
         };
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         let request = CountAgentsRequest {
             filter: Some(filter),
         };
-        let response = client.answer(client.agent().count_agents(request).await)?;
-        if self.output.output == Output::Json {
-            return json::print(
-                printer,
-                "spire.api.server.agent.v1.CountAgentsResponse",
-                &response,
-            );
+        let response = client.call(client.agent().count_agents(request)).await?;
+        if self.flags.json() {
+            return Ok(json::print(printer, &response)?);
         }
         let count = usize::try_from(response.count).unwrap_or_default();
         printer.line(plural(count, "attested agent", "attested agents"));
@@ -212,18 +196,18 @@ impl Filter {
 }
 
 /// The server ignores a time that it can't read, so that a mistake would list everything: refused here.
-fn check_go_time(text: &str) -> Result<(), CommandError> {
+fn check_go_time(text: &str) -> Result<(), InvalidFlag> {
     let format = time::macros::format_description!(
         "[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute] \
          [offset_hour sign:mandatory]"
     );
-    time::PrimitiveDateTime::parse(text, format)
-        .map(drop)
-        .map_err(|_| {
-            CommandError::usage(format!(
-                "date is not valid: {text:?} is not written as {GO_LAYOUT:?}"
-            ))
-        })
+    match time::PrimitiveDateTime::parse(text, format) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(InvalidFlag::Time {
+            text: text.to_owned(),
+            layout: GO_LAYOUT,
+        }),
+    }
 }
 
 const fn to_bool(state: Option<Tristate>) -> Option<bool> {
@@ -234,25 +218,16 @@ const fn to_bool(state: Option<Tristate>) -> Option<bool> {
     }
 }
 
-impl One {
-    fn id(&self) -> Result<types::Spiffeid, CommandError> {
-        required_id(self.spiffe_id.as_deref(), NO_ID)
-    }
-
+impl OneAgent {
     async fn show(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let id = Some(self.id()?);
-        let client = self.socket.connect().await?;
-        let agent = client.answer(
-            client
-                .agent()
-                .get_agent(GetAgentRequest {
-                    id,
-                    output_mask: None,
-                })
-                .await,
-        )?;
-        if self.output.output == Output::Json {
-            return json::print(printer, "spire.api.types.Agent", &agent);
+        let request = GetAgentRequest {
+            id: Some(required_id(self.spiffe_id, ID_REQUIRED)?),
+            output_mask: None,
+        };
+        let client = self.flags.connect().await?;
+        let agent = client.call(client.agent().get_agent(request)).await?;
+        if self.flags.json() {
+            return Ok(json::print(printer, &agent)?);
         }
         printer.line("Found an attested agent given its SPIFFE ID\n");
         print_agent(printer, &agent);
@@ -266,26 +241,26 @@ impl One {
     }
 
     async fn evict(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let id = Some(self.id()?);
-        let client = self.socket.connect().await?;
-        client.answer(client.agent().delete_agent(DeleteAgentRequest { id }).await)?;
-        self.done(printer, "Agent evicted successfully")
+        let id = Some(required_id(self.spiffe_id, ID_REQUIRED)?);
+        let client = self.flags.connect().await?;
+        let request = DeleteAgentRequest { id };
+        client.call(client.agent().delete_agent(request)).await?;
+        report(printer, &self.flags, "Agent evicted successfully");
+        Ok(())
     }
 
     async fn ban(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let id = Some(self.id()?);
-        let client = self.socket.connect().await?;
-        client.answer(client.agent().ban_agent(BanAgentRequest { id }).await)?;
-        self.done(printer, "Agent banned successfully")
-    }
-
-    fn done(&self, printer: &mut Printer, text: &str) -> Result<(), CommandError> {
-        match self.output.output {
-            Output::Json => printer.line("{}"),
-            Output::Pretty => printer.line(text),
-        }
+        let id = Some(required_id(self.spiffe_id, ID_REQUIRED)?);
+        let client = self.flags.connect().await?;
+        let request = BanAgentRequest { id };
+        client.call(client.agent().ban_agent(request)).await?;
+        report(printer, &self.flags, "Agent banned successfully");
         Ok(())
     }
+}
+
+fn report(printer: &mut Printer, flags: &CallFlags, text: &str) {
+    printer.line(if flags.json() { "{}" } else { text });
 }
 
 fn print_agent(printer: &mut Printer, agent: &types::Agent) {

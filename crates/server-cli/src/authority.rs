@@ -1,132 +1,206 @@
 //! `localauthority`: this server's own authorities, rotated by hand.
+//!
+//! The two kinds of authority have the same verbs and RPCs of their own: [`Kind`] is what differs.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use clap::{Args, Subcommand};
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
-use countersign_proto::spire::api::server::localauthority::v1 as wire;
-use prost::Message;
+use countersign_daemon::cli::Printer;
+use countersign_proto::spire::api::server::localauthority::v1::{self as wire, AuthorityState};
+use prost::Name;
 
-use crate::client::{Client, SocketFlag};
-use crate::error::CommandError;
-use crate::{flag, json};
-
-const PACKAGE: &str = "spire.api.server.localauthority.v1";
+use crate::client::{CallFlags, Client};
+use crate::error::{CommandError, During as _};
+use crate::flag;
+use crate::json::{self, AnswerError};
 
 /// Verbs on this server's own authorities.
 #[derive(Debug, Subcommand)]
-pub(crate) enum LocalAuthority {
+pub(crate) enum LocalAuthorityVerb {
     /// Authorities that sign JWT-SVIDs
     #[command(subcommand)]
-    Jwt(JwtVerb),
+    Jwt(AuthorityVerb<Jwt>),
     /// Authorities that sign X.509-SVIDs
     #[command(subcommand)]
-    X509(X509Verb),
+    X509(AuthorityVerb<X509>),
 }
 
-/// Verbs on JWT authorities.
+/// Verbs on the authorities of one kind.
 #[derive(Debug, Subcommand)]
-pub(crate) enum JwtVerb {
-    /// Shows the local JWT authorities
+pub(crate) enum AuthorityVerb<K: Kind> {
     #[command(
-        after_help = "Which one signs, and which one is ready or was before:\n  countersign-server localauthority jwt show"
+        about = format!("Shows the local {} authorities", K::NAME),
+        after_help = example::<K>("Shows which one signs, which one is prepared, and which one signed before", &["show"])
     )]
-    Show(Plain),
-    /// Prepares a new JWT authority for use by generating a new key and injecting it into the bundle
+    Show(CallFlags),
     #[command(
-        after_help = "It is published at once and signs only when it is activated. Node agents learn of it within seconds, other trust domains\n  within minutes:\n  countersign-server localauthority jwt prepare\n  countersign-server localauthority jwt activate -authorityID ID"
+        about = format!("Prepares a new {} authority for use by {}", K::NAME, K::PREPARATION),
+        after_help = example::<K>(
+            "It is published at once and signs only after it is activated. Node agents learn of it within seconds, other \
+             trust domains\n  within minutes",
+            &["prepare", "activate -authorityID ID"],
+        )
     )]
-    Prepare(Plain),
-    /// Activates a prepared JWT authority for use, which will cause it to be used for all JWT signing operations serviced
-    /// by this server going forward
+    Prepare(CallFlags),
     #[command(
-        after_help = "After `prepare`, once everybody has had the time to learn of it:\n  countersign-server localauthority jwt activate -authorityID ID"
+        about = format!(
+            "Activates a prepared {0} authority for use, which will cause it to be used for all {0} signing operations \
+             serviced by this server going forward",
+            K::NAME
+        ),
+        after_help = example::<K>(
+            "After `prepare`, once all who verify have had the time to learn of it",
+            &["activate -authorityID ID"],
+        )
     )]
-    Activate(Named),
-    /// Marks the previously active JWT authority as being tainted
+    Activate(Named<K>),
     #[command(
-        after_help = "Node agents renew at once what it signed:\n  countersign-server localauthority jwt taint -authorityID ID"
+        about = format!("Marks the previously active {} authority as being tainted", K::NAME),
+        after_help = example::<K>("Node agents renew at once what it signed", &["taint -authorityID ID"])
     )]
-    Taint(Named),
-    /// Revokes the previously active JWT authority by removing it from the bundle and propagating this update throughout
-    /// the cluster
+    Taint(Named<K>),
     #[command(
-        after_help = "It must have been tainted before, and nothing that it signed is trusted afterwards:\n  countersign-server localauthority jwt revoke -authorityID ID"
+        about = format!(
+            "Revokes the previously active {} authority by removing it from the bundle and propagating this update \
+             throughout the cluster",
+            K::NAME
+        ),
+        after_help = example::<K>(
+            "It must have been tainted before, and nothing that it signed is trusted afterwards",
+            &["revoke -authorityID ID"],
+        )
     )]
-    Revoke(Named),
+    Revoke(Named<K>),
 }
 
-/// Verbs on X.509 authorities.
-#[derive(Debug, Subcommand)]
-pub(crate) enum X509Verb {
-    /// Shows the local X.509 authorities
-    #[command(
-        after_help = "Which one signs, and which one is ready or was before:\n  countersign-server localauthority x509 show"
-    )]
-    Show(Plain),
-    /// Prepares a new X.509 authority for use by generating a new key and injecting the resulting CA certificate into the
-    /// bundle
-    #[command(
-        after_help = "It is published at once and signs only when it is activated. Node agents learn of it within seconds, other trust domains\n  within minutes:\n  countersign-server localauthority x509 prepare\n  countersign-server localauthority x509 activate -authorityID ID"
-    )]
-    Prepare(Plain),
-    /// Activates a prepared X.509 authority for use, which will cause it to be used for all X.509 signing operations
-    /// serviced by this server going forward
-    #[command(
-        after_help = "After `prepare`, once everybody has had the time to learn of it:\n  countersign-server localauthority x509 activate -authorityID ID"
-    )]
-    Activate(Named),
-    /// Marks the previously active X.509 authority as being tainted
-    #[command(
-        after_help = "Node agents renew at once what it signed:\n  countersign-server localauthority x509 taint -authorityID ID"
-    )]
-    Taint(Named),
-    /// Revokes the previously active X.509 authority by removing it from the bundle and propagating this update throughout
-    /// the cluster
-    #[command(
-        after_help = "It must have been tainted before, and nothing that it signed is trusted afterwards:\n  countersign-server localauthority x509 revoke -authorityID ID"
-    )]
-    Revoke(Named),
-}
-
-/// The flags of a verb that names no authority.
-#[derive(Debug, Args)]
-pub(crate) struct Plain {
-    #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+fn example<K: Kind>(text: &str, verbs: &[&str]) -> String {
+    let lines = verbs
+        .iter()
+        .map(|verb| format!("\n  countersign-server localauthority {} {verb}", K::VERB));
+    format!("{text}:{}", lines.collect::<String>())
 }
 
 /// The flags of a verb on one authority.
 #[derive(Debug, Args)]
-pub(crate) struct Named {
+pub(crate) struct Named<K: Kind> {
     /// The authority ID of the authority
     #[arg(long = "authorityID", value_name = "ID")]
     authority_id: Option<String>,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
+    #[arg(skip)]
+    kind: PhantomData<K>,
 }
 
-/// The two kinds, which print a little differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Jwt,
-    X509,
+/// A kind of authority: what it is called, and its RPCs. Each RPC gives its answer, and the authorities in it.
+pub(crate) trait Kind: fmt::Debug {
+    /// In what is printed.
+    const NAME: &'static str;
+    /// On the command line.
+    const VERB: &'static str;
+    /// How `prepare` prepares an authority.
+    const PREPARATION: &'static str;
+    /// Whether an upstream authority may have signed it.
+    const HAS_UPSTREAM: bool;
+
+    async fn states(client: &Client) -> Result<(impl Name, States), CommandError>;
+    async fn prepare(client: &Client) -> Result<(impl Name, State), CommandError>;
+    async fn activate(
+        client: &Client,
+        authority_id: String,
+    ) -> Result<(impl Name, State), CommandError>;
+    async fn taint(
+        client: &Client,
+        authority_id: String,
+    ) -> Result<(impl Name, State), CommandError>;
+    async fn revoke(
+        client: &Client,
+        authority_id: String,
+    ) -> Result<(impl Name, State), CommandError>;
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Jwt => "JWT",
-            Self::X509 => "X.509",
-        })
+type State = Option<AuthorityState>;
+
+/// The active authority, the prepared one and the old one.
+type States = [State; 3];
+
+/// The RPCs that change an authority, each with the field of its answer that holds the authority.
+macro_rules! changes {
+    ($($verb:ident: $method:ident($request:ident $fields:tt) -> $authority:ident,)+) => {$(
+        changes!(@ $verb $method $request $fields $authority);
+    )+};
+    (@ $verb:ident $method:ident $request:ident { $($id:ident)? } $authority:ident) => {
+        async fn $verb(
+            client: &Client,
+            $($id: String,)?
+        ) -> Result<(impl Name, State), CommandError> {
+            let request = wire::$request { $($id)? };
+            let answer = client.call(client.local_authority().$method(request)).await?;
+            let authority = answer.$authority.clone();
+            Ok((answer, authority))
+        }
+    };
+}
+
+/// Authorities that sign JWT-SVIDs.
+#[derive(Debug)]
+pub(crate) enum Jwt {}
+
+impl Kind for Jwt {
+    const NAME: &'static str = "JWT";
+    const VERB: &'static str = "jwt";
+    const PREPARATION: &'static str = "generating a new key and injecting it into the bundle";
+    const HAS_UPSTREAM: bool = false;
+
+    async fn states(client: &Client) -> Result<(impl Name, States), CommandError> {
+        let request = wire::GetJwtAuthorityStateRequest {};
+        let mut authorities = client.local_authority();
+        // SPIRE says nothing before the error of this one.
+        let answer = client
+            .call(authorities.get_jwt_authority_state(request))
+            .await?;
+        let states = [&answer.active, &answer.prepared, &answer.old].map(Clone::clone);
+        Ok((answer, states))
+    }
+
+    changes! {
+        prepare: prepare_jwt_authority(PrepareJwtAuthorityRequest {}) -> prepared_authority,
+        activate: activate_jwt_authority(ActivateJwtAuthorityRequest { authority_id }) -> activated_authority,
+        taint: taint_jwt_authority(TaintJwtAuthorityRequest { authority_id }) -> tainted_authority,
+        revoke: revoke_jwt_authority(RevokeJwtAuthorityRequest { authority_id }) -> revoked_authority,
     }
 }
 
-impl LocalAuthority {
+/// Authorities that sign X.509-SVIDs.
+#[derive(Debug)]
+pub(crate) enum X509 {}
+
+impl Kind for X509 {
+    const NAME: &'static str = "X.509";
+    const VERB: &'static str = "x509";
+    const PREPARATION: &'static str =
+        "generating a new key and injecting the resulting CA certificate into the bundle";
+    const HAS_UPSTREAM: bool = true;
+
+    async fn states(client: &Client) -> Result<(impl Name, States), CommandError> {
+        let request = wire::GetX509AuthorityStateRequest {};
+        let mut authorities = client.local_authority();
+        let answer = client.call(authorities.get_x509_authority_state(request));
+        let answer = answer.await.during("could not get X.509 authorities")?;
+        let states = [&answer.active, &answer.prepared, &answer.old].map(Clone::clone);
+        Ok((answer, states))
+    }
+
+    changes! {
+        prepare: prepare_x509_authority(PrepareX509AuthorityRequest {}) -> prepared_authority,
+        activate: activate_x509_authority(ActivateX509AuthorityRequest { authority_id }) -> activated_authority,
+        taint: taint_x509_authority(TaintX509AuthorityRequest { authority_id }) -> tainted_authority,
+        revoke: revoke_x509_authority(RevokeX509AuthorityRequest { authority_id }) -> revoked_authority,
+    }
+}
+
+impl LocalAuthorityVerb {
     pub(crate) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
         match self {
             Self::Jwt(verb) => verb.run(printer).await,
@@ -135,245 +209,93 @@ impl LocalAuthority {
     }
 }
 
-impl JwtVerb {
+impl<K: Kind> AuthorityVerb<K> {
     async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let kind = Kind::Jwt;
         match self {
             Self::Show(flags) => {
-                let client = flags.socket.connect().await?;
-                let request = wire::GetJwtAuthorityStateRequest {};
-                let answer = client
-                    .local_authority()
-                    .get_jwt_authority_state(request)
-                    .await;
-                // SPIRE says nothing before this one.
-                let answer = client.answer(answer)?;
-                let states = [&answer.active, &answer.prepared, &answer.old];
-                show(printer, kind, flags.output, states, &answer)
+                let client = flags.connect().await?;
+                let (answer, states) = K::states(&client).await?;
+                if flags.json() {
+                    return Ok(json::print(printer, &answer)?);
+                }
+                print_states::<K>(printer, &states);
+                Ok(())
             }
             Self::Prepare(flags) => {
-                let client = flags.socket.connect().await?;
-                let request = wire::PrepareJwtAuthorityRequest {};
-                let answer = client
-                    .local_authority()
-                    .prepare_jwt_authority(request)
-                    .await;
-                let answer = during(client.answer(answer), "prepare", kind)?;
-                let done = Done(kind, "Prepared", "PrepareJWTAuthorityResponse");
-                done.print(
-                    printer,
-                    flags.output,
-                    answer.prepared_authority.as_ref(),
-                    &answer,
-                )
+                let client = flags.connect().await?;
+                let answer = K::prepare(&client).await;
+                report::<K, _>(printer, &flags, ["prepare", "Prepared"], answer)
             }
-            Self::Activate(flags) => {
-                let (client, authority_id) = flags.open().await?;
-                let request = wire::ActivateJwtAuthorityRequest { authority_id };
-                let answer = client
-                    .local_authority()
-                    .activate_jwt_authority(request)
-                    .await;
-                let answer = during(client.answer(answer), "activate", kind)?;
-                let done = Done(kind, "Activated", "ActivateJWTAuthorityResponse");
-                done.print(
-                    printer,
-                    flags.output,
-                    answer.activated_authority.as_ref(),
-                    &answer,
-                )
+            Self::Activate(named) => {
+                let (client, id, flags) = named.open().await?;
+                let answer = K::activate(&client, id).await;
+                report::<K, _>(printer, &flags, ["activate", "Activated"], answer)
             }
-            Self::Taint(flags) => {
-                let (client, authority_id) = flags.open().await?;
-                let request = wire::TaintJwtAuthorityRequest { authority_id };
-                let answer = client.local_authority().taint_jwt_authority(request).await;
-                let answer = during(client.answer(answer), "taint", kind)?;
-                let done = Done(kind, "Tainted", "TaintJWTAuthorityResponse");
-                done.print(
-                    printer,
-                    flags.output,
-                    answer.tainted_authority.as_ref(),
-                    &answer,
-                )
+            Self::Taint(named) => {
+                let (client, id, flags) = named.open().await?;
+                let answer = K::taint(&client, id).await;
+                report::<K, _>(printer, &flags, ["taint", "Tainted"], answer)
             }
-            Self::Revoke(flags) => {
-                let (client, authority_id) = flags.open().await?;
-                let request = wire::RevokeJwtAuthorityRequest { authority_id };
-                let answer = client.local_authority().revoke_jwt_authority(request).await;
-                let answer = during(client.answer(answer), "revoke", kind)?;
-                let done = Done(kind, "Revoked", "RevokeJWTAuthorityResponse");
-                done.print(
-                    printer,
-                    flags.output,
-                    answer.revoked_authority.as_ref(),
-                    &answer,
-                )
+            Self::Revoke(named) => {
+                let (client, id, flags) = named.open().await?;
+                let answer = K::revoke(&client, id).await;
+                report::<K, _>(printer, &flags, ["revoke", "Revoked"], answer)
             }
         }
     }
 }
 
-impl X509Verb {
-    async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let kind = Kind::X509;
-        match self {
-            Self::Show(flags) => {
-                let client = flags.socket.connect().await?;
-                let request = wire::GetX509AuthorityStateRequest {};
-                let answer = client
-                    .local_authority()
-                    .get_x509_authority_state(request)
-                    .await;
-                let answer = client.answer(answer);
-                let answer = answer.map_err(|e| e.during("could not get X.509 authorities"))?;
-                let states = [&answer.active, &answer.prepared, &answer.old];
-                show(printer, kind, flags.output, states, &answer)
-            }
-            Self::Prepare(flags) => {
-                let client = flags.socket.connect().await?;
-                let request = wire::PrepareX509AuthorityRequest {};
-                let answer = client
-                    .local_authority()
-                    .prepare_x509_authority(request)
-                    .await;
-                let answer = during(client.answer(answer), "prepare", kind)?;
-                let done = Done(kind, "Prepared", "PrepareX509AuthorityResponse");
-                done.print(
-                    printer,
-                    flags.output,
-                    answer.prepared_authority.as_ref(),
-                    &answer,
-                )
-            }
-            Self::Activate(flags) => {
-                let (client, authority_id) = flags.open().await?;
-                let request = wire::ActivateX509AuthorityRequest { authority_id };
-                let answer = client
-                    .local_authority()
-                    .activate_x509_authority(request)
-                    .await;
-                let answer = during(client.answer(answer), "activate", kind)?;
-                let done = Done(kind, "Activated", "ActivateX509AuthorityResponse");
-                done.print(
-                    printer,
-                    flags.output,
-                    answer.activated_authority.as_ref(),
-                    &answer,
-                )
-            }
-            Self::Taint(flags) => {
-                let (client, authority_id) = flags.open().await?;
-                let request = wire::TaintX509AuthorityRequest { authority_id };
-                let answer = client.local_authority().taint_x509_authority(request).await;
-                let answer = during(client.answer(answer), "taint", kind)?;
-                let done = Done(kind, "Tainted", "TaintX509AuthorityResponse");
-                done.print(
-                    printer,
-                    flags.output,
-                    answer.tainted_authority.as_ref(),
-                    &answer,
-                )
-            }
-            Self::Revoke(flags) => {
-                let (client, authority_id) = flags.open().await?;
-                let request = wire::RevokeX509AuthorityRequest { authority_id };
-                let answer = client
-                    .local_authority()
-                    .revoke_x509_authority(request)
-                    .await;
-                let answer = during(client.answer(answer), "revoke", kind)?;
-                let done = Done(kind, "Revoked", "RevokeX509AuthorityResponse");
-                done.print(
-                    printer,
-                    flags.output,
-                    answer.revoked_authority.as_ref(),
-                    &answer,
-                )
-            }
-        }
-    }
-}
-
-impl Named {
+impl<K: Kind> Named<K> {
     /// The connection, and the authority that is named.
-    async fn open(&self) -> Result<(Client, String), CommandError> {
-        let id = self.authority_id.clone().filter(|id| !id.is_empty());
-        let id = id.ok_or_else(|| CommandError::usage("an authority ID is required"))?;
-        Ok((self.socket.connect().await?, id))
+    async fn open(self) -> Result<(Client, String, CallFlags), CommandError> {
+        let id = flag::required(self.authority_id, "an authority ID is required")?;
+        Ok((self.flags.connect().await?, id, self.flags))
     }
 }
 
-fn during<T>(answer: Result<T, CommandError>, verb: &str, kind: Kind) -> Result<T, CommandError> {
-    answer.map_err(|e| e.during(format!("could not {verb} {kind} authority")))
-}
-
-/// What was done, and the name of the answer that says so.
-struct Done(Kind, &'static str, &'static str);
-
-impl Done {
-    fn print(
-        &self,
-        printer: &mut Printer,
-        output: OutputFlag,
-        state: Option<&wire::AuthorityState>,
-        answer: &impl Message,
-    ) -> Result<(), CommandError> {
-        let Self(kind, done, name) = self;
-        if output.output == Output::Json {
-            return json::print(printer, &format!("{PACKAGE}.{name}"), answer);
-        }
-        printer.line(format_args!("{done} {kind} authority:"));
-        let missing = || CommandError::Answer("it names no authority".into());
-        print_state(printer, *kind, state.ok_or_else(missing)?);
-        Ok(())
-    }
-}
-
-fn show(
+/// Prints the authority that was changed; the verb is given as what was asked and as what was done.
+fn report<K: Kind, M: Name>(
     printer: &mut Printer,
-    kind: Kind,
-    output: OutputFlag,
-    states: [&Option<wire::AuthorityState>; 3],
-    answer: &impl Message,
+    flags: &CallFlags,
+    [verb, done]: [&str; 2],
+    answer: Result<(M, State), CommandError>,
 ) -> Result<(), CommandError> {
-    if output.output == Output::Json {
-        let name = match kind {
-            Kind::Jwt => "GetJWTAuthorityStateResponse",
-            Kind::X509 => "GetX509AuthorityStateResponse",
-        };
-        return json::print(printer, &format!("{PACKAGE}.{name}"), answer);
+    let (answer, authority) = answer.during(format!("could not {verb} {} authority", K::NAME))?;
+    if flags.json() {
+        return Ok(json::print(printer, &answer)?);
     }
-    for ((title, lower), state) in [
-        ("Active", "active"),
-        ("Prepared", "prepared"),
-        ("Old", "old"),
-    ]
-    .into_iter()
-    .zip(states)
-    {
-        if title != "Active" {
-            printer.line("");
-        }
-        printer.line(format_args!("{title} {kind} authority:"));
-        match state {
-            Some(state) => print_state(printer, kind, state),
-            None => printer.line(format_args!("  No {lower} {kind} authority found")),
-        }
-    }
+    printer.line(format_args!("{done} {} authority:", K::NAME));
+    let authority = authority.ok_or(AnswerError::Missing("authority"))?;
+    print_state::<K>(printer, &authority);
     Ok(())
 }
 
-fn print_state(printer: &mut Printer, kind: Kind, state: &wire::AuthorityState) {
+fn print_states<K: Kind>(printer: &mut Printer, states: &States) {
+    let titles = [
+        ("Active", "active"),
+        ("Prepared", "prepared"),
+        ("Old", "old"),
+    ];
+    for (place, ((title, adjective), state)) in titles.into_iter().zip(states).enumerate() {
+        if place > 0 {
+            printer.line("");
+        }
+        printer.line(format_args!("{title} {} authority:", K::NAME));
+        match state {
+            Some(state) => print_state::<K>(printer, state),
+            None => printer.line(format_args!("  No {adjective} {} authority found", K::NAME)),
+        }
+    }
+}
+
+fn print_state<K: Kind>(printer: &mut Printer, state: &AuthorityState) {
     printer.line(format_args!("  Authority ID: {}", state.authority_id));
-    printer.line(format_args!(
-        "  Expires at: {}",
-        flag::go_time(state.expires_at)
-    ));
-    match (kind, state.upstream_authority_subject_key_id.as_str()) {
-        (Kind::Jwt, _) => {}
-        (Kind::X509, "") => printer.line("  Upstream authority ID: No upstream authority"),
-        (Kind::X509, id) => {
-            printer.line(format_args!("  Upstream authority Subject Key ID: {id}"));
+    let expires = flag::go_time(state.expires_at);
+    printer.line(format_args!("  Expires at: {expires}"));
+    if K::HAS_UPSTREAM {
+        match state.upstream_authority_subject_key_id.as_str() {
+            "" => printer.line("  Upstream authority ID: No upstream authority"),
+            id => printer.line(format_args!("  Upstream authority Subject Key ID: {id}")),
         }
     }
 }

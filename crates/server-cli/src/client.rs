@@ -1,9 +1,10 @@
-//! The connection of a verb to the server's admin socket.
+//! How a verb calls the server: the flags of every verb, and the connection to the admin socket.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_config::DEFAULT_SERVER_SOCKET;
+use countersign_daemon::cli::{Output, OutputFlag};
 use countersign_proto::grpc::health::v1::health_client::HealthClient;
 use countersign_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use countersign_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
@@ -18,6 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use crate::error::CommandError;
+use crate::flag::{InvalidFlag, given};
 
 /// The longest answer that is taken, in bytes: many pages of entries.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -25,12 +27,42 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 const SOCKET_VARIABLE: &str = "SPIRE_SERVER_PRIVATE_SOCKET";
 const TEMPLATE_VARIABLE: &str = "SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE";
-/// What stands for the instance in the template.
+/// The placeholder of the instance in the template.
 const INSTANCE: &str = "%i";
 
-/// Where the server's admin socket is; flattened into each verb that is a client.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct SocketFlag {
+/// The flags of every verb: how it prints, and where the server is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CallFlags {
+    #[command(flatten)]
+    output: OutputFlag,
+    #[command(flatten)]
+    socket: SocketFlag,
+}
+
+impl CallFlags {
+    /// Whether the answer is printed as JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.output.output == Output::Json
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// The server can't be reached; the error says what to do.
+    pub(crate) async fn connect(&self) -> Result<Client, CommandError> {
+        let socket = self.socket.path(|name| std::env::var(name).ok())?;
+        let connector = UnixConnector::new(&socket);
+        // Only the URI's authority counts, and gRPC for Go sends this one for Unix sockets.
+        let endpoint = Endpoint::from_static("http://localhost").timeout(PATIENCE);
+        let channel = endpoint.connect_with_connector(connector).await;
+        let channel = channel.map_err(|error| unreachable(&socket, &error))?;
+        Ok(Client { channel, socket })
+    }
+}
+
+/// Where the server's admin socket is.
+#[derive(Debug, clap::Args)]
+struct SocketFlag {
     /// Path to the server's API socket [default: /tmp/spire-server/private/api.sock, or what the environment variable
     /// SPIRE_SERVER_PRIVATE_SOCKET says]
     #[arg(long = "socketPath", value_name = "PATH")]
@@ -41,35 +73,22 @@ pub(crate) struct SocketFlag {
 }
 
 impl SocketFlag {
-    fn path(&self, variable: impl Fn(&str) -> Option<String>) -> Result<PathBuf, CommandError> {
+    fn path(&self, variable: impl Fn(&str) -> Option<String>) -> Result<PathBuf, InvalidFlag> {
         if let Some(path) = &self.socket_path {
             return Ok(path.clone());
         }
         let Some(instance) = &self.instance else {
-            let path = variable(SOCKET_VARIABLE).filter(|path| !path.is_empty());
+            let path = given(variable(SOCKET_VARIABLE));
             return Ok(path.unwrap_or_else(|| DEFAULT_SERVER_SOCKET.into()).into());
         };
         let template = variable(TEMPLATE_VARIABLE).unwrap_or_default();
         if !template.contains(INSTANCE) {
-            return Err(CommandError::usage(format!(
-                "-instance needs the environment variable {TEMPLATE_VARIABLE}, with a {INSTANCE} in it"
-            )));
+            return Err(InvalidFlag::Instance {
+                variable: TEMPLATE_VARIABLE,
+                placeholder: INSTANCE,
+            });
         }
         Ok(template.replace(INSTANCE, instance).into())
-    }
-
-    /// Connects.
-    ///
-    /// # Errors
-    /// The server can't be reached, with a word on what to do.
-    pub(crate) async fn connect(&self) -> Result<Client, CommandError> {
-        let socket = self.path(|name| std::env::var(name).ok())?;
-        let connector = UnixConnector::new(&socket);
-        // What stands in the URI plays no part but as the authority, which gRPC for Go sends for Unix sockets too.
-        let endpoint = Endpoint::from_static("http://localhost").timeout(PATIENCE);
-        let channel = endpoint.connect_with_connector(connector).await;
-        let channel = channel.map_err(|error| unreachable(&socket, &error))?;
-        Ok(Client { channel, socket })
     }
 }
 
@@ -123,9 +142,12 @@ impl Client {
         LoggerClient::new(self.channel.clone())
     }
 
-    /// Takes the answer of a call, telling a server that went away from one that refused.
-    pub(crate) fn answer<T>(&self, result: Result<Response<T>, Status>) -> Result<T, CommandError> {
-        match result {
+    /// Waits for the answer of a call, and tells a server that went away from one that refused.
+    pub(crate) async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, CommandError> {
+        match call.await {
             Ok(response) => Ok(response.into_inner()),
             Err(status) if Cause::of(&status).is_some() => Err(unreachable(&self.socket, &status)),
             Err(status) => Err(status.into()),
@@ -145,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flag_goes_before_the_instance_and_that_before_the_environment() {
+    fn the_flag_wins_over_the_instance_and_the_environment() {
         let environment = |name: &str| match name {
             SOCKET_VARIABLE => Some("/env.sock".to_owned()),
             TEMPLATE_VARIABLE => Some("/run/%i/api.sock".to_owned()),

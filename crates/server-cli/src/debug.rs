@@ -2,38 +2,31 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use clap::Subcommand;
+use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::debug::v1::{GetInfoRequest, GetInfoResponse};
 
-use crate::client::SocketFlag;
+use crate::client::CallFlags;
 use crate::error::CommandError;
 use crate::{flag, json};
 
-/// Verbs for those who look for a fault.
+/// Verbs that help to find a fault.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DebugVerb {
     /// Prints debug information about the server
     #[command(after_help = "Example:\n  countersign-server debug getinfo -output json")]
-    Getinfo(GetInfo),
-}
-
-/// `debug getinfo`.
-#[derive(Debug, Args)]
-pub(crate) struct GetInfo {
-    #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    Getinfo(CallFlags),
 }
 
 impl DebugVerb {
     pub(crate) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let Self::Getinfo(GetInfo { output, socket }) = self;
-        let client = socket.connect().await?;
-        let info = client.answer(client.debug().get_info(GetInfoRequest {}).await)?;
-        if output.output == Output::Json {
-            return json::print(printer, "spire.api.server.debug.v1.GetInfoResponse", &info);
+        let Self::Getinfo(flags) = self;
+        let client = flags.connect().await?;
+        let info = client
+            .call(client.debug().get_info(GetInfoRequest {}))
+            .await?;
+        if flags.json() {
+            return Ok(json::print(printer, &info)?);
         }
         print(printer, &info);
         Ok(())
@@ -70,7 +63,7 @@ fn print(printer: &mut Printer, info: &GetInfoResponse) {
     }
 }
 
-/// A duration in whole seconds as Go prints it: `1h2m3s`, without the units above the first that counts.
+/// A duration in whole seconds as Go prints it: `1h2m3s`, beginning with the first unit that is not zero.
 fn go_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

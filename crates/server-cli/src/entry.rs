@@ -7,23 +7,25 @@ mod print;
 mod write;
 
 use clap::{Args, Subcommand};
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::entry::v1::{
     BatchDeleteEntryRequest, BatchDeleteEntryResponse, CountEntriesRequest, GetEntryRequest,
     ListEntriesRequest, ListEntriesResponse, count_entries_request, list_entries_request,
 };
+use countersign_proto::spire::api::types;
 
-use crate::client::{Client, SocketFlag};
-use crate::error::{CommandError, code_name};
-use crate::flag::plural;
-use crate::json;
+use crate::batch::{failure, status_text};
+use crate::client::{CallFlags, Client};
+use crate::error::{CommandError, During as _};
+use crate::flag::{given, plural};
+use crate::{json, page};
 
-use apply::Apply;
-use filter::Filter;
+use apply::ApplyEntries;
+use filter::EntryFilter;
 use print::print_entry;
-use write::{Create, Update};
+use write::{CreateEntries, UpdateEntries};
 
-/// What one page holds; SPIRE's own size.
+/// Entries in one page; SPIRE's own size.
 const PAGE_SIZE: i32 = 500;
 
 /// Verbs on registration entries.
@@ -38,72 +40,68 @@ pub(crate) enum EntryVerb {
         With -data, a file: {\"entries\": [{\"parent_id\": \"...\", \"spiffe_id\": \"...\", \
         \"selectors\": [{\"type\": \"unix\", \"value\": \"uid:1000\"}]}]}"
     )]
-    Create(Box<Create>),
+    Create(Box<CreateEntries>),
     /// Displays configured registration entries
     #[command(
         after_help = "Examples:\n  countersign-server entry show -spiffeID spiffe://example.org/planner\n  \
         countersign-server entry show -selector unix:uid:1000 -output json"
     )]
-    Show(Show),
+    Show(ShowEntries),
     /// Updates registration entries
     #[command(
-        after_help = "An update replaces the entry: name everything that it should have afterwards.\n  \
+        after_help = "An update replaces the entry: give every field that it should have afterwards.\n  \
         countersign-server entry update -entryID ID -parentID spiffe://example.org/node1 \\\n    \
         -spiffeID spiffe://example.org/planner -selector unix:uid:1001"
     )]
-    Update(Box<Update>),
+    Update(Box<UpdateEntries>),
     /// Deletes registration entries
     #[command(
         after_help = "Examples:\n  countersign-server entry delete -entryID ID\n  \
         echo '{\"ids\": [\"ID\", \"ID\"]}' | countersign-server entry delete -file -"
     )]
-    Delete(Delete),
+    Delete(DeleteEntries),
     /// Counts registration entries
     #[command(
         after_help = "Example:\n  countersign-server entry count -parentID spiffe://example.org/node1"
     )]
-    Count(Count),
-    /// Makes the registration entries what a file says, and shows the difference
+    Count(CountEntries),
+    /// Changes the registration entries to what a file says, and shows the difference
     #[command(
         after_help = "Examples:\n  countersign-server entry apply -f entries.hcl -dryRun\n  \
         countersign-server entry apply -f entries.hcl -prune\n\
-        In the file, as many as there are:\n  \
+        In the file, for each entry:\n  \
         entry {\n    spiffe_id = \"spiffe://example.org/planner\"\n    \
         parent_id = \"spiffe://example.org/node1\"\n    selectors = [\"unix:uid:1000\"]\n  }\n\
-        An entry of the file means the one with its ID if it has one, else the one with the same SPIFFE ID, parent and \
-        selectors. Deletions come last, and only if all else went well."
+        An entry of the file stands for the server's entry with the same ID or, if it has no ID, with the same SPIFFE ID, \
+        parent and selectors. Deletions come last, and only if everything else succeeded."
     )]
-    Apply(Apply),
+    Apply(ApplyEntries),
 }
 
 /// `entry show`.
 #[derive(Debug, Args)]
-pub(crate) struct Show {
+pub(crate) struct ShowEntries {
     /// The entry ID of the record to show
     #[arg(long = "entryID", value_name = "ID")]
     entry_id: Option<String>,
     #[command(flatten)]
-    filter: Filter,
+    filter: EntryFilter,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
 /// `entry count`.
 #[derive(Debug, Args)]
-pub(crate) struct Count {
+pub(crate) struct CountEntries {
     #[command(flatten)]
-    filter: Filter,
+    filter: EntryFilter,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
 /// `entry delete`.
 #[derive(Debug, Args)]
-pub(crate) struct Delete {
+pub(crate) struct DeleteEntries {
     /// The registration entry ID of the record to delete
     #[arg(long = "entryID", value_name = "ID")]
     entry_id: Option<String>,
@@ -111,9 +109,7 @@ pub(crate) struct Delete {
     #[arg(long, value_name = "FILE")]
     file: Option<String>,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
 impl EntryVerb {
@@ -129,40 +125,36 @@ impl EntryVerb {
     }
 }
 
-impl Show {
+impl ShowEntries {
     async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let entry_id = self.entry_id.as_deref().filter(|id| !id.is_empty());
+        let entry_id = given(self.entry_id);
         if entry_id.is_some() && self.filter.is_narrow() {
-            return Err(CommandError::usage(
+            return Err(CommandError::Usage(
                 "the -entryID flag can't be combined with others",
             ));
         }
         let filter = self.filter.to_list()?;
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         let mut entries = match entry_id {
             Some(id) => {
                 let request = GetEntryRequest {
-                    id: id.to_owned(),
+                    id: id.clone(),
                     output_mask: None,
                 };
-                let entry = client.answer(client.entry().get_entry(request).await);
-                vec![entry.map_err(|e| e.during(format!("error fetching entry ID {id}")))?]
+                let entry = client.call(client.entry().get_entry(request)).await;
+                vec![entry.during(format!("error fetching entry ID {id}"))?]
             }
             None => fetch(&client, &filter)
                 .await
-                .map_err(|e| e.during("error fetching entries"))?,
+                .during("error fetching entries")?,
         };
         print::sort(&mut entries);
-        if self.output.output == Output::Json {
+        if self.flags.json() {
             let all = ListEntriesResponse {
                 entries,
                 next_page_token: String::new(),
             };
-            return json::print(
-                printer,
-                "spire.api.server.entry.v1.ListEntriesResponse",
-                &all,
-            );
+            return Ok(json::print(printer, &all)?);
         }
         printer.line(format_args!(
             "Found {}",
@@ -178,27 +170,25 @@ impl Show {
 async fn fetch(
     client: &Client,
     filter: &list_entries_request::Filter,
-) -> Result<Vec<countersign_proto::spire::api::types::Entry>, CommandError> {
+) -> Result<Vec<types::Entry>, CommandError> {
     let mut entries = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let list = async |page_token| {
         let request = ListEntriesRequest {
             filter: Some(filter.clone()),
             output_mask: None,
             page_size: PAGE_SIZE,
             page_token,
         };
-        let page = client.answer(client.entry().list_entries(request).await)?;
-        entries.extend(page.entries);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(entries);
-        }
-    }
+        let page = client.call(client.entry().list_entries(request)).await?;
+        Ok((page.entries, page.next_page_token))
+    };
+    page::each(list, |page| entries.extend(page)).await?;
+    Ok(entries)
 }
 
-impl Count {
+impl CountEntries {
     async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
+        // The API has a filter of its own for counting, with the same fields.
         let list_entries_request::Filter {
             by_spiffe_id,
             by_parent_id,
@@ -215,17 +205,13 @@ impl Count {
             by_hint,
             by_downstream,
         };
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         let request = CountEntriesRequest {
             filter: Some(filter),
         };
-        let response = client.answer(client.entry().count_entries(request).await)?;
-        if self.output.output == Output::Json {
-            return json::print(
-                printer,
-                "spire.api.server.entry.v1.CountEntriesResponse",
-                &response,
-            );
+        let response = client.call(client.entry().count_entries(request)).await?;
+        if self.flags.json() {
+            return Ok(json::print(printer, &response)?);
         }
         let count = usize::try_from(response.count).unwrap_or_default();
         printer.line(plural(count, "registration entry", "registration entries"));
@@ -233,45 +219,45 @@ impl Count {
     }
 }
 
-impl Delete {
+impl DeleteEntries {
     async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let ids = match (&self.file, self.entry_id) {
+        let ids = match (&self.file, given(self.entry_id)) {
             (Some(file), _) => file::ids(file)?,
-            (None, Some(id)) if !id.is_empty() => vec![id],
-            (None, _) => return Err(CommandError::usage("an entry ID is required")),
+            (None, Some(id)) => vec![id],
+            (None, None) => return Err(CommandError::Usage("an entry ID is required")),
         };
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         let request = BatchDeleteEntryRequest { ids };
-        let response = client.answer(client.entry().batch_delete_entry(request).await)?;
-        if self.output.output == Output::Json {
-            return json::print(
-                printer,
-                "spire.api.server.entry.v1.BatchDeleteEntryResponse",
-                &response,
-            );
+        let response = client
+            .call(client.entry().batch_delete_entry(request))
+            .await?;
+        if self.flags.json() {
+            return Ok(json::print(printer, &response)?);
         }
-        delete_told(printer, &response)
+        report_deleted(printer, response)
     }
 }
 
-fn delete_told(
+fn report_deleted(
     printer: &mut Printer,
-    response: &BatchDeleteEntryResponse,
+    response: BatchDeleteEntryResponse,
 ) -> Result<(), CommandError> {
     let (mut deleted, mut failed) = (0_usize, 0_usize);
     let mut failures = String::new();
-    for result in &response.results {
-        let status = result.status.clone().unwrap_or_default();
-        if status.code == 0 {
-            deleted += 1;
-            printer.line(format_args!("Deleted entry with ID: {}", result.id));
-        } else {
-            failed += 1;
-            let code = code_name(tonic::Code::from_i32(status.code));
-            failures.push_str(&format!(
-                "Failed to delete entry with ID {} (code: {code}, msg: {:?})\n",
-                result.id, status.message
-            ));
+    for result in response.results {
+        match failure(result.status) {
+            None => {
+                deleted += 1;
+                printer.line(format_args!("Deleted entry with ID: {}", result.id));
+            }
+            Some(status) => {
+                failed += 1;
+                let status = status_text(&status);
+                failures.push_str(&format!(
+                    "Failed to delete entry with ID {} ({status})\n",
+                    result.id
+                ));
+            }
         }
     }
     if deleted > 0 {
@@ -286,7 +272,8 @@ fn delete_told(
         )),
     }
     if failed > 0 {
-        return Err(CommandError::Items("failed to delete one or more entries"));
+        let (verb, items) = ("delete", "entries");
+        return Err(CommandError::Items { verb, items });
     }
     Ok(())
 }

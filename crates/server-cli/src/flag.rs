@@ -1,10 +1,10 @@
-//! Values of flags that several verbs share, checked before anything is sent.
+//! Values of flags that several verbs share, checked before anything is sent, and how they are printed.
 
 use clap::ValueEnum;
+use countersign_identity::selector::InvalidSelector;
+use countersign_identity::spiffe_id::InvalidId;
 use countersign_identity::{Selector, SpiffeId};
 use countersign_proto::spire::api::types;
-
-use crate::error::CommandError;
 
 /// How a filter's selectors or trust domains are compared with an item's: SPIRE's four ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,47 +19,101 @@ pub(crate) enum Match {
     Subset,
 }
 
-impl From<Match> for types::selector_match::MatchBehavior {
-    fn from(how: Match) -> Self {
-        match how {
-            Match::Exact => Self::MatchExact,
-            Match::Any => Self::MatchAny,
-            Match::Superset => Self::MatchSuperset,
-            Match::Subset => Self::MatchSubset,
+/// The API has an enumeration of the same four ways for each of its filters.
+macro_rules! match_behavior {
+    ($($filter:ident),+) => {$(
+        impl From<Match> for types::$filter::MatchBehavior {
+            fn from(how: Match) -> Self {
+                match how {
+                    Match::Exact => Self::MatchExact,
+                    Match::Any => Self::MatchAny,
+                    Match::Superset => Self::MatchSuperset,
+                    Match::Subset => Self::MatchSubset,
+                }
+            }
         }
-    }
+    )+};
 }
 
-impl From<Match> for types::federates_with_match::MatchBehavior {
-    fn from(how: Match) -> Self {
-        match how {
-            Match::Exact => Self::MatchExact,
-            Match::Any => Self::MatchAny,
-            Match::Superset => Self::MatchSuperset,
-            Match::Subset => Self::MatchSubset,
-        }
-    }
+match_behavior!(selector_match, federates_with_match);
+
+/// Why the value of a flag makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidFlag {
+    /// It is missing, and the verb makes no sense without it; in SPIRE's words.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// Not a SPIFFE ID.
+    #[error("{text:?} is not a SPIFFE ID")]
+    Id {
+        /// The value.
+        text: String,
+        /// The rule that it breaks.
+        source: InvalidId,
+    },
+    /// Not a selector.
+    #[error("selector {text:?} must be formatted as type:value")]
+    Selector {
+        /// The value.
+        text: String,
+        /// The rule that it breaks.
+        source: InvalidSelector,
+    },
+    /// Not a time.
+    #[error("date is not valid: {text:?} is not written as {layout:?}")]
+    Time {
+        /// The value.
+        text: String,
+        /// How a time is written, in Go's way.
+        layout: &'static str,
+    },
+    /// Not a level of the log.
+    #[error("the value {0:?} is not a valid setting")]
+    LogLevel(String),
+    /// A lifetime that the API can't carry.
+    #[error("invalid value for TTL: it is too long")]
+    Ttl,
+    /// An instance was named, and no template says where its socket is.
+    #[error("-instance needs the environment variable {variable}, with a {placeholder} in it")]
+    Instance {
+        /// The variable that holds the template.
+        variable: &'static str,
+        /// What the instance replaces in it.
+        placeholder: &'static str,
+    },
+}
+
+/// The value of a flag or variable; an empty one counts as none, as with SPIRE.
+pub(crate) fn given(value: Option<String>) -> Option<String> {
+    value.filter(|text| !text.is_empty())
+}
+
+/// The value of a flag without which the verb makes no sense.
+pub(crate) fn required(
+    value: Option<String>,
+    missing: &'static str,
+) -> Result<String, InvalidFlag> {
+    given(value).ok_or(InvalidFlag::Missing(missing))
+}
+
+pub(crate) fn parse_id(text: &str) -> Result<SpiffeId, InvalidFlag> {
+    SpiffeId::parse(text).map_err(|source| InvalidFlag::Id {
+        text: text.to_owned(),
+        source,
+    })
 }
 
 /// A SPIFFE ID as the API takes it.
-pub(crate) fn spiffe_id(text: &str) -> Result<types::Spiffeid, CommandError> {
-    let id = SpiffeId::parse(text)
-        .map_err(|e| CommandError::usage(format!("{text:?} is not a SPIFFE ID: {e}")))?;
-    Ok(types::Spiffeid {
-        trust_domain: id.trust_domain_name().into(),
-        path: id.path().into(),
-    })
+pub(crate) fn spiffe_id(text: &str) -> Result<types::Spiffeid, InvalidFlag> {
+    Ok((&parse_id(text)?).into())
 }
 
 /// A SPIFFE ID without which the verb makes no sense.
 pub(crate) fn required_id(
-    text: Option<&str>,
-    missing: &str,
-) -> Result<types::Spiffeid, CommandError> {
-    spiffe_id(
-        text.filter(|text| !text.is_empty())
-            .ok_or_else(|| CommandError::usage(missing))?,
-    )
+    value: Option<String>,
+    missing: &'static str,
+) -> Result<types::Spiffeid, InvalidFlag> {
+    spiffe_id(&required(value, missing)?)
 }
 
 /// A SPIFFE ID, as people read it.
@@ -69,17 +123,13 @@ pub(crate) fn id_text(id: Option<&types::Spiffeid>) -> String {
 }
 
 /// Selectors as the API takes them.
-pub(crate) fn selectors(texts: &[String]) -> Result<Vec<types::Selector>, CommandError> {
+pub(crate) fn selectors(texts: &[String]) -> Result<Vec<types::Selector>, InvalidFlag> {
     let parse = |text: &String| {
-        let selector = Selector::parse(text).map_err(|e| {
-            CommandError::usage(format!(
-                "selector {text:?} must be formatted as type:value: {e}"
-            ))
+        let selector = Selector::parse(text).map_err(|source| InvalidFlag::Selector {
+            text: text.clone(),
+            source,
         })?;
-        Ok(types::Selector {
-            r#type: selector.kind().into(),
-            value: selector.value().into(),
-        })
+        Ok((&selector).into())
     };
     texts.iter().map(parse).collect()
 }
@@ -88,14 +138,13 @@ pub(crate) fn selectors(texts: &[String]) -> Result<Vec<types::Selector>, Comman
 pub(crate) fn selector_match(
     texts: &[String],
     how: Match,
-) -> Result<Option<types::SelectorMatch>, CommandError> {
+) -> Result<Option<types::SelectorMatch>, InvalidFlag> {
     if texts.is_empty() {
         return Ok(None);
     }
-    let how = types::selector_match::MatchBehavior::from(how);
     Ok(Some(types::SelectorMatch {
         selectors: selectors(texts)?,
-        r#match: how.into(),
+        r#match: types::selector_match::MatchBehavior::from(how).into(),
     }))
 }
 

@@ -6,7 +6,9 @@
 
 mod agent;
 mod authority;
+mod batch;
 mod bundle;
+mod bundle_data;
 mod client;
 mod debug;
 mod entry;
@@ -18,7 +20,9 @@ mod input;
 mod json;
 mod logger;
 mod mint;
+mod page;
 mod pem;
+mod relationship;
 mod token;
 mod upstream_authority;
 
@@ -39,7 +43,7 @@ enum Verb {
     Healthcheck(health::Healthcheck),
     /// Join tokens
     #[command(subcommand)]
-    Token(token::Token),
+    Token(token::TokenVerb),
     /// Registration entries
     #[command(subcommand)]
     Entry(entry::EntryVerb),
@@ -54,17 +58,17 @@ enum Verb {
     Logger(logger::LoggerVerb),
     /// JWT-SVIDs
     #[command(subcommand)]
-    Jwt(mint::JwtVerb),
+    Jwt(mint::MintJwtVerb),
     /// X.509-SVIDs
     #[command(subcommand)]
-    X509(mint::X509Verb),
+    X509(mint::MintX509Verb),
     /// This server's own authorities, rotated by hand
     #[command(name = "localauthority", subcommand)]
-    LocalAuthority(authority::LocalAuthority),
-    /// X.509 authorities above this server's
+    LocalAuthority(authority::LocalAuthorityVerb),
+    /// The upstream authorities of this server
     #[command(name = "upstreamauthority", subcommand)]
     UpstreamAuthority(upstream_authority::UpstreamAuthorityVerb),
-    /// What the server knows of itself
+    /// What the server knows about itself
     #[command(subcommand)]
     Debug(debug::DebugVerb),
     /// Relationships with foreign trust domains
@@ -113,7 +117,7 @@ impl AdminVerb {
         match runtime.block_on(self.0.run(printer)) {
             Ok(()) => printer.exit(Exit::Success),
             Err(error) => {
-                printer.error_text(&format!("Error: {}\n", error.told()));
+                printer.error(&error);
                 printer.exit(Exit::Failure)
             }
         }

@@ -1,14 +1,15 @@
 //! `logger get`, `set` and `reset`.
 
 use clap::{Args, Subcommand};
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::logger::v1::{
     GetLoggerRequest, ResetLogLevelRequest, SetLogLevelRequest,
 };
 use countersign_proto::spire::api::types::{LogLevel, Logger};
 
-use crate::client::SocketFlag;
-use crate::error::CommandError;
+use crate::client::CallFlags;
+use crate::error::{CommandError, During as _};
+use crate::flag::{self, InvalidFlag};
 use crate::json;
 
 /// Verbs on the server's log.
@@ -16,105 +17,76 @@ use crate::json;
 pub(crate) enum LoggerVerb {
     /// Gets the logger details
     #[command(after_help = "Example:\n  countersign-server logger get")]
-    Get(Plain),
+    Get(CallFlags),
     /// Sets the logger details
     #[command(
         after_help = "Example: everything, for as long as the server runs or until `logger reset`\n  \
         countersign-server logger set -level trace"
     )]
-    Set(Set),
+    Set(SetLevel),
     /// Reset the logger details to launch level
     #[command(after_help = "Example:\n  countersign-server logger reset")]
-    Reset(Plain),
-}
-
-/// `logger get` and `logger reset`.
-#[derive(Debug, Args)]
-pub(crate) struct Plain {
-    #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    Reset(CallFlags),
 }
 
 /// `logger set`.
 #[derive(Debug, Args)]
-pub(crate) struct Set {
+pub(crate) struct SetLevel {
     /// The new log level, one of (panic, fatal, error, warn, info, debug, trace)
     #[arg(long, value_name = "LEVEL")]
     level: Option<String>,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
 impl LoggerVerb {
     pub(crate) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let (logger, output) = match self {
-            Self::Get(Plain { output, socket }) => {
-                let client = socket.connect().await?;
-                let got = client.logger().get_logger(GetLoggerRequest {}).await;
-                let got = client.answer(got);
-                (got.map_err(|e| e.during("error fetching logger"))?, output)
+        let (logger, flags) = match self {
+            Self::Get(flags) => {
+                let client = flags.connect().await?;
+                let got = client
+                    .call(client.logger().get_logger(GetLoggerRequest {}))
+                    .await;
+                (got.during("error fetching logger")?, flags)
             }
-            Self::Set(set) => {
-                let new_level = level(set.level.as_deref())?.into();
-                let client = set.socket.connect().await?;
+            Self::Set(SetLevel { level, flags }) => {
+                let new_level = parse_level(level)?.into();
+                let client = flags.connect().await?;
                 let request = SetLogLevelRequest { new_level };
-                let got = client.answer(client.logger().set_log_level(request).await);
-                let got = got.map_err(|e| e.during("failed to set log level"))?;
-                (got, set.output)
+                let set = client.call(client.logger().set_log_level(request)).await;
+                (set.during("failed to set log level")?, flags)
             }
-            Self::Reset(Plain { output, socket }) => {
-                let client = socket.connect().await?;
+            Self::Reset(flags) => {
+                let client = flags.connect().await?;
                 let request = ResetLogLevelRequest {};
-                let got = client.answer(client.logger().reset_log_level(request).await);
-                (got.map_err(|e| e.during("failed to reset logger"))?, output)
+                let reset = client.call(client.logger().reset_log_level(request)).await;
+                (reset.during("failed to reset logger")?, flags)
             }
         };
-        if output.output == Output::Json {
-            return json::print(printer, "spire.api.types.Logger", &logger);
+        if flags.json() {
+            return Ok(json::print(printer, &logger)?);
         }
         print(printer, &logger);
         Ok(())
     }
 }
 
-fn level(text: Option<&str>) -> Result<LogLevel, CommandError> {
-    let text = text.filter(|text| !text.is_empty());
-    let text = text.ok_or_else(|| CommandError::usage("a value (-level) must be set"))?;
-    match text.to_ascii_lowercase().as_str() {
-        "panic" => Ok(LogLevel::Panic),
-        "fatal" => Ok(LogLevel::Fatal),
-        "error" => Ok(LogLevel::Error),
-        "warn" | "warning" => Ok(LogLevel::Warn),
-        "info" => Ok(LogLevel::Info),
-        "debug" => Ok(LogLevel::Debug),
-        "trace" => Ok(LogLevel::Trace),
-        _ => Err(CommandError::usage(format!(
-            "the value {text:?} is not a valid setting"
-        ))),
-    }
+fn parse_level(text: Option<String>) -> Result<LogLevel, CommandError> {
+    let text = flag::required(text, "a value (-level) must be set")?;
+    let level = match text.to_ascii_uppercase().as_str() {
+        "UNSPECIFIED" => None,
+        "WARNING" => Some(LogLevel::Warn),
+        name => LogLevel::from_str_name(name),
+    };
+    Ok(level.ok_or(InvalidFlag::LogLevel(text))?)
 }
 
 fn print(printer: &mut Printer, logger: &Logger) {
     let name = |level: LogLevel| match level {
-        LogLevel::Unspecified => "unspecified",
-        LogLevel::Panic => "panic",
-        LogLevel::Fatal => "fatal",
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warning",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
+        // As SPIRE's logging library calls it.
+        LogLevel::Warn => "warning".to_owned(),
+        level => level.as_str_name().to_ascii_lowercase(),
     };
-    printer.line(format_args!(
-        "Logger Level : {}",
-        name(logger.current_level())
-    ));
-    printer.line(format_args!(
-        "Launch Level : {}\n",
-        name(logger.launch_level())
-    ));
+    printer.line(format!("Logger Level : {}", name(logger.current_level())));
+    printer.line(format!("Launch Level : {}\n", name(logger.launch_level())));
 }

@@ -1,4 +1,4 @@
-//! `jwt mint` and `x509 mint`: SVIDs for whoever has no node agent.
+//! `jwt mint` and `x509 mint`: SVIDs for workloads that have no node agent.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,22 +7,26 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use countersign_config::parse_duration;
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_daemon::cli::Printer;
 use countersign_identity::csr::Csr;
-use countersign_identity::{KeyType, PrivateKey, SpiffeId, UnixTime};
+use countersign_identity::{KeyType, PrivateKey, UnixTime};
 use countersign_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use countersign_proto::spire::api::server::svid::v1::{MintJwtsvidRequest, MintX509svidRequest};
 use countersign_transport::file::{PRIVATE, PUBLIC, write_atomically};
 use countersign_transport::{Clock as _, SystemClock};
 use serde_json::json;
 
-use crate::client::SocketFlag;
-use crate::error::CommandError;
-use crate::{flag, json, pem};
+use crate::client::CallFlags;
+use crate::error::{CommandError, During as _};
+use crate::flag::{self, InvalidFlag};
+use crate::json::AnswerError;
+use crate::{json, pem};
+
+const ID_REQUIRED: &str = "spiffeID must be specified";
 
 /// Verbs on JWT-SVIDs.
 #[derive(Debug, Subcommand)]
-pub(crate) enum JwtVerb {
+pub(crate) enum MintJwtVerb {
     /// Mints a JWT-SVID
     #[command(after_help = "Example: a token for a script\n  \
         countersign-server jwt mint -spiffeID spiffe://example.org/script -audience https://api.example.org")]
@@ -31,7 +35,7 @@ pub(crate) enum JwtVerb {
 
 /// Verbs on X.509-SVIDs.
 #[derive(Debug, Subcommand)]
-pub(crate) enum X509Verb {
+pub(crate) enum MintX509Verb {
     /// Mints an X509-SVID
     #[command(
         after_help = "Example: svid.pem, key.pem and bundle.pem in a folder\n  \
@@ -56,9 +60,7 @@ pub(crate) struct MintJwt {
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
 /// `x509 mint`.
@@ -77,19 +79,17 @@ pub(crate) struct MintX509 {
     #[arg(long, value_name = "FOLDER")]
     write: Option<PathBuf>,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
-impl JwtVerb {
+impl MintJwtVerb {
     pub(crate) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
         let Self::Mint(mint) = self;
         mint.run(printer).await
     }
 }
 
-impl X509Verb {
+impl MintX509Verb {
     pub(crate) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
         let Self::Mint(mint) = self;
         mint.run(printer).await
@@ -98,39 +98,30 @@ impl X509Verb {
 
 impl MintJwt {
     async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let id = flag::required_id(self.spiffe_id.as_deref(), "spiffeID must be specified")?;
+        let id = flag::required_id(self.spiffe_id, ID_REQUIRED)?;
         if self.audience.is_empty() {
-            return Err(CommandError::usage(
+            return Err(CommandError::Usage(
                 "at least one audience must be specified",
             ));
         }
-        let asked = Asked::new(self.ttl)?;
-        let client = self.socket.connect().await?;
+        let asked = Lifetime::new(self.ttl)?;
+        let client = self.flags.connect().await?;
         let request = MintJwtsvidRequest {
             id: Some(id),
             audience: self.audience,
             ttl: asked.seconds,
         };
-        let minted = client.answer(client.svid().mint_jwtsvid(request).await);
-        let minted = minted.map_err(|e| e.during("unable to mint SVID"))?;
+        let minted = client.call(client.svid().mint_jwtsvid(request)).await;
+        let minted = minted.during("unable to mint SVID")?;
         let svid = minted.svid.as_ref().filter(|svid| !svid.token.is_empty());
-        let missing = || CommandError::Answer("server response missing token".into());
-        let svid = svid.ok_or_else(missing)?;
-        asked.warn_of_cut(printer, "JWT-SVID", svid.expires_at);
+        let svid = svid.ok_or(AnswerError::Missing("token"))?;
+        asked.warn_if_cut(printer, "JWT-SVID", svid.expires_at);
         match &self.write {
             Some(path) => {
-                save(
-                    path,
-                    svid.token.as_bytes(),
-                    PRIVATE,
-                    "unable to write token",
-                )?;
+                save(path, svid.token.as_bytes(), PRIVATE, "token")?;
                 printer.line(format_args!("JWT-SVID written to {}", path.display()));
             }
-            None if self.output.output == Output::Json => {
-                let name = "spire.api.server.svid.v1.MintJWTSVIDResponse";
-                return json::print(printer, name, &minted);
-            }
+            None if self.flags.json() => json::print(printer, &minted)?,
             None => printer.line(&svid.token),
         }
         Ok(())
@@ -139,32 +130,27 @@ impl MintJwt {
 
 impl MintX509 {
     async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        flag::required_id(self.spiffe_id.as_deref(), "spiffeID must be specified")?;
-        let id = SpiffeId::parse(self.spiffe_id.as_deref().unwrap_or_default());
-        let id = id.map_err(|e| CommandError::usage(e.to_string()))?;
-        let asked = Asked::new(self.ttl)?;
-        let faulty = |e: countersign_identity::key::KeyError| {
-            CommandError::usage(format!("unable to generate CSR: {e}"))
-        };
-        let key = PrivateKey::generate(KeyType::EcP256).map_err(faulty)?;
-        let csr = Csr::make_without_subject(&key, &id, &self.dns).map_err(faulty)?;
-        let client = self.socket.connect().await?;
+        let id = flag::required(self.spiffe_id, ID_REQUIRED)?;
+        let id = flag::parse_id(&id)?;
+        let asked = Lifetime::new(self.ttl)?;
+        let key = PrivateKey::generate(KeyType::EcP256)?;
+        let csr = Csr::make_without_subject(&key, &id, &self.dns)?;
+        let client = self.flags.connect().await?;
         let request = MintX509svidRequest {
             csr: csr.into(),
             ttl: asked.seconds,
         };
-        let minted = client.answer(client.svid().mint_x509svid(request).await);
-        let minted = minted.map_err(|e| e.during("unable to mint SVID"))?;
-        let svid = minted.svid.filter(|svid| !svid.cert_chain.is_empty());
-        let missing = |what: &str| CommandError::Answer(format!("server response missing {what}"));
-        let svid = svid.ok_or_else(|| missing("SVID chain"))?;
+        let minted = client.call(client.svid().mint_x509svid(request)).await;
+        let svid = minted.during("unable to mint SVID")?.svid;
+        let svid = svid.filter(|svid| !svid.cert_chain.is_empty());
+        let svid = svid.ok_or(AnswerError::Missing("SVID chain"))?;
         let request = GetBundleRequest { output_mask: None };
-        let bundle = client.answer(client.bundle().get_bundle(request).await);
-        let bundle = bundle.map_err(|e| e.during("unable to get bundle"))?;
+        let bundle = client.call(client.bundle().get_bundle(request)).await;
+        let bundle = bundle.during("unable to get bundle")?;
         if bundle.x509_authorities.is_empty() {
-            return Err(missing("X509 Authorities"));
+            return Err(AnswerError::Missing("X509 Authorities").into());
         }
-        asked.warn_of_cut(printer, "X509-SVID", svid.expires_at);
+        asked.warn_if_cut(printer, "X509-SVID", svid.expires_at);
         let minted = Minted {
             chain: svid.cert_chain.iter().map(AsRef::as_ref).collect(),
             key: &key,
@@ -175,16 +161,11 @@ impl MintX509 {
                 .collect(),
         };
         match &self.write {
-            Some(folder) => minted.save(folder, printer),
-            None if self.output.output == Output::Json => {
-                minted.print_json(printer);
-                Ok(())
-            }
-            None => {
-                minted.print(printer);
-                Ok(())
-            }
+            Some(folder) => minted.save(folder, printer)?,
+            None if self.flags.json() => minted.print_json(printer),
+            None => minted.print(printer),
         }
+        Ok(())
     }
 }
 
@@ -198,12 +179,12 @@ struct Minted<'a> {
 impl Minted<'_> {
     fn certificates(ders: &[&[u8]]) -> String {
         ders.iter()
-            .map(|der| pem::encode("CERTIFICATE", der).to_string())
+            .map(|der| pem::block("CERTIFICATE", der).to_string())
             .collect()
     }
 
     fn key_pem(&self) -> zeroize::Zeroizing<String> {
-        pem::encode("PRIVATE KEY", &self.key.to_pkcs8())
+        pem::block("PRIVATE KEY", &self.key.to_pkcs8())
     }
 
     fn print(&self, printer: &mut Printer) {
@@ -218,7 +199,7 @@ impl Minted<'_> {
         ));
     }
 
-    /// In SPIRE's order, which no map keeps.
+    /// In SPIRE's order; a map would sort the members.
     fn print_json(&self, printer: &mut Printer) {
         let list = |ders: &[&[u8]]| {
             let texts: Vec<String> = ders.iter().map(|der| STANDARD.encode(der)).collect();
@@ -233,39 +214,34 @@ impl Minted<'_> {
     }
 
     fn save(&self, folder: &Path, printer: &mut Printer) -> Result<(), CommandError> {
-        let svid = folder.join("svid.pem");
         let chain = Self::certificates(&self.chain);
-        save(&svid, chain.as_bytes(), PUBLIC, "unable to write SVID")?;
-        printer.line(format_args!("X509-SVID written to {}", svid.display()));
-        let key = folder.join("key.pem");
-        save(
-            &key,
-            self.key_pem().as_bytes(),
-            PRIVATE,
-            "unable to write key",
-        )?;
-        printer.line(format_args!("Private key written to {}", key.display()));
-        let bundle = folder.join("bundle.pem");
         let roots = Self::certificates(&self.roots);
-        save(&bundle, roots.as_bytes(), PUBLIC, "unable to write bundle")?;
-        printer.line(format_args!("Root CAs written to {}", bundle.display()));
+        let key = self.key_pem();
+        for (file, pem, mode, what, title) in [
+            ("svid.pem", chain.as_str(), PUBLIC, "SVID", "X509-SVID"),
+            ("key.pem", key.as_str(), PRIVATE, "key", "Private key"),
+            ("bundle.pem", roots.as_str(), PUBLIC, "bundle", "Root CAs"),
+        ] {
+            let path = folder.join(file);
+            save(&path, pem.as_bytes(), mode, what)?;
+            printer.line(format_args!("{title} written to {}", path.display()));
+        }
         Ok(())
     }
 }
 
 /// The lifetime that was asked for.
-struct Asked {
+struct Lifetime {
     ttl: Duration,
     /// Rounded up.
     seconds: i32,
     since: UnixTime,
 }
 
-impl Asked {
-    fn new(ttl: Duration) -> Result<Self, CommandError> {
+impl Lifetime {
+    fn new(ttl: Duration) -> Result<Self, InvalidFlag> {
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        let seconds = i32::try_from(seconds)
-            .map_err(|_| CommandError::usage("invalid value for TTL: it is too long"))?;
+        let seconds = i32::try_from(seconds).map_err(|_| InvalidFlag::Ttl)?;
         let since = SystemClock.now();
         Ok(Self {
             ttl,
@@ -274,8 +250,8 @@ impl Asked {
         })
     }
 
-    /// Says so on the standard error if the SVID lives shorter than was asked for.
-    fn warn_of_cut(&self, printer: &mut Printer, what: &str, expires_at: i64) {
+    /// Says on the standard error that the SVID lives shorter than was asked for, if it does.
+    fn warn_if_cut(&self, printer: &mut Printer, what: &str, expires_at: i64) {
         if UnixTime::from_i64(expires_at) < self.since.after(self.ttl) {
             printer.error_text(&format!(
                 "{what} lifetime was capped shorter than specified ttl; expires {:?}\n",
@@ -285,9 +261,6 @@ impl Asked {
     }
 }
 
-fn save(path: &Path, bytes: &[u8], mode: u32, failed: &str) -> Result<(), CommandError> {
-    write_atomically(path, bytes, mode).map_err(|error| {
-        let why = format!("{error}: {}", error.source);
-        CommandError::usage(format!("{failed}: {why}"))
-    })
+fn save(path: &Path, bytes: &[u8], mode: u32, what: &'static str) -> Result<(), CommandError> {
+    write_atomically(path, bytes, mode).map_err(|source| CommandError::Write { what, source })
 }

@@ -4,9 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-/// One block.
-pub(crate) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
-    // As long as it will become, so that no copy of a key stays behind when it grows.
+/// One block, wiped from memory after use since it may hold a key.
+pub(crate) fn block(label: &str, der: &[u8]) -> Zeroizing<String> {
+    // Sized at once: growing would leave copies of a key behind.
     let mut pem = Zeroizing::new(String::with_capacity(der.len() * 3 / 2 + 128));
     let text = Zeroizing::new(STANDARD.encode(der));
     let mut rest = text.as_str();

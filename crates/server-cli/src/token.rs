@@ -1,28 +1,28 @@
 //! `token generate`.
 
 use clap::{Args, Subcommand};
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::agent::v1::CreateJoinTokenRequest;
 
-use crate::client::SocketFlag;
+use crate::client::CallFlags;
 use crate::error::CommandError;
 use crate::{flag, json};
 
 /// Verbs on join tokens.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Token {
+pub(crate) enum TokenVerb {
     /// Generates a join token
     #[command(
         after_help = "Example: a token for one node agent, which also gets a name of its own\n  \
         countersign-server token generate -spiffeID spiffe://example.org/node1 -ttl 600\n\
         Then, on that node:\n  countersign-agent run -config agent.conf -joinToken TOKEN"
     )]
-    Generate(Generate),
+    Generate(GenerateToken),
 }
 
 /// `token generate`.
 #[derive(Debug, Args)]
-pub(crate) struct Generate {
+pub(crate) struct GenerateToken {
     /// Additional SPIFFE ID to assign to the token's owner (optional)
     #[arg(long = "spiffeID", value_name = "ID")]
     spiffe_id: Option<String>,
@@ -30,31 +30,31 @@ pub(crate) struct Generate {
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     ttl: i32,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
-impl Token {
+impl TokenVerb {
     pub(crate) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
         let Self::Generate(generate) = self;
         generate.run(printer).await
     }
 }
 
-impl Generate {
+impl GenerateToken {
     async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let spiffe_id = self.spiffe_id.filter(|id| !id.is_empty());
+        let spiffe_id = flag::given(self.spiffe_id);
         let agent_id = spiffe_id.as_deref().map(flag::spiffe_id).transpose()?;
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         let request = CreateJoinTokenRequest {
             ttl: self.ttl,
             token: String::new(),
             agent_id,
         };
-        let token = client.answer(client.agent().create_join_token(request).await)?;
-        if self.output.output == Output::Json {
-            return json::print(printer, "spire.api.types.JoinToken", &token);
+        let token = client
+            .call(client.agent().create_join_token(request))
+            .await?;
+        if self.flags.json() {
+            return Ok(json::print(printer, &token)?);
         }
         printer.line(format_args!("Token: {}", token.value));
         if spiffe_id.is_none() {

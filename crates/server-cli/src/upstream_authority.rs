@@ -1,43 +1,44 @@
-//! `upstreamauthority taint` and `revoke`: what is done when an authority above this server's is compromised.
+//! `upstreamauthority taint` and `revoke`: what to do when an upstream authority is compromised.
 
 use clap::{Args, Subcommand};
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::localauthority::v1::{
     RevokeX509UpstreamAuthorityRequest, TaintX509UpstreamAuthorityRequest,
 };
+use prost::Name;
 
-use crate::client::SocketFlag;
-use crate::error::CommandError;
-use crate::json;
+use crate::client::CallFlags;
+use crate::error::{CommandError, During as _};
+use crate::{flag, json};
+
+const ID_REQUIRED: &str = "the Subject Key ID of the X.509 upstream authority is required";
 
 /// Verbs on upstream authorities.
 #[derive(Debug, Subcommand)]
 pub(crate) enum UpstreamAuthorityVerb {
     /// Marks the provided X.509 upstream authority as being tainted
     #[command(
-        after_help = "Everything that chains to it is renewed at once. The server must have moved to another one before:\n  \
+        after_help = "Everything that chains to it is renewed at once. The server must have moved to another authority before:\n  \
         countersign-server localauthority x509 show\n  \
         countersign-server upstreamauthority taint -subjectKeyID ID"
     )]
-    Taint(Authority),
+    Taint(UpstreamAuthority),
     /// Revokes the previously active X.509 upstream authority by removing it from the bundle
     #[command(
         after_help = "It must have been tainted before, and nothing that chains to it is trusted afterwards:\n  \
         countersign-server upstreamauthority revoke -subjectKeyID ID"
     )]
-    Revoke(Authority),
+    Revoke(UpstreamAuthority),
 }
 
 /// Which authority is meant.
 #[derive(Debug, Args)]
-pub(crate) struct Authority {
+pub(crate) struct UpstreamAuthority {
     /// The X.509 Subject Key Identifier (or SKID) of the authority's CA certificate
     #[arg(long = "subjectKeyID", value_name = "ID")]
     subject_key_id: Option<String>,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
 impl UpstreamAuthorityVerb {
@@ -49,57 +50,45 @@ impl UpstreamAuthorityVerb {
     }
 }
 
-impl Authority {
+impl UpstreamAuthority {
     async fn taint(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let subject_key_id = self.subject_key_id()?;
-        let client = self.socket.connect().await?;
+        let subject_key_id = flag::required(self.subject_key_id, ID_REQUIRED)?;
+        let client = self.flags.connect().await?;
         let request = TaintX509UpstreamAuthorityRequest { subject_key_id };
-        let answer = client
-            .local_authority()
-            .taint_x509_upstream_authority(request)
-            .await;
-        let tainted = client
-            .answer(answer)
-            .map_err(|e| e.during("could not taint X.509 upstream authority"))?;
-        if self.output.output == Output::Json {
-            let name = "spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityResponse";
-            return json::print(printer, name, &tainted);
-        }
-        printer.line("Tainted X.509 upstream authority:");
-        let id = tainted.upstream_authority_subject_key_id;
-        printer.line(format_args!("  Subject Key ID: {id}"));
-        Ok(())
+        let mut authorities = client.local_authority();
+        let answer = client.call(authorities.taint_x509_upstream_authority(request));
+        let answer = answer
+            .await
+            .during("could not taint X.509 upstream authority")?;
+        let id = &answer.upstream_authority_subject_key_id;
+        report(printer, &self.flags, "Tainted", id, &answer)
     }
 
     async fn revoke(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let subject_key_id = self.subject_key_id()?;
-        let client = self.socket.connect().await?;
+        let subject_key_id = flag::required(self.subject_key_id, ID_REQUIRED)?;
+        let client = self.flags.connect().await?;
         let request = RevokeX509UpstreamAuthorityRequest { subject_key_id };
-        let answer = client
-            .local_authority()
-            .revoke_x509_upstream_authority(request)
-            .await;
-        let revoked = client
-            .answer(answer)
-            .map_err(|e| e.during("could not revoke X.509 upstream authority"))?;
-        if self.output.output == Output::Json {
-            let name = "spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityResponse";
-            return json::print(printer, name, &revoked);
-        }
-        printer.line("Revoked X.509 upstream authority:");
-        let id = revoked.upstream_authority_subject_key_id;
-        printer.line(format_args!("  Subject Key ID: {id}"));
-        Ok(())
+        let mut authorities = client.local_authority();
+        let answer = client.call(authorities.revoke_x509_upstream_authority(request));
+        let answer = answer
+            .await
+            .during("could not revoke X.509 upstream authority")?;
+        let id = &answer.upstream_authority_subject_key_id;
+        report(printer, &self.flags, "Revoked", id, &answer)
     }
+}
 
-    fn subject_key_id(&self) -> Result<String, CommandError> {
-        self.subject_key_id
-            .clone()
-            .filter(|id| !id.is_empty())
-            .ok_or_else(|| {
-                CommandError::usage(
-                    "the Subject Key ID of the X.509 upstream authority is required",
-                )
-            })
+fn report(
+    printer: &mut Printer,
+    flags: &CallFlags,
+    done: &str,
+    subject_key_id: &str,
+    answer: &impl Name,
+) -> Result<(), CommandError> {
+    if flags.json() {
+        return Ok(json::print(printer, answer)?);
     }
+    printer.line(format_args!("{done} X.509 upstream authority:"));
+    printer.line(format_args!("  Subject Key ID: {subject_key_id}"));
+    Ok(())
 }

@@ -333,7 +333,7 @@ async fn a_token_is_printed_as_spire_prints_it() {
 async fn flags_that_make_no_sense_are_refused_before_anything_is_sent() {
     let nowhere = ["-socketPath", "/nonexistent/api.sock"];
     let id = "spiffe://example.org/a";
-    for (verb, told) in [
+    for (verb, message) in [
         (
             &["entry", "create", "-spiffeID", id, "-parentID", id][..],
             "at least one selector is required",
@@ -415,7 +415,7 @@ async fn flags_that_make_no_sense_are_refused_before_anything_is_sent() {
     ] {
         let answer = run(verb.iter().copied().chain(nowhere)).await.failed();
         assert!(
-            answer.starts_with("Error: ") && answer.contains(told),
+            answer.starts_with("Error: ") && answer.contains(message),
             "{verb:?}: {answer}"
         );
     }
@@ -453,29 +453,29 @@ async fn the_bundle_is_printed_in_pem_and_as_json() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_told_with_what_to_do() {
+async fn an_absent_server_is_reported_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.sock");
     let stale = folder.path().join("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    for (socket, told) in [
+    for (socket, message) in [
         (missing, "no such socket. Is the server running?"),
-        (stale, "nobody listens on the socket"),
+        (stale, "no process listens on the socket"),
     ] {
         let answer = run(["entry", "show", "-socketPath", socket.to_str().unwrap()])
             .await
             .failed();
         assert!(
-            answer.contains(told) && answer.contains(socket.to_str().unwrap()),
+            answer.contains(message) && answer.contains(socket.to_str().unwrap()),
             "{answer}"
         );
     }
 }
 
 #[tokio::test]
-async fn authorities_above_are_named_by_their_key_and_there_must_be_one() {
+async fn upstream_authorities_are_named_by_key_and_must_exist() {
     let server = Server::start().await;
-    for (verb, told) in [("taint", "could not taint"), ("revoke", "could not revoke")] {
+    for (verb, message) in [("taint", "could not taint"), ("revoke", "could not revoke")] {
         let missing = server.run(&["upstreamauthority", verb]).await.failed();
         assert_eq!(
             missing,
@@ -487,7 +487,7 @@ async fn authorities_above_are_named_by_their_key_and_there_must_be_one() {
             .failed();
         assert!(
             alone.starts_with(&format!(
-                "Error: {told} X.509 upstream authority: rpc error: code = "
+                "Error: {message} X.509 upstream authority: rpc error: code = "
             )),
             "{alone}"
         );

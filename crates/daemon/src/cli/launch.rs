@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use countersign_config::{InvalidConfig, Warning};
+use countersign_transport::error::Chain;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Exit, Output, Printer};
@@ -95,7 +96,7 @@ impl Launch<'_> {
 
 /// Says what is wrong with a configuration that nothing can be started with.
 pub fn refuse(printer: &mut Printer, error: &InvalidConfig) -> ExitCode {
-    printer.error_text(&format!("{error}\n"));
+    printer.error_text(&format!("{}\n", Chain(error)));
     hint(printer, error);
     printer.exit(Exit::Configuration)
 }
@@ -121,13 +122,14 @@ pub fn validated(
             printer.exit(Exit::Success)
         }
         (Err(error), Output::Json) => {
-            let errors: Vec<_> = error.to_string().lines().map(str::to_owned).collect();
+            let findings = Chain(&error).to_string();
+            let errors: Vec<_> = findings.lines().map(str::to_owned).collect();
             printer.line(serde_json::json!({ "valid": false, "errors": errors }));
             printer.exit(Exit::Failure)
         }
         (Err(error), Output::Pretty) => {
             // One finding stands behind the colon, as SPIRE prints it; several have lines of their own.
-            let findings = error.to_string();
+            let findings = Chain(&error).to_string();
             let gap = if findings.contains('\n') { "\n" } else { " " };
             printer.error_text(&format!(
                 "SPIRE {daemon} configuration file is invalid:{gap}{findings}\n"

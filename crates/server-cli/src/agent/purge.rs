@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use clap::Args;
 use countersign_config::parse_duration;
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_daemon::cli::Printer;
 use countersign_identity::UnixTime;
 use countersign_proto::spire::api::server::agent::v1::{
     DeleteAgentRequest, ListAgentsRequest, list_agents_request,
 };
 use countersign_proto::spire::api::types;
+use countersign_transport::error::Chain;
 use countersign_transport::{Clock as _, SystemClock};
 
-use crate::client::{Client, SocketFlag};
-use crate::error::CommandError;
+use crate::client::{CallFlags, Client};
+use crate::error::{CommandError, During as _};
 use crate::flag::{id_text, plural};
 
 /// `agent purge`.
 #[derive(Debug, Args)]
-pub(crate) struct Purge {
+pub(crate) struct PurgeAgents {
     /// Amount of time that has passed since the agent's SVID has expired. It is used to determine which agents to purge
     #[arg(long = "expiredFor", value_name = "DURATION", default_value = "720h0m0s", value_parser = parse_duration)]
     expired_for: Duration,
@@ -26,41 +27,40 @@ pub(crate) struct Purge {
     #[arg(long = "dryRun")]
     dry_run: bool,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
-/// What became of an agent that is due.
-struct Outcome {
+/// What became of an agent that has been expired for long enough.
+struct Purged {
     id: String,
     deleted: bool,
     error: Option<String>,
 }
 
-impl Purge {
+impl PurgeAgents {
     pub(super) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         let due = self.due(&client).await?;
         let mut outcomes = Vec::with_capacity(due.len());
         for agent in due {
-            let mut outcome = Outcome {
+            let mut outcome = Purged {
                 id: id_text(agent.id.as_ref()),
                 deleted: false,
                 error: None,
             };
             if !self.dry_run {
                 let request = DeleteAgentRequest { id: agent.id };
-                match client.answer(client.agent().delete_agent(request).await) {
+                match client.call(client.agent().delete_agent(request)).await {
                     Ok(()) => outcome.deleted = true,
-                    Err(error) => outcome.error = Some(error.told()),
+                    Err(error) => outcome.error = Some(Chain(&error).to_string()),
                 }
             }
             outcomes.push(outcome);
         }
-        match self.output.output {
-            Output::Json => printer.line(to_json(&outcomes)),
-            Output::Pretty => self.print(printer, &outcomes),
+        if self.flags.json() {
+            printer.line(to_json(&outcomes));
+        } else {
+            self.print(printer, &outcomes);
         }
         Ok(())
     }
@@ -80,10 +80,8 @@ impl Purge {
             }),
             ..Default::default()
         };
-        let listed = client.answer(client.agent().list_agents(request).await);
-        let mut agents = listed
-            .map_err(|e| e.during("failed to list agents"))?
-            .agents;
+        let listed = client.call(client.agent().list_agents(request)).await;
+        let mut agents = listed.during("failed to list agents")?.agents;
         let now = SystemClock.now();
         agents.retain(|agent| {
             let expired = UnixTime::from_i64(agent.x509svid_expires_at);
@@ -92,14 +90,14 @@ impl Purge {
         Ok(agents)
     }
 
-    fn print(&self, printer: &mut Printer, outcomes: &[Outcome]) {
+    fn print(&self, printer: &mut Printer, outcomes: &[Purged]) {
         if outcomes.is_empty() {
             printer.line("No agents to purge.");
             return;
         }
         let found = plural(outcomes.len(), "expired agent", "expired agents");
         printer.line(format_args!("Found {found}\n"));
-        let id = |printer: &mut Printer, outcome: &Outcome| {
+        let id = |printer: &mut Printer, outcome: &Purged| {
             printer.line(format_args!("SPIFFE ID         : {}", outcome.id));
         };
         if self.dry_run {
@@ -124,7 +122,7 @@ impl Purge {
     }
 }
 
-fn to_json(outcomes: &[Outcome]) -> serde_json::Value {
+fn to_json(outcomes: &[Purged]) -> serde_json::Value {
     let agents = outcomes.iter().map(|outcome| {
         let mut agent = serde_json::json!({ "agent_id": outcome.id, "deleted": outcome.deleted });
         if let (Some(error), Some(fields)) = (&outcome.error, agent.as_object_mut()) {

@@ -5,17 +5,20 @@
 //! that is interrupted leaves too much rather than too little; the next run finishes it.
 
 use clap::Args;
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest, ListEntriesRequest,
 };
 use countersign_proto::spire::api::types;
 
-use crate::client::{Client, SocketFlag};
-use crate::error::CommandError;
+use crate::batch::failure;
+use crate::client::{CallFlags, Client};
+use crate::error::{CommandError, During as _};
+use crate::page;
 use plan::{Plan, Relevant};
 use report::{Failed, Outcome};
 
+mod likeness;
 mod plan;
 mod read;
 mod report;
@@ -24,43 +27,40 @@ mod tests;
 
 /// How many entries one request changes.
 const BATCH: usize = 500;
-/// What one page of the server's entries holds.
+/// Entries in one page.
 const PAGE_SIZE: i32 = 500;
-/// After how many entries a word is said about how far it is.
+/// After how many entries the progress is reported.
 const PROGRESS: usize = 10_000;
 
 /// `entry apply`.
 #[derive(Debug, Args)]
-pub(crate) struct Apply {
-    /// File with the entries that there should be, HCL or JSON. If set to '-', read from stdin
+pub(crate) struct ApplyEntries {
+    /// File with the desired entries, in HCL or JSON. If set to '-', read from stdin
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     file: String,
-    /// Also deletes entries of the file's set that are not in the file. The set is what `set = "name"` in the file says;
-    /// its entries are those whose ID begins with that name and a dot, as this command names what it makes for a set
+    /// Also deletes entries of the file's set that are not in the file. `set = "name"` in the file names the set; its
+    /// entries are those with an ID that begins with this name and a dot, as the IDs do that this command makes
     #[arg(long)]
     prune: bool,
     /// Shows what would change, and changes nothing
     #[arg(long = "dryRun")]
     dry_run: bool,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
-impl Apply {
+impl ApplyEntries {
     pub(super) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
         let wanted = read::file(&self.file)?;
         if self.prune && wanted.set.is_none() {
-            return Err(CommandError::usage(
-                "-prune deletes what is missing in the file from the file's set only, and the file names none: \
-                 write `set = \"name\"` into it",
+            return Err(CommandError::Usage(
+                "-prune only deletes entries of the file's set, and the file names none: add `set = \"name\"` to it",
             ));
         }
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         let present = present(&client, &Relevant::of(&wanted), printer).await?;
-        let plan = Plan::new(wanted, present).map_err(CommandError::usage)?;
-        let json = self.output.output == Output::Json;
+        let plan = Plan::new(wanted, present).map_err(CommandError::Conflicts)?;
+        let json = self.flags.json();
         if !json {
             report::differences(printer, &plan, self.prune);
         }
@@ -77,7 +77,8 @@ impl Apply {
         if outcome.failed.is_empty() {
             Ok(())
         } else {
-            Err(CommandError::Items("failed to apply one or more entries"))
+            let (verb, items) = ("apply", "entries");
+            Err(CommandError::Items { verb, items })
         }
     }
 
@@ -92,24 +93,25 @@ impl Apply {
         let total = plan.changes(self.prune);
         for batch in plan.create.chunks(BATCH) {
             create(client, batch, &mut outcome).await?;
-            progress(printer, outcome.done(), batch.len(), total, "changes made");
+            progress(printer, &outcome, batch.len(), total);
         }
         for batch in plan.update.chunks(BATCH) {
             let entries: Vec<_> = batch.iter().map(|update| update.new.clone()).collect();
-            update(client, entries, &mut outcome).await?;
-            progress(printer, outcome.done(), batch.len(), total, "changes made");
+            update(client, &entries, &mut outcome).await?;
+            progress(printer, &outcome, batch.len(), total);
         }
         if !self.prune {
             return Ok(outcome);
         }
+        // After a failure the file's entries may not all be there yet: nothing is taken away before they are.
         if !outcome.failed.is_empty() {
-            outcome.kept = plan.surplus.len();
+            outcome.not_deleted = plan.surplus.len();
             return Ok(outcome);
         }
         for batch in plan.surplus.chunks(BATCH) {
             let ids = batch.iter().map(|entry| entry.id.clone()).collect();
             delete(client, ids, &mut outcome).await?;
-            progress(printer, outcome.done(), batch.len(), total, "changes made");
+            progress(printer, &outcome, batch.len(), total);
         }
         Ok(outcome)
     }
@@ -122,34 +124,39 @@ async fn present(
     printer: &mut Printer,
 ) -> Result<Vec<types::Entry>, CommandError> {
     let mut found = Vec::new();
-    let mut page_token = String::new();
     let mut read = 0;
-    loop {
+    let list = async |page_token| {
         let request = ListEntriesRequest {
             filter: None,
             output_mask: None,
             page_size: PAGE_SIZE,
             page_token,
         };
-        let page = client.answer(client.entry().list_entries(request).await);
-        let page = page.map_err(|e| e.during("error fetching entries"))?;
-        let count = page.entries.len();
-        read += count;
-        if read / PROGRESS > (read - count) / PROGRESS {
+        let page = client.call(client.entry().list_entries(request)).await;
+        let page = page.during("error fetching entries")?;
+        Ok((page.entries, page.next_page_token))
+    };
+    let take = |page: Vec<types::Entry>| {
+        read += page.len();
+        if passes_mark(read, page.len()) {
             printer.error_text(&format!("{read} entries of the server read\n"));
         }
-        found.extend(page.entries.into_iter().filter(|e| relevant.is(e)));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(found);
-        }
+        found.extend(page.into_iter().filter(|entry| relevant.is(entry)));
+    };
+    page::each(list, take).await?;
+    Ok(found)
+}
+
+fn progress(printer: &mut Printer, outcome: &Outcome, batch: usize, total: usize) {
+    let done = outcome.done();
+    if passes_mark(done, batch) {
+        printer.error_text(&format!("{done} of {total} changes made\n"));
     }
 }
 
-fn progress(printer: &mut Printer, done: usize, last: usize, total: usize, what: &str) {
-    if done / PROGRESS > done.saturating_sub(last) / PROGRESS {
-        printer.error_text(&format!("{done} of {total} {what}\n"));
-    }
+/// Whether the last of these many entries were the ones after which progress is reported.
+fn passes_mark(done: usize, last: usize) -> bool {
+    done / PROGRESS > done.saturating_sub(last) / PROGRESS
 }
 
 async fn create(
@@ -161,8 +168,10 @@ async fn create(
         entries: entries.to_vec(),
         output_mask: Some(types::EntryMask::default()),
     };
-    let response = client.answer(client.entry().batch_create_entry(request).await);
-    let response = response.map_err(|e| outcome.interrupted(e))?;
+    let response = client
+        .call(client.entry().batch_create_entry(request))
+        .await;
+    let response = response.map_err(|error| outcome.interrupted(error))?;
     for (asked, result) in entries.iter().zip(response.results) {
         match failure(result.status) {
             None => outcome.created += 1,
@@ -174,16 +183,18 @@ async fn create(
 
 async fn update(
     client: &Client,
-    entries: Vec<types::Entry>,
+    entries: &[types::Entry],
     outcome: &mut Outcome,
 ) -> Result<(), CommandError> {
     let request = BatchUpdateEntryRequest {
-        entries: entries.clone(),
+        entries: entries.to_vec(),
         input_mask: None,
         output_mask: Some(types::EntryMask::default()),
     };
-    let response = client.answer(client.entry().batch_update_entry(request).await);
-    let response = response.map_err(|e| outcome.interrupted(e))?;
+    let response = client
+        .call(client.entry().batch_update_entry(request))
+        .await;
+    let response = response.map_err(|error| outcome.interrupted(error))?;
     for (asked, result) in entries.iter().zip(response.results) {
         match failure(result.status) {
             None => outcome.updated += 1,
@@ -199,12 +210,14 @@ async fn delete(
     outcome: &mut Outcome,
 ) -> Result<(), CommandError> {
     let request = BatchDeleteEntryRequest { ids };
-    let response = client.answer(client.entry().batch_delete_entry(request).await);
-    let response = response.map_err(|e| outcome.interrupted(e))?;
+    let response = client
+        .call(client.entry().batch_delete_entry(request))
+        .await;
+    let response = response.map_err(|error| outcome.interrupted(error))?;
     for result in response.results {
         match failure(result.status) {
             None => outcome.deleted += 1,
-            // Somebody else was faster: it is gone, which is what was wanted.
+            // Another client deleted it in the meantime, which is what was wanted.
             Some(status) if status.code == i32::from(tonic::Code::NotFound) => {
                 outcome.deleted += 1;
             }
@@ -218,12 +231,4 @@ async fn delete(
         }
     }
     Ok(())
-}
-
-fn failure(status: Option<types::Status>) -> Option<types::Status> {
-    let status = status.unwrap_or(types::Status {
-        code: tonic::Code::Unknown.into(),
-        message: "the server said nothing about it".to_owned(),
-    });
-    (status.code != 0).then_some(status)
 }

@@ -3,12 +3,12 @@
 use countersign_proto::spire::api::types;
 use serde::Deserialize;
 
-use crate::error::CommandError;
-use crate::flag;
-use crate::input::{self, refused, shown};
+use crate::error::{CommandError, During as _};
+use crate::flag::{self, InvalidFlag};
+use crate::input::{self, InputError, InvalidInput, shown};
 
 #[derive(Deserialize)]
-struct Entries {
+struct EntriesFile {
     entries: Vec<FileEntry>,
 }
 
@@ -47,25 +47,23 @@ struct FileAttributes {
 }
 
 #[derive(Deserialize)]
-struct Ids {
+struct IdsFile {
     ids: Vec<String>,
 }
 
 /// The entries in a file.
 pub(super) fn entries(path: &str) -> Result<Vec<types::Entry>, CommandError> {
-    let Entries { entries } = read(path)?;
-    let place = |(i, entry)| {
-        to_entry(entry).map_err(|e| e.during(format!("{}: entry {}", shown(path), i + 1)))
-    };
-    entries.into_iter().enumerate().map(place).collect()
+    let EntriesFile { entries } = read(path)?;
+    let read = |(i, entry)| to_entry(entry).during(format!("{}: entry {}", shown(path), i + 1));
+    entries.into_iter().enumerate().map(read).collect()
 }
 
 /// The entry IDs in a file.
-pub(super) fn ids(path: &str) -> Result<Vec<String>, CommandError> {
-    Ok(read::<Ids>(path)?.ids)
+pub(super) fn ids(path: &str) -> Result<Vec<String>, InvalidInput> {
+    Ok(read::<IdsFile>(path)?.ids)
 }
 
-fn to_entry(entry: FileEntry) -> Result<types::Entry, CommandError> {
+fn to_entry(entry: FileEntry) -> Result<types::Entry, InvalidFlag> {
     let selector = |s: FileSelector| types::Selector {
         r#type: s.r#type,
         value: s.value,
@@ -94,14 +92,16 @@ fn to_entry(entry: FileEntry) -> Result<types::Entry, CommandError> {
     })
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &str) -> Result<T, CommandError> {
+fn read<T: for<'de> Deserialize<'de>>(path: &str) -> Result<T, InvalidInput> {
     let text = input::bytes(path)?;
-    serde_json::from_slice(&text).map_err(|e| refused(path, &e.to_string()))
+    serde_json::from_slice(&text).map_err(|error| InputError::Json(error).of(path))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+
+    use countersign_transport::error::Chain;
 
     use super::*;
 
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_told_with_its_name_and_place() {
+    fn a_broken_file_is_refused_with_its_name_and_place() {
         for (text, told) in [
             ("{", "EOF"),
             ("{}", "missing field `entries`"),
@@ -142,7 +142,8 @@ mod tests {
             ),
             (r#"{"entries": [{"admin": "yes"}]}"#, "line 1"),
         ] {
-            let refused = entries_of(text).unwrap_err().to_string();
+            let error = entries_of(text).unwrap_err();
+            let refused = Chain(&error).to_string();
             assert!(refused.contains(told), "{refused}");
         }
         assert!(

@@ -1,15 +1,14 @@
-//! Which entries `show` and `count` mean.
+//! Which entries `show` and `count` select.
 
 use clap::Args;
 use countersign_proto::spire::api::server::entry::v1::list_entries_request;
 use countersign_proto::spire::api::types;
 
-use crate::error::CommandError;
-use crate::flag::{self, Match};
+use crate::flag::{self, InvalidFlag, Match};
 
 /// Conditions that an entry meets, all of them.
 #[derive(Debug, Args)]
-pub(super) struct Filter {
+pub(super) struct EntryFilter {
     /// The parent ID of the records
     #[arg(long = "parentID", value_name = "ID")]
     parent_id: Option<String>,
@@ -36,14 +35,14 @@ pub(super) struct Filter {
     hint: Option<String>,
 }
 
-impl Filter {
+impl EntryFilter {
     /// Whether it names an entry's parent, ID or selectors.
     pub(super) fn is_narrow(&self) -> bool {
         self.parent_id.is_some() || self.spiffe_id.is_some() || !self.selectors.is_empty()
     }
 
     /// As the API takes it.
-    pub(super) fn to_list(&self) -> Result<list_entries_request::Filter, CommandError> {
+    pub(super) fn to_list(&self) -> Result<list_entries_request::Filter, InvalidFlag> {
         let id = |text: &Option<String>| {
             text.as_deref()
                 .filter(|text| !text.is_empty())

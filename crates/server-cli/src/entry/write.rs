@@ -1,7 +1,7 @@
 //! `entry create` and `entry update`.
 
 use clap::Args;
-use countersign_daemon::cli::{Output, OutputFlag, Printer};
+use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, BatchUpdateEntryRequest, GetEntryRequest,
 };
@@ -9,13 +9,15 @@ use countersign_proto::spire::api::types;
 
 use super::file;
 use super::print::print_entry;
-use crate::client::SocketFlag;
-use crate::error::{CommandError, code_name};
+use crate::batch::{Noun, Results, failure};
+use crate::client::{CallFlags, Client};
+use crate::error::{CommandError, During as _};
 use crate::flag::{self, required_id};
 use crate::json;
 
 /// The path of the server's own ID, which is the parent of entries for nodes.
 const SERVER_PATH: &str = "/spire/server";
+const SPIFFE_ID_REQUIRED: &str = "a SPIFFE ID is required";
 
 /// What an entry says, as flags.
 #[derive(Debug, Args)]
@@ -23,7 +25,7 @@ const SERVER_PATH: &str = "/spire/server";
     clippy::struct_excessive_bools,
     reason = "each is a flag of the command line"
 )]
-pub(super) struct EntryFlags {
+struct EntryFlags {
     /// The ID of the registration entry. On create it is optional: if not set, a new one is made
     #[arg(long = "entryID", value_name = "ID")]
     entry_id: Option<String>,
@@ -85,105 +87,94 @@ pub(super) struct EntryFlags {
 
 /// `entry create`.
 #[derive(Debug, Args)]
-pub(crate) struct Create {
+pub(crate) struct CreateEntries {
     #[command(flatten)]
     entry: EntryFlags,
     /// If set, this entry applies to matching nodes rather than to workloads
     #[arg(long)]
     node: bool,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
 /// `entry update`.
 #[derive(Debug, Args)]
-pub(crate) struct Update {
+pub(crate) struct UpdateEntries {
     #[command(flatten)]
     entry: EntryFlags,
     #[command(flatten)]
-    output: OutputFlag,
-    #[command(flatten)]
-    socket: SocketFlag,
+    flags: CallFlags,
 }
 
 impl EntryFlags {
-    fn to_entry(&self, parent_id: types::Spiffeid) -> Result<types::Entry, CommandError> {
+    fn into_entry(self, parent_id: types::Spiffeid) -> Result<types::Entry, CommandError> {
+        let attributes = types::entry::AdditionalAttributes {
+            disable_x509_svid_prefetch: self.disable_x509_svid_prefetch,
+            jwt_svid_include_jti: self.jwt_svid_include_jti,
+        };
         Ok(types::Entry {
-            id: self.entry_id.clone().unwrap_or_default(),
-            spiffe_id: Some(self.spiffe_id()?),
+            id: self.entry_id.unwrap_or_default(),
+            spiffe_id: Some(required_id(self.spiffe_id, SPIFFE_ID_REQUIRED)?),
             parent_id: Some(parent_id),
             selectors: flag::selectors(&self.selectors)?,
             x509_svid_ttl: ttl(self.x509_svid_ttl, "a positive x509-SVID TTL is required")?,
-            federates_with: self.federates_with.clone(),
+            federates_with: self.federates_with,
             admin: self.admin,
             downstream: self.downstream,
             expires_at: self.entry_expiry.unwrap_or_default(),
-            dns_names: self.dns_names.clone(),
+            dns_names: self.dns_names,
             revision_number: 0,
             store_svid: self.store_svid,
             jwt_svid_ttl: ttl(self.jwt_svid_ttl, "a positive JWT-SVID TTL is required")?,
-            hint: self.hint.clone().unwrap_or_default(),
+            hint: self.hint.unwrap_or_default(),
             created_at: 0,
-            additional_attributes: self.has_attributes().then_some(
-                types::entry::AdditionalAttributes {
-                    disable_x509_svid_prefetch: self.disable_x509_svid_prefetch,
-                    jwt_svid_include_jti: self.jwt_svid_include_jti,
-                },
-            ),
+            // Attributes of which none is set are left out, as SPIRE leaves them out.
+            additional_attributes: Some(attributes).filter(|set| *set != Default::default()),
         })
     }
 
     fn need_selectors(&self) -> Result<(), CommandError> {
         if self.selectors.is_empty() {
-            return Err(CommandError::usage("at least one selector is required"));
+            return Err(CommandError::Usage("at least one selector is required"));
         }
         Ok(())
     }
-
-    fn spiffe_id(&self) -> Result<types::Spiffeid, CommandError> {
-        required_id(self.spiffe_id.as_deref(), "a SPIFFE ID is required")
-    }
-
-    const fn has_attributes(&self) -> bool {
-        self.disable_x509_svid_prefetch || self.jwt_svid_include_jti
-    }
 }
 
-fn ttl(secs: Option<i32>, negative: &str) -> Result<i32, CommandError> {
+fn ttl(secs: Option<i32>, negative: &'static str) -> Result<i32, CommandError> {
     match secs.unwrap_or_default() {
-        secs if secs < 0 => Err(CommandError::usage(negative)),
+        secs if secs < 0 => Err(CommandError::Usage(negative)),
         secs => Ok(secs),
     }
 }
 
-impl Create {
-    pub(super) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let entries = match &self.entry.data {
-            Some(path) => file::entries(path)?,
-            None => vec![self.entry.to_entry(self.parent_id()?)?],
+impl CreateEntries {
+    pub(super) async fn run(mut self, printer: &mut Printer) -> Result<(), CommandError> {
+        let entries = match self.entry.data.take() {
+            Some(path) => file::entries(&path)?,
+            None => {
+                let parent_id = self.parent_id()?;
+                vec![self.entry.into_entry(parent_id)?]
+            }
         };
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         let request = BatchCreateEntryRequest {
             entries: entries.clone(),
             output_mask: None,
         };
-        let mut response = client.answer(client.entry().batch_create_entry(request).await)?;
+        let mut response = client
+            .call(client.entry().batch_create_entry(request))
+            .await?;
         for (result, asked) in response.results.iter_mut().zip(entries) {
-            if failed(result.status.as_ref()) {
+            if failure(result.status.clone()).is_some() {
                 result.entry = Some(asked);
             }
         }
-        if self.output.output == Output::Json {
-            return json::print(
-                printer,
-                "spire.api.server.entry.v1.BatchCreateEntryResponse",
-                &response,
-            );
+        if self.flags.json() {
+            return Ok(json::print(printer, &response)?);
         }
         let results = response.results.into_iter().map(|r| (r.status, r.entry));
-        tell(printer, results, "create")
+        report(printer, results, "create")
     }
 
     fn parent_id(&self) -> Result<types::Spiffeid, CommandError> {
@@ -191,120 +182,98 @@ impl Create {
         flags.need_selectors()?;
         if self.node {
             if !flags.federates_with.is_empty() {
-                return Err(CommandError::usage("node entries can not federate"));
+                return Err(CommandError::Usage("node entries can not federate"));
             }
             return Ok(types::Spiffeid {
                 path: SERVER_PATH.into(),
-                ..flags.spiffe_id()?
+                ..required_id(flags.spiffe_id.clone(), SPIFFE_ID_REQUIRED)?
             });
         }
-        required_id(
-            flags.parent_id.as_deref(),
+        let parent_id = required_id(
+            flags.parent_id.clone(),
             "a parent ID is required if the node flag is not set",
-        )
+        );
+        Ok(parent_id?)
     }
 }
 
-impl Update {
-    pub(super) async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let mut entries = match &self.entry.data {
-            Some(path) => file::entries(path)?,
-            None => vec![self.entry()?],
+impl UpdateEntries {
+    pub(super) async fn run(mut self, printer: &mut Printer) -> Result<(), CommandError> {
+        let file = self.entry.data.take();
+        let from_flags = file.is_none();
+        let mut entries = match file {
+            Some(path) => file::entries(&path)?,
+            None => vec![entry(self.entry)?],
         };
-        let client = self.socket.connect().await?;
+        let client = self.flags.connect().await?;
         if let [entry] = entries.as_mut_slice()
-            && self.entry.data.is_none()
-            && self.entry.has_attributes()
+            && from_flags
         {
-            // The API replaces the attributes as a whole; the flags set one or the other.
-            let request = GetEntryRequest {
-                id: entry.id.clone(),
-                output_mask: None,
-            };
-            let present = client.answer(client.entry().get_entry(request).await);
-            let present = present.map_err(|e| {
-                e.during("failed to fetch existing entry to merge additional attributes")
-            })?;
-            keep_attributes(entry, present.additional_attributes.unwrap_or_default());
+            add_present_attributes(&client, entry).await?;
         }
         let request = BatchUpdateEntryRequest {
             entries: entries.clone(),
             input_mask: None,
             output_mask: None,
         };
-        let mut response = client.answer(client.entry().batch_update_entry(request).await)?;
+        let mut response = client
+            .call(client.entry().batch_update_entry(request))
+            .await?;
         for (result, asked) in response.results.iter_mut().zip(entries) {
-            if failed(result.status.as_ref()) {
+            if failure(result.status.clone()).is_some() {
                 result.entry = Some(asked);
             }
         }
-        if self.output.output == Output::Json {
-            return json::print(
-                printer,
-                "spire.api.server.entry.v1.BatchUpdateEntryResponse",
-                &response,
-            );
+        if self.flags.json() {
+            return Ok(json::print(printer, &response)?);
         }
         let results = response.results.into_iter().map(|r| (r.status, r.entry));
-        tell(printer, results, "update")
-    }
-
-    fn entry(&self) -> Result<types::Entry, CommandError> {
-        if self
-            .entry
-            .entry_id
-            .as_deref()
-            .unwrap_or_default()
-            .is_empty()
-        {
-            return Err(CommandError::usage("entry ID is required"));
-        }
-        self.entry.need_selectors()?;
-        let parent_id = required_id(self.entry.parent_id.as_deref(), "a parent ID is required")?;
-        self.entry.to_entry(parent_id)
+        report(printer, results, "update")
     }
 }
 
-fn keep_attributes(entry: &mut types::Entry, present: types::entry::AdditionalAttributes) {
-    let asked = entry.additional_attributes.unwrap_or_default();
-    entry.additional_attributes = Some(types::entry::AdditionalAttributes {
-        disable_x509_svid_prefetch: asked.disable_x509_svid_prefetch
-            || present.disable_x509_svid_prefetch,
-        jwt_svid_include_jti: asked.jwt_svid_include_jti || present.jwt_svid_include_jti,
-    });
+fn entry(mut flags: EntryFlags) -> Result<types::Entry, CommandError> {
+    flags.entry_id = Some(flag::required(flags.entry_id, "entry ID is required")?);
+    flags.need_selectors()?;
+    let parent_id = required_id(flags.parent_id.take(), "a parent ID is required")?;
+    flags.into_entry(parent_id)
 }
 
-fn failed(status: Option<&types::Status>) -> bool {
-    status.is_none_or(|status| status.code != 0)
+/// Adds the attributes that the server's entry has: the API replaces them as a whole, and each flag sets only one.
+async fn add_present_attributes(
+    client: &Client,
+    entry: &mut types::Entry,
+) -> Result<(), CommandError> {
+    let Some(asked) = &mut entry.additional_attributes else {
+        return Ok(());
+    };
+    let request = GetEntryRequest {
+        id: entry.id.clone(),
+        output_mask: None,
+    };
+    let present = client.call(client.entry().get_entry(request)).await;
+    let present =
+        present.during("failed to fetch existing entry to merge additional attributes")?;
+    let present = present.additional_attributes.unwrap_or_default();
+    asked.disable_x509_svid_prefetch |= present.disable_x509_svid_prefetch;
+    asked.jwt_svid_include_jti |= present.jwt_svid_include_jti;
+    Ok(())
 }
 
 /// Prints what became of each entry for people, and fails if one failed. As JSON the statuses say it, and the exit code
 /// doesn't: so it is with SPIRE, whose scripts read them.
-fn tell(
+fn report(
     printer: &mut Printer,
     results: impl Iterator<Item = (Option<types::Status>, Option<types::Entry>)>,
     verb: &'static str,
 ) -> Result<(), CommandError> {
-    let mut failures = String::new();
-    for (status, entry) in results {
-        let entry = print_entry(&entry.unwrap_or_default());
-        if failed(status.as_ref()) {
-            let status = status.unwrap_or_default();
-            let code = code_name(tonic::Code::from_i32(status.code));
-            failures.push_str(&format!(
-                "Failed to {verb} the following entry (code: {code}, msg: {:?}):\n{entry}",
-                status.message
-            ));
-        } else {
-            printer.text(&entry);
-        }
+    let results = results.map(|(status, entry)| (status, entry.unwrap_or_default()));
+    let results: Results<_> = results.collect();
+    for entry in &results.succeeded {
+        printer.text(&print_entry(entry));
     }
-    if failures.is_empty() {
-        return Ok(());
-    }
-    printer.error_text(&failures);
-    Err(CommandError::Items(match verb {
-        "create" => "failed to create one or more entries",
-        _ => "failed to update one or more entries",
-    }))
+    let noun = Noun("entry", "entries");
+    results.fail_if_any_failed(verb, noun, print_entry, |failure| {
+        printer.error_text(failure);
+    })
 }

@@ -17,7 +17,7 @@ async fn only_agents_that_expired_and_can_attest_again_are_purged() {
 }
 
 #[tokio::test]
-async fn agents_are_told_of_when_there_are_none() {
+async fn an_empty_list_of_agents_says_so() {
     let server = Server::start().await;
     assert_eq!(
         server.run(&["agent", "list"]).await.good(),
@@ -37,9 +37,9 @@ async fn agents_are_told_of_when_there_are_none() {
     );
     let id = "spiffe://example.org/spire/agent/join_token/t";
     for verb in ["show", "evict", "ban"] {
-        let told = server.run(&["agent", verb, "-spiffeID", id]).await.failed();
+        let message = server.run(&["agent", verb, "-spiffeID", id]).await.failed();
         assert_eq!(
-            told,
+            message,
             "Error: rpc error: code = NotFound desc = agent not found\n"
         );
     }

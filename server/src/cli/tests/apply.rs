@@ -101,14 +101,14 @@ async fn what_differs_is_updated_in_place_and_what_others_made_stays() {
     ];
     server.run(&other).await.good();
     let file = File::new(&["set = \"team\"\n", PLANNER, CODER].concat());
-    let told = file.apply(&server, &["-prune"]).await.good();
+    let message = file.apply(&server, &["-prune"]).await.good();
     assert!(
-        told.contains("~ update spiffe://example.org/planner (by-hand)\n"),
-        "{told}"
+        message.contains("~ update spiffe://example.org/planner (by-hand)\n"),
+        "{message}"
     );
     assert!(
-        told.contains("    hint                   old -> (none)\n"),
-        "{told}"
+        message.contains("    hint                   old -> (none)\n"),
+        "{message}"
     );
     let entries = shown(&server).await;
     let of = |path: &str| {
@@ -161,12 +161,12 @@ async fn pruning_takes_what_the_set_made_and_nothing_else() {
 #[tokio::test]
 async fn a_file_without_a_set_prunes_nothing() {
     let server = Server::start().await;
-    let told = File::new(PLANNER).apply(&server, &["-prune"]).await;
-    assert_eq!(told.exit, ExitCode::FAILURE);
+    let message = File::new(PLANNER).apply(&server, &["-prune"]).await;
+    assert_eq!(message.exit, ExitCode::FAILURE);
     assert!(
-        told.err().contains("write `set = \"name\"` into it"),
+        message.err().contains("add `set = \"name\"` to it"),
         "{}",
-        told.err()
+        message.err()
     );
     assert_eq!(shown(&server).await.len(), 0);
     server.stop().await;
@@ -180,9 +180,9 @@ async fn nothing_is_deleted_after_something_failed() {
     // This trust domain's bundle is not there, so the server refuses the entry.
     let coder = CODER.replace("x509_svid_ttl = 60", "federates_with = [\"nobody.org\"]");
     file.write(&["set = \"team\"\n", &coder].concat());
-    let told = file.apply(&server, &["-prune"]).await;
-    assert_eq!(told.exit, ExitCode::FAILURE);
-    let err = told.err();
+    let message = file.apply(&server, &["-prune"]).await;
+    assert_eq!(message.exit, ExitCode::FAILURE);
+    let err = message.err();
     assert!(
         err.contains("Failed to create spiffe://example.org/coder (team."),
         "{err}"
@@ -194,19 +194,20 @@ async fn nothing_is_deleted_after_something_failed() {
 }
 
 #[tokio::test]
-async fn an_id_that_another_entry_stands_in_the_way_of_is_told_before_anything_is_changed() {
+async fn conflicting_ids_are_reported_before_anything_is_changed() {
     let server = Server::start().await;
     File::new(PLANNER).apply(&server, &[]).await.good();
     let named = PLANNER.replace("entry {", "entry {\n    id = \"mine\"");
-    let told = File::new(&[CODER, &named].concat())
+    let message = File::new(&[CODER, &named].concat())
         .apply(&server, &[])
         .await;
-    assert_eq!(told.exit, ExitCode::FAILURE);
+    assert_eq!(message.exit, ExitCode::FAILURE);
     assert!(
-        told.err()
+        message
+            .err()
             .contains("spiffe://example.org/planner (ID mine): the server has an entry"),
         "{}",
-        told.err()
+        message.err()
     );
     assert_eq!(shown(&server).await.len(), 1);
     server.stop().await;

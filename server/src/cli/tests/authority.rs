@@ -47,8 +47,8 @@ async fn a_token_is_minted_to_the_output_or_to_a_file_of_this_user() {
 
     let capped = mint(&[WORKLOAD[0], WORKLOAD[1], "-audience", "a", "-ttl", "48h"]).await;
     assert_eq!(capped.exit, ExitCode::SUCCESS);
-    let told = "JWT-SVID lifetime was capped shorter than specified ttl; expires \"";
-    assert!(capped.err().starts_with(told), "{}", capped.err());
+    let message = "JWT-SVID lifetime was capped shorter than specified ttl; expires \"";
+    assert!(capped.err().starts_with(message), "{}", capped.err());
 
     for (flags, error) in [
         (&["-audience", "a"][..], "spiffeID must be specified"),

@@ -88,17 +88,17 @@ async fn a_batch_that_fails_in_part_says_which() {
     let server = Server::start().await;
     server.run(&CREATE).await.good();
     let again = server.run(&CREATE).await;
-    let told = again.failed();
+    let message = again.failed();
     assert!(
-        told.starts_with(
+        message.starts_with(
             "Failed to create the following entry (code: AlreadyExists, msg: \"similar entry already exists\"):\n\
              Entry ID                : planner\n"
         ),
-        "{told}"
+        "{message}"
     );
     assert!(
-        told.ends_with("Error: failed to create one or more entries\n"),
-        "{told}"
+        message.ends_with("Error: failed to create one or more entries\n"),
+        "{message}"
     );
 
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -106,12 +106,12 @@ async fn a_batch_that_fails_in_part_says_which() {
     let deleted = server
         .run(&["entry", "delete", "-file", file.path().to_str().unwrap()])
         .await;
-    let told = deleted.failed();
+    let message = deleted.failed();
     assert!(
-        told.contains(
+        message.contains(
             "Failed to delete entry with ID nobody (code: NotFound, msg: \"entry not found\")\n"
         ),
-        "{told}"
+        "{message}"
     );
     assert!(
         deleted

@@ -1,51 +1,13 @@
-//! What must change so that the server has what the file says.
+//! What must change so that the server has the entries of the file.
 
 use std::collections::{HashMap, HashSet};
 
-use aws_lc_rs::digest;
 use countersign_proto::spire::api::types;
 
+use super::likeness::Likeness;
 use super::read::Wanted;
+use crate::error::{Conflict, Conflicts};
 use crate::flag::id_text;
-
-/// What makes entries alike: SPIFFE ID, parent and the set of selectors.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Likeness {
-    spiffe_id: String,
-    parent_id: String,
-    selectors: Vec<(String, String)>,
-}
-
-impl Likeness {
-    pub(super) fn of(entry: &types::Entry) -> Self {
-        let pair = |s: &types::Selector| (s.r#type.clone(), s.value.clone());
-        let mut selectors: Vec<_> = entry.selectors.iter().map(pair).collect();
-        selectors.sort_unstable();
-        Self {
-            spiffe_id: id_text(entry.spiffe_id.as_ref()),
-            parent_id: id_text(entry.parent_id.as_ref()),
-            selectors,
-        }
-    }
-
-    /// The ID of an entry that is made for a set: the same each time, so that a second run finds what the first made.
-    fn id_in(&self, set: &str) -> String {
-        let mut hash = digest::Context::new(&digest::SHA256);
-        let mut part = |text: &str| {
-            hash.update(&text.len().to_be_bytes());
-            hash.update(text.as_bytes());
-        };
-        part(&self.spiffe_id);
-        part(&self.parent_id);
-        for (kind, value) in &self.selectors {
-            part(kind);
-            part(value);
-        }
-        let hash = hash.finish();
-        let hex = hash.as_ref().iter().take(16);
-        hex.fold(format!("{set}."), |text, byte| format!("{text}{byte:02x}"))
-    }
-}
 
 /// Which entries of the server matter for a file; a server may have many others.
 pub(super) struct Relevant {
@@ -93,7 +55,7 @@ pub(super) struct Plan {
     pub(super) set: Option<String>,
     pub(super) create: Vec<types::Entry>,
     pub(super) update: Vec<Update>,
-    /// Entries of the set that the file does not have; deleted only if that was asked for.
+    /// Entries of the set that the file does not have; deleted only with `-prune`.
     pub(super) surplus: Vec<types::Entry>,
     /// How many are as they should be.
     pub(super) unchanged: usize,
@@ -102,7 +64,7 @@ pub(super) struct Plan {
 impl Plan {
     /// # Errors
     /// Entries of the file that can't be made, each with the reason.
-    pub(super) fn new(wanted: Wanted, present: Vec<types::Entry>) -> Result<Self, String> {
+    pub(super) fn new(wanted: Wanted, present: Vec<types::Entry>) -> Result<Self, Conflicts> {
         let Wanted { set, entries } = wanted;
         let mut plan = Self::default();
         let mut conflicts = Vec::new();
@@ -113,16 +75,15 @@ impl Plan {
             match present.take(&entry, asked) {
                 Found::None => plan.create.push(entry),
                 Found::One(old) => plan.compare(*old, entry),
-                Found::Other(id) => conflicts.push(format!(
-                    "{} (ID {}): the server has an entry with the same SPIFFE ID, parent and selectors, with the ID {id}: \
-                     name that one, or delete it",
-                    id_text(entry.spiffe_id.as_ref()),
-                    entry.id
-                )),
+                Found::Other(present) => conflicts.push(Conflict {
+                    spiffe_id: id_text(entry.spiffe_id.as_ref()),
+                    id: entry.id,
+                    present,
+                }),
             }
         }
         if !conflicts.is_empty() {
-            return Err(format!("nothing was changed:\n{}", conflicts.join("\n")));
+            return Err(Conflicts(conflicts));
         }
         if let Some(set) = &set {
             plan.surplus = present.left_in(&prefix(set));
@@ -164,7 +125,7 @@ fn with_id(entry: types::Entry, set: Option<&str>) -> types::Entry {
     }
 }
 
-/// Lists without order in order, and attributes that say nothing left out, as files are read too.
+/// Sorts lists whose order means nothing and leaves out attributes of which none is set, as reading a file does.
 fn normal(mut entry: types::Entry) -> types::Entry {
     entry
         .selectors
@@ -184,7 +145,7 @@ struct Present {
 enum Found {
     None,
     One(Box<types::Entry>),
-    /// Another one is in the way.
+    /// The server has it with this ID, and the file gives another.
     Other(String),
 }
 
@@ -199,8 +160,8 @@ impl Present {
         Self { by_id, alike }
     }
 
-    /// The entry that an entry of the file means: the one with its ID if the file gives one, else one that is alike, else
-    /// the one that an earlier run made for it.
+    /// The entry that an entry of the file stands for: the one with its ID if the file gives one, else one that is alike,
+    /// else the one that an earlier run made for it.
     fn take(&mut self, entry: &types::Entry, asked: bool) -> Found {
         let alike = self.alike.get(&Likeness::of(entry));
         let alike = alike.and_then(|ids| ids.iter().find(|id| self.by_id.contains_key(*id)));
@@ -216,7 +177,7 @@ impl Present {
         }
     }
 
-    /// What nothing in the file means.
+    /// The entries of a set that no entry of the file stands for.
     fn left_in(self, prefix: &str) -> Vec<types::Entry> {
         let mut left: Vec<_> = self
             .by_id

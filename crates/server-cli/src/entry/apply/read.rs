@@ -1,4 +1,4 @@
-//! The file: which entries there should be. All that is wrong with it is told at once, each with its place.
+//! The file: which entries there should be. Everything that is wrong with it is reported together, each with its place.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -6,11 +6,13 @@ use std::path::Path;
 
 use countersign_config::{Document, Element, InvalidConfig, Limits, Position, Section};
 use countersign_identity::entry::{DnsName, EntryId, MAX_HINT_LEN};
+use countersign_identity::spiffe_id::InvalidId;
 use countersign_identity::{Selector, SpiffeId, TrustDomain};
 use countersign_proto::spire::api::types;
 
-use super::plan::Likeness;
+use super::likeness::Likeness;
 use crate::error::CommandError;
+use crate::input::{InputError, STDIN};
 
 /// The longest file, in bytes, and how many keys it may have: some 100,000 entries.
 const LIMITS: Limits = Limits {
@@ -19,13 +21,11 @@ const LIMITS: Limits = Limits {
 };
 /// The longest name of a set, in bytes.
 const MAX_SET_LEN: usize = 64;
-/// Stands for standard input.
-const STDIN: &str = "-";
 
 /// What a file says.
 #[derive(Debug)]
 pub(super) struct Wanted {
-    /// The name that the entries' IDs begin with which this command makes.
+    /// The name that begins the IDs that this command makes.
     pub(super) set: Option<String>,
     /// In the order of the file. Those without an ID have an empty one.
     pub(super) entries: Vec<types::Entry>,
@@ -39,27 +39,18 @@ pub(super) fn file(path: &str) -> Result<Wanted, CommandError> {
         let read = std::io::stdin()
             .take(limit.saturating_add(1))
             .read_to_string(&mut text);
-        read.map_err(|error| CommandError::File {
-            path: Path::new(path).to_owned(),
-            why: error.to_string(),
-        })?;
+        read.map_err(|error| InputError::Read(error).of(path))?;
         Document::parse_within(LIMITS, "stdin", &text, countersign_config::ENTRY_FILE_KEYS)
     } else {
         Document::load_within(LIMITS, Path::new(path), countersign_config::ENTRY_FILE_KEYS)
     };
-    document.and_then(wanted).map_err(|e| refused(&e))
+    document.and_then(wanted).map_err(CommandError::EntryFile)
 }
 
 /// Reads a text; `file` is only its name in messages.
 #[cfg(test)]
-pub(super) fn text(file: &str, text: &str) -> Result<Wanted, String> {
-    Document::parse_within(LIMITS, file, text, countersign_config::ENTRY_FILE_KEYS)
-        .and_then(wanted)
-        .map_err(|e| e.to_string())
-}
-
-fn refused(error: &InvalidConfig) -> CommandError {
-    CommandError::usage(format!("nothing was changed:\n{error}"))
+pub(super) fn text(file: &str, text: &str) -> Result<Wanted, InvalidConfig> {
+    Document::parse_within(LIMITS, file, text, countersign_config::ENTRY_FILE_KEYS).and_then(wanted)
 }
 
 fn wanted(document: Document) -> Result<Wanted, InvalidConfig> {
@@ -85,17 +76,38 @@ fn wanted(document: Document) -> Result<Wanted, InvalidConfig> {
     Ok(wanted)
 }
 
-fn set_name(text: &str) -> Result<String, String> {
+/// A set's name, which begins the IDs of its entries, is too long or has other characters than an ID may have.
+#[derive(Debug, thiserror::Error)]
+#[error("a set's name has at most {MAX_SET_LEN} letters, digits, dashes and underscores")]
+struct InvalidSetName;
+
+fn set_name(text: &str) -> Result<String, InvalidSetName> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     if text.len() > MAX_SET_LEN || !text.bytes().all(plain) {
-        return Err(format!(
-            "a set's name has at most {MAX_SET_LEN} letters, digits, dashes and underscores"
-        ));
+        return Err(InvalidSetName);
     }
     Ok(text.to_owned())
 }
 
-/// Where each entry stands, so that none is there twice.
+/// Why a SPIFFE ID can't be an entry's.
+#[derive(Debug, thiserror::Error)]
+enum InvalidWorkloadId {
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    #[error("the path must not be empty, /spire or below /spire/")]
+    Reserved,
+}
+
+fn workload_id(text: &str) -> Result<SpiffeId, InvalidWorkloadId> {
+    let id = SpiffeId::parse(text)?;
+    if id.is_workload() {
+        Ok(id)
+    } else {
+        Err(InvalidWorkloadId::Reserved)
+    }
+}
+
+/// The positions of the entries read so far, to find one that is there twice.
 #[derive(Default)]
 struct Seen {
     ids: HashMap<String, Position>,
@@ -123,7 +135,7 @@ impl Seen {
     }
 }
 
-/// One entry; `None` if it can't be compared with others. All that is wrong with it has been noted.
+/// One entry; `None` if it can't be compared with others. Everything that is wrong with it has been noted.
 fn entry(section: &Section<'_>) -> Option<types::Entry> {
     section.require(&["spiffe_id", "parent_id"]);
     let id = one_of(section, "id", "entry_id", |key| {
@@ -137,14 +149,7 @@ fn entry(section: &Section<'_>) -> Option<types::Entry> {
         i32::try_from(seconds.unwrap_or_default()).unwrap_or_default()
     };
     let flag = |key: &str| section.bool(key).unwrap_or_default();
-    let spiffe_id = section.parsed("spiffe_id", |text| {
-        let id = SpiffeId::parse(text).map_err(|e| e.to_string())?;
-        if id.is_workload() {
-            Ok(id)
-        } else {
-            Err("the path must not be empty, /spire or below /spire/".to_owned())
-        }
-    });
+    let spiffe_id = section.parsed("spiffe_id", workload_id);
     let parent_id = section.parsed("parent_id", SpiffeId::parse);
     let selectors = selectors(section);
     let store_svid = flag("store_svid");

@@ -1,11 +1,12 @@
-//! What `entry apply` prints: the difference between server and file, and what was made of it.
+//! What `entry apply` prints: the difference between server and file, and what was changed.
 
 use countersign_daemon::cli::{Printer, Style};
 use countersign_proto::spire::api::types;
 use serde_json::{Map, Value, json};
 
 use super::plan::{Plan, Update};
-use crate::error::{CommandError, code_name};
+use crate::batch::status_text;
+use crate::error::CommandError;
 use crate::flag::{id_text, plural};
 
 /// What was done.
@@ -15,7 +16,7 @@ pub(super) struct Outcome {
     pub(super) updated: usize,
     pub(super) deleted: usize,
     /// Not deleted, because something else failed before.
-    pub(super) kept: usize,
+    pub(super) not_deleted: usize,
     pub(super) failed: Vec<Failed>,
 }
 
@@ -35,10 +36,6 @@ impl Failed {
             status,
         }
     }
-
-    fn code(&self) -> &'static str {
-        code_name(tonic::Code::from_i32(self.status.code))
-    }
 }
 
 impl Outcome {
@@ -46,7 +43,7 @@ impl Outcome {
         self.created + self.updated + self.deleted + self.failed.len()
     }
 
-    /// The error of a run that could not go on.
+    /// The error of a run that stopped before its end.
     pub(super) fn interrupted(&self, error: CommandError) -> CommandError {
         let Self {
             created,
@@ -54,13 +51,17 @@ impl Outcome {
             deleted,
             ..
         } = self;
-        error.during(format!(
-            "stopped after {created} created, {updated} updated, {deleted} deleted; run it again to finish"
-        ))
+        CommandError::During {
+            doing: format!(
+                "stopped after {created} created, {updated} updated, {deleted} deleted; run it again to finish"
+            )
+            .into(),
+            source: Box::new(error),
+        }
     }
 }
 
-/// `spiffe://td/path (ID)`, as far as known.
+/// `spiffe://td/path (ID)`, as far as it is known.
 fn name(entry: &types::Entry) -> String {
     let spiffe_id = id_text(entry.spiffe_id.as_ref());
     match (spiffe_id.is_empty(), entry.id.is_empty()) {
@@ -123,17 +124,16 @@ pub(super) fn outcome(printer: &mut Printer, outcome: &Outcome, dry_run: bool) {
     }
     for failed in &outcome.failed {
         printer.error_text(&format!(
-            "Failed to {} {} (code: {}, msg: {:?})\n",
+            "Failed to {} {} ({})\n",
             failed.verb,
             failed.name,
-            failed.code(),
-            failed.status.message
+            status_text(&failed.status)
         ));
     }
-    if outcome.kept > 0 {
-        let kept = plural(outcome.kept, "entry was", "entries were");
+    if outcome.not_deleted > 0 {
+        let entries = plural(outcome.not_deleted, "entry was", "entries were");
         printer.error_text(&format!(
-            "{kept} not deleted, because something else failed before\n"
+            "{entries} not deleted, because something else failed before\n"
         ));
     }
     printer.line(format_args!(
@@ -197,7 +197,7 @@ pub(super) fn json(
             "created": outcome.created,
             "updated": outcome.updated,
             "deleted": outcome.deleted,
-            "not_deleted": outcome.kept,
+            "not_deleted": outcome.not_deleted,
             "failed": outcome.failed.iter().map(failed).collect::<Vec<_>>(),
         },
     }));

@@ -1,4 +1,4 @@
-//! Files, and what is told about those that are wrong. What is done with a server is tested with one, in `cli/tests`.
+//! Files, and what is reported about those that are wrong. The tests with a server are the server's, in `cli/tests`.
 
 use super::read::{Wanted, text};
 use crate::flag::id_text;
@@ -72,7 +72,7 @@ fn the_files_of_entry_create_are_read_too() {
 }
 
 #[test]
-fn everything_wrong_is_told_at_once_with_its_place() {
+fn all_faults_are_reported_together_with_their_places() {
     let told = text(
         "entries.hcl",
         r#"
@@ -94,7 +94,8 @@ entry {
 }
 "#,
     )
-    .unwrap_err();
+    .unwrap_err()
+    .to_string();
     for (place, part) in [
         ("entries.hcl:2:", "set: a set's name"),
         ("entries.hcl:4:", "entry.parent_id is required"),
@@ -104,7 +105,10 @@ entry {
         ),
         ("entries.hcl:5:", "selectors: \"unix\": "),
         ("entries.hcl:5:", "unix:uid:1 is repeated"),
-        ("entries.hcl:6:", "x509_svid_ttl: a whole number from 0"),
+        (
+            "entries.hcl:6:",
+            "x509_svid_ttl: must be a whole number from 0",
+        ),
         ("entries.hcl:11:", "selectors: at least one selector"),
         (
             "entries.hcl:12:",
@@ -124,7 +128,7 @@ entry {
 }
 
 #[test]
-fn no_entry_stands_twice() {
+fn no_entry_is_there_twice() {
     let entry = |id: &str, selectors: &str| {
         format!(
             "entry {{\n  id = \"{id}\"\n  spiffe_id = \"spiffe://td/a\"\n  parent_id = \"spiffe://td/p\"\n  selectors = {selectors}\n}}\n"
@@ -132,13 +136,13 @@ fn no_entry_stands_twice() {
     };
     let same = r#"["a:1", "a:2"]"#;
     let alike = entry("x", same) + &entry("y", r#"["a:2", "a:1"]"#);
-    let told = text("f", &alike).unwrap_err();
+    let told = text("f", &alike).unwrap_err().to_string();
     assert!(
         told.contains("f:9:15: entry.spiffe_id: the entry on line 3 has the same SPIFFE ID"),
         "{told}"
     );
     let twice = entry("x", same) + &entry("x", r#"["a:3"]"#);
-    let told = text("f", &twice).unwrap_err();
+    let told = text("f", &twice).unwrap_err().to_string();
     assert!(
         told.contains("f:8:8: entry.id: the entry on line 3 has this ID"),
         "{told}"
@@ -148,7 +152,7 @@ fn no_entry_stands_twice() {
 #[test]
 fn a_file_without_entries_says_nothing() {
     for empty in ["", "set = \"x\"", "entries = []"] {
-        let told = text("f", empty).unwrap_err();
+        let told = text("f", empty).unwrap_err().to_string();
         assert!(told.contains("the file has no entries"), "{told}");
     }
 }
