@@ -4,7 +4,7 @@ use bytes::Bytes;
 use countersign_identity::svid::SvidError;
 use countersign_identity::verify::verify_svid;
 use countersign_identity::{Bundle, PrivateKey, SpiffeId, UnixTime, X509Svid};
-use countersign_proto::convert::svid::{InvalidSignedSvid, SignedSvid};
+use countersign_proto::convert::svid::{InvalidReceivedSvid, ReceivedSvid};
 use countersign_proto::spire::api::types;
 
 /// Why the server's answer is not an SVID for the key that was sent.
@@ -15,7 +15,7 @@ pub(crate) enum UnusableSvid {
     Missing,
     /// The message is malformed.
     #[error(transparent)]
-    Message(#[from] InvalidSignedSvid),
+    Message(#[from] InvalidReceivedSvid),
     /// The chain breaks a rule of the X509-SVID standard, or is for another key.
     #[error(transparent)]
     Chain(#[from] SvidError),
@@ -34,7 +34,7 @@ pub(crate) fn from_server(
     svid: Option<types::X509svid>,
     key: PrivateKey,
 ) -> Result<X509Svid, UnusableSvid> {
-    let SignedSvid {
+    let ReceivedSvid {
         id,
         chain,
         expires_at: _,

@@ -124,7 +124,7 @@ const WALLS: &[Wall] = &[
             "issued_ca tls",
             "certificate issue svid",
             "csr jwt verify",
-            "bundle entry federation node public_key",
+            "bundle entry federation node public_key signed_svid",
             "key selector spiffe_id subject time",
         ],
     },

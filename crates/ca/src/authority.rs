@@ -26,10 +26,9 @@ use countersign_identity::csr::{Csr, InvalidCsr, PublicKey};
 use countersign_identity::issue::{IssueError, IssuingCa, Subject, SvidTemplate};
 use countersign_identity::jwt::{JwtIssueError, JwtSigner};
 use countersign_identity::key::{KeyType, PrivateKey};
-use countersign_identity::{Entry, SpiffeId, TrustDomain, UnixTime, X509Svid};
+use countersign_identity::{Entry, SignedSvid, SpiffeId, TrustDomain, UnixTime, X509Svid};
 use countersign_transport::SharedClock;
 use countersign_transport::error::BoxError;
-use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
 
 pub use command::{AuthorityCommand, AuthorityState, CommandError, States};
@@ -73,19 +72,6 @@ pub struct JwtSettings {
     pub svid_ttl: Duration,
     /// The claim `iss`; left out if there is none.
     pub issuer: Option<String>,
-}
-
-/// An X.509-SVID that was just signed.
-#[derive(Clone, Debug)]
-pub struct Issued {
-    /// Whose it is.
-    pub id: SpiffeId,
-    /// The leaf first, then the authority's certificates up to but without the root.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's serial number, in decimal.
-    pub serial: String,
-    /// The leaf's `notAfter`.
-    pub expires_at: UnixTime,
 }
 
 /// One workload's certificate to sign: names and lifetime come from the entry, only the key from the CSR.
@@ -159,7 +145,7 @@ impl Authority {
     ///
     /// # Errors
     /// [`SignError`], by whose fault it is.
-    pub async fn sign_agent(&self, id: &SpiffeId, csr_der: Bytes) -> Result<Issued, SignError> {
+    pub async fn sign_agent(&self, id: &SpiffeId, csr_der: Bytes) -> Result<SignedSvid, SignError> {
         let id = id.clone();
         let shared = Arc::clone(&self.0);
         let signed = self.0.pool.run(move || shared.sign_agent(&id, &csr_der));
@@ -171,7 +157,7 @@ impl Authority {
     pub async fn sign_workloads(
         &self,
         requests: Vec<WorkloadRequest>,
-    ) -> Vec<Result<Issued, SignError>> {
+    ) -> Vec<Result<SignedSvid, SignError>> {
         let mut requests = requests.into_iter();
         let mut jobs = Vec::with_capacity(requests.len().div_ceil(JOB_SIZE));
         loop {
@@ -191,7 +177,7 @@ impl Authority {
         answers
     }
 
-    async fn sign_job(&self, job: Vec<WorkloadRequest>) -> Vec<Result<Issued, SignError>> {
+    async fn sign_job(&self, job: Vec<WorkloadRequest>) -> Vec<Result<SignedSvid, SignError>> {
         let shared = Arc::clone(&self.0);
         let size = job.len();
         match self
@@ -259,7 +245,7 @@ impl Authority {
 }
 
 impl Shared {
-    fn sign_agent(&self, id: &SpiffeId, csr_der: &[u8]) -> Result<Issued, SignError> {
+    fn sign_agent(&self, id: &SpiffeId, csr_der: &[u8]) -> Result<SignedSvid, SignError> {
         let csr = Csr::parse(csr_der)?;
         self.issue(
             &SvidTemplate {
@@ -271,7 +257,7 @@ impl Shared {
         )
     }
 
-    fn sign_workload(&self, request: &WorkloadRequest) -> Result<Issued, SignError> {
+    fn sign_workload(&self, request: &WorkloadRequest) -> Result<SignedSvid, SignError> {
         let csr = Csr::parse(&request.csr_der)?;
         csr.verify_signature()?;
         let entry = &request.entry;
@@ -306,7 +292,7 @@ impl Shared {
         Ok((svid, ca.root_id().to_owned()))
     }
 
-    fn issue(&self, template: &SvidTemplate<'_>, key: &PublicKey) -> Result<Issued, SignError> {
+    fn issue(&self, template: &SvidTemplate<'_>, key: &PublicKey) -> Result<SignedSvid, SignError> {
         self.issue_named(template, Subject::svid(), key)
     }
 
@@ -315,15 +301,9 @@ impl Shared {
         template: &SvidTemplate<'_>,
         subject: Subject,
         key: &PublicKey,
-    ) -> Result<Issued, SignError> {
+    ) -> Result<SignedSvid, SignError> {
         let ca = self.x509.load_full().ok_or(SignError::Unavailable)?;
-        let issued = ca.issue_named(template, subject, key, self.clock.now())?;
-        Ok(Issued {
-            id: template.id.clone(),
-            chain: issued.chain,
-            serial: issued.serial,
-            expires_at: issued.not_after,
-        })
+        Ok(ca.issue_named(template, subject, key, self.clock.now())?)
     }
 }
 

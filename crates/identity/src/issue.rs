@@ -18,7 +18,7 @@ use crate::csr::InvalidCsr;
 use crate::entry::DnsName;
 use crate::key::{KeyError, SigningKey};
 use crate::public_key::{PublicKey, RcgenSigner};
-use crate::{SpiffeId, TrustDomain, UnixTime};
+use crate::{SignedSvid, SpiffeId, TrustDomain, UnixTime};
 
 mod authority;
 
@@ -56,19 +56,6 @@ pub enum IssueError {
     /// The authority has expired, so nothing that it signs would be valid.
     #[error("authority expired at {0}")]
     Expired(UnixTime),
-}
-
-/// A certificate that was signed just now.
-#[derive(Clone, Debug)]
-pub struct Issued {
-    /// The leaf, then the intermediates up to but without the root.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's serial number, in decimal.
-    pub serial: String,
-    /// From when the leaf is valid.
-    pub not_before: UnixTime,
-    /// Until when the leaf is valid; never later than the authority.
-    pub not_after: UnixTime,
 }
 
 /// What to put into an X.509-SVID.
@@ -199,7 +186,7 @@ impl IssuingCa {
         template: &SvidTemplate<'_>,
         public_key: &PublicKey,
         now: UnixTime,
-    ) -> Result<Issued, IssueError> {
+    ) -> Result<SignedSvid, IssueError> {
         self.issue_named(template, Subject::svid(), public_key, now)
     }
 
@@ -213,7 +200,7 @@ impl IssuingCa {
         subject: Subject,
         public_key: &PublicKey,
         now: UnixTime,
-    ) -> Result<Issued, IssueError> {
+    ) -> Result<SignedSvid, IssueError> {
         if now >= self.authority.not_after() {
             return Err(IssueError::Expired(self.authority.not_after()));
         }
@@ -230,11 +217,11 @@ impl IssuingCa {
         let mut chain = Vec::with_capacity(1 + self.chain.len());
         chain.push(cert.der().clone());
         chain.extend(self.chain.iter().cloned());
-        Ok(Issued {
+        Ok(SignedSvid {
+            id: template.id.clone(),
             chain,
             serial: serial.decimal(),
-            not_before,
-            not_after,
+            expires_at: not_after,
         })
     }
 }

@@ -24,6 +24,7 @@ pub mod node;
 #[cfg(feature = "issue")]
 mod public_key;
 pub mod selector;
+mod signed_svid;
 pub mod spiffe_id;
 #[cfg(feature = "issue")]
 mod subject;
@@ -38,6 +39,7 @@ pub use entry::{Entry, EntryId};
 pub use key::{KeyId, KeyType, PrivateKey, SigningKey};
 pub use node::Node;
 pub use selector::{Selector, SelectorSet};
+pub use signed_svid::SignedSvid;
 pub use spiffe_id::{SpiffeId, TrustDomain};
 pub use svid::X509Svid;
 pub use time::{Now, UnixTime};

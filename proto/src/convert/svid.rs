@@ -4,14 +4,14 @@ use bytes::Bytes;
 use countersign_identity::jwt::MAX_JWT_LEN;
 use countersign_identity::spiffe_id::InvalidId;
 use countersign_identity::verify::{MAX_CERTIFICATE_LEN, MAX_CHAIN_LEN};
-use countersign_identity::{SpiffeId, UnixTime};
+use countersign_identity::{SignedSvid, SpiffeId, UnixTime};
 use rustls_pki_types::CertificateDer;
 
 use crate::spire::api::types;
 
-/// A signed X.509-SVID without its key. Nothing is verified yet.
+/// An X.509-SVID without its key, as it was received. Nothing is verified yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SignedSvid {
+pub struct ReceivedSvid {
     /// Whose it is, as the server says.
     pub id: SpiffeId,
     /// The leaf first, without the root; at least one.
@@ -23,7 +23,7 @@ pub struct SignedSvid {
 /// Why a message is no X.509-SVID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidSignedSvid {
+pub enum InvalidReceivedSvid {
     /// There is no SPIFFE ID.
     #[error("SPIFFE ID is missing")]
     IdMissing,
@@ -44,10 +44,10 @@ pub enum InvalidSignedSvid {
     ExpiresAt,
 }
 
-impl TryFrom<types::X509svid> for SignedSvid {
-    type Error = InvalidSignedSvid;
+impl TryFrom<types::X509svid> for ReceivedSvid {
+    type Error = InvalidReceivedSvid;
 
-    fn try_from(svid: types::X509svid) -> Result<Self, InvalidSignedSvid> {
+    fn try_from(svid: types::X509svid) -> Result<Self, InvalidReceivedSvid> {
         // Which SVID it is for, and so which hint, is known to whoever asked.
         let types::X509svid {
             cert_chain,
@@ -55,17 +55,17 @@ impl TryFrom<types::X509svid> for SignedSvid {
             expires_at,
             hint: _,
         } = svid;
-        let id = id.ok_or(InvalidSignedSvid::IdMissing)?;
+        let id = id.ok_or(InvalidReceivedSvid::IdMissing)?;
         if cert_chain.is_empty() {
-            return Err(InvalidSignedSvid::ChainEmpty);
+            return Err(InvalidReceivedSvid::ChainEmpty);
         }
         if cert_chain.len() > MAX_CHAIN_LEN {
-            return Err(InvalidSignedSvid::ChainTooLong);
+            return Err(InvalidReceivedSvid::ChainTooLong);
         }
         if cert_chain.iter().any(|der| der.len() > MAX_CERTIFICATE_LEN) {
-            return Err(InvalidSignedSvid::CertificateTooLarge);
+            return Err(InvalidReceivedSvid::CertificateTooLarge);
         }
-        let expires_at = u64::try_from(expires_at).map_err(|_| InvalidSignedSvid::ExpiresAt)?;
+        let expires_at = u64::try_from(expires_at).map_err(|_| InvalidReceivedSvid::ExpiresAt)?;
         Ok(Self {
             id: id.try_into()?,
             chain: cert_chain.iter().map(|der| der.to_vec().into()).collect(),
@@ -80,6 +80,7 @@ impl From<&SignedSvid> for types::X509svid {
         let SignedSvid {
             id,
             chain,
+            serial: _,
             expires_at,
         } = svid;
         Self {
@@ -196,15 +197,26 @@ mod tests {
         SignedSvid {
             id: SpiffeId::parse("spiffe://td/a").unwrap(),
             chain: vec![vec![1, 2].into(), vec![3].into()],
+            serial: "1".into(),
             expires_at: UnixTime::from_secs(7),
         }
     }
 
     #[test]
     fn an_svid_survives_the_wire() {
+        let SignedSvid {
+            id,
+            chain,
+            serial: _,
+            expires_at,
+        } = svid();
         assert_eq!(
-            SignedSvid::try_from(types::X509svid::from(&svid())),
-            Ok(svid())
+            ReceivedSvid::try_from(types::X509svid::from(&svid())),
+            Ok(ReceivedSvid {
+                id,
+                chain,
+                expires_at
+            })
         );
     }
 
@@ -213,26 +225,29 @@ mod tests {
         let refused = |corrupt: fn(&mut types::X509svid)| {
             let mut wire = types::X509svid::from(&svid());
             corrupt(&mut wire);
-            SignedSvid::try_from(wire).unwrap_err()
+            ReceivedSvid::try_from(wire).unwrap_err()
         };
-        assert_eq!(refused(|s| s.id = None), InvalidSignedSvid::IdMissing);
+        assert_eq!(refused(|s| s.id = None), InvalidReceivedSvid::IdMissing);
         assert_eq!(
             refused(|s| s.id.as_mut().unwrap().path = "a".into()),
-            InvalidSignedSvid::Id(InvalidId::PathLeadingSlash)
+            InvalidReceivedSvid::Id(InvalidId::PathLeadingSlash)
         );
         assert_eq!(
             refused(|s| s.cert_chain.clear()),
-            InvalidSignedSvid::ChainEmpty
+            InvalidReceivedSvid::ChainEmpty
         );
         assert_eq!(
             refused(|s| s.cert_chain = vec![Bytes::new(); MAX_CHAIN_LEN + 1]),
-            InvalidSignedSvid::ChainTooLong
+            InvalidReceivedSvid::ChainTooLong
         );
         assert_eq!(
             refused(|s| s.cert_chain[0] = vec![0; MAX_CERTIFICATE_LEN + 1].into()),
-            InvalidSignedSvid::CertificateTooLarge
+            InvalidReceivedSvid::CertificateTooLarge
         );
-        assert_eq!(refused(|s| s.expires_at = -1), InvalidSignedSvid::ExpiresAt);
+        assert_eq!(
+            refused(|s| s.expires_at = -1),
+            InvalidReceivedSvid::ExpiresAt
+        );
     }
 
     fn jwt() -> SignedJwt {

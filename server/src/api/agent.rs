@@ -90,7 +90,7 @@ impl AgentService {
             .map_err(|e| node_error("failed to update agent", e))?;
         parts.index.visible(renewed).await.map_err(ApiError::from)?;
         tracing::info!(agent_id = %id, expires_at = %issued.expires_at, "Agent SVID renewed");
-        Ok(svid::to_wire(issued))
+        Ok((&issued).into())
     }
 
     async fn create_token(

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_ca::authority::{Issued, JwtRequest, MintError, SignError, WorkloadRequest};
-use countersign_identity::{Entry, SpiffeId};
-use countersign_proto::convert::svid::{SignedJwt, SignedSvid};
+use countersign_ca::authority::{JwtRequest, MintError, SignError, WorkloadRequest};
+use countersign_identity::{Entry, SignedSvid, SpiffeId};
+use countersign_proto::convert::svid::SignedJwt;
 use countersign_proto::spire::api::server::svid::v1 as wire;
 use countersign_proto::spire::api::types;
 use tonic::{Code, Request, Response, Status};
@@ -166,7 +166,7 @@ impl wire::svid_server::Svid for SvidService {
             MintError::Sign(why) => sign_error("failed to sign X509-SVID", why),
             faulty => ApiError::invalid(faulty.to_string()),
         })?;
-        let svid = Some(to_wire(issued));
+        let svid = Some((&issued).into());
         Ok(Response::new(wire::MintX509svidResponse { svid }))
     }
 
@@ -271,23 +271,7 @@ pub(super) fn sign_error(summary: &str, error: &SignError) -> ApiError {
     }
 }
 
-/// A signed SVID for the wire.
-pub(super) fn to_wire(issued: Issued) -> types::X509svid {
-    let Issued {
-        id,
-        chain,
-        serial: _,
-        expires_at,
-    } = issued;
-    (&SignedSvid {
-        id,
-        chain,
-        expires_at,
-    })
-        .into()
-}
-
-fn answer(signed: Option<Result<Issued, SignError>>) -> BatchResult {
+fn answer(signed: Option<Result<SignedSvid, SignError>>) -> BatchResult {
     let summary = "failed to sign X509-SVID";
     let signed = match signed {
         Some(signed) => signed.map_err(|error| sign_error(summary, &error)),
@@ -297,7 +281,7 @@ fn answer(signed: Option<Result<Issued, SignError>>) -> BatchResult {
     match signed {
         Ok(issued) => BatchResult {
             status: Some(status::ok()),
-            svid: Some(to_wire(issued)),
+            svid: Some((&issued).into()),
         },
         Err(error) => not_signed(error),
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_identity::SignedSvid;
 use countersign_identity::csr::Csr;
 
-use super::{Authority, Issued, Purpose, Shared, SignError};
+use super::{Authority, Purpose, Shared, SignError};
 
 impl Authority {
     /// Signs the authority of a downstream server, for about as long as it asked for, or for `ca_ttl`. Of the CSR only the
@@ -18,7 +19,7 @@ impl Authority {
         &self,
         csr_der: Bytes,
         preferred_ttl: Option<Duration>,
-    ) -> Result<Issued, SignError> {
+    ) -> Result<SignedSvid, SignError> {
         let shared = Arc::clone(&self.0);
         let signed = self
             .0
@@ -34,18 +35,12 @@ impl Shared {
         &self,
         csr_der: &[u8],
         preferred_ttl: Option<Duration>,
-    ) -> Result<Issued, SignError> {
+    ) -> Result<SignedSvid, SignError> {
         let csr = Csr::parse(csr_der)?;
         csr.verify_signature()?;
         let ca = self.x509.load_full().ok_or(SignError::Unavailable)?;
         let trust_domain = &self.settings.trust_domain;
         let ttl = preferred_ttl.unwrap_or(self.settings.ca_ttl);
-        let issued = ca.issue_authority(trust_domain, csr.public_key(), ttl, self.clock.now())?;
-        Ok(Issued {
-            id: trust_domain.id(),
-            chain: issued.chain,
-            serial: issued.serial,
-            expires_at: issued.not_after,
-        })
+        Ok(ca.issue_authority(trust_domain, csr.public_key(), ttl, self.clock.now())?)
     }
 }

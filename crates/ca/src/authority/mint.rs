@@ -8,9 +8,9 @@ use countersign_identity::csr::{Csr, InvalidCsr};
 use countersign_identity::entry::{DnsName, InvalidDnsName};
 use countersign_identity::issue::{Subject, SvidTemplate};
 use countersign_identity::spiffe_id::InvalidId;
-use countersign_identity::{SpiffeId, TrustDomain};
+use countersign_identity::{SignedSvid, SpiffeId, TrustDomain};
 
-use super::{Authority, Issued, Purpose, Shared, SignError};
+use super::{Authority, Purpose, Shared, SignError};
 
 /// Why an X.509-SVID was not minted.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`MintError`]; all but the last variant are the caller's fault.
-    pub async fn mint(&self, csr_der: Bytes, ttl: Option<Duration>) -> Result<Issued, MintError> {
+    pub async fn mint(
+        &self,
+        csr_der: Bytes,
+        ttl: Option<Duration>,
+    ) -> Result<SignedSvid, MintError> {
         let shared = Arc::clone(&self.0);
         let signed = self.0.pool.run(move || shared.mint(&csr_der, ttl));
         let signed = signed
@@ -85,7 +89,7 @@ impl Authority {
 }
 
 impl Shared {
-    fn mint(&self, csr_der: &[u8], ttl: Option<Duration>) -> Result<Issued, MintError> {
+    fn mint(&self, csr_der: &[u8], ttl: Option<Duration>) -> Result<SignedSvid, MintError> {
         let csr = Csr::parse(csr_der).map_err(MintError::Csr)?;
         csr.verify_signature().map_err(MintError::Signature)?;
         let names = csr.names().map_err(MintError::Csr)?;

@@ -12,15 +12,15 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use super::{
-    BACKDATE, IssueError, Issued, IssuingCa, Serial, Subject, authority_name, distinguished_name,
-    encode, issuer_params, may_sign, template,
+    BACKDATE, IssueError, IssuingCa, Serial, Subject, authority_name, distinguished_name, encode,
+    issuer_params, may_sign, template,
 };
 use crate::bundle::{InvalidAuthority, X509Authority};
 use crate::csr::Csr;
 use crate::key::SigningKey;
 use crate::public_key::{PublicKey, RcgenSigner};
 use crate::subject::text;
-use crate::{TrustDomain, UnixTime};
+use crate::{SignedSvid, TrustDomain, UnixTime};
 
 /// Asks an upstream authority to make this key one of the trust domain's: a request in DER, with the subject, which
 /// becomes unique, and the trust domain's ID.
@@ -53,7 +53,7 @@ impl IssuingCa {
         public_key: &PublicKey,
         ttl: Duration,
         now: UnixTime,
-    ) -> Result<Issued, IssueError> {
+    ) -> Result<SignedSvid, IssueError> {
         let above = self.chain.len().max(1);
         let wanted = Wanted {
             trust_domain,
@@ -139,7 +139,7 @@ impl ParentCa {
         request: &[u8],
         ttl: Duration,
         now: UnixTime,
-    ) -> Result<Issued, IssueError> {
+    ) -> Result<SignedSvid, IssueError> {
         let csr = Csr::parse(request)?;
         csr.verify_signature()?;
         let wanted = Wanted {
@@ -175,7 +175,7 @@ impl Wanted<'_> {
         issuer: &Issuer<'_, S>,
         above: &X509Authority,
         now: UnixTime,
-    ) -> Result<Issued, IssueError> {
+    ) -> Result<SignedSvid, IssueError> {
         if now >= above.not_after() {
             return Err(IssueError::Expired(above.not_after()));
         }
@@ -189,11 +189,11 @@ impl Wanted<'_> {
         let cert = params
             .signed_by(&self.public_key.parsed, issuer)
             .map_err(encode)?;
-        Ok(Issued {
+        Ok(SignedSvid {
+            id: self.trust_domain.id(),
             chain: vec![cert.der().clone()],
             serial: serial.decimal(),
-            not_before,
-            not_after,
+            expires_at: not_after,
         })
     }
 }

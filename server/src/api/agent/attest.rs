@@ -221,7 +221,7 @@ async fn attest(context: &Context, stream: &mut AgentStream) -> Result<answer::R
     );
     counted.result = "ok";
     Ok(answer::Result {
-        svid: Some(svid::to_wire(issued)),
+        svid: Some((&issued).into()),
         reattestable: can_reattest,
     })
 }
