@@ -41,6 +41,7 @@ pub(crate) const ENGINE_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// Labels and variables of one container together.
 pub(crate) const CONTAINER_SELECTORS: usize = 2_048;
 /// The longest name and the longest path of a systemd unit, in bytes.
+#[cfg(feature = "systemd-attestor")]
 pub(crate) const UNIT_BYTES: usize = 4096;
 /// Digests of executables that are remembered.
 pub(crate) const DIGEST_CACHE_ENTRIES: usize = 1024;
