@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use countersign_config::{AGENT_KEYS, Document, Expansion, InvalidConfig, Section, Warning};
 use countersign_daemon::logs::{Format, Level, LogOptions};
-use countersign_daemon::operate::Operators;
+use countersign_daemon::operator_endpoints::OperatorEndpoints;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{KeyType, TrustDomain};
 
@@ -87,7 +87,7 @@ pub struct AgentConfig {
     /// What is logged, in what form and where to.
     pub(crate) logs: LogOptions,
     /// Where health and metrics are served.
-    pub(crate) operators: Operators,
+    pub(crate) operators: OperatorEndpoints,
 }
 
 /// Where the node's key and SVID are kept.

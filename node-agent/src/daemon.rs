@@ -12,7 +12,7 @@ use countersign_daemon::cli::Exit;
 use countersign_daemon::health::{Health, State};
 use countersign_daemon::logs::Levels;
 use countersign_daemon::metrics::{count, float};
-use countersign_daemon::operate::OperateError;
+use countersign_daemon::operator_endpoints::EndpointError;
 use countersign_daemon::otlp::Otlp;
 use countersign_daemon::systemd;
 use countersign_identity::UnixTime;
@@ -54,7 +54,7 @@ pub(crate) enum AgentError {
     Trust(#[from] TrustError),
     /// The endpoints of health or metrics can't be opened.
     #[error(transparent)]
-    Operate(#[from] OperateError),
+    Operate(#[from] EndpointError),
     /// There is nothing to attest with.
     #[error(
         "this node is not attested yet and there is no join token: make one with `countersign-server token generate` and \
@@ -234,7 +234,9 @@ fn serve(
         .requests(limits::STREAMS_PER_CONNECTION, limits::HEADER_BYTES);
     let on = |name: &'static str, socket: Socket, router: axum::Router| {
         let (options, stop) = (options.clone(), sources.stop.clone());
-        let reached = health.check(name, State::Well).follow(socket.standing());
+        let reached = health
+            .check(name, State::Well)
+            .follow(socket.reachability());
         async move {
             tokio::join!(serve_unix(socket, router, options, stop), reached);
             Ok::<_, BoxError>(())

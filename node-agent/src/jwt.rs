@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use countersign_identity::jwt::Jwt;
 use countersign_identity::{SpiffeId, UnixTime};
+use countersign_limits::KeyedSemaphore;
 use countersign_proto::spire::api::server::svid::v1::NewJwtsvidRequest;
 use countersign_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use countersign_transport::SharedClock;
 use countersign_transport::error::Chain;
-use countersign_transport::turns::Turns;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -99,7 +99,8 @@ struct JwtState {
     cache: Mutex<JwtCache>,
     /// Fetches under way: who asks for the same waits for the one that began.
     under_way: Flights,
-    turns: Turns<u32>,
+    /// Of each user, so that none keeps the others from the server.
+    fetches: KeyedSemaphore<u32>,
     feed: Feed,
     clock: SharedClock,
 }
@@ -112,7 +113,7 @@ impl JwtSvids {
             server: OnceLock::new(),
             cache: Mutex::new(JwtCache::new(most)),
             under_way: Mutex::default(),
-            turns: Turns::new(limits::JWT_FETCHES_PER_USER),
+            fetches: KeyedSemaphore::new(limits::JWT_FETCHES_PER_USER),
             feed,
             clock,
         }))
@@ -157,7 +158,7 @@ impl JwtSvids {
             return Ok(held);
         }
         // The server limits the rate of this whole node, so no user may have more than a few fetches under way.
-        let _turn = self.0.turns.wait(uid).await;
+        let _permit = self.0.fetches.acquire(uid).await;
         self.fetch_and_keep(&key, entry, audience).await
     }
 

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::{Selector, SelectorSet};
-use countersign_transport::allowance::Allowance;
+use countersign_limits::KeyedSemaphore;
+use countersign_transport::log_limiter::LogLimiter;
 use countersign_transport::error::Chain;
-use countersign_transport::turns::Turns;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use tokio::time::Instant;
@@ -166,7 +166,7 @@ pub(crate) enum AttestationFailed {
     /// Every attestor failed; the last reason is kept.
     #[error("no workload attestor could judge the process: {0}")]
     AllFailed(#[source] AttestorError),
-    /// With waiting for a turn it took longer than [`limits::WORKLOAD_ATTESTATION`].
+    /// With the wait for a permit it took longer than [`limits::WORKLOAD_ATTESTATION`].
     #[error(
         "workload attestation took longer than {:?}",
         limits::WORKLOAD_ATTESTATION
@@ -174,14 +174,14 @@ pub(crate) enum AttestationFailed {
     TooSlow,
 }
 
-/// All configured attestors, run side by side. Clones share the turns of callers.
+/// All configured attestors, run side by side. Clones share the limits of callers.
 #[derive(Clone)]
 pub struct Attestors {
     all: Arc<[Arc<dyn WorkloadAttestor>]>,
     /// Of each user: attestations take threads, and reading a large executable takes one for long.
-    turns: Turns<u32>,
+    permits: KeyedSemaphore<u32>,
     /// How much of what callers make attestors say may stand in the log.
-    lines: Arc<Allowance>,
+    lines: Arc<LogLimiter>,
 }
 
 impl Attestors {
@@ -190,8 +190,8 @@ impl Attestors {
     pub(crate) fn new(attestors: Vec<Arc<dyn WorkloadAttestor>>) -> Self {
         Self {
             all: attestors.into(),
-            turns: Turns::new(limits::ATTESTATIONS_PER_USER),
-            lines: Arc::new(Allowance::new(limits::LINES_ABOUT_CALLERS)),
+            permits: KeyedSemaphore::new(limits::ATTESTATIONS_PER_USER),
+            lines: Arc::new(LogLimiter::new(limits::LINES_ABOUT_CALLERS)),
         }
     }
 
@@ -207,10 +207,10 @@ impl Attestors {
     }
 
     async fn attest_unbounded(&self, caller: Caller) -> Result<SelectorSet, AttestationFailed> {
-        let turn = self.turns.wait(caller.uid).await;
-        // What is read here the kernel has in memory: handing it to another thread would take longer. The turn lasts until
-        // the last attestor is done, since blocking jobs run on when the caller has stopped waiting.
-        let process = Arc::new(Process::open(&caller)?.in_turn(turn));
+        let permit = self.permits.acquire(caller.uid).await;
+        // What is read here the kernel has in memory: handing it to another thread would take longer. The permit is held
+        // until the last attestor is done, since blocking jobs run on when the caller has stopped waiting.
+        let process = Arc::new(Process::open(&caller)?.holding(permit));
         let runs = self
             .all
             .iter()

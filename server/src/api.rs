@@ -24,10 +24,11 @@ use countersign_proto::spire::api::server::logger::v1::logger_server::LoggerServ
 use countersign_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use countersign_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 use countersign_store::Store;
-use countersign_transport::SharedClock;
 use countersign_transport::connection::network;
+use countersign_transport::{SharedClock, grpc};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Request;
 use tonic::service::Routes;
 
@@ -224,16 +225,10 @@ impl Context {
         request: &Request<T>,
         tokens: usize,
     ) -> Result<(), ApiError> {
+        let timeout = grpc::timeout(request.metadata().as_ref());
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         match client_address(request) {
-            Some(client) => {
-                limit
-                    .take(
-                        network(client),
-                        tokens,
-                        rate_limit::deadline(request.metadata()),
-                    )
-                    .await
-            }
+            Some(client) => limit.take(network(client), tokens, deadline).await,
             None => Ok(()),
         }
     }

@@ -17,7 +17,7 @@ use countersign_config::{
     DEFAULT_SERVER_SOCKET, Document, Expansion, InvalidConfig, SERVER_KEYS, Section, Warning,
 };
 use countersign_daemon::logs::{Format, Level, LogOptions};
-use countersign_daemon::operate::Operators;
+use countersign_daemon::operator_endpoints::OperatorEndpoints;
 use countersign_identity::issue::Subject;
 use countersign_identity::key::KeyType;
 use countersign_identity::tls::KeyExchange;
@@ -88,7 +88,7 @@ pub struct ServerConfig {
     /// Level, format and file of the log.
     pub(crate) logs: LogOptions,
     /// The endpoints for health and metrics.
-    pub(crate) operators: Operators,
+    pub(crate) operators: OperatorEndpoints,
 }
 
 /// Which of the rate limits that can be turned off are on.

@@ -16,14 +16,14 @@ use countersign_ca::authority::{Rotation, ServerSvid};
 use countersign_ca::upstream::UpstreamAuthority;
 use countersign_daemon::address_file::{self, Listening};
 use countersign_daemon::health::{Health, State};
-use countersign_daemon::operate;
+use countersign_daemon::operator_endpoints::BoundEndpoints;
 use countersign_daemon::systemd;
 use countersign_store::Store;
 use countersign_transport::error::BoxError;
 use countersign_transport::file::WriteError;
+use countersign_transport::presented::Identities;
 use countersign_transport::serve::Http;
 use countersign_transport::task::TaskFault;
-use countersign_transport::tls::Identities;
 use countersign_transport::unix::Socket;
 use countersign_transport::{ServeOptions, SharedClock, Tasks, serve_tls, serve_unix};
 use tokio::net::TcpListener;
@@ -59,7 +59,7 @@ pub struct Bound {
     bundle_endpoint: Option<BundleEndpoint>,
     agents: Router,
     admins: Router,
-    operators: operate::Bound,
+    operators: BoundEndpoints,
     clock: SharedClock,
 }
 
@@ -209,7 +209,7 @@ impl Bound {
         });
         let reached = health
             .check("admin_api", State::Well)
-            .follow(socket.standing());
+            .follow(socket.reachability());
         let admins = serve_unix(socket, admins, options, stop);
         tasks.essential("socket", async move {
             tokio::join!(admins, reached);

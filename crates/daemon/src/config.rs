@@ -6,13 +6,13 @@ use countersign_config::{Document, Section};
 
 use crate::health::HealthPaths;
 use crate::logs::{Format, Level, LogOptions};
-use crate::operate::Operators;
+use crate::operator_endpoints::OperatorEndpoints;
 use crate::otlp::{self, OtlpOptions};
 
 /// `health_checks` and `telemetry`.
 #[must_use]
-pub fn operators(document: &Document) -> Operators {
-    Operators {
+pub fn operators(document: &Document) -> OperatorEndpoints {
+    OperatorEndpoints {
         health: document.health_checks().map(|checks| {
             let paths = HealthPaths {
                 live: checks.live_path,

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use countersign_transport::clock::SharedClock;
 use countersign_transport::drain::Drained;
 use countersign_transport::serve::{Http, ServeOptions, serve_plain};
-use countersign_transport::unix::Standing;
+use countersign_transport::unix::Reachability;
 
 /// The end of this listener takes no longer.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -162,14 +162,14 @@ impl Check {
     }
 
     /// The part is well for as long as callers reach this socket. Ends with the socket.
-    pub async fn follow(self, mut standing: watch::Receiver<Standing>) {
+    pub async fn follow(self, mut reachability: watch::Receiver<Reachability>) {
         loop {
-            let state = match &*standing.borrow_and_update() {
-                Standing::Reachable => State::Well,
-                Standing::Unreachable(reason) => State::NotReady(reason.clone()),
+            let state = match &*reachability.borrow_and_update() {
+                Reachability::Reachable => State::Well,
+                Reachability::Unreachable(reason) => State::NotReady(reason.clone()),
             };
             self.set(state);
-            if standing.changed().await.is_err() {
+            if reachability.changed().await.is_err() {
                 return;
             }
         }
@@ -264,10 +264,10 @@ mod tests {
     #[tokio::test]
     async fn a_daemon_whose_socket_is_anothers_is_not_ready() {
         let health = Health::default();
-        let socket = watch::Sender::new(Standing::Reachable);
+        let socket = watch::Sender::new(Reachability::Reachable);
         let check = health.check("workload_api", State::Well);
         let following = tokio::spawn(check.follow(socket.subscribe()));
-        socket.send_replace(Standing::Unreachable("another process".into()));
+        socket.send_replace(Reachability::Unreachable("another process".into()));
         drop(socket);
         following.await.unwrap();
         let (code, body) = ask(&health, "/ready").await;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`cli`], [`config`] | the command line: parsing, output in two formats, exit codes; the settings that all have |
 //! | [`logs`], [`trace`], [`otlp`] | the log, spans, and their way to an OpenTelemetry collector |
-//! | [`health`], [`metrics`], [`operate`] | what operators see, and the listeners for it |
+//! | [`health`], [`metrics`], [`operator_endpoints`] | what operators see, and the listeners for it |
 //! | [`address_file`], [`signals`], [`systemd`] | where a daemon listens, when it has to end, and what systemd is told |
 
 pub mod address_file;
@@ -13,7 +13,7 @@ pub mod config;
 pub mod health;
 pub mod logs;
 pub mod metrics;
-pub mod operate;
+pub mod operator_endpoints;
 pub mod otlp;
 pub mod signals;
 pub mod systemd;

@@ -13,8 +13,8 @@ use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, SharedClock};
+use crate::presented::Presented;
 use crate::process::PeerProcess;
-use crate::tls::Presented;
 
 /// One accepted connection.
 #[derive(Debug)]

@@ -33,11 +33,11 @@ pub const LINES: (u32, u32) = (1, 60);
 /// Time for an HTTP/1.1 caller to send all headers of a request.
 pub const HEADER_READ: Duration = Duration::from_secs(30);
 
-/// A connection of a caller without certificate on which no request came for this long is asked to go: it only takes up a
-/// place.
+/// A connection of a caller without certificate on which no request came for this long is closed: it only takes
+/// up a permit.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
-/// A connection that is asked to go before its first request may send that one for this long: it may be on its way.
+/// A connection that is closed before its first request may still send one for this long: it may be on its way.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Callers that the kernel keeps waiting for a Unix socket.

@@ -1,12 +1,10 @@
 //! Serving HTTP over TLS on TCP, and over Unix sockets.
 //!
-//! A loop of our own over hyper, because connections here have to be cut, aged, and asked to go when the identity
-//! that they were shown is not the present one. Handshakes run in tasks of their own, a slow caller holds up nobody, and
-//! the end is bounded. What is served is an axum router; a tonic service becomes one by `Routes::into_axum_router`.
+//! A loop of our own over hyper, because connections here have to be cut, aged, and closed gracefully when the
+//! identity that they were shown is not the present one. A slow caller holds up no other, and the shutdown is bounded. What is served is an axum router; a tonic service becomes one by `Routes::into_axum_router`.
 //!
 //! Each request carries `Arc<Connection>` in its extensions.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,28 +15,26 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::allowance::Allowance;
+use crate::accept::{self, AcceptLimits, AcceptPermits};
 use crate::clock::SharedClock;
-use crate::connection::{Connection, network};
+use crate::connection::Connection;
 use crate::drain::{Drain, Drained};
-use crate::error::Chain;
 use crate::limits;
+use crate::log_limiter::LogLimiter;
 use crate::open_files;
-use crate::tls::{AcceptError, Identities, ServerIdentity, TlsAcceptor};
-use crate::turns::Turns;
+use crate::presented::{Identities, ServerIdentity};
+use crate::tls::{TlsAcceptor, TlsIo};
 use crate::unix::{self, Socket};
 
-mod accept;
 mod authority;
+mod connection_quota;
 mod exchange;
 mod plain;
-mod users;
 
-use accept::{Bounds, Places};
 use authority::AnyAuthority;
-use exchange::Leave;
+use connection_quota::ConnectionQuota;
+use exchange::CloseReasons;
 pub use plain::serve_plain;
-use users::Users;
 
 /// Which HTTP versions a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +50,7 @@ pub enum Http {
 pub struct ServeOptions {
     /// The HTTP versions spoken.
     pub http: Http,
-    /// Connections are asked to go at this age, spread by a tenth; what runs on them finishes.
+    /// Connections are closed gracefully at this age, spread by a tenth: no new requests, and running ones finish.
     pub max_age: Option<Duration>,
     /// At the end, running exchanges get this long before they are cut.
     pub drain: Duration,
@@ -111,8 +107,8 @@ impl ServeOptions {
         self
     }
 
-    fn bounds(&self) -> Bounds {
-        Bounds {
+    fn accept_limits(&self) -> AcceptLimits {
+        AcceptLimits {
             handshakes: self.handshakes,
             connections: self.connections.min(open_files::connections()),
         }
@@ -121,7 +117,7 @@ impl ServeOptions {
 
 /// Serves TLS over TCP until `stop` is cancelled, then drains.
 ///
-/// Connections that presented an older identity than `identity` says are asked to go; all are cut when the first leaf on
+/// Connections that presented an older identity than `identity` says are closed gracefully; all are cut when the first leaf on
 /// them ends. A SPIFFE ID that has half of all connections already gets no more, and neither do callers without one.
 pub async fn serve_tls(
     listener: TcpListener,
@@ -131,62 +127,26 @@ pub async fn serve_tls(
     stop: CancellationToken,
 ) -> Drained {
     let drain = Drain::new(&stop);
-    // Should this future be dropped instead of stopped, nothing goes on without it.
+    // If this future is dropped instead of stopped, its connections end with it.
     let _cut = drain.cut().clone().drop_guard();
     let acceptor = TlsAcceptor::new(Arc::clone(&identity), Arc::clone(&options.clock))
         .handshake_limit(options.handshake)
         .cut_by(drain.cut().clone());
-    let line = Line::new(router, &options, &drain);
-    let bounds = options.bounds();
-    let users = Users::half_of(bounds.connections);
-    let turns = Turns::new(options.handshakes / 4);
-    let limit = options.handshake;
-    let take = |(stream, address): (TcpStream, SocketAddr), places: Places| {
-        let guard = drain.guard();
-        let turns = turns.clone();
-        let acceptor = acceptor.clone();
-        let line = line.clone();
+    let server = ConnectionServer::new(router, &options, &drain);
+    let limits = options.accept_limits();
+    let quota = ConnectionQuota::half_of(limits.connections);
+    let serve = move |io: TlsIo<TcpStream>, connection: Arc<Connection>, permit| {
+        let (server, quota) = (server.clone(), quota.clone());
         let identity = identity.subscribe();
-        let users = users.clone();
-        tokio::spawn(async move {
-            let _guard = guard;
-            let Places {
-                handshake,
-                connection: _place,
-            } = places;
-            // A quarter of the handshakes at once are for one network, so that silent callers there don't keep all others
-            // out; beyond that they wait for each other.
-            let (turn, handshake) = match turns.take(network(address.ip())) {
-                Some(turn) => (turn, Some(handshake)),
-                None => {
-                    drop(handshake);
-                    let turn = tokio::time::timeout(limit, turns.wait(network(address.ip())));
-                    match line.drain.run_until_cancelled(turn).await {
-                        Some(Ok(turn)) => (turn, None),
-                        _ => return,
-                    }
-                }
-            };
-            // Small messages are answered at once; a socket that refuses this works all the same.
-            drop(stream.set_nodelay(true));
-            let accepted = line
-                .drain
-                .run_until_cancelled(acceptor.accept(stream, address))
-                .await;
-            drop((turn, handshake));
-            match accepted {
-                None => {}
-                Some(Err(error)) => log_refused(address, &error),
-                Some(Ok((io, connection))) => {
-                    let caller = connection.peer.as_ref().map(|peer| peer.id.clone());
-                    if let Some(_seat) = users.enter(caller) {
-                        line.serve(io, connection, Some(identity)).await;
-                    }
-                }
+        async move {
+            let _permit = permit;
+            let caller = connection.peer.as_ref().map(|peer| peer.id.clone());
+            if let Some(_lease) = quota.lease(caller) {
+                server.serve(io, connection, Some(identity)).await;
             }
-        });
+        }
     };
-    accept::run(listener, bounds, &stop, take).await;
+    accept::accept_tls(listener, acceptor, limits, &drain, &stop, serve).await;
     drain.finish(options.drain).await
 }
 
@@ -202,17 +162,17 @@ pub async fn serve_unix(
 ) -> Drained {
     let drain = Drain::new(&stop);
     let _cut = drain.cut().clone().drop_guard();
-    let line = Line::new(router, &options, &drain);
-    let bounds = options.bounds();
-    let users = Users::half_of(bounds.connections);
-    let processes = Users::at_most(limits::CONNECTIONS_PER_PROCESS);
-    let lines = Allowance::new(limits::LINES);
+    let server = ConnectionServer::new(router, &options, &drain);
+    let accept_limits = options.accept_limits();
+    let users = ConnectionQuota::half_of(accept_limits.connections);
+    let processes = ConnectionQuota::at_most(limits::CONNECTIONS_PER_PROCESS);
+    let lines = LogLimiter::new(limits::LINES);
     let take = |stream: UnixStream,
-                Places {
+                AcceptPermits {
                     handshake: _,
-                    connection: place,
-                }: Places| {
-        // Asked for at once: the process is less likely to be gone.
+                    connection: permit,
+                }: AcceptPermits| {
+        // Before anything else: a process that has ended by then is not named.
         let caller = match unix::caller(&stream) {
             Ok(caller) => caller,
             Err(error) => {
@@ -222,42 +182,43 @@ pub async fn serve_unix(
                 return;
             }
         };
-        let Some(seat) = users.enter(caller.uid) else {
+        let Some(user) = users.lease(caller.uid) else {
             return;
         };
-        // Those whom the kernel can't number here are told apart by their user alone.
+        // A process of another PID namespace has no number here: the quota of its user alone bounds it.
         let process = match caller.pid {
-            Some(pid) => match processes.enter(Process(pid)) {
-                Some(seat) => Some(seat),
+            Some(pid) => match processes.lease(Process(pid)) {
+                Some(lease) => Some(lease),
                 None => return,
             },
             None => None,
         };
         let guard = drain.guard();
-        let line = line.clone();
+        let server = server.clone();
         let connection = Arc::new(Connection::unix(caller, drain.cut().child_token()));
         tokio::spawn(async move {
-            let _held = (guard, place, seat, process);
-            line.serve(AnyAuthority::new(stream), connection, None)
+            let _held = (guard, permit, user, process);
+            server
+                .serve(AnyAuthority::new(stream), connection, None)
                 .await;
         });
     };
     tokio::select! {
-        () = accept::run(&socket, bounds, &stop, take) => {}
-        () = socket.tend() => {}
+        () = accept::run(&socket, accept_limits, &stop, take) => {}
+        () = socket.watch_file() => {}
     }
-    // Nobody is to find it while what runs comes to its end.
+    // New callers must not find the socket while running exchanges finish.
     drop(socket);
     drain.finish(options.drain).await
 }
 
-/// A process by its number, in the log too.
+/// A process by its number, so that the log says which kind of client it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Process(i32);
 
-/// What all connections of one listener share.
+/// What all connections of one listener have in common.
 #[derive(Clone)]
-struct Line {
+struct ConnectionServer {
     router: Router,
     http: auto::Builder<TokioExecutor>,
     max_age: Option<Duration>,
@@ -265,7 +226,7 @@ struct Line {
     clock: SharedClock,
 }
 
-impl Line {
+impl ConnectionServer {
     fn new(router: Router, options: &ServeOptions, drain: &Drain) -> Self {
         Self {
             router,
@@ -287,20 +248,11 @@ impl Line {
             drain,
             clock,
         } = self;
-        let leave = Leave {
+        let reasons = CloseReasons {
             drain,
             max_age,
             identity,
         };
-        exchange::serve(io, connection, router, &http, leave, clock).await;
-    }
-}
-
-/// A caller that cannot be let in is its own fault, unless it is ours.
-fn log_refused(address: SocketAddr, error: &AcceptError) {
-    let cause = Chain(error);
-    match error {
-        AcceptError::NoIdentity => tracing::warn!(%address, %cause, "Caller turned away"),
-        _ => tracing::debug!(%address, %cause, "Caller turned away"),
+        exchange::serve(io, connection, router, &http, reasons, clock).await;
     }
 }

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::tls::verified_client;
-use countersign_identity::{KeyId, SpiffeId, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -19,56 +17,7 @@ use crate::clock::SharedClock;
 use crate::connection::{self, Address, Connection, Peer};
 use crate::io::CutIo;
 use crate::limits;
-
-/// One generation of this process's identity, as new connections present it.
-#[derive(Clone)]
-pub struct Presented {
-    /// The configuration with exactly this certificate.
-    pub config: Arc<rustls::ServerConfig>,
-    /// The certificate's SPIFFE ID.
-    pub id: SpiffeId,
-    /// Its key.
-    pub kid: KeyId,
-    /// Its end.
-    pub not_after: UnixTime,
-}
-
-impl fmt::Debug for Presented {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            config: _,
-            id,
-            kid,
-            not_after,
-        } = self;
-        f.debug_struct("Presented")
-            .field("id", id)
-            .field("kid", kid)
-            .field("not_after", not_after)
-            .finish()
-    }
-}
-
-/// The identity that new connections present, as it changes.
-pub type Identities = watch::Receiver<Option<Arc<Presented>>>;
-
-/// Where a listener gets its identity from, as it changes.
-pub trait ServerIdentity: Send + Sync + 'static {
-    /// The identity for new connections; `None` refuses them.
-    fn current(&self) -> Option<Arc<Presented>> {
-        self.subscribe().borrow().clone()
-    }
-
-    /// The identity as it changes. Each new `Arc` is a new generation: connections that presented an older one are asked
-    /// to go (GOAWAY), so publish only when the certificate has changed.
-    fn subscribe(&self) -> Identities;
-}
-
-impl ServerIdentity for Identities {
-    fn subscribe(&self) -> Identities {
-        self.clone()
-    }
-}
+use crate::presented::ServerIdentity;
 
 /// IO of an accepted TLS connection.
 pub type TlsIo<S> = CutIo<TlsStream<S>>;
@@ -119,7 +68,12 @@ impl TlsAcceptor {
         self
     }
 
-    /// With a token that cuts every connection accepted here; each has its own below it.
+    /// How long one handshake may take.
+    pub(crate) const fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// With a token that cuts every connection accepted here; each connection has a child of it.
     #[must_use]
     pub fn cut_by(mut self, cut: CancellationToken) -> Self {
         self.cut = cut;

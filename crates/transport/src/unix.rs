@@ -68,18 +68,19 @@ pub enum BindError {
         /// The path that was asked for.
         path: PathBuf,
     },
-    /// Somebody else made a folder on the way, where everybody may make folders, and could put another socket there.
+    /// Another user made an ancestor of the socket in a folder where every user may make folders, and could put another
+    /// socket there.
     #[error(
-        "{} belongs to user {owner}, who could put another socket in the place of {}: remove that folder, or configure a \
-         socket path outside of folders that everybody may write to",
+        "{} belongs to user {owner}, who could replace the socket {}: remove that folder, or configure a \
+         socket path outside of world-writable folders",
         folder.display(), path.display()
     )]
     Squatted {
         /// The path that was asked for.
         path: PathBuf,
-        /// The folder on the way there.
+        /// The ancestor.
         folder: PathBuf,
-        /// Whose it is.
+        /// Its owner's user ID.
         owner: u32,
     },
     /// The system refused a step.
@@ -95,40 +96,41 @@ pub enum BindError {
     },
 }
 
-/// A listening Unix socket; dropped, it takes its file away. [`crate::serve_unix`] looks after the file.
+/// A listening Unix socket, whose file is removed when it is dropped. [`crate::serve_unix`] watches the file.
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
     access: Access,
-    // Before the listener, which keeps the file's number from being given to another file: it tells whose the file is.
-    place: Mutex<Place>,
+    // Dropped before the listener: while that is open, the kernel gives the inode's number to no other file, so that the
+    // file that is removed is this socket's own.
+    file: Mutex<SocketFile>,
     listener: watch::Sender<Arc<UnixListener>>,
-    standing: watch::Sender<Standing>,
+    reachability: watch::Sender<Reachability>,
 }
 
 /// Whether callers reach a socket by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// They do.
+pub enum Reachability {
+    /// It is where it was bound.
     Reachable,
-    /// Its file is gone or is another's, and could not be made again, for this reason.
+    /// Its file was removed or replaced, and could not be made again for this reason.
     Unreachable(String),
 }
 
-/// The socket's file, and the lock beside it. The lock file stays: to delete a lock file is a race.
+/// The socket's file, and the lock beside it. The lock file is never deleted, since that would be a race.
 #[derive(Debug)]
-struct Place {
+struct SocketFile {
     path: PathBuf,
-    file: Inode,
+    inode: Inode,
     lock: Flock<File>,
 }
 
-/// What tells a file from all others, as long as it is open.
+/// Device and inode number: unique as long as the file is open.
 type Inode = (u64, u64);
 
-impl Place {
+impl SocketFile {
     fn is_ours(&self) -> bool {
-        inode(&self.path).is_ok_and(|found| found == self.file)
+        inode(&self.path).is_ok_and(|found| found == self.inode)
     }
 
     /// Whether the lock file is still where other daemons look for it.
@@ -143,7 +145,7 @@ fn inode(path: &Path) -> io::Result<Inode> {
     std::fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()))
 }
 
-impl Drop for Place {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.is_ours()
             && let Err(error) = std::fs::remove_file(&self.path)
@@ -166,19 +168,19 @@ impl Socket {
             });
         }
         make_folder(path, access.folder).map_err(io_error(path, "making its folder"))?;
-        check_way(path)?;
+        check_ancestors(path)?;
         let lock = take_lock(path)?;
-        let (listener, file) = open(path, access).await?;
+        let (listener, inode) = open(path, access).await?;
         Ok(Self {
             path: path.to_owned(),
             access,
-            place: Mutex::new(Place {
+            file: Mutex::new(SocketFile {
                 path: path.to_owned(),
-                file,
+                inode,
                 lock,
             }),
             listener: watch::Sender::new(Arc::new(listener)),
-            standing: watch::Sender::new(Standing::Reachable),
+            reachability: watch::Sender::new(Reachability::Reachable),
         })
     }
 
@@ -190,8 +192,8 @@ impl Socket {
 
     /// Whether callers reach it, as it changes. Ends with the socket.
     #[must_use]
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
+    pub fn reachability(&self) -> watch::Receiver<Reachability> {
+        self.reachability.subscribe()
     }
 
     /// The next caller.
@@ -209,15 +211,15 @@ impl Socket {
         }
     }
 
-    /// Looks after the file, for ever: one that is gone is made again, and one that another process put in its place is
-    /// replaced once nobody answers there. What somebody else serves is left alone, and told.
-    pub(crate) async fn tend(&self) {
+    /// Watches the file for ever: makes it again if it was removed (decision 0027), and replaces a file that another process
+    /// put there unless that process serves it, which is logged and makes the socket unreachable.
+    pub(crate) async fn watch_file(&self) {
         let mut looks = tokio::time::interval(limits::SOCKET_LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
             if self.lock().is_ours() {
-                self.stand(Standing::Reachable);
+                self.set_reachability(Reachability::Reachable);
                 continue;
             }
             match self.open_again().await {
@@ -226,9 +228,11 @@ impl Socket {
                         path = %self.path.display(),
                         "The socket's file was removed or replaced, and has been made again"
                     );
-                    self.stand(Standing::Reachable);
+                    self.set_reachability(Reachability::Reachable);
                 }
-                Err(error) => self.stand(Standing::Unreachable(Chain(&error).to_string())),
+                Err(error) => {
+                    self.set_reachability(Reachability::Unreachable(Chain(&error).to_string()));
+                }
             }
         }
     }
@@ -236,40 +240,40 @@ impl Socket {
     async fn open_again(&self) -> Result<(), BindError> {
         let path = self.path.as_path();
         make_folder(path, self.access.folder).map_err(io_error(path, "making its folder"))?;
-        check_way(path)?;
-        // It may have gone with the folder: then another daemon could hold a new one.
+        check_ancestors(path)?;
+        // If the lock file was removed with the folder, another daemon could hold a new one.
         let lock = if self.lock().is_locked() {
             None
         } else {
             Some(take_lock(path)?)
         };
-        let (listener, file) = open(path, self.access).await?;
-        let mut place = self.lock();
-        place.file = file;
+        let (listener, inode) = open(path, self.access).await?;
+        let mut file = self.lock();
+        file.inode = inode;
         if let Some(lock) = lock {
-            place.lock = lock;
+            file.lock = lock;
         }
-        drop(place);
-        // Callers who wait at the old one found it by a path that was not its own any more: they connect again.
+        drop(file);
+        // Callers in the old listener's queue are disconnected and connect again.
         self.listener.send_replace(Arc::new(listener));
         Ok(())
     }
 
-    fn stand(&self, now: Standing) {
-        self.standing.send_if_modified(|standing| {
-            if *standing == now {
+    fn set_reachability(&self, now: Reachability) {
+        self.reachability.send_if_modified(|reachability| {
+            if *reachability == now {
                 return false;
             }
-            if let Standing::Unreachable(reason) = &now {
+            if let Reachability::Unreachable(reason) = &now {
                 tracing::error!(path = %self.path.display(), reason, "Callers can't reach the socket");
             }
-            *standing = now;
+            *reachability = now;
             true
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, SocketFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -277,8 +281,8 @@ impl Socket {
 async fn open(path: &Path, access: Access) -> Result<(UnixListener, Inode), BindError> {
     clear(path).await?;
     let listener = listen(path, access.socket).map_err(io_error(path, "binding"))?;
-    let file = inode(path).map_err(io_error(path, "looking at it"))?;
-    Ok((listener, file))
+    let inode = inode(path).map_err(io_error(path, "looking at it"))?;
+    Ok((listener, inode))
 }
 
 fn io_error(path: &Path, step: &'static str) -> impl FnOnce(io::Error) -> BindError {
@@ -304,8 +308,8 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(folder, Permissions::from_mode(mode))
 }
 
-/// Refuses a way to the socket on which another user got ahead of this daemon, as anybody can below `/tmp`.
-fn check_way(path: &Path) -> Result<(), BindError> {
+/// Refuses a path with an ancestor that another user could make before this daemon did, as any user can in `/tmp`.
+fn check_ancestors(path: &Path) -> Result<(), BindError> {
     let look = io_error(path, "looking at its folders");
     let absolute = std::path::absolute(path).map_err(look)?;
     let mut folders: Vec<&Path> = absolute.ancestors().skip(1).collect();
@@ -327,13 +331,13 @@ fn check_way(path: &Path) -> Result<(), BindError> {
     })
 }
 
-/// The first of these folders, given by mode and owner from the root on, that a user other than root and `me` made in one
-/// that is everybody's.
+/// The first of these folders, given by mode and owner from the root on, that a user other than root and `me` made in a
+/// folder where every user may make folders.
 fn squatter(steps: &[(u32, u32)], me: u32) -> Option<(usize, u32)> {
-    const EVERYBODY_AND_STICKY: u32 = 0o1002;
+    const WORLD_WRITABLE_AND_STICKY: u32 = 0o1002;
     let pairs = steps.iter().zip(steps.iter().skip(1)).enumerate();
     pairs
-        .filter(|(_, ((mode, _), _))| mode & EVERYBODY_AND_STICKY == EVERYBODY_AND_STICKY)
+        .filter(|(_, ((mode, _), _))| mode & WORLD_WRITABLE_AND_STICKY == WORLD_WRITABLE_AND_STICKY)
         .map(|(number, (_, (_, owner)))| (number + 1, *owner))
         .find(|(_, owner)| *owner != 0 && *owner != me)
 }
@@ -361,11 +365,11 @@ fn take_lock(path: &Path) -> Result<Flock<File>, BindError> {
     })
 }
 
-/// How long somebody who holds the socket may take to be connected to. The kernel connects at once unless the queue of
-/// a living listener is full.
+/// How long connecting to a socket that is served may take. The kernel connects at once unless the queue of a living
+/// listener is full.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Makes room at `path`: removes a socket on which nobody listens.
+/// Removes a stale socket at `path`: one on which no process listens.
 async fn clear(path: &Path) -> Result<(), BindError> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -382,7 +386,7 @@ async fn clear(path: &Path) -> Result<(), BindError> {
             std::fs::remove_file(path).map_err(io_error(path, "removing the stale socket there"))
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // A full queue (EAGAIN) or no permission: somebody may be there.
+        // A full queue (EAGAIN) or no permission: a process may listen.
         Ok(Ok(_) | Err(_)) | Err(_) => Err(BindError::InUse {
             path: path.to_owned(),
         }),
@@ -417,10 +421,10 @@ fn mode_bits(mode: u32) -> nix::sys::stat::mode_t {
     nix::sys::stat::mode_t::try_from(mode & 0o777).unwrap_or(0)
 }
 
-/// Who called, by the kernel's word for the moment of the connect.
+/// The caller at the moment of its connect, as the kernel reports it.
 ///
 /// # Errors
-/// The kernel does not say; do not serve such a caller.
+/// The kernel does not report it; do not serve such a caller.
 pub fn caller(stream: &UnixStream) -> io::Result<UnixCaller> {
     let credentials = stream.peer_cred()?;
     // The kernel says 0 for a process that this PID namespace cannot see.
@@ -455,7 +459,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_somebody_else_made_below_tmp_is_found() {
+    fn an_ancestor_made_by_another_user_in_tmp_is_found() {
         let (root, tmp) = ((0o755, 0), (0o1777, 0));
         let made_by = |uid| (0o755, uid);
         assert_eq!(squatter(&[root, tmp, made_by(7)], 7), None, "ours");

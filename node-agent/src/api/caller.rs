@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use countersign_identity::SelectorSet;
-use countersign_transport::allowance::Allowance;
 use countersign_transport::error::Chain;
+use countersign_transport::log_limiter::LogLimiter;
 use countersign_transport::{Connection, UnixCaller};
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Status};
@@ -44,7 +44,7 @@ pub(super) struct Callers {
     feed: Feed,
     attestors: Attestors,
     rates: RateLimits,
-    lines: Arc<Allowance>,
+    lines: Arc<LogLimiter>,
 }
 
 /// A caller that was attested.
@@ -61,8 +61,8 @@ impl Callers {
         Self {
             feed,
             attestors,
-            rates: RateLimits::default(),
-            lines: Arc::new(Allowance::new(limits::LINES_ABOUT_CALLERS)),
+            rates: RateLimits::new(MethodRates::default()),
+            lines: Arc::new(LogLimiter::new(limits::LINES_ABOUT_CALLERS)),
         }
     }
 
@@ -102,7 +102,7 @@ impl Callers {
     }
 
     /// How many lines about callers may stand in the log.
-    pub(super) fn lines(&self) -> Arc<Allowance> {
+    pub(super) fn lines(&self) -> Arc<LogLimiter> {
         Arc::clone(&self.lines)
     }
 

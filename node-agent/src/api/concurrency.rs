@@ -3,17 +3,16 @@
 //! A request counts from its headers on, before its message is waited for, until its response has ended: a caller that
 //! never ends a request, or never reads a response, uses up the limit of its own process.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use countersign_transport::turns::Turns;
+use countersign_limits::{KeyedCounter, KeyedSemaphore, Lease};
 use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use super::caller::unix_caller;
@@ -24,7 +23,7 @@ use crate::limits;
 pub(super) fn limited(router: Router) -> Router {
     let caller_limits = CallerLimits {
         streams: Streams::default(),
-        fetches: Turns::new(limits::SDS_FETCHES_PER_PROCESS),
+        fetches: KeyedSemaphore::new(limits::SDS_FETCHES_PER_PROCESS),
     };
     router.layer(from_fn_with_state(caller_limits, limited_request))
 }
@@ -32,7 +31,7 @@ pub(super) fn limited(router: Router) -> Router {
 #[derive(Clone)]
 struct CallerLimits {
     streams: Streams,
-    fetches: Turns<i32>,
+    fetches: KeyedSemaphore<i32>,
 }
 
 async fn limited_request(
@@ -45,80 +44,72 @@ async fn limited_request(
         Err(status) => return status.into_http(),
     };
     let pid = caller.pid.unwrap_or_default();
-    let permit = match caller_limits.streams.open(pid, caller.uid) {
-        Ok(permit) => permit,
+    let lease = match caller_limits.streams.open(pid, caller.uid) {
+        Ok(lease) => lease,
         Err(status) => return status.into_http(),
     };
-    let _turn = if request.uri().path() == Method::FetchSecrets.path() {
-        Some(caller_limits.fetches.wait(pid).await)
+    let _permit = if request.uri().path() == Method::FetchSecrets.path() {
+        Some(caller_limits.fetches.acquire(pid).await)
     } else {
         None
     };
-    let with_permit = move |body: Body| {
+    // The response goes on after this function: the lease ends with its body.
+    let with_lease = move |body: Body| {
         Body::new(body.map_frame(move |frame| {
-            let _ = &permit;
+            let _ = &lease;
             frame
         }))
     };
-    next.run(request).await.map(with_permit)
+    next.run(request).await.map(with_lease)
 }
 
-/// Counts open streams by process and by user.
-#[derive(Clone, Debug, Default)]
-struct Streams(Arc<Mutex<StreamCounts>>);
-
-#[derive(Debug, Default)]
-struct StreamCounts {
-    by_process: HashMap<i32, usize>,
-    by_user: HashMap<u32, usize>,
-    total: usize,
+/// Counts open streams by process, by user, and all.
+#[derive(Clone, Debug)]
+struct Streams {
+    by_process: KeyedCounter<i32>,
+    by_user: KeyedCounter<u32>,
+    all: Arc<Semaphore>,
 }
 
-/// One stream's permit; free again when it is dropped.
+/// One stream's share of each count.
 #[derive(Debug)]
-struct StreamPermit {
-    streams: Streams,
-    pid: i32,
-    uid: u32,
+struct StreamLease {
+    _process: Lease<i32>,
+    _user: Lease<u32>,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            by_process: KeyedCounter::new(limits::STREAMS_PER_PROCESS),
+            by_user: KeyedCounter::new(limits::STREAMS_PER_USER),
+            all: Arc::new(Semaphore::new(limits::STREAMS_IN_ALL)),
+        }
+    }
 }
 
 impl Streams {
-    /// A permit for one more stream of this process, which is this user's.
-    fn open(&self, pid: i32, uid: u32) -> Result<StreamPermit, Status> {
-        let mut counts = self.lock();
-        let open = counts.by_process.get(&pid).copied().unwrap_or_default();
-        if open >= limits::STREAMS_PER_PROCESS {
-            return Err(too_many(
-                "one process may hold",
-                limits::STREAMS_PER_PROCESS,
-            ));
-        }
-        let users = counts.by_user.get(&uid).copied().unwrap_or_default();
-        if users >= limits::STREAMS_PER_USER {
-            return Err(too_many(
+    /// A lease for one more stream of this process, which is this user's.
+    fn open(&self, pid: i32, uid: u32) -> Result<StreamLease, Status> {
+        let process = self
+            .by_process
+            .lease(pid)
+            .ok_or_else(|| too_many("one process may hold", limits::STREAMS_PER_PROCESS))?;
+        let user = self.by_user.lease(uid).ok_or_else(|| {
+            too_many(
                 "all processes of one user together may hold",
                 limits::STREAMS_PER_USER,
-            ));
-        }
-        if counts.total >= limits::STREAMS_IN_ALL {
-            return Err(too_many(
-                "all callers together may hold",
-                limits::STREAMS_IN_ALL,
-            ));
-        }
-        counts.by_process.insert(pid, open + 1);
-        counts.by_user.insert(uid, users + 1);
-        counts.total += 1;
-        drop(counts);
-        Ok(StreamPermit {
-            streams: self.clone(),
-            pid,
-            uid,
+            )
+        })?;
+        let all = Arc::clone(&self.all)
+            .try_acquire_owned()
+            .map_err(|_| too_many("all callers together may hold", limits::STREAMS_IN_ALL))?;
+        Ok(StreamLease {
+            _process: process,
+            _user: user,
+            _all: all,
         })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, StreamCounts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -129,55 +120,37 @@ fn too_many(whose: &str, limit: usize) -> Status {
     ))
 }
 
-impl Drop for StreamPermit {
-    fn drop(&mut self) {
-        let mut counts = self.streams.lock();
-        counts.total = counts.total.saturating_sub(1);
-        leave(&mut counts.by_process, &self.pid);
-        leave(&mut counts.by_user, &self.uid);
-    }
-}
-
-fn leave<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Some(open) = counts.get_mut(key) {
-        *open = open.saturating_sub(1);
-        if *open == 0 {
-            counts.remove(key);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn one_process_can_not_take_all_places() {
+    fn one_process_can_not_hold_all_streams() {
         let streams = Streams::default();
-        let mut permits: Vec<_> = (0..limits::STREAMS_PER_PROCESS)
+        let mut held: Vec<_> = (0..limits::STREAMS_PER_PROCESS)
             .map(|_| streams.open(1, 7).unwrap())
             .collect();
         let status = streams.open(1, 7).unwrap_err();
         assert_eq!(status.code(), tonic::Code::Unavailable);
         assert!(status.message().contains("64 streams"), "{status}");
         assert!(streams.open(2, 7).is_ok());
-        permits.pop();
+        held.pop();
         assert!(streams.open(1, 7).is_ok());
-        permits.clear();
-        assert_eq!(streams.lock().total, 0);
-        assert!(streams.lock().by_process.is_empty() && streams.lock().by_user.is_empty());
+        held.clear();
+        assert_eq!(streams.all.available_permits(), limits::STREAMS_IN_ALL);
+        assert!(streams.by_process.is_unused() && streams.by_user.is_unused());
     }
 
     #[test]
-    fn one_user_can_not_take_all_places_with_many_processes() {
+    fn one_user_can_not_hold_all_streams_with_many_processes() {
         let streams = Streams::default();
-        let mut permits = Vec::new();
+        let mut held = Vec::new();
         let refused = (0..)
             .find_map(|number| {
                 let pid = number / i32::try_from(limits::STREAMS_PER_PROCESS).unwrap();
                 match streams.open(pid, 1) {
-                    Ok(permit) => {
-                        permits.push(permit);
+                    Ok(lease) => {
+                        held.push(lease);
                         None
                     }
                     Err(status) => Some(status),

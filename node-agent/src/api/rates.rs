@@ -1,12 +1,12 @@
 //! Rate limits of the public socket: per method, for all callers with the same selectors together (docs/wire.md, F.2).
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use countersign_identity::SelectorSet;
+use countersign_limits::KeyedBuckets;
+use countersign_limits::gcra::Rate;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -40,11 +40,12 @@ impl Method {
 }
 
 /// Buckets of tokens, one per method and set of selectors.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct RateLimits {
     rates: MethodRates,
-    /// When each bucket is full again; one that is not here is full.
-    full_at: Arc<Mutex<HashMap<(Method, SelectorDigest), Instant>>>,
+    buckets: Arc<KeyedBuckets<(Method, SelectorDigest)>>,
+    /// The buckets' time is what has passed since then.
+    start: Instant,
 }
 
 /// A digest of selectors: of the same size however many there are.
@@ -54,7 +55,8 @@ impl RateLimits {
     pub(super) fn new(rates: MethodRates) -> Self {
         Self {
             rates,
-            full_at: Arc::default(),
+            buckets: Arc::new(KeyedBuckets::new(limits::RATE_BUCKETS)),
+            start: Instant::now(),
         }
     }
 
@@ -66,21 +68,16 @@ impl RateLimits {
         let Some(rate) = rate_of(&self.rates, method) else {
             return Ok(());
         };
-        let (key, now) = ((method, key(selectors)), Instant::now());
-        let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = buckets.get(&key).copied().unwrap_or(now).max(now);
-        let full = full + Duration::from_secs(1) / rate.get();
-        if full > now + Duration::from_secs(1) {
-            ::metrics::counter!(RATE_LIMITED.name, "method" => method.path().trim_start_matches('/'))
-                .increment(1);
-            return Err(Status::unavailable(format!(
-                "rate limit exceeded for {}",
-                method.path()
-            )));
-        }
-        make_room(&mut buckets, now);
-        buckets.insert(key, full);
-        Ok(())
+        let rate = Rate::per_second(rate.get(), rate.get());
+        let key = (method, key(selectors));
+        self.buckets
+            .take(key, rate, self.start.elapsed())
+            .map_err(|_| {
+                let path = method.path();
+                ::metrics::counter!(RATE_LIMITED.name, "method" => path.trim_start_matches('/'))
+                    .increment(1);
+                Status::unavailable(format!("rate limit exceeded for {path}"))
+            })
     }
 }
 
@@ -108,20 +105,10 @@ fn key(selectors: &SelectorSet) -> SelectorDigest {
     key
 }
 
-/// Drops full buckets, which changes nothing. A caller that fills all of them with ever new sets of selectors escapes its
-/// limit anyway, so then all are dropped.
-fn make_room(buckets: &mut HashMap<(Method, SelectorDigest), Instant>, now: Instant) {
-    if buckets.len() < limits::RATE_BUCKETS {
-        return;
-    }
-    buckets.retain(|_, full| *full > now);
-    if buckets.len() >= limits::RATE_BUCKETS {
-        buckets.clear();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use countersign_identity::Selector;
 
     use super::*;
@@ -167,14 +154,5 @@ mod tests {
         for _ in 0..100 {
             limits.take(Method::FetchSecrets, &selectors(1)).unwrap();
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_remembered_is_bounded() {
-        let limits = limits_of(1);
-        for uid in 0..limits::RATE_BUCKETS + 10 {
-            limits.take(Method::X509Svid, &selectors(uid)).unwrap();
-        }
-        assert!(limits.full_at.lock().unwrap().len() <= limits::RATE_BUCKETS);
     }
 }

@@ -14,7 +14,7 @@ use countersign_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use countersign_proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryService;
-use countersign_transport::allowance::Allowance;
+use countersign_transport::log_limiter::LogLimiter;
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -100,7 +100,7 @@ struct ConversationState<C: Conversation> {
     requests: Streaming<C::Request>,
     admitted: Admitted,
     conversation: C,
-    lines: Arc<Allowance>,
+    lines: Arc<LogLimiter>,
     stop: CancellationToken,
     phase: ConversationPhase,
 }

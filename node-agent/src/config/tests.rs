@@ -49,7 +49,7 @@ fn the_least_file_has_spires_defaults() {
     assert!(config.node_attestor.prove().is_err());
     assert_eq!(config.cache.max_svids, 1000);
     assert!(config.svids_on_disk);
-    assert_eq!(config.operators, Operators::default());
+    assert_eq!(config.operators, OperatorEndpoints::default());
 }
 
 #[test]

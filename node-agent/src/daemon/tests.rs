@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use countersign_daemon::logs::{Level, Levels, LogOptions};
-use countersign_daemon::operate::Operators;
+use countersign_daemon::operator_endpoints::OperatorEndpoints;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{KeyType, SelectorSet, TrustDomain, UnixTime};
 use countersign_proto::spiffe::workload::X509svidResponse;
@@ -98,7 +98,7 @@ impl Rig {
             workload_key_type: KeyType::EcP256,
             sync_interval: INTERVAL,
             logs: LogOptions::default(),
-            operators: Operators::default(),
+            operators: OperatorEndpoints::default(),
         }
     }
 

@@ -13,9 +13,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use countersign_limits::Permit;
 use countersign_transport::UnixCaller;
 use countersign_transport::process::{PeerProcess, Since};
-use countersign_transport::turns::Turn;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
@@ -145,7 +145,7 @@ pub(crate) struct ProcessStatus {
 pub(crate) struct Process {
     caller: Caller,
     directory: OwnedFd,
-    _turn: Option<Turn>,
+    _permit: Option<Permit>,
 }
 
 impl Process {
@@ -162,16 +162,16 @@ impl Process {
         let process = Self {
             caller: caller.clone(),
             directory,
-            _turn: None,
+            _permit: None,
         };
         process.check_running()?;
         Ok(process)
     }
 
-    /// Keeps the turn until the last attestor is done with the process.
-    pub(super) fn in_turn(self, turn: Turn) -> Self {
+    /// Keeps the permit until the last attestor is done with the process.
+    pub(super) fn holding(self, permit: Permit) -> Self {
         Self {
-            _turn: Some(turn),
+            _permit: Some(permit),
             ..self
         }
     }

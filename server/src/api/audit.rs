@@ -18,7 +18,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use countersign_daemon::logs::AUDIT;
 use countersign_proto::spire::api::types;
-use countersign_transport::allowance::Allowance;
+use countersign_transport::log_limiter::LogLimiter;
 use countersign_transport::{Address, Connection, UnixCaller};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
@@ -105,27 +105,27 @@ enum CallerClass {
 /// The rate limits of lines, one for each class of callers.
 #[derive(Debug)]
 pub(super) struct Audit {
-    unidentified: Allowance,
-    agents: Allowance,
-    admins: Allowance,
+    unidentified: LogLimiter,
+    agents: LogLimiter,
+    admins: LogLimiter,
 }
 
 impl Audit {
     pub(super) fn new() -> Self {
         Self {
-            unidentified: Allowance::new(limits::AUDIT_UNIDENTIFIED),
-            agents: Allowance::new(limits::AUDIT_AGENTS),
-            admins: Allowance::new(limits::AUDIT_ADMINS),
+            unidentified: LogLimiter::new(limits::AUDIT_UNIDENTIFIED),
+            agents: LogLimiter::new(limits::AUDIT_AGENTS),
+            admins: LogLimiter::new(limits::AUDIT_ADMINS),
         }
     }
 
     fn line(&self, kind: CallerClass) -> Option<u64> {
-        let allowance = match kind {
+        let limiter = match kind {
             CallerClass::Unidentified => &self.unidentified,
             CallerClass::Agent => &self.agents,
             CallerClass::Admin => &self.admins,
         };
-        allowance.line()
+        limiter.line()
     }
 }
 

@@ -1,40 +1,44 @@
-//! Rate limits per client address. Whoever is too fast waits.
+//! Rate limits per client address: a client that is too fast waits.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use countersign_limits::KeyedBuckets;
+use countersign_limits::gcra::Rate;
 use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 
 use super::status::ApiError;
 use crate::limits;
 
-/// A bucket of tokens for each client: so many per second, and at most as many at once.
+/// A bucket of tokens for each client.
 #[derive(Debug)]
 pub(super) struct RateLimit {
-    per_second: u32,
-    clients: Mutex<HashMap<IpAddr, Instant>>,
+    rate: Rate,
+    clients: KeyedBuckets<IpAddr>,
+    /// The buckets' time is what has passed since then.
+    start: Instant,
 }
 
-/// Tokens that were taken in advance. Dropped before their time has come, they go back.
+/// Tokens that were taken in advance. Dropped before the wait for them is over, they go back.
 struct Reservation<'a> {
     limit: &'a RateLimit,
     client: IpAddr,
-    cost: Duration,
-    kept: bool,
+    tokens: u32,
+    used: bool,
 }
 
 impl RateLimit {
+    /// This many tokens per second, and as many at once.
     pub(super) fn new(per_second: u32) -> Self {
         Self {
-            per_second,
-            clients: Mutex::default(),
+            rate: Rate::per_second(per_second, per_second),
+            clients: KeyedBuckets::new(limits::MAX_LIMITED_CLIENTS),
+            start: Instant::now(),
         }
     }
 
-    /// Takes so many tokens of a client, and waits until they are there.
+    /// Takes tokens of a client, and waits until they are there.
     pub(super) async fn take(
         &self,
         client: IpAddr,
@@ -42,103 +46,48 @@ impl RateLimit {
         deadline: Option<Instant>,
     ) -> Result<(), ApiError> {
         let exhausted = |why: String| ApiError::plain(Code::ResourceExhausted, why);
-        let Some(tokens) = u32::try_from(tokens).ok().filter(|n| *n <= self.per_second) else {
+        let burst = self.rate.burst();
+        let Some(tokens) = u32::try_from(tokens).ok().filter(|n| *n <= burst) else {
             return Err(exhausted(format!(
-                "rate ({tokens}) exceeds burst size ({})",
-                self.per_second
+                "rate ({tokens}) exceeds burst size ({burst})"
             )));
         };
-        let cost = self.interval().saturating_mul(tokens);
-        let (ready, mut reservation) = {
-            let now = Instant::now();
-            let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-            // When the client's bucket is full again; a client that is not there has a full one.
-            let full = clients.get(&client).copied().unwrap_or(now).max(now) + cost;
-            let ready = now.max(full.checked_sub(Duration::from_secs(1)).unwrap_or(now));
-            if deadline.is_some_and(|deadline| ready > deadline) {
-                return Err(exhausted(
-                    "the rate limit would make the call wait past its deadline".into(),
-                ));
-            }
-            if ready - now > limits::MAX_RATE_LIMIT_WAIT {
-                let seconds = limits::MAX_RATE_LIMIT_WAIT.as_secs();
-                return Err(exhausted(format!(
-                    "the rate limit would make the call wait for more than {seconds} seconds"
-                )));
-            }
-            make_room(&mut clients, client, now);
-            clients.insert(client, full);
-            (
-                ready,
-                Reservation {
-                    limit: self,
-                    client,
-                    cost,
-                    kept: false,
-                },
-            )
+        let now = Instant::now();
+        let until_deadline = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let patience = until_deadline.map_or(limits::MAX_RATE_LIMIT_WAIT, |left| {
+            left.min(limits::MAX_RATE_LIMIT_WAIT)
+        });
+        let wait = self
+            .clients
+            .reserve(client, self.rate, tokens, now - self.start, patience)
+            .map_err(|wait| exhausted(too_long(wait, until_deadline)))?;
+        let mut reservation = Reservation {
+            limit: self,
+            client,
+            tokens,
+            used: false,
         };
-        sleep_until(ready).await;
-        reservation.kept = true;
+        sleep_until(now + wait).await;
+        reservation.used = true;
         Ok(())
     }
+}
 
-    fn interval(&self) -> Duration {
-        Duration::from_secs(1) / self.per_second.max(1)
+fn too_long(wait: Duration, until_deadline: Option<Duration>) -> String {
+    if until_deadline.is_some_and(|left| wait > left) {
+        return "the rate limit would make the call wait past its deadline".into();
     }
+    let seconds = limits::MAX_RATE_LIMIT_WAIT.as_secs();
+    format!("the rate limit would make the call wait for more than {seconds} seconds")
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        let mut clients = self
-            .limit
-            .clients
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(full) = clients.get_mut(&self.client)
-            && let Some(earlier) = full.checked_sub(self.cost)
-        {
-            *full = earlier;
+        if !self.used {
+            let Self { limit, client, .. } = self;
+            limit.clients.undo(client, limit.rate, self.tokens);
         }
     }
-}
-
-/// Forgets clients with full buckets, which costs nothing; if that is not enough, the half that is idle longest.
-fn make_room(clients: &mut HashMap<IpAddr, Instant>, client: IpAddr, now: Instant) {
-    if clients.len() < limits::MAX_LIMITED_CLIENTS || clients.contains_key(&client) {
-        return;
-    }
-    clients.retain(|_, full| *full > now);
-    if clients.len() >= limits::MAX_LIMITED_CLIENTS {
-        let mut times: Vec<Instant> = clients.values().copied().collect();
-        let middle = times.len() / 2;
-        let (_, median, _) = times.select_nth_unstable(middle);
-        let median = *median;
-        clients.retain(|_, full| *full > median);
-    }
-}
-
-/// When the caller stops waiting, by the header `grpc-timeout`: at most eight digits and a unit.
-pub(super) fn deadline(headers: &tonic::metadata::MetadataMap) -> Option<Instant> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    let span = match unit {
-        "H" => Duration::from_secs(number.checked_mul(3600)?),
-        "M" => Duration::from_secs(number.checked_mul(60)?),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    };
-    Instant::now().checked_add(span)
 }
 
 #[cfg(test)]
@@ -204,31 +153,5 @@ mod tests {
         let start = Instant::now();
         limit.take(CLIENT, 1, None).await.unwrap();
         assert!(start.elapsed() <= Duration::from_millis(1_010));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_clients_remembered_are_bounded() {
-        let limit = RateLimit::new(1);
-        let addresses = (0..u32::try_from(limits::MAX_LIMITED_CLIENTS).unwrap() + 100)
-            .map(|n| IpAddr::V4(Ipv4Addr::from_bits(n)));
-        for address in addresses {
-            limit.take(address, 1, None).await.unwrap();
-        }
-        assert!(limit.clients.lock().unwrap().len() <= limits::MAX_LIMITED_CLIENTS);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_timeout_header_is_understood() {
-        let in_ = |text: &str| {
-            let mut headers = tonic::metadata::MetadataMap::new();
-            headers.insert("grpc-timeout", text.parse().unwrap());
-            deadline(&headers).map(|at| at - Instant::now())
-        };
-        assert_eq!(in_("3S"), Some(Duration::from_secs(3)));
-        assert_eq!(in_("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(in_("1H"), Some(Duration::from_secs(3600)));
-        for bad in ["S", "", "3", "-3S", "3X", "123456789S"] {
-            assert_eq!(in_(bad), None, "{bad}");
-        }
     }
 }

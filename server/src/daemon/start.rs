@@ -9,7 +9,7 @@ use countersign_ca::authority::{Rotation, RotationError, ServerSvid, ServerSvidE
 use countersign_ca::keymanager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
 use countersign_ca::upstream::{Disk, DiskError, Spire, UpstreamAuthority};
 use countersign_daemon::logs::Levels;
-use countersign_daemon::operate::OperateError;
+use countersign_daemon::operator_endpoints::EndpointError;
 use countersign_daemon::otlp::Otlp;
 use countersign_identity::tls::KeyExchange;
 use countersign_identity::{TrustDomain, UnixTime};
@@ -121,7 +121,7 @@ pub enum StartError {
     Socket(#[from] BindError),
     /// The endpoints for operators could not be opened.
     #[error("could not answer operators")]
-    Operate(#[from] OperateError),
+    Operate(#[from] EndpointError),
     /// A step on a blocking thread panicked.
     #[error("a step of the start did not finish")]
     Step(#[source] BoxError),

@@ -1,7 +1,5 @@
 //! What the layer takes off a request before anyone else sees it.
 
-use std::time::Duration;
-
 use countersign_mesh::Carrier;
 use countersign_mesh::chain::FieldValue;
 use countersign_mesh::chain::field::{CERTS_HEADER, CERTS_METADATA, CHAIN_HEADER, CHAIN_METADATA};
@@ -68,58 +66,9 @@ pub(super) fn path<B>(request: &Request<B>) -> &str {
     request.uri().path()
 }
 
-/// How long a gRPC caller waits: 1 to 8 digits and a unit (gRPC over HTTP/2, "Timeout"). Anything else is no timeout.
-pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let count: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(count * 3600)),
-        "M" => Some(Duration::from_secs(count * 60)),
-        "S" => Some(Duration::from_secs(count)),
-        "m" => Some(Duration::from_millis(count)),
-        "u" => Some(Duration::from_micros(count)),
-        "n" => Some(Duration::from_nanos(count)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn timeout(text: &'static str) -> Option<Duration> {
-        grpc_timeout(&HeaderMap::from_iter([(
-            http::HeaderName::from_static("grpc-timeout"),
-            HeaderValue::from_static(text),
-        )]))
-    }
-
-    #[test]
-    fn a_grpc_timeout_is_at_most_eight_digits_and_a_unit() {
-        assert_eq!(timeout("10S"), Some(Duration::from_secs(10)));
-        assert_eq!(
-            timeout("99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3600))
-        );
-        assert_eq!(timeout("5n"), Some(Duration::from_nanos(5)));
-        for wrong in [
-            "",
-            "S",
-            "10",
-            "123456789S",
-            "1.5S",
-            "-1S",
-            "+1S",
-            "10s",
-            "1 S",
-        ] {
-            assert_eq!(timeout(wrong), None, "{wrong:?}");
-        }
-    }
 
     #[test]
     fn chain_fields_are_taken_off_whole() {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use countersign_identity::SpiffeId;
 use countersign_mesh::refusal::{REFUSAL_HEADER, loggable};
 use countersign_mesh::{Carrier, InboundRequest, PeerView, Permit, Reason, Refusal};
-use countersign_transport::Connection;
+use countersign_transport::{Connection, grpc};
 use http::{Extensions, Request, Response};
 use tokio::time::Instant;
 use tower::{Layer, Service};
@@ -180,8 +180,9 @@ fn prepare<B>(
 ) -> Admitted {
     let deadline = permit.deadline().map(|deadline| mesh.instant_of(deadline));
     let timeout = match carrier {
-        Carrier::Grpc => fields::grpc_timeout(request.headers())
-            .and_then(|span| Instant::now().checked_add(span)),
+        Carrier::Grpc => {
+            grpc::timeout(request.headers()).and_then(|span| Instant::now().checked_add(span))
+        }
         Carrier::Http => None,
     };
     let first_end = match (timeout, deadline) {

@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use countersign_transport::error::Chain;
+use countersign_transport::accept::{AcceptLimits, ConnectionPermit, accept_tls};
+use countersign_transport::drain::Drain;
 use countersign_transport::tls::TlsIo;
 use countersign_transport::{Connection, TlsAcceptor, limits};
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::peer::PeerInfo;
@@ -66,32 +66,20 @@ impl MeshListener {
 }
 
 async fn accept(tcp: TcpListener, acceptor: TlsAcceptor, found: mpsc::Sender<MeshIo>) {
-    let slots = Arc::new(Semaphore::new(limits::HANDSHAKES));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
-        };
-        let (stream, address) = match tcp.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "Could not accept a connection");
-                // Out of file descriptors, most likely: connections that end make room.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (acceptor, found) = (acceptor.clone(), found.clone());
-        tokio::spawn(async move {
-            drop(stream.set_nodelay(true));
-            match acceptor.accept(stream, address).await {
-                Ok((io, connection)) => drop(found.send(MeshIo { io, connection }).await),
-                Err(error) => {
-                    tracing::debug!(%address, error = %Chain(&error), "Connection refused");
-                }
-            }
-            drop(slot);
-        });
-    }
+    // Connections count until the server takes them: those that wait for it are bounded like those in their handshake.
+    let limits = AcceptLimits {
+        handshakes: limits::HANDSHAKES,
+        connections: limits::HANDSHAKES,
+    };
+    let stop = CancellationToken::new();
+    let serve = move |io, connection, permit: ConnectionPermit| {
+        let found = found.clone();
+        async move {
+            drop(found.send(MeshIo { io, connection }).await);
+            drop(permit);
+        }
+    };
+    accept_tls(tcp, acceptor, limits, &Drain::new(&stop), &stop, serve).await;
 }
 
 impl Stream for MeshListener {

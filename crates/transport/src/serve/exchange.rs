@@ -19,13 +19,13 @@ use crate::backoff::jittered;
 use crate::clock::SharedClock;
 use crate::connection::{self, Connection};
 use crate::limits;
-use crate::tls::{Identities, Presented};
+use crate::presented::{Identities, Presented};
 
-/// How far from the maximum age a connection may be asked to go, as a share of it.
+/// How far from the maximum age a connection may be closed, as a share of that age.
 const AGE_SPREAD: f64 = 0.1;
 
-/// When a connection is asked to go: the first of these.
-pub(super) struct Leave {
+/// Why a connection is closed gracefully: whichever of these comes first.
+pub(super) struct CloseReasons {
     /// The listener drains.
     pub(super) drain: CancellationToken,
     /// The connection's age.
@@ -34,8 +34,8 @@ pub(super) struct Leave {
     pub(super) identity: Option<Identities>,
 }
 
-impl Leave {
-    /// Waits until the connection should be asked to go, and says why.
+impl CloseReasons {
+    /// Waits until the connection should be closed, and says why.
     async fn wait(self, connection: &Connection, called: &CancellationToken) -> &'static str {
         let presented = connection.presented.clone();
         let aged = async {
@@ -49,7 +49,7 @@ impl Leave {
                 () = aged => "the connection is old",
                 () = outdated(self.identity, presented) => "another identity is presented now",
             };
-            // To close before the first request would lose one that is on its way, and hyper does close then.
+            // hyper closes a connection without requests at once, which would lose a request that is on its way.
             drop(tokio::time::timeout(limits::FIRST_REQUEST, called.cancelled()).await);
             why
         };
@@ -61,7 +61,7 @@ impl Leave {
     }
 }
 
-/// Waits until it is clear that the caller only takes up a place.
+/// Waits until the caller has sent no request for so long that its connection only takes up a permit.
 async fn silence(called: &CancellationToken) {
     if tokio::time::timeout(limits::SILENCE, called.cancelled())
         .await
@@ -80,7 +80,7 @@ async fn outdated(identity: Option<Identities>, presented: Option<Arc<Presented>
             return;
         }
     }
-    // Nothing to change, or nobody left to change it.
+    // The identity never changes, or its owner is gone.
     std::future::pending::<()>().await;
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn serve<S>(
     connection: Arc<Connection>,
     router: Router,
     builder: &auto::Builder<TokioExecutor>,
-    leave: Leave,
+    reasons: CloseReasons,
     clock: SharedClock,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -107,12 +107,12 @@ pub(super) async fn serve<S>(
     // The IO ends by itself too, but HTTP/1.1 does not look at it while a handler runs and more requests have arrived.
     let end = connection::ended(connection.cut.clone(), connection.not_after(), clock);
     tokio::pin!(end);
-    let leave = leave.wait(&connection, &called);
-    tokio::pin!(leave);
-    let mut asked_to_go = None;
+    let close = reasons.wait(&connection, &called);
+    tokio::pin!(close);
+    let mut closing_since = None;
     loop {
         // hyper waits for the HTTP/2 preface of a caller that is asked to go, and some never send one.
-        let mute = asked_to_go
+        let silent = closing_since
             .filter(|_| !called.is_cancelled())
             .map(|at: Instant| tokio::time::sleep_until(at + limits::FIRST_REQUEST));
         tokio::select! {
@@ -121,9 +121,9 @@ pub(super) async fn serve<S>(
                 tracing::debug!(address = %connection.address, %why, "Connection ended");
                 return;
             }
-            why = &mut leave, if asked_to_go.is_none() => {
-                tracing::trace!(address = %connection.address, why, "Connection is asked to go");
-                asked_to_go = Some(Instant::now());
+            why = &mut close, if closing_since.is_none() => {
+                tracing::trace!(address = %connection.address, why, "Connection is closed gracefully");
+                closing_since = Some(Instant::now());
                 http.as_mut().graceful_shutdown();
             }
             result = &mut http => {
@@ -132,7 +132,7 @@ pub(super) async fn serve<S>(
                 }
                 return;
             }
-            Some(()) = OptionFuture::from(mute) => {
+            Some(()) = OptionFuture::from(silent) => {
                 if !called.is_cancelled() {
                     tracing::debug!(address = %connection.address, "Connection ended without a request");
                     return;

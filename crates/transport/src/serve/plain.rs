@@ -7,13 +7,13 @@ use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::accept::{self, Places};
-use super::{Line, ServeOptions};
+use super::{ConnectionServer, ServeOptions};
+use crate::accept::{self, AcceptPermits};
 use crate::connection::{Address, Connection};
 use crate::drain::{Drain, Drained};
 
-/// Serves plain HTTP over TCP until `stop` is cancelled, then drains. Nobody is told apart here: only for what anyone who
-/// reaches the address may know.
+/// Serves plain HTTP over TCP until `stop` is cancelled, then drains. Callers are not authenticated: only for what
+/// anyone who reaches the address may know.
 pub async fn serve_plain(
     listener: TcpListener,
     router: Router,
@@ -22,9 +22,9 @@ pub async fn serve_plain(
 ) -> Drained {
     let drain = Drain::new(&stop);
     let _cut = drain.cut().clone().drop_guard();
-    let line = Line::new(router, &options, &drain);
-    let take = |(stream, address): (TcpStream, SocketAddr), places: Places| {
-        let (guard, line) = (drain.guard(), line.clone());
+    let server = ConnectionServer::new(router, &options, &drain);
+    let take = |(stream, address): (TcpStream, SocketAddr), permits: AcceptPermits| {
+        let (guard, server) = (drain.guard(), server.clone());
         let connection = Arc::new(Connection {
             address: Address::Tcp(address),
             peer: None,
@@ -32,10 +32,10 @@ pub async fn serve_plain(
             cut: drain.cut().child_token(),
         });
         tokio::spawn(async move {
-            let _held = (guard, places);
-            line.serve(stream, connection, None).await;
+            let _held = (guard, permits);
+            server.serve(stream, connection, None).await;
         });
     };
-    accept::run(listener, options.bounds(), &stop, take).await;
+    accept::run(listener, options.accept_limits(), &stop, take).await;
     drain.finish(options.drain).await
 }

@@ -8,7 +8,7 @@ use countersign_identity::tls::{ALPN_HTTP11, ClientAuth, ExpectedPeer, TlsVersio
 use countersign_transport::clock::TestClock;
 use countersign_transport::dial::TlsConnector;
 use countersign_transport::drain::Drained;
-use countersign_transport::tls::Identities;
+use countersign_transport::presented::Identities;
 use countersign_transport::{Address, Connection, ServeOptions, TlsAcceptor};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -20,8 +20,8 @@ use countersign_identity::{KeyType, PrivateKey, SigningKey, TrustDomain, UnixTim
 use countersign_transport::clock::{RustlsTime, TestClock};
 use countersign_transport::dial::{ClientIo, TlsConnector};
 use countersign_transport::drain::Drained;
+use countersign_transport::presented::Identities;
 use countersign_transport::serve::Http;
-use countersign_transport::tls::Identities;
 use countersign_transport::{Connection, Presented, ServeOptions, SharedClock, serve_tls};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};

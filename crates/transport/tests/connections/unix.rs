@@ -9,7 +9,7 @@ use axum::routing::get;
 use countersign_transport::dial::UnixConnector;
 use countersign_transport::drain::Drained;
 use countersign_transport::serve::Http;
-use countersign_transport::unix::{Access, BindError, Socket, Standing};
+use countersign_transport::unix::{Access, BindError, Reachability, Socket};
 use countersign_transport::{Address, Connection, ServeOptions, SystemClock, limits, serve_unix};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -136,7 +136,7 @@ struct Served {
     _folder: TempDir,
     path: PathBuf,
     stop: CancellationToken,
-    standing: watch::Receiver<Standing>,
+    reachability: watch::Receiver<Reachability>,
     end: JoinHandle<Drained>,
     connections: mpsc::UnboundedReceiver<Arc<Connection>>,
 }
@@ -164,13 +164,13 @@ async fn serve_http(http: Http) -> Served {
     let socket = Socket::bind(&path, Access::PUBLIC).await.unwrap();
     let options = ServeOptions::new(http, SystemClock::shared());
     let stop = CancellationToken::new();
-    let standing = socket.standing();
+    let reachability = socket.reachability();
     let end = tokio::spawn(serve_unix(socket, router, options, stop.clone()));
     Served {
         _folder: folder,
         path,
         stop,
-        standing,
+        reachability,
         end,
         connections,
     }
@@ -276,8 +276,8 @@ async fn a_socket_that_another_process_took_over_is_told_and_left_alone_until_no
     let aside = served.path.with_file_name("other");
     let foreign = std::os::unix::net::UnixListener::bind(&aside).unwrap();
     std::fs::rename(&aside, &served.path).unwrap();
-    served.standing.changed().await.unwrap();
-    let Standing::Unreachable(reason) = served.standing.borrow_and_update().clone() else {
+    served.reachability.changed().await.unwrap();
+    let Reachability::Unreachable(reason) = served.reachability.borrow_and_update().clone() else {
         panic!("it is not noticed");
     };
     assert!(
@@ -289,8 +289,8 @@ async fn a_socket_that_another_process_took_over_is_told_and_left_alone_until_no
 
     // Its owner is gone, and left the file.
     drop(foreign);
-    served.standing.changed().await.unwrap();
-    assert_eq!(*served.standing.borrow(), Standing::Reachable);
+    served.reachability.changed().await.unwrap();
+    assert_eq!(*served.reachability.borrow(), Reachability::Reachable);
     assert_eq!(answer_to_authority(&served.path, "localhost").await, 1);
 
     let foreign = std::os::unix::net::UnixListener::bind(&aside).unwrap();

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use countersign_identity::node::Credential;
 use countersign_identity::{Node, Selector};
+use countersign_limits::KeyedSemaphore;
 use countersign_proto::spire::api::server::agent::v1 as wire;
 use countersign_proto::spire::api::server::agent::v1::attest_agent_request::{Params, Step};
 use countersign_proto::spire::api::server::agent::v1::attest_agent_response as answer;
 use countersign_proto::spire::api::types;
 use countersign_store::NodeError;
 use countersign_transport::connection::network;
-use countersign_transport::turns::Turns;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
@@ -69,14 +69,14 @@ pub(super) struct Origin {
 /// silent.
 pub(in crate::api) struct Attesting {
     all: Semaphore,
-    each: Turns<IpAddr>,
+    each: KeyedSemaphore<IpAddr>,
 }
 
 impl Default for Attesting {
     fn default() -> Self {
         Self {
             all: Semaphore::new(limits::MAX_ATTESTATIONS),
-            each: Turns::new(limits::MAX_ATTESTATIONS_PER_NETWORK),
+            each: KeyedSemaphore::new(limits::MAX_ATTESTATIONS_PER_NETWORK),
         }
     }
 }
@@ -91,7 +91,7 @@ impl Attesting {
     /// Waits for a place; nothing is read from the agent before it has one.
     async fn enter(&self, address: Option<IpAddr>) -> impl Sized + use<'_> {
         let own = match address {
-            Some(address) => Some(self.each.wait(network(address)).await),
+            Some(address) => Some(self.each.acquire(network(address)).await),
             None => None,
         };
         (own, self.all.acquire().await)

@@ -15,7 +15,7 @@ use countersign_transport::task::Tasks;
 
 /// Where operators are answered.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Operators {
+pub struct OperatorEndpoints {
     /// Health, at an address and a port, on these paths.
     pub health: Option<(String, u16, HealthPaths)>,
     /// Prometheus, at an address and a port, on `/metrics`.
@@ -26,7 +26,7 @@ pub struct Operators {
 
 /// Why operators can't be answered.
 #[derive(Debug, thiserror::Error)]
-pub enum OperateError {
+pub enum EndpointError {
     /// A listener could not be opened.
     #[error(
         "cannot listen on {address} port {port} for {what}: check bind_address, host and port, and who else listens there"
@@ -48,23 +48,23 @@ pub enum OperateError {
 }
 
 /// Listeners that are open and answer nobody yet.
-pub struct Bound {
+pub struct BoundEndpoints {
     health: Option<(TcpListener, HealthPaths)>,
     metrics: Option<(TcpListener, Prometheus)>,
     observed: bool,
 }
 
-impl Operators {
+impl OperatorEndpoints {
     /// Opens the listeners, and begins to record if there is somebody to read it; `catalogue` is all that this daemon
     /// counts, and `otlp` is what [`Self::otlp`] became at the start of the process.
     ///
     /// # Errors
-    /// [`OperateError`].
+    /// [`EndpointError`].
     pub async fn bind(
         &self,
         catalogue: &[Metric],
         otlp: Option<&Otlp>,
-    ) -> Result<Bound, OperateError> {
+    ) -> Result<BoundEndpoints, EndpointError> {
         let health = match &self.health {
             None => None,
             Some((address, port, paths)) => {
@@ -85,7 +85,7 @@ impl Operators {
             None => None,
             Some(readers) => metrics::install(catalogue, readers)?,
         };
-        Ok(Bound {
+        Ok(BoundEndpoints {
             health,
             metrics: listener.zip(prometheus),
             observed: readers.is_some(),
@@ -93,7 +93,7 @@ impl Operators {
     }
 }
 
-impl Bound {
+impl BoundEndpoints {
     /// Where operators are answered.
     #[must_use]
     pub fn listening(&self) -> Vec<Listening> {
@@ -136,10 +136,14 @@ impl Bound {
     }
 }
 
-async fn listen(what: &'static str, address: &str, port: u16) -> Result<TcpListener, OperateError> {
+async fn listen(
+    what: &'static str,
+    address: &str,
+    port: u16,
+) -> Result<TcpListener, EndpointError> {
     TcpListener::bind((address, port))
         .await
-        .map_err(|source| OperateError::Listen {
+        .map_err(|source| EndpointError::Listen {
             what,
             address: address.to_owned(),
             port,
