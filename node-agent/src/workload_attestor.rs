@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use countersign_identity::{Selector, SelectorSet};
 use countersign_limits::KeyedSemaphore;
-use countersign_transport::log_limiter::LogLimiter;
 use countersign_transport::error::Chain;
+use countersign_transport::log_limiter::LogLimiter;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use tokio::time::Instant;

@@ -93,7 +93,9 @@ const WALLS: &[Wall] = &[
         layers: &[
             "cli config",
             "logs operator_endpoints",
-            "metrics otlp",
+            "recorder",
+            "otlp",
+            "metrics",
             "address_file health signals systemd trace",
         ],
     },
@@ -224,9 +226,7 @@ const WALLS: &[Wall] = &[
 ];
 
 /// Circles of modules that are still there, by crate and parent. Only ever shorten this list.
-const CIRCLES: &[(&str, &str)] = &[
-    ("countersign_daemon", "metrics otlp"),
-];
+const CIRCLES: &[(&str, &str)] = &[];
 
 static WORKSPACE: LazyLock<Workspace> = LazyLock::new(|| Workspace::of_this_crate().unwrap());
 

@@ -9,7 +9,7 @@ mod launch;
 mod printer;
 mod table;
 
-pub use launch::{Launch, LaunchError, Launched, refuse, validated};
+pub use launch::{Launch, LaunchError, refuse, validated};
 pub use printer::{Captured, Printer, Style};
 pub use table::Table;
 

@@ -1,4 +1,4 @@
-//! What operators see of a daemon, each where the configuration says: health and metrics over HTTP, systemd's watchdog.
+//! The endpoints for operators: health and metrics over HTTP, where the configuration says, and systemd's watchdog.
 
 use std::io;
 
@@ -7,13 +7,14 @@ use tokio::net::TcpListener;
 
 use crate::address_file::Listening;
 use crate::health::{self, Health, HealthPaths};
-use crate::metrics::{self, Metric, MetricsError, Prometheus, Readers};
+use crate::metrics::Metric;
 use crate::otlp::{Otlp, OtlpOptions};
+use crate::recorder::{self, MetricsError, Prometheus};
 use crate::systemd;
 use countersign_transport::clock::SharedClock;
 use countersign_transport::task::Tasks;
 
-/// Where operators are answered.
+/// The endpoints that the configuration asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OperatorEndpoints {
     /// Health, at an address and a port, on these paths.
@@ -24,7 +25,7 @@ pub struct OperatorEndpoints {
     pub otlp: Option<OtlpOptions>,
 }
 
-/// Why operators can't be answered.
+/// Why the endpoints can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// A listener could not be opened.
@@ -47,7 +48,7 @@ pub enum EndpointError {
     Metrics(#[from] MetricsError),
 }
 
-/// Listeners that are open and answer nobody yet.
+/// Open listeners that do not serve yet.
 pub struct BoundEndpoints {
     health: Option<(TcpListener, HealthPaths)>,
     metrics: Option<(TcpListener, Prometheus)>,
@@ -55,8 +56,8 @@ pub struct BoundEndpoints {
 }
 
 impl OperatorEndpoints {
-    /// Opens the listeners, and begins to record if there is somebody to read it; `catalogue` is all that this daemon
-    /// counts, and `otlp` is what [`Self::otlp`] became at the start of the process.
+    /// Opens the listeners, and begins to record metrics if anything reads them. `catalogue` is the list of this daemon's
+    /// metrics; `otlp` was started from [`Self::otlp`].
     ///
     /// # Errors
     /// [`EndpointError`].
@@ -75,26 +76,23 @@ impl OperatorEndpoints {
             None => None,
             Some((address, port)) => Some(listen("metrics", address, *port).await?),
         };
-        let readers = match (&listener, otlp.and_then(Otlp::metrics)) {
-            (None, None) => None,
-            (Some(_), None) => Some(Readers::Prometheus),
-            (None, Some(provider)) => Some(Readers::Collector(provider)),
-            (Some(_), Some(provider)) => Some(Readers::Both(provider)),
-        };
-        let prometheus = match readers {
-            None => None,
-            Some(readers) => metrics::install(catalogue, readers)?,
+        let sent = otlp.is_some_and(Otlp::sends_metrics);
+        let observed = listener.is_some() || sent;
+        let prometheus = if observed {
+            recorder::install(catalogue, listener.is_some(), otlp)?
+        } else {
+            None
         };
         Ok(BoundEndpoints {
             health,
             metrics: listener.zip(prometheus),
-            observed: readers.is_some(),
+            observed,
         })
     }
 }
 
 impl BoundEndpoints {
-    /// Where operators are answered.
+    /// Their addresses.
     #[must_use]
     pub fn listening(&self) -> Vec<Listening> {
         let health = self.health.as_ref().map(|(listener, _)| listener);
@@ -107,8 +105,7 @@ impl BoundEndpoints {
             .collect()
     }
 
-    /// Answers until the tasks are stopped. `look` sets the metrics of which nobody tells by itself, now and every few
-    /// seconds.
+    /// Serves until the tasks are stopped. `look` sets the gauges that nothing else sets, now and every few seconds.
     pub fn serve(
         self,
         tasks: &Tasks,
@@ -125,7 +122,7 @@ impl BoundEndpoints {
             tasks.spawn("metrics upkeep", prometheus.keep_up(tasks.token().clone()));
         }
         if self.observed {
-            let observed = metrics::observe(look, tasks.token().clone());
+            let observed = recorder::observe(look, tasks.token().clone());
             tasks.spawn("metrics observer", observed);
         }
         let (health, stop) = (health.clone(), tasks.token().clone());

@@ -1,58 +1,60 @@
 //! Traces and metrics for an OpenTelemetry collector, by OTLP over gRPC, where the configuration names one.
 //!
-//! Nothing that serves anybody waits for the collector: spans go to a bounded queue and metrics are read every now and
-//! then, each by a thread of its own. While the collector is away what was for it is lost, and the log says so once.
+//! Nothing that serves callers waits for the collector: spans go to a bounded queue and metrics are read periodically,
+//! each by a thread of its own (decision 0024). While the collector is away its data is lost, which is logged once.
 //!
 //! What is sent is chosen here and not by libraries: spans of [`crate::trace`] alone, never log lines, and the metrics of
 //! a daemon's list.
+//!
+//! Without the feature `otlp` nothing can be sent, and a configuration that names a collector is refused.
 
+#[cfg(feature = "otlp")]
 mod collector;
+#[cfg(not(feature = "otlp"))]
+mod disabled;
+#[cfg(feature = "otlp")]
+mod error;
+#[cfg(feature = "otlp")]
+mod exporter;
+#[cfg(feature = "otlp")]
 mod record;
 
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use http::Uri;
-use opentelemetry::KeyValue;
-use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithTonicConfig as _};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
-use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider,
-};
-use tracing::Subscriber;
-use tracing_opentelemetry::OpenTelemetryLayer;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::registry::LookupSpan;
 
-use crate::trace::SPANS;
-use collector::{Reach, Telling};
-
+#[cfg(not(feature = "otlp"))]
+pub use disabled::{Otlp, OtlpError};
+#[cfg(feature = "otlp")]
+pub use error::OtlpError;
+#[cfg(feature = "otlp")]
+pub use exporter::Otlp;
+#[cfg(feature = "otlp")]
 pub(crate) use record::Recording;
 
-/// Spans that wait for their batch; beyond that they are dropped.
-const QUEUE: usize = 2_048;
-/// Spans in one batch.
-const BATCH: usize = 512;
-/// How long spans wait for others.
-const DELAY: Duration = Duration::from_secs(5);
-/// What is left at the end is sent within this time, or not at all.
-const FINISH: Duration = Duration::from_secs(3);
-
-/// Why an address is none of a collector.
+/// Why an address of a collector is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("http://host:port or https://host:port should stand here")]
-pub struct InvalidEndpoint;
+pub enum InvalidEndpoint {
+    /// It is none.
+    #[error("http://host:port or https://host:port should stand here")]
+    NotAnAddress,
+    /// Nothing can be sent to it.
+    #[error(
+        "this program was built without OpenTelemetry: remove the section, or use a build with the feature otlp"
+    )]
+    NotBuilt,
+}
 
 /// The address of a collector: `http://host:port`, or `https://host:port`; without a port it is 4317. What OTLP over HTTP
 /// has besides, a path, is none of gRPC.
 ///
 /// # Errors
-/// It is none.
+/// [`InvalidEndpoint`].
 pub fn endpoint(text: &str) -> Result<Uri, InvalidEndpoint> {
-    let uri: Uri = text.parse().map_err(|_| InvalidEndpoint)?;
+    if cfg!(not(feature = "otlp")) {
+        return Err(InvalidEndpoint::NotBuilt);
+    }
+    let uri: Uri = text.parse().map_err(|_| InvalidEndpoint::NotAnAddress)?;
     let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
     let host = uri.host().is_some_and(|host| !host.is_empty());
     let bare = uri.path_and_query().is_none_or(|path| path == "/");
@@ -63,7 +65,7 @@ pub fn endpoint(text: &str) -> Result<Uri, InvalidEndpoint> {
     if scheme && host && bare && open {
         return Ok(uri);
     }
-    Err(InvalidEndpoint)
+    Err(InvalidEndpoint::NotAnAddress)
 }
 
 /// What is sent where.
@@ -75,139 +77,4 @@ pub struct OtlpOptions {
     pub traces: Option<f64>,
     /// How often metrics are sent; none if they are not.
     pub metrics: Option<Duration>,
-}
-
-/// Why nothing can be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum OtlpError {
-    /// An exporter was not built.
-    #[error("cannot prepare what the OpenTelemetry collector at {endpoint} is told")]
-    Build {
-        /// The collector.
-        endpoint: Uri,
-        /// Why.
-        #[source]
-        source: ExporterBuildError,
-    },
-    /// TLS can't be spoken.
-    #[error("cannot speak TLS to the OpenTelemetry collector at {endpoint}: {reason}")]
-    Tls {
-        /// The collector.
-        endpoint: Uri,
-        /// Why.
-        reason: String,
-    },
-}
-
-/// What is sent from this process while it lasts.
-#[derive(Debug)]
-pub struct Otlp {
-    traces: Option<SdkTracerProvider>,
-    metrics: Option<SdkMeterProvider>,
-}
-
-impl Otlp {
-    /// Begins to send. Within a Tokio runtime, whose threads carry the connection; once per process. `service` is the
-    /// daemon's name.
-    ///
-    /// # Errors
-    /// [`OtlpError`]. That the collector is away is none.
-    pub fn start(
-        options: &OtlpOptions,
-        service: &'static str,
-        version: &'static str,
-    ) -> Result<Self, OtlpError> {
-        let channel = collector::channel(&options.endpoint)?;
-        let failed = |source| OtlpError::Build {
-            endpoint: options.endpoint.clone(),
-            source,
-        };
-        let reach = Arc::new(Reach::new(&options.endpoint));
-        let resource = Resource::builder_empty()
-            .with_service_name(service)
-            .with_attribute(KeyValue::new("service.version", version))
-            .build();
-        let traces = match options.traces {
-            None => None,
-            Some(ratio) => {
-                let exporter = SpanExporter::builder()
-                    .with_tonic()
-                    .with_channel(channel.clone())
-                    .build()
-                    .map_err(failed)?;
-                let exporter = Telling::new("traces", exporter, Arc::clone(&reach));
-                let batches = BatchConfigBuilder::default()
-                    .with_max_queue_size(QUEUE)
-                    .with_max_export_batch_size(BATCH)
-                    .with_scheduled_delay(DELAY)
-                    .build();
-                let processor = BatchSpanProcessor::builder(exporter)
-                    .with_batch_config(batches)
-                    .build();
-                let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)));
-                let provider = SdkTracerProvider::builder()
-                    .with_span_processor(processor)
-                    .with_sampler(sampler)
-                    .with_resource(resource.clone())
-                    .build();
-                Some(provider)
-            }
-        };
-        let metrics = match options.metrics {
-            None => None,
-            Some(interval) => {
-                let exporter = MetricExporter::builder()
-                    .with_tonic()
-                    .with_channel(channel)
-                    .build()
-                    .map_err(failed)?;
-                let exporter = Telling::new("metrics", exporter, reach);
-                let reader = PeriodicReader::builder(exporter)
-                    .with_interval(interval)
-                    .build();
-                let provider = SdkMeterProvider::builder()
-                    .with_reader(reader)
-                    .with_resource(resource)
-                    .build();
-                Some(provider)
-            }
-        };
-        Ok(Self { traces, metrics })
-    }
-
-    /// Makes spans of [`SPANS`] known to the collector, and nothing else.
-    pub(crate) fn layer<S>(&self) -> Option<Box<dyn Layer<S> + Send + Sync>>
-    where
-        S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
-    {
-        let tracer = self.traces.as_ref()?.tracer("countersign");
-        let layer = OpenTelemetryLayer::new(tracer)
-            .with_location(false)
-            .with_threads(false)
-            .with_target(false)
-            .with_tracked_inactivity(false);
-        let filter = Targets::new().with_target(SPANS, LevelFilter::INFO);
-        Some(layer.with_filter(filter).boxed())
-    }
-
-    /// Where metrics go.
-    pub(crate) fn metrics(&self) -> Option<&SdkMeterProvider> {
-        self.metrics.as_ref()
-    }
-
-    /// Sends what is left, if that is possible within a few seconds.
-    pub fn finish(self) {
-        let (done, wait) = mpsc::channel();
-        // A thread of its own, which is left behind if the collector does not answer.
-        std::thread::spawn(move || {
-            if let Some(traces) = self.traces {
-                let _ = traces.shutdown_with_timeout(FINISH);
-            }
-            if let Some(metrics) = self.metrics {
-                let _ = metrics.shutdown_with_timeout(FINISH);
-            }
-            let _ = done.send(());
-        });
-        let _ = wait.recv_timeout(FINISH);
-    }
 }

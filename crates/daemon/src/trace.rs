@@ -4,14 +4,12 @@
 //! They are `tracing` spans of a target of their own, which the log never shows. Without a collector they are disabled,
 //! and cost a look at a flag. Their fields are methods, codes and counts: nothing that a caller sent, no ID and no secret.
 
+#[cfg(feature = "otlp")]
+mod propagation;
+
 use http::{HeaderMap, HeaderValue};
-use opentelemetry::Context;
-use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
-use opentelemetry::trace::TraceContextExt as _;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::field::Empty;
 use tracing::{Level, Span};
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// The target of all spans that are sent.
 pub const SPANS: &str = "countersign_spans";
@@ -43,12 +41,12 @@ pub(crate) fn call(method: &'static str, headers: &HeaderMap) -> Span {
         rpc.method = name,
         rpc.grpc.status_code = Empty,
     );
-    if !span.is_disabled()
-        && let Some(parent) = parent(headers)
-    {
-        // It was not entered yet: nothing can be too late.
-        let _ = span.set_parent(parent);
+    #[cfg(feature = "otlp")]
+    if !span.is_disabled() {
+        propagation::set_parent(&span, headers);
     }
+    #[cfg(not(feature = "otlp"))]
+    let _ = headers;
     span
 }
 
@@ -62,43 +60,15 @@ pub(crate) fn ended(span: &Span, code: usize) {
     }
 }
 
-/// Where the current span stands, for whom this process calls; none if it is not sent.
+/// The `traceparent` of the current span, for calls that this process makes; none if the span is not sent.
 #[must_use]
 pub fn traceparent() -> Option<HeaderValue> {
     let span = Span::current();
     if span.is_disabled() {
         return None;
     }
-    let context = span.context();
-    let current = context.span();
-    let current = current.span_context();
-    if !current.is_valid() {
-        return None;
-    }
-    let text = format!(
-        "00-{}-{}-{:02x}",
-        current.trace_id(),
-        current.span_id(),
-        current.trace_flags()
-    );
-    HeaderValue::from_str(&text).ok()
-}
-
-/// Only that header: whatever else callers send along (`tracestate`, baggage) ends here.
-struct Parent<'a>(&'a str);
-
-impl Extractor for Parent<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        (key == TRACEPARENT).then_some(self.0)
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        vec![TRACEPARENT]
-    }
-}
-
-fn parent(headers: &HeaderMap) -> Option<Context> {
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let parent = TraceContextPropagator::new().extract(&Parent(text));
-    parent.span().span_context().is_valid().then_some(parent)
+    #[cfg(feature = "otlp")]
+    return propagation::traceparent(&span);
+    #[cfg(not(feature = "otlp"))]
+    return None;
 }

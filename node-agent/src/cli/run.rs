@@ -6,14 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 use countersign_config::{Expansion, InvalidConfig, Warning};
-use countersign_daemon::address_file::{self, ForgetError};
-use countersign_daemon::cli::{Exit, Launch, Launched, OutputFlag, Printer, refuse, validated};
+use countersign_daemon::cli::{Exit, Launch, OutputFlag, Printer, refuse, validated};
 use countersign_daemon::logs::{Format, Level};
-use countersign_daemon::signals::cancel_on_signal;
 use countersign_identity::TrustDomain;
 use countersign_transport::SystemClock;
 use countersign_transport::error::Chain;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{
     AgentConfig, DEFAULT_FILE, JoinTokenSource, MOST_REBOOTSTRAP_DELAY, Overrides, RebootstrapMode,
@@ -224,59 +221,26 @@ impl Run {
             Ok(loaded) => loaded,
             Err(error) => return refuse(printer, &error),
         };
+        let (logs, otlp) = (config.logs.clone(), config.operators.otlp.clone());
+        let logs_to_file = logs.file.is_some();
         let launch = Launch {
             service: SERVICE,
             version: env!("CARGO_PKG_VERSION"),
             // This thread syncs with the server, and one other answers callers: handing a caller from thread to thread takes
             // longer than answering it (decision 0029).
             threads: Some(1),
-            logs: &config.logs,
-            otlp: config.operators.otlp.as_ref(),
+            logs: &logs,
+            otlp: otlp.as_ref(),
             warnings: &warnings,
         };
-        let Launched {
-            runtime,
-            levels,
-            otlp,
-        } = match launch.start() {
-            Ok(launched) => launched,
-            Err(error) => {
-                printer.error(&error);
-                return printer.exit(error.exit());
-            }
-        };
-        let logs_to_file = config.logs.file.is_some();
-        let ended = runtime.block_on(async {
-            let stop = CancellationToken::new();
-            cancel_on_signal(stop.clone()).map_err(Ended::Signals)?;
-            if let Some(path) = &self.address_file {
-                address_file::forget(path).map_err(Ended::AddressFile)?;
-            }
-            Box::pin(daemon::run(
-                config,
-                self.address_file,
-                levels,
-                otlp.as_ref(),
-                SystemClock::shared(),
-                stop,
-            ))
-            .await
-            .map_err(Ended::Agent)
+        let address_file = self.address_file.clone();
+        let launched = launch.run(self.address_file.as_deref(), async |levels, otlp, stop| {
+            let clock = SystemClock::shared();
+            Box::pin(daemon::run(config, address_file, levels, otlp, clock, stop)).await
         });
-        if let Some(otlp) = otlp {
-            otlp.finish();
-        }
-        match ended {
-            Ok(()) => printer.exit(Exit::Success),
-            Err(Ended::Signals(error)) => {
-                printer.error(&error);
-                printer.exit(Exit::Failure)
-            }
-            Err(Ended::AddressFile(error)) => {
-                printer.error(&error);
-                printer.exit(Exit::Failure)
-            }
-            Err(Ended::Agent(error)) => {
+        match launched {
+            Ok(Ok(())) => printer.exit(Exit::Success),
+            Ok(Err(error)) => {
                 // The log may be a file, and the person at the terminal wants to know too.
                 let text = Chain(&error).to_string();
                 tracing::error!("{text}");
@@ -285,12 +249,10 @@ impl Run {
                 }
                 printer.exit(error.exit())
             }
+            Err(error) => {
+                printer.error(&error);
+                printer.exit(error.exit())
+            }
         }
     }
-}
-
-enum Ended {
-    Signals(std::io::Error),
-    AddressFile(ForgetError),
-    Agent(daemon::AgentError),
 }

@@ -1,19 +1,15 @@
 //! `run` and `validate`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use countersign_config::{Expansion, InvalidConfig, Warning};
-use countersign_daemon::address_file::{self, ForgetError};
-use countersign_daemon::cli::{Exit, Launch, Launched, OutputFlag, Printer, refuse, validated};
-use countersign_daemon::logs::{Format, Level, Levels};
-use countersign_daemon::otlp::Otlp;
-use countersign_daemon::signals::cancel_on_signal;
+use countersign_daemon::cli::{Exit, Launch, OutputFlag, Printer, refuse, validated};
+use countersign_daemon::logs::{Format, Level};
 use countersign_identity::TrustDomain;
 use countersign_transport::SystemClock;
 use nix::sys::stat::Mode;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{DEFAULT_FILE, Overrides, ServerConfig};
 use crate::daemon::{self, ServeError, StartError};
@@ -119,10 +115,6 @@ enum RunError {
     Start(#[from] StartError),
     #[error(transparent)]
     Serve(#[from] ServeError),
-    #[error("signals can't be caught")]
-    Signals(#[source] std::io::Error),
-    #[error(transparent)]
-    AddressFile(#[from] ForgetError),
 }
 
 impl RunError {
@@ -153,22 +145,18 @@ impl Run {
             otlp: config.operators.otlp.as_ref(),
             warnings: &warnings,
         };
-        let Launched {
-            runtime,
-            levels,
-            otlp,
-        } = match launch.start() {
-            Ok(launched) => launched,
+        let address_file = self.address_file.as_deref();
+        let launched = launch.run(address_file, async |levels, otlp, stop| {
+            let bound = daemon::build(&config, levels, otlp, SystemClock::shared()).await?;
+            Ok::<_, RunError>(bound.serve(stop, address_file).await?)
+        });
+        let ended = match launched {
+            Ok(ended) => ended,
             Err(error) => {
                 printer.error(&error);
                 return printer.exit(error.exit());
             }
         };
-        let address_file = self.address_file.as_deref();
-        let ended = runtime.block_on(serve(&config, levels, otlp.as_ref(), address_file));
-        if let Some(otlp) = otlp {
-            otlp.finish();
-        }
         match ended {
             Ok(()) => printer.exit(Exit::Success),
             Err(error) => {
@@ -177,21 +165,6 @@ impl Run {
             }
         }
     }
-}
-
-async fn serve(
-    config: &ServerConfig,
-    levels: Levels,
-    otlp: Option<&Otlp>,
-    address_file: Option<&Path>,
-) -> Result<(), RunError> {
-    let stop = CancellationToken::new();
-    cancel_on_signal(stop.clone()).map_err(RunError::Signals)?;
-    if let Some(path) = address_file {
-        address_file::forget(path)?;
-    }
-    let bound = daemon::build(config, levels, otlp, SystemClock::shared()).await?;
-    Ok(bound.serve(stop, address_file).await?)
 }
 
 impl Validate {

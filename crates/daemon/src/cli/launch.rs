@@ -1,16 +1,20 @@
 //! How a daemon begins, and what it says of a configuration, as far as all of them do it alike.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use countersign_config::{InvalidConfig, Warning};
 use countersign_transport::error::Chain;
-use tokio::runtime::{Builder, Runtime};
+use countersign_transport::open_files;
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Output, Printer};
+use crate::address_file::{self, ForgetError};
 use crate::logs::{self, Levels, LogError, LogOptions};
 use crate::otlp::{Otlp, OtlpError, OtlpOptions};
-use countersign_transport::open_files;
+use crate::signals::cancel_on_signal;
 
 /// What a daemon begins with.
 #[derive(Debug)]
@@ -29,17 +33,6 @@ pub struct Launch<'a> {
     pub warnings: &'a [Warning],
 }
 
-/// What the rest of a daemon runs on.
-#[derive(Debug)]
-pub struct Launched {
-    /// Its threads.
-    pub runtime: Runtime,
-    /// The level of its log.
-    pub levels: Levels,
-    /// The connection to the collector; to be finished at the end.
-    pub otlp: Option<Otlp>,
-}
-
 /// Why a daemon could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -52,6 +45,12 @@ pub enum LaunchError {
     /// The log can't be written.
     #[error(transparent)]
     Logs(#[from] LogError),
+    /// The system does not deliver signals.
+    #[error("could not catch signals")]
+    Signals(#[source] io::Error),
+    /// The address file of an earlier process could not be removed.
+    #[error(transparent)]
+    AddressFile(#[from] ForgetError),
 }
 
 impl LaunchError {
@@ -59,38 +58,50 @@ impl LaunchError {
     #[must_use]
     pub const fn exit(&self) -> Exit {
         match self {
-            Self::Threads(_) => Exit::Failure,
+            Self::Threads(_) | Self::Signals(_) | Self::AddressFile(_) => Exit::Failure,
             Self::Otlp(_) | Self::Logs(_) => Exit::Configuration,
         }
     }
 }
 
 impl Launch<'_> {
-    /// Raises the limit of open files, starts threads, collector and log, and says the warnings. Once per process.
+    /// Starts what every daemon needs, then runs `daemon` to its end, once per process. `daemon` gets the level of the log,
+    /// the connection to the collector, and a token that SIGINT or SIGTERM cancels.
     ///
     /// # Errors
-    /// [`LaunchError`].
-    pub fn start(self) -> Result<Launched, LaunchError> {
+    /// [`LaunchError`], before `daemon` was called. How it ended is inside.
+    pub fn run<E>(
+        self,
+        address_file: Option<&Path>,
+        daemon: impl AsyncFnOnce(Levels, Option<&Otlp>, CancellationToken) -> Result<(), E>,
+    ) -> Result<Result<(), E>, LaunchError> {
         open_files::raise();
         let mut threads = Builder::new_multi_thread();
         if let Some(count) = self.threads {
             threads.worker_threads(count.max(1));
         }
         let runtime = threads.enable_all().build().map_err(LaunchError::Threads)?;
+        // The exporters and signals need a runtime at their start.
         let entered = runtime.enter();
         let collector = self.otlp;
         let otlp = collector.map(|to| Otlp::start(to, self.service, self.version));
         let otlp = otlp.transpose()?;
         let levels = logs::init(self.logs, otlp.as_ref())?;
-        drop(entered);
         for warning in self.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Launched {
-            runtime,
-            levels,
-            otlp,
-        })
+        let stop = CancellationToken::new();
+        cancel_on_signal(stop.clone()).map_err(LaunchError::Signals)?;
+        // Whoever waits for the file must not find the one of an earlier process.
+        if let Some(path) = address_file {
+            address_file::forget(path)?;
+        }
+        drop(entered);
+        let ended = runtime.block_on(daemon(levels, otlp.as_ref(), stop));
+        if let Some(otlp) = otlp {
+            otlp.finish();
+        }
+        Ok(ended)
     }
 }
 

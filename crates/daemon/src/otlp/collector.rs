@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use super::OtlpError;
+use super::error::OtlpError;
 use countersign_transport::error::{BoxError, Chain};
 
 /// The port of OTLP over gRPC.
