@@ -8,9 +8,9 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::attacker::Attacker;
 use crate::process::{self, PATIENCE, Process, Ran};
 use crate::scripted_workload::ScriptedWorkload;
+use countersign_attacker::Attacker;
 
 /// The trust domain of deployments that don't say otherwise.
 pub const TRUST_DOMAIN: &str = "ai-agents.org";

@@ -4,7 +4,6 @@
 //! `cargo test` does not build the binaries of other packages, so [`node`](../node/index.html) is one program that is
 //! server, node agent and workload by its first argument, over the same library mains as the shipped binaries.
 
-pub mod attacker;
 pub mod deployment;
 pub mod peer;
 pub mod process;

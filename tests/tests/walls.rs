@@ -104,19 +104,19 @@ const WALLS: &[Wall] = &[
         knows: &[
             "countersign",
             "countersign-agent",
+            "countersign-attacker",
             "countersign-daemon",
             "countersign-identity",
             "countersign-mesh",
             "countersign-server",
-            "countersign-tests",
             "countersign-transport",
         ],
         layers: &[
             "show",
-            "scene",
-            "paper",
-            "role stage verdict",
-            "event",
+            "scenes",
+            "render",
+            "checks workload workloads",
+            "cluster protocol",
             "script",
         ],
     },
@@ -230,11 +230,11 @@ const CIRCLES: &[(&str, &str)] = &[];
 
 static WORKSPACE: LazyLock<Workspace> = LazyLock::new(|| Workspace::of_this_crate().unwrap());
 
-/// Every crate but that of the tests, with its row.
+/// Every crate outside of `tests/`, with its row.
 fn walls() -> impl Iterator<Item = (&'static Crate, &'static Wall)> {
     let crates = WORKSPACE.crates.iter();
     crates
-        .filter(|known| known.name != "countersign-tests")
+        .filter(|known| !known.folder.starts_with("tests"))
         .map(|known| {
             let wall = WALLS.iter().find(|wall| wall.name == known.name);
             (

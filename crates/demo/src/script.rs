@@ -1,52 +1,46 @@
-//! Who plays, and the numbers of the show.
+//! Who takes part, and the numbers of the show.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The trust domain of the show.
-pub(crate) const TRUST_DOMAIN: &str = "ai-agents.org";
-/// The name that the join token gives to the node: the parent of all entries.
+/// The node's ID, which the join token gives it: the parent of all entries.
 pub(crate) const NODE: &str = "spiffe://ai-agents.org/node";
 /// Set for the processes that end with the show, and not for a person who tries the same program by hand.
-pub(crate) const OF_THE_SHOW: &str = "COUNTERSIGN_DEMO";
+pub(crate) const PART_OF_SHOW: &str = "COUNTERSIGN_DEMO";
 
 /// How long the whole show may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(55);
 /// The lifetime of the SVIDs that are seen to rotate.
 pub(crate) const SHORT_TTL: Duration = Duration::from_secs(20);
+/// How often the planner makes a pair of steady calls.
+pub(crate) const STEADY_EVERY: Duration = Duration::from_millis(100);
 
 /// How many calls the flood has.
 pub(crate) const FLOOD: u32 = 100;
-/// What the planner hands to the coder for it, in calls.
+/// How many calls the planner grants the coder for it.
 pub(crate) const FLOOD_GRANT: u16 = 200;
-/// `rate` of the rule that the flood runs into: calls a second, and how many at once.
+/// The rate of the rule that the flood runs into, in calls per second; `cluster/mesh.hcl` has it.
 pub(crate) const FLOOD_RATE: u32 = 10;
-/// See [`FLOOD_RATE`].
+/// The burst of that rule.
 pub(crate) const FLOOD_BURST: u32 = 20;
 
-/// How often a pair of steady calls is made.
-pub(crate) const STEADY_EVERY: Duration = Duration::from_millis(100);
-/// How many pairs of steady calls are one piece of work.
-pub(crate) const STEADY_PAIRS: u32 = 20;
-
 /// The four workloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Name {
     /// Starts work.
     Planner,
-    /// Works on it.
+    /// Does it, and has it reviewed.
     Coder,
-    /// Judges it, and would like to hand it back to the planner.
+    /// Reviews it, and wants to hand it back to the planner.
     Reviewer,
-    /// Has an identity, and no business here.
+    /// Has an identity, but no rule of the policy names it.
     Intruder,
 }
 
 impl Name {
-    /// All of them, in the order of their entrance.
     pub(crate) const ALL: [Self; 4] = [Self::Planner, Self::Coder, Self::Reviewer, Self::Intruder];
 
     /// The last segment of the SPIFFE ID, and the program's file name.
@@ -61,12 +55,7 @@ impl Name {
 
     /// The SPIFFE ID.
     pub(crate) fn id(self) -> String {
-        format!("spiffe://{TRUST_DOMAIN}/{self}")
-    }
-
-    /// The workload of that name.
-    pub(crate) fn find(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| known.as_str() == name)
+        format!("spiffe://ai-agents.org/{self}")
     }
 
     /// Whether its SVIDs live for [`SHORT_TTL`] only.
@@ -78,18 +67,5 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_found_by_what_they_print() {
-        for name in Name::ALL {
-            assert_eq!(Name::find(&name.to_string()), Some(name));
-        }
-        assert_eq!(Name::find("stranger"), None);
     }
 }

@@ -1,21 +1,19 @@
-//! The show: builds the stage, plays the scenes, and says at the end whether all happened as it should.
+//! The show: plays the scenes, and says at the end whether everything happened as it should.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Parser;
 use countersign_daemon::cli::{self, Exit, Printer};
 use countersign_daemon::signals;
 use tokio_util::sync::CancellationToken;
 
-use crate::paper::Paper;
-use crate::scene;
+use crate::cluster::Cluster;
+use crate::render::Renderer;
+use crate::scenes::{self, Show};
 use crate::script::LIMIT;
-use crate::stage::{Cast, Deadline, Stage};
-use crate::verdict::{Check, Verdict};
-
-/// How many lines of each log are shown when something fails.
-const TAIL: usize = 10;
+use crate::workloads::Workloads;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -47,111 +45,84 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Err(code) => return code,
     };
     // One thread: a part asks the system to end with the thread that started it.
-    let runtime = match tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(&arguments, printer)),
         Err(error) => {
             printer.error(&error);
-            return printer.exit(Exit::Failure);
+            printer.exit(Exit::Failure)
         }
-    };
-    let mut paper = Paper::new(printer);
-    let exit = runtime.block_on(run(&arguments, &mut paper));
-    paper.printer().exit(exit)
+    }
 }
 
-async fn run(arguments: &Arguments, paper: &mut Paper) -> Exit {
+async fn run(arguments: &Arguments, printer: Printer) -> ExitCode {
+    let mut out = Renderer::new(printer);
+    let cluster = match Cluster::new() {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            out.failure(&error, &[]);
+            return out.printer().exit(Exit::Failure);
+        }
+    };
+    let mut show = Show {
+        cluster,
+        out,
+        checks: Vec::new(),
+    };
+    let mut played = Box::pin(play(arguments, &mut show)).await;
+    if let Err(error) = &played {
+        show.out.failure(error, &show.cluster.log_tails());
+    }
+    let Show {
+        cluster,
+        mut out,
+        checks,
+    } = show;
+    if let Err(error) = cluster.stop().await {
+        out.failure(&error, &[]);
+        played = Err(error);
+    }
+    let passed = played.is_ok() && checks.iter().all(|check| check.passed);
+    out.printer()
+        .exit(if passed { Exit::Success } else { Exit::Failure })
+}
+
+async fn play(arguments: &Arguments, show: &mut Show) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let staged = signals::cancel_on_signal(stop.clone()).map_err(anyhow::Error::from);
-    let mut stage = match staged.and_then(|()| Stage::build(Deadline::after(LIMIT))) {
-        Ok(stage) => stage,
-        Err(error) => {
-            paper.failure(&error, &[]);
-            return Exit::Failure;
-        }
-    };
-    let mut exit = match stop
-        .run_until_cancelled(Box::pin(play(&mut stage, paper)))
-        .await
-    {
-        Some(Ok((verdict, cast))) => {
-            let kept = if arguments.keep {
-                scene::keep(&stage, cast, paper, &stop).await
-            } else {
-                Ok(())
-            };
-            ended(kept.map(|()| verdict), &stage, paper)
-        }
-        Some(Err(error)) => ended(Err(error), &stage, paper),
-        None => {
-            paper.failure(&anyhow::anyhow!("it was interrupted"), &[]);
-            Exit::Failure
-        }
-    };
-    if let Err(error) = stage.close().await {
-        paper.failure(&error, &[]);
-        exit = Exit::Failure;
-    }
-    exit
-}
-
-fn ended(played: anyhow::Result<Verdict>, stage: &Stage, paper: &mut Paper) -> Exit {
-    match played {
-        Ok(Verdict::Ok) => Exit::Success,
-        Ok(Verdict::Failed) => Exit::Failure,
-        Err(error) => {
-            paper.failure(&error, &stage.log_tails(TAIL));
-            Exit::Failure
-        }
-    }
-}
-
-async fn play(stage: &mut Stage, paper: &mut Paper) -> anyhow::Result<(Verdict, Cast)> {
-    paper.title("Countersign: a feedback loop between real agents is stopped");
-    paper.say(&format!(
-        "Every part is a process of its own; their files are in {}.",
-        stage.folder().display()
+    signals::cancel_on_signal(stop.clone())?;
+    show.out
+        .title("Countersign: a feedback loop between real agents is stopped");
+    let folder = show.cluster.shown("");
+    show.out.explain(&format!(
+        "Every part is a process of its own; their files are in {folder}."
     ));
-    let mut checks = Vec::new();
-    let played = scenes(stage, paper, &mut checks).await;
-    if !checks.is_empty() {
-        paper.summary(&checks);
+    let played = tokio::select! {
+        () = stop.cancelled() => bail!("it was interrupted"),
+        played = tokio::time::timeout(LIMIT, play_scenes(show)) => played,
+    };
+    if !show.checks.is_empty() {
+        show.out.summary(&show.checks);
     }
-    let cast = played?;
-    Ok((verdict(&checks, paper), cast))
+    let Ok(workloads) = played else {
+        bail!("it was not over after {} s", LIMIT.as_secs());
+    };
+    let workloads = workloads?;
+    if arguments.keep {
+        scenes::look_around(show, workloads, &stop).await?;
+    }
+    Ok(())
 }
 
-fn verdict(checks: &[Check], paper: &mut Paper) -> Verdict {
-    let failed = checks
-        .iter()
-        .filter(|check| check.verdict == Verdict::Failed)
-        .count();
-    paper.line("");
-    if failed == 0 {
-        paper.result(Verdict::Ok, "Everything happened as it should.");
-        Verdict::Ok
-    } else {
-        let text = format!("{failed} of {} did not happen as it should.", checks.len());
-        paper.result(Verdict::Failed, &text);
-        Verdict::Failed
-    }
-}
-
-async fn scenes(
-    stage: &mut Stage,
-    paper: &mut Paper,
-    checks: &mut Vec<Check>,
-) -> anyhow::Result<Cast> {
-    scene::set(stage, paper).await?;
-    let mut cast = Cast::start(stage)?;
-    let (joined, check) = scene::identity(stage, &mut cast, paper).await?;
-    checks.push(check);
-    scene::start_steady_calls(&mut cast, paper).await?;
-    checks.extend(scene::task(&mut cast, paper).await?);
-    checks.extend(scene::intruder(&mut cast, paper).await?);
-    checks.push(scene::flood(&mut cast, paper).await?);
-    checks.push(scene::rotation(&mut cast, paper, &joined).await?);
-    Ok(cast)
+async fn play_scenes(show: &mut Show) -> anyhow::Result<Workloads> {
+    scenes::setup(show).await?;
+    let mut workloads = Workloads::start(&show.cluster)?;
+    let joined = scenes::identity(show, &mut workloads).await?;
+    scenes::start_steady_calls(show, &mut workloads).await?;
+    scenes::feedback_loop(show, &mut workloads).await?;
+    scenes::intruder(show, &mut workloads).await?;
+    scenes::flood(show, &mut workloads).await?;
+    scenes::rotation(show, &mut workloads, &joined).await?;
+    Ok(workloads)
 }

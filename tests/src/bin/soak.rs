@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
+use countersign_attacker::Attacker;
 use countersign_identity::SpiffeId;
 use countersign_proto::spire::api::server::localauthority::v1 as wire;
 use countersign_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
-use countersign_tests::attacker::Attacker;
 use countersign_tests::deployment::{Deployment, Settings, TRUST_DOMAIN, allow};
 use countersign_tests::scripted_workload::{Call, ScriptedWorkload};
 use countersign_transport::dial::UnixConnector;

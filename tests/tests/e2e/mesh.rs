@@ -4,9 +4,9 @@
 //! of its own.
 
 use bytes::Bytes;
+use countersign_attacker::{Attacker, reason};
 use countersign_identity::SpiffeId;
 use countersign_mesh::Carrier;
-use countersign_tests::attacker::{Attacker, reason};
 use countersign_tests::deployment::{Deployment, FAST_SYNC, Settings, TRUST_DOMAIN, allow};
 use countersign_tests::scripted_workload::{Call, Outcome, ScriptedWorkload};
 use http::Request;
@@ -141,18 +141,7 @@ fn received(
     call: &countersign_mesh::OutgoingCall,
 ) -> anyhow::Result<countersign_mesh::Context> {
     let request = Attacker::request("/work", call, Bytes::new())?;
-    let leaf = from.svid().leaf();
-    let peer = countersign_transport::connection::Peer {
-        id: leaf.id.clone(),
-        kid: leaf.kid,
-        serial: leaf.serial.clone(),
-        chain: from.svid().chain().to_vec(),
-        not_after: leaf.not_after,
-        address: ([127, 0, 0, 1], 1).into(),
-        cut: tokio_util::sync::CancellationToken::new(),
-    };
-    to.received("POST", "/work", request.headers(), &peer.chain)
-        .map_err(|refusal| anyhow::anyhow!("{refusal}"))
+    to.received("POST", "/work", request.headers(), from.svid().chain())
 }
 
 /// Case 1.

@@ -14,7 +14,7 @@ use countersign_mesh::chain::FieldValue;
 use countersign_mesh::decide::FieldValues;
 use countersign_mesh::{
     CallOrigin, CallRequest, Carrier, Context, Engine, Grant, InboundRequest, Now, OutboundError,
-    OutgoingCall, PeerView, Policy, Reason, Refusal, SigningIdentity,
+    OutgoingCall, PeerView, Policy, SigningIdentity,
 };
 use countersign_proto::spiffe::workload::X509svidRequest;
 use countersign_proto::spiffe::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -130,7 +130,8 @@ impl Attacker {
         countersign_mesh::outbound::start(&self.policy, &self.signer, self.now())
     }
 
-    /// What a chain that came in allows, by this attacker's own rules: from the raw fields of a request to it.
+    /// What a chain that came in allows, by this attacker's own rules: from the raw fields of a request to it
+    /// and the caller's certificates.
     ///
     /// # Errors
     /// The chain is not one.
@@ -139,17 +140,16 @@ impl Attacker {
         method: &str,
         path: &str,
         headers: &HeaderMap,
-        chain: &[CertificateDer<'static>],
-    ) -> Result<Context, Refusal> {
-        let leaf = chain.first().and_then(|der| Leaf::parse(der).ok());
-        let leaf = leaf.ok_or_else(|| Refusal::new(Reason::NoPeerIdentity, "no certificate"))?;
+        caller: &[CertificateDer<'static>],
+    ) -> anyhow::Result<Context> {
+        let leaf = Leaf::parse(caller.first().context("a caller without a certificate")?)?;
         let field =
             |name| FieldValue::from_lines(headers.get_all(name).iter().map(|v| v.as_bytes()));
         let request = InboundRequest {
             peer: Some(PeerView {
                 id: &leaf.id,
                 kid: leaf.kid,
-                chain,
+                chain: caller,
                 not_after: leaf.not_after,
             }),
             presented: self.svid.id(),
@@ -166,7 +166,7 @@ impl Attacker {
         permit
             .context()
             .cloned()
-            .ok_or_else(|| Refusal::new(Reason::ChainRequired, "the request had no chain"))
+            .context("the request had no chain")
     }
 
     /// Signs the next link for `POST path` at the callee.
