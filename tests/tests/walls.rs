@@ -91,9 +91,9 @@ const WALLS: &[Wall] = &[
         name: "countersign-daemon",
         knows: &["countersign-config", "countersign-transport"],
         layers: &[
-            "cli config",
-            "logs operator_endpoints",
-            "recorder",
+            "config",
+            "cli operator_endpoints",
+            "logs recorder",
             "otlp",
             "metrics",
             "address_file health signals systemd trace",
@@ -216,11 +216,11 @@ const WALLS: &[Wall] = &[
         layers: &[
             "serve",
             "accept",
-            "dial tls unix",
-            "io",
+            "dial tls",
+            "io unix",
             "connection",
-            "presented process task",
-            "backoff clock drain error file grpc limits log_limiter open_files",
+            "process task",
+            "backoff clock drain error file grpc limits log_limiter open_files presented",
         ],
     },
 ];
