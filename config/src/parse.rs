@@ -1,19 +1,19 @@
 //! The grammar of HCL 1 as SPIRE's users write it, and its JSON form.
 //!
-//! A parser of our own, since the HCL crates read HCL 2, which refuses forms that SPIRE takes: one-line blocks, commas
-//! after attributes, quoted keys, JSON (docs/decisions). It is recursive, so the depth is bounded.
+//! A parser of our own: the existing crates read HCL 2, which refuses forms that SPIRE accepts, such as one-line blocks,
+//! commas after attributes, quoted keys and JSON (decision 0001). It is recursive, so the depth is bounded.
 
 use crate::error::Finding;
 use crate::scan::Cursor;
 use crate::tree::{Item, Kind, Object, Value};
 
-/// How deep sections and lists may be nested. SPIRE's deepest documented file has 7.
+/// How deeply sections and lists may be nested. SPIRE's deepest documented file has 7 levels.
 pub const MAX_DEPTH: usize = 32;
 
 /// How many keys and labels a configuration file may have, all sections together.
 pub const MAX_ITEMS: usize = 10_000;
 
-/// Reads a whole file that has at most so many keys and labels.
+/// Parses a whole file with at most `max_items` keys and labels.
 pub(crate) fn parse(text: &str, max_items: usize) -> Result<Object, Finding> {
     let mut parser = Parser {
         cursor: Cursor::new(text),
@@ -28,7 +28,7 @@ struct Parser<'a> {
     cursor: Cursor<'a>,
     /// A file that begins with a brace is JSON: a `:` separates key and value.
     json: bool,
-    /// How many items were read, and how many there may be.
+    /// Keys and labels read so far.
     items: usize,
     max_items: usize,
 }
@@ -81,6 +81,7 @@ impl Parser<'_> {
             Some('{') => self.value(depth)?,
             Some('=') => self.after_sign(depth)?,
             Some(':') if self.json => self.after_sign(depth)?,
+            // A label: `key "label" { }` is the same as `key { label { } }`, so it nests like a section.
             Some(next) if next == '"' || is_word_start(next) => {
                 if depth >= MAX_DEPTH {
                     return Err(self.too_deep());
@@ -141,6 +142,7 @@ impl Parser<'_> {
     }
 
     fn object(&mut self, depth: usize) -> Result<Kind, Finding> {
+        // Made here, so that it has the position of the opening brace and not that of the end of the file.
         let unclosed = self
             .cursor
             .wrong("this section is not closed: `}` is missing");
@@ -180,6 +182,7 @@ impl Parser<'_> {
     }
 
     fn number(&mut self) -> Result<Kind, Finding> {
+        // `f64` also parses `.5`, `inf` and `nan`, which HCL 1 does not: hence the check of the first digit.
         let malformed = self
             .cursor
             .wrong("this is not a number; a string is written in quotes");

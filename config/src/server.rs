@@ -6,8 +6,8 @@ use crate::key::{
 };
 
 const CHANGES: &str =
-    "the index of entries follows the store's changes at once, nothing is reloaded by a timer";
-/// The server's admin socket if `socket_path` is not configured; the administration verbs look there, too.
+    "the index of entries applies every change of the store at once: no timer reloads it";
+/// Default of the server's `socket_path`, and of the administration verbs' `-socketPath`.
 pub const DEFAULT_SERVER_SOCKET: &str = "/tmp/spire-server/private/api.sock";
 
 /// Every key of a server's configuration file.
@@ -127,7 +127,7 @@ const DATA_STORES: &[Key] = &[
     section("memory", &[]),
 ];
 
-/// What `database_type` says decides whether the others mean anything: the server's configuration judges them.
+/// Which of the other keys apply depends on `database_type`; the server's own configuration checks that.
 const SQL: &[Key] = &[
     value("database_type"),
     value("connection_string"),
@@ -153,7 +153,7 @@ const KEY_MANAGERS: &[Key] = &[
 
 const NODE_ATTESTORS: &[Key] = &node_attestors(X509POP);
 
-/// The prefix has one name in SPIRE's documentation and another one in its code.
+/// SPIRE documents the prefix as `svid_prefix`, its code reads `spiffe_prefix`: both are accepted (decision 0015).
 const X509POP: &[Key] = &[
     value("mode"),
     value("svid_prefix"),

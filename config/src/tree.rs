@@ -1,4 +1,4 @@
-//! The tree that a file becomes: objects of items, each with its position.
+//! The syntax tree of a configuration file: nested objects, with the position of each key and value.
 //!
 //! Labels are nested objects, as HCL 1 sees them: `KeyManager "disk" { }` and `KeyManager { "disk" { } }` are the same.
 
@@ -12,7 +12,7 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    /// The section that this is. JSON writes one also as a list of one.
+    /// This value as one section. The JSON form may write a section as a list with one element.
     pub(crate) fn object(&self) -> Option<&Object> {
         match self.objects()?.as_slice() {
             [object] => Some(object),
@@ -20,7 +20,7 @@ impl Value {
         }
     }
 
-    /// The sections that this is: one, or a list of nothing else.
+    /// This value as sections: one object, or a list that has only objects.
     pub(crate) fn objects(&self) -> Option<Vec<&Object>> {
         match &self.kind {
             Kind::Object(object) => Some(vec![object]),
@@ -36,12 +36,12 @@ impl Value {
     }
 }
 
-/// What a value is.
+/// The type of a value, and its content.
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
-    /// A string or heredoc, escapes resolved.
+    /// A string or heredoc, with its escapes resolved.
     String(String),
-    /// A number as it was written; it becomes one when it is asked for.
+    /// A number as written in the file. It is converted when it is read, since only the reader knows its type and range.
     Number(String),
     Bool(bool),
     List(Vec<Value>),
@@ -49,7 +49,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What to call it in a message.
+    /// What error messages call a value of this type.
     pub(crate) fn noun(&self) -> &'static str {
         match self {
             Self::String(_) => "a string",
@@ -71,7 +71,6 @@ impl Kind {
     }
 }
 
-/// A key with its value.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     pub(crate) key: String,
@@ -80,16 +79,17 @@ pub(crate) struct Item {
     pub(crate) value: Value,
 }
 
-/// The items between two braces, or of a whole file, in the order of the file.
+/// The items of a section or of the whole file, in the order of the file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Object {
     pub(crate) items: Vec<Item>,
-    /// Made from a label, so that a second one of the same key adds to it.
+    /// Made from a label: a later block with the same key is merged into it, where two plain sections are an error.
     pub(crate) from_label: bool,
 }
 
 impl Object {
-    /// Adds an item; blocks that differ only in their labels come together under one key.
+    /// Adds an item. Labelled blocks with the same key are merged: `federates_with "a" { } federates_with "b" { }` becomes
+    /// one `federates_with` with two sections.
     pub(crate) fn insert(&mut self, item: Item) {
         match item.value.kind {
             Kind::Object(added) if added.from_label => match self.labelled(&item.key) {
@@ -126,7 +126,7 @@ impl Object {
             })
     }
 
-    /// The first item of this key. Keys match without regard to case, as HCL 1 matches them.
+    /// The first item with this key. Keys are compared without case, as in HCL 1.
     pub(crate) fn item(&self, key: &str) -> Option<&Item> {
         self.items
             .iter()

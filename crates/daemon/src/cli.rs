@@ -37,11 +37,11 @@ pub struct OutputFlag {
 pub enum Exit {
     /// All went well.
     Success = 0,
-    /// It failed, in no way that has a number of its own; wrong flags too, as in SPIRE.
+    /// Any failure without a code of its own. Wrong flags too, as in SPIRE.
     Failure = 1,
-    /// The configuration is at fault, and nothing was started.
+    /// The configuration is invalid; nothing was started. `EX_USAGE` of `sysexits.h`.
     Configuration = 64,
-    /// A part of a daemon ended that must not end.
+    /// A critical task of a daemon stopped. `EX_SOFTWARE` of `sysexits.h`.
     Software = 70,
     /// There is no such verb, or none was named.
     NoVerb = 127,
@@ -53,10 +53,10 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Turns `-name` and `-name=value` into `--name` and `--name=value`, which is how clap wants long flags.
+/// Turns `-name` and `-name=value`, as SPIRE's users write long flags, into clap's `--name` and `--name=value`.
 ///
-/// The program's name, a single dash, single letters (`-h`), numbers (`-1`) and everything behind a `--` stay as they
-/// are. So a value that begins with a dash and a letter has to be written as `-flag=-value`.
+/// The program's name, a single dash, single letters (`-h`), numbers (`-1`) and everything after a `--` are left alone.
+/// A value that begins with a dash and a letter has to be written as `-flag=-value`, since it would look like a flag.
 pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut flags_may_follow = true;
     let mut normalised = Vec::new();
@@ -84,8 +84,8 @@ fn is_single_dash_long(arg: &OsString) -> bool {
 /// Reads the command line of a program.
 ///
 /// # Errors
-/// The program should end with this code: help or the version was asked for, and printed, or the flags were wrong, and
-/// that was said.
+/// The code to exit with. Either help or the version was requested and has been printed, or the flags were wrong and the
+/// error has been printed.
 pub fn parse<C: clap::Parser>(
     args: impl IntoIterator<Item = OsString>,
     printer: &mut Printer,
@@ -96,6 +96,7 @@ pub fn parse<C: clap::Parser>(
     let matches = command.try_get_matches_from(args);
     let parsed = matches.and_then(|matches| C::from_arg_matches(&matches));
     parsed.map_err(|error| {
+        // 127 only if the first verb is missing or unknown, as in SPIRE; a wrong second one (`entry shwo`) is 1.
         let no_verb = !has_verb
             && matches!(
                 error.kind(),
@@ -119,7 +120,7 @@ pub fn parse<C: clap::Parser>(
     })
 }
 
-/// Lets a flag that takes no value be written as `-flag=true` and `-flag=false` too, as SPIRE's flags can be.
+/// Lets a boolean flag also be written as `-flag=true` and `-flag=false`, as in SPIRE.
 fn with_switches(command: clap::Command) -> clap::Command {
     let switch = |arg: clap::Arg| {
         if !matches!(arg.get_action(), clap::ArgAction::SetTrue) {

@@ -15,7 +15,7 @@ pub const MAX_AUTHORITIES: usize = 1_024;
 /// The longest key ID, in bytes.
 pub const MAX_KEY_ID_LEN: usize = 1_024;
 
-/// Why a key is no JWT authority.
+/// Why a key is not a JWT authority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidJwtAuthority {
@@ -25,7 +25,7 @@ pub enum InvalidJwtAuthority {
     /// Its ID is longer than [`MAX_KEY_ID_LEN`].
     #[error("key ID is longer than {MAX_KEY_ID_LEN} bytes")]
     KeyIdTooLong,
-    /// Its public key is no SubjectPublicKeyInfo.
+    /// Its public key is not a SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
     #[error("public key is not a SubjectPublicKeyInfo in DER")]
     PublicKey,
     /// Its expiry is before 1970.
@@ -33,23 +33,23 @@ pub enum InvalidJwtAuthority {
     ExpiresAt,
 }
 
-/// Why a message is no bundle.
+/// Why a message is not a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidBundle {
-    /// The trust domain.
+    /// Its trust domain is neither a name nor a SPIFFE ID.
     #[error("invalid trust domain: {0}")]
     TrustDomain(#[from] InvalidId),
-    /// An X.509 authority.
+    /// An X.509 authority is not exactly one CA certificate in DER.
     #[error("unable to parse X.509 authority: {0}")]
     X509Authority(#[from] InvalidAuthority),
-    /// A JWT authority.
+    /// A JWT authority lacks a part, or a part is malformed.
     #[error("unable to parse JWT authority: {0}")]
     JwtAuthority(#[from] InvalidJwtAuthority),
     /// More than [`MAX_AUTHORITIES`] of one kind.
     #[error("more than {MAX_AUTHORITIES} authorities of one kind")]
     TooMany,
-    /// The refresh hint.
+    /// Its refresh hint is negative.
     #[error("refresh hint is negative")]
     RefreshHint,
 }
@@ -89,6 +89,7 @@ impl TryFrom<types::JwtKey> for JwtAuthority {
             return Err(InvalidJwtAuthority::KeyIdTooLong);
         }
         PublicKey::from_spki(&public_key).map_err(|_| InvalidJwtAuthority::PublicKey)?;
+        // Proto3 sends no difference between 0 and unset: a key without an expiry.
         let expires_at = match u64::try_from(expires_at) {
             Ok(0) => None,
             Ok(seconds) => Some(UnixTime::from_secs(seconds)),
@@ -123,7 +124,7 @@ impl From<&JwtAuthority> for types::JwtKey {
 impl TryFrom<types::Bundle> for Bundle {
     type Error = InvalidBundle;
 
-    /// WIT authorities are passed over: nothing here uses them yet.
+    /// WIT authorities are ignored: nothing here uses them yet.
     fn try_from(bundle: types::Bundle) -> Result<Self, InvalidBundle> {
         let types::Bundle {
             trust_domain,
@@ -136,6 +137,7 @@ impl TryFrom<types::Bundle> for Bundle {
         if x509_authorities.len().max(jwt_authorities.len()) > MAX_AUTHORITIES {
             return Err(InvalidBundle::TooMany);
         }
+        // Unset, as for a key's expiry: whoever polls the bundle falls back to a default.
         let refresh_hint = match u64::try_from(refresh_hint) {
             Ok(0) => None,
             Ok(seconds) => Some(Duration::from_secs(seconds)),
@@ -178,7 +180,7 @@ impl From<&Bundle> for types::Bundle {
     }
 }
 
-/// Keeps the fields that are asked for, and the trust domain; all of them if there is no mask.
+/// Returns only the fields set in the mask, and always the trust domain. Without a mask: everything (wire contract, A.7).
 #[must_use]
 pub fn masked(bundle: types::Bundle, mask: Option<&types::BundleMask>) -> types::Bundle {
     let Some(mask) = mask else { return bundle };

@@ -1,4 +1,4 @@
-//! Rate limits per client address: a client that is too fast waits.
+//! Rate limits per client IP address (wire contract, A.6): a call short of tokens waits for them instead of failing.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use tonic::Code;
 use super::status::ApiError;
 use crate::limits;
 
-/// A bucket of tokens for each client.
+/// A token bucket for each client.
 #[derive(Debug)]
 pub(super) struct RateLimit {
     rate: Rate,
     clients: KeyedBuckets<IpAddr>,
-    /// The buckets' time is what has passed since then.
+    /// The buckets count time from here.
     start: Instant,
 }
 
-/// Tokens that were taken in advance. Dropped before the wait for them is over, they go back.
+/// Tokens taken in advance. If the call is cancelled while it waits for them, dropping this gives them back.
 struct Reservation<'a> {
     limit: &'a RateLimit,
     client: IpAddr,
@@ -29,7 +29,7 @@ struct Reservation<'a> {
 }
 
 impl RateLimit {
-    /// This many tokens per second, and as many at once.
+    /// A rate of this many tokens per second, and a burst of the same size, as in SPIRE.
     pub(super) fn new(per_second: u32) -> Self {
         Self {
             rate: Rate::per_second(per_second, per_second),
@@ -38,7 +38,9 @@ impl RateLimit {
         }
     }
 
-    /// Takes tokens of a client, and waits until they are there.
+    /// Takes tokens from a client's bucket, and waits until they are available.
+    ///
+    /// Fails at once if the wait would pass the call's deadline or [`limits::MAX_RATE_LIMIT_WAIT`] (decision 0009).
     pub(super) async fn take(
         &self,
         client: IpAddr,
@@ -47,6 +49,7 @@ impl RateLimit {
     ) -> Result<(), ApiError> {
         let exhausted = |why: String| ApiError::plain(Code::ResourceExhausted, why);
         let burst = self.rate.burst();
+        // No wait would ever suffice. The text is SPIRE's.
         let Some(tokens) = u32::try_from(tokens).ok().filter(|n| *n <= burst) else {
             return Err(exhausted(format!(
                 "rate ({tokens}) exceeds burst size ({burst})"

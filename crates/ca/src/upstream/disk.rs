@@ -1,7 +1,7 @@
-//! `UpstreamAuthority "disk"`: a certificate and its key in files, read anew each time something is to be signed.
+//! `UpstreamAuthority "disk"`: a certificate and its key in files, reloaded before each signature.
 //!
-//! New files are picked up by the next signature. If they can't be used, that is logged, and the last good ones go on
-//! signing until their certificate expires.
+//! If the reloaded files can't be used, that is logged, and the last good ones go on signing until their certificate
+//! expires.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -26,19 +26,19 @@ use super::{BundleUpdates, Minted, Published, UpstreamAuthority, UpstreamError};
 use crate::limits;
 
 const NAME: &str = "disk";
-/// The lifetime of the authority that is signed to try the files.
+/// Lifetime of the authority that [`Loaded::check`] signs and discards.
 const TRIAL_TTL: Duration = Duration::from_secs(60);
-/// Room for a key file of any usual size, in bytes.
+/// Initial capacity of the read buffer, in bytes: larger than any usual key file.
 const FIRST_READ: usize = 16 * 1024;
 
 /// Where certificate, key and roots are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskFiles {
-    /// `cert_file_path`: the authority's certificate, then those up to a root of the bundle.
+    /// `cert_file_path`: the authority's certificate, followed by the intermediates up to a root in `bundle`.
     pub certificate: PathBuf,
     /// `key_file_path`: its key.
     pub key: PathBuf,
-    /// `bundle_file_path`: the roots. None if the certificate is a root itself.
+    /// `bundle_file_path`: the roots. `None` if the certificate is itself the root.
     pub bundle: Option<PathBuf>,
 }
 
@@ -53,13 +53,13 @@ pub enum DiskError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file is larger than files of this kind are.
+    /// A file is larger than [`limits::MAX_PEM_FILE_BYTES`].
     #[error("{} is larger than {} bytes", path.display(), limits::MAX_PEM_FILE_BYTES)]
     TooLarge {
         /// Which.
         path: PathBuf,
     },
-    /// A file does not hold what it should.
+    /// A file has no PEM item of the expected kind, or a malformed one.
     #[error("{} holds no {what} in PEM", path.display())]
     Pem {
         /// Which.
@@ -69,15 +69,15 @@ pub enum DiskError {
         /// What the parser said.
         source: pem::Error,
     },
-    /// A file has too many certificates.
+    /// A file has more than [`limits::MAX_UPSTREAM_AUTHORITIES`] certificates.
     #[error("{} holds more than {} certificates", path.display(), limits::MAX_UPSTREAM_AUTHORITIES)]
     TooMany {
         /// Which.
         path: PathBuf,
     },
-    /// Without a bundle file the certificate must be the root itself.
+    /// Without a bundle file the certificate must itself be the root, and the only one in its file.
     #[error(
-        "{} must hold exactly one, self-signed certificate, or bundle_file_path must name the roots that it leads to",
+        "{} must hold exactly one, self-signed certificate, or bundle_file_path must name a file with its roots",
         path.display()
     )]
     NotSelfSigned {
@@ -92,7 +92,7 @@ pub enum DiskError {
         /// What is wrong with it.
         source: InvalidAuthority,
     },
-    /// Certificate and key can't be used together.
+    /// The key is not the certificate's, or the certificate may not sign others.
     #[error("the certificate in {} and the key in {} can't sign", certificate.display(), key.display())]
     Pair {
         /// The certificate.
@@ -112,7 +112,7 @@ pub enum DiskError {
     },
 }
 
-/// The authority in the files.
+/// The upstream authority whose certificate and key are in files.
 #[derive(Debug)]
 pub struct Disk(Arc<Inner>);
 
@@ -127,16 +127,16 @@ struct Inner {
 #[derive(Debug)]
 struct Loaded {
     ca: ParentCa,
-    /// What goes with each new certificate: the authority and its issuers, without the root.
+    /// Appended to each new certificate's chain: the authority's own certificate and its intermediates, without the root.
     issuers: Vec<CertificateDer<'static>>,
     roots: Vec<X509Authority>,
 }
 
 impl Disk {
-    /// Reads the files and checks that what they sign would be accepted. It blocks: call it from a blocking task.
+    /// Loads the files, and checks that peers would accept what they sign. Blocks on the disk.
     ///
     /// # Errors
-    /// [`DiskError`].
+    /// A file can't be read or parsed, or the certificate and key can't sign for this trust domain.
     pub fn open(
         files: DiskFiles,
         trust_domain: TrustDomain,
@@ -153,7 +153,8 @@ impl Disk {
 }
 
 impl Inner {
-    /// What is in the files now; if that can't be used, what was in them when it last could.
+    /// Reloads the files. If they can't be used (an operator may be halfway through replacing them), returns the last good
+    /// ones.
     fn current(&self) -> Arc<Loaded> {
         let read = Loaded::read(&self.files, &self.trust_domain, &self.clock);
         let mut last_good = self
@@ -164,7 +165,7 @@ impl Inner {
             Ok(loaded) => *last_good = Arc::new(loaded),
             Err(error) => warn!(
                 error = %Chain(&error),
-                "Upstream authority \"disk\" could not be loaded again: signing with the one loaded before"
+                "Upstream authority \"disk\" could not be reloaded: signing with the last good files"
             ),
         }
         Arc::clone(&last_good)
@@ -208,7 +209,7 @@ impl UpstreamAuthority for Disk {
         .boxed()
     }
 
-    /// There is no file for keys.
+    /// Always [`Published::Unsupported`]: files have no server to publish JWT keys to.
     fn publish_jwt_key<'a>(
         &'a self,
         _key: &'a JwtAuthority,
@@ -234,6 +235,7 @@ impl Loaded {
         let certificates = read_certificates(&files.certificate)?;
         let (roots_file, roots) = match &files.bundle {
             Some(path) => (path, read_certificates(path)?),
+            // The trial in `check` refuses it if it is not self-signed.
             None if certificates.len() == 1 => (&files.certificate, certificates.clone()),
             None => {
                 let path = files.certificate.clone();
@@ -266,7 +268,7 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Signs an authority and drops it, to see whether peers would accept it.
+    /// Signs an authority and discards it, to verify it as a peer would.
     fn check(
         &self,
         files: &DiskFiles,
@@ -288,7 +290,7 @@ impl Loaded {
     }
 }
 
-/// All certificates of a file; at least one.
+/// All certificates in a file: at least one, at most [`limits::MAX_UPSTREAM_AUTHORITIES`].
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, DiskError> {
     let text = read(path)?;
     let certificates = CertificateDer::pem_slice_iter(&text)
@@ -310,7 +312,7 @@ fn no_certificate(path: &Path, source: pem::Error) -> DiskError {
     }
 }
 
-/// The first private key of a file, whatever its encoding.
+/// The first private key in a file: PKCS #8, PKCS #1 or SEC1.
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, DiskError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|source| DiskError::Pem {
         path: path.into(),
@@ -324,7 +326,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, DiskError> {
         path: path.into(),
         source,
     };
-    // Sized at once: growing would leave copies of a key in memory.
+    // Sized up front: `Zeroizing` clears only the last buffer, so growing would leave copies of a key in freed memory.
     let mut text = Zeroizing::new(Vec::with_capacity(FIRST_READ));
     File::open(path)
         .and_then(|file| {

@@ -1,4 +1,4 @@
-//! One link: a signed call.
+//! One link of a chain: a signed call (docs/call-chains.md, section 2).
 
 use std::ops::Range;
 
@@ -6,10 +6,10 @@ use countersign_identity::{KeyId, SpiffeId};
 
 use super::{Algorithm, ChainId};
 
-/// What the signer of a link says about the call.
+/// What the signer of a link claims about the call: the payload, a CWT claims set (RFC 8392).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// The callee. It has a path.
+    /// The callee, a SPIFFE ID with a path.
     pub aud: SpiffeId,
     /// The chain's deadline, in Unix seconds, below 2^53.
     pub exp: u64,
@@ -17,7 +17,7 @@ pub struct Claims {
     pub iat: u64,
     /// The ID of this call, random and fresh for every attempt.
     pub cti: [u8; 16],
-    /// The greatest length that the chain may reach, 1 to 16.
+    /// How many links the chain may have at most, 1 to 16.
     pub max_hops: u8,
     /// How many further calls the callee and everything downstream of it may make.
     pub budget: u16,
@@ -25,25 +25,25 @@ pub struct Claims {
     pub action: String,
 }
 
-/// What only the first link of a chain says.
+/// The claims that only the first link of a chain has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainStart {
-    /// The originator. It has a path.
+    /// The originator, a SPIFFE ID with a path.
     pub iss: SpiffeId,
-    /// The ID of the piece of work, unique together with the originator.
+    /// The chain's ID. It identifies a chain only together with `iss`, since another originator may choose the same bytes.
     pub chain: ChainId,
 }
 
-/// A decoded link. Its signature has the right form; whether it holds is another question.
+/// A decoded link. Its signature is well-formed but has not been verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// What is signed.
+    /// The signed payload.
     pub claims: Claims,
-    /// The key that is said to have signed.
+    /// The ID of the signing key, as claimed in the protected header.
     pub kid: KeyId,
-    /// How.
+    /// The signature algorithm, from the protected header.
     pub algorithm: Algorithm,
-    /// Where the parts of this link stand in the encoded chain.
+    /// Kept because signatures and chain hashes cover the bytes as received.
     pub(super) spans: ByteSpans,
 }
 

@@ -1,8 +1,7 @@
-//! The part of the upstream authority: it signs this server's authorities, takes its JWT keys, and says which authorities
-//! the trust domain has.
+//! Rotation with an upstream authority, which signs this server's X.509 authorities, publishes its JWT keys, and owns the
+//! trust domain's bundle.
 //!
-//! An upstream that is away stops nothing: the active authorities go on signing, and what could not be done is tried
-//! again.
+//! While the upstream is unreachable the active authorities go on signing, and the failed step is retried.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +23,12 @@ use crate::keymanager::ManagedKey;
 use crate::limits;
 use crate::upstream::{BundleUpdates, Minted, Published, UpstreamAuthority, UpstreamBundle};
 
-/// The first wait for an upstream authority that is away at the start.
+/// Initial backoff while the upstream authority is unreachable at start.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// The longest wait between two tries at the start.
+/// Maximum backoff between two attempts at start.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The upstream authority, and how far its bundle was followed.
+/// The upstream authority, and which version of its bundle was applied last.
 pub(super) struct Upstream {
     pub(super) authority: Arc<dyn UpstreamAuthority>,
     updates: Option<BundleUpdates>,
@@ -47,20 +46,21 @@ impl Upstream {
         }
     }
 
-    /// The upstream bundle, if it is known and was not followed yet.
+    /// The upstream bundle, if one was received that has not been applied yet.
     fn news(&self) -> Option<Arc<UpstreamBundle>> {
         let present = self.updates.as_ref()?.borrow().clone()?;
         (self.followed.as_ref() != Some(&present)).then_some(present)
     }
 
-    /// Publishes a JWT key upstream, and returns all keys that the own bundle gets with it.
+    /// Publishes a JWT key upstream. Returns the JWT keys to add to this server's own bundle.
     pub(super) async fn publish(
         &mut self,
         key: JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, RotationError> {
         match self.authority.publish_jwt_key(&key).await? {
             Published::Upstream(mut keys) => {
-                // An upstream that answers from its cache may not list the key yet; tokens signed with it need it here.
+                // An upstream that answers from its cache may not list the key yet. It must be in our own bundle before the
+                // first token is signed with it (decision 0013).
                 if !keys.iter().any(|known| known.key_id == key.key_id) {
                     keys.push(key);
                 }
@@ -80,19 +80,21 @@ impl Upstream {
     }
 }
 
-/// Waits until the upstream bundle may have changed; for ever if nothing will say so.
+/// Waits until the upstream bundle may have changed. Never returns without an upstream, or if it has no bundle to watch.
 pub(super) async fn changed(upstream: Option<&mut Upstream>) {
     let changed = match upstream.and_then(|upstream| upstream.updates.as_mut()) {
         Some(updates) => updates.changed().await.is_ok(),
         None => false,
     };
+    // No upstream, or its sender is gone: stay pending, so that the caller's `select!` does not spin.
     if !changed {
         std::future::pending::<()>().await;
     }
 }
 
 impl Rotation {
-    /// The first steps after the start. While an authority signs, what needs an upstream that is away can wait.
+    /// The first round after start. An unreachable upstream is fatal only if no authority here can sign yet, and only after
+    /// [`limits::UPSTREAM_PATIENCE`].
     pub(super) async fn begin(&mut self) -> Result<(), RotationError> {
         let patience = Instant::now() + limits::UPSTREAM_PATIENCE;
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
@@ -103,7 +105,7 @@ impl Rotation {
                 Err(error) => return Err(error),
             };
             if self.signs() {
-                warn!(error = %Chain(&error), "Starting with the authorities that there are");
+                warn!(error = %Chain(&error), "Starting with the existing authorities: the upstream authority failed");
                 return Ok(());
             }
             if Instant::now() >= patience {
@@ -115,7 +117,7 @@ impl Rotation {
         }
     }
 
-    /// Whether each kind that is configured has an active authority that has not expired.
+    /// Whether each configured kind has an active authority that has not expired.
     fn signs(&self) -> bool {
         let now = self.clock.now();
         let valid = |validity: Option<crate::authority::schedule::Validity>| {
@@ -141,7 +143,7 @@ impl Rotation {
         let request =
             blocking_job(move || authority_request(&domain, &ca_subject, &signer)).await??;
         let Minted { mut chain, roots } = upstream.mint_x509_ca(request, ca_ttl).await?;
-        // The root is never sent along.
+        // SVIDs are sent without the root: peers have it in their bundle.
         chain.retain(|der| !roots.iter().any(|root| root.der() == der));
         let (now, signer) = (self.clock.now(), key.signer());
         let (whole, known) = (chain.clone(), roots.clone());
@@ -156,11 +158,11 @@ impl Rotation {
         })
     }
 
-    /// Makes the own bundle that of the upstream server, if that has changed. An authority that is about to be withdrawn
-    /// there is replaced first: when peers learn of it, nothing is signed with it here any more.
+    /// Applies a changed upstream bundle to our own (decision 0013). If the active authority leads to no untainted root of
+    /// it, that authority is replaced first: when peers see the new bundle, nothing is signed with it any more.
     pub(super) async fn follow(&mut self) -> Result<(), RotationError> {
         if self.was_root() {
-            // Prepared now, activated when it is due: peers have to learn of the upstream roots first.
+            // Prepared now, activated when it is due: peers need the upstream roots in their bundles first (decision 0013).
             self.prepare(Kind::X509).await?;
         }
         let Some(news) = self.upstream.as_ref().and_then(Upstream::news) else {
@@ -169,7 +171,7 @@ impl Rotation {
         if !self.is_root()
             && let Err(reason) = self.leads_to(&news.x509).await?
         {
-            info!(%reason, "The active X.509 authority does not lead to a good root: replacing it at once");
+            info!(%reason, "The active X.509 authority leads to no untainted upstream root: replacing it at once");
             self.prepare(Kind::X509).await?;
             self.activate(Kind::X509).await?;
         }
@@ -180,13 +182,14 @@ impl Rotation {
         Ok(())
     }
 
-    /// Whether the active authority is a root of its own.
+    /// Whether the active authority is self-signed.
     fn is_root(&self) -> bool {
         let active = self.journal.x509.active();
         active.is_some_and(|slot| slot.authority.certificate.is_root())
     }
 
-    /// Whether this server got an upstream authority after it had been a root, and has prepared nothing with it yet.
+    /// Whether this server was a root until an upstream authority was configured, and has prepared no authority signed by
+    /// that upstream yet.
     fn was_root(&self) -> bool {
         let prepared = self.journal.x509.prepared();
         self.upstream.is_some()
@@ -194,8 +197,8 @@ impl Rotation {
             && prepared.is_none_or(|slot| slot.authority.certificate.is_root())
     }
 
-    /// Whether what the active authority signs is accepted by peers that have these roots. Without an active authority there
-    /// is nothing to object to.
+    /// Whether peers that have these roots accept what the active authority signs. `Ok` without an active authority: there
+    /// is nothing to replace.
     async fn leads_to(
         &self,
         roots: &[X509Authority],
