@@ -89,7 +89,7 @@ pub enum SignError {
     /// The CSR does not parse, its own signature is wrong, or its key is of no supported kind: the caller's fault.
     #[error("invalid CSR")]
     InvalidCsr(#[from] InvalidCsr),
-    /// The audience can't stand in a token: the caller's fault.
+    /// The audience can't be put into a token: the caller's fault.
     #[error(transparent)]
     Audience(JwtIssueError),
     /// The authority's key or the encoder failed: the server's fault.
@@ -120,7 +120,7 @@ struct Shared {
     pool: SigningPool,
     x509: ArcSwapOption<IssuingCa>,
     jwt: ArcSwapOption<JwtSigner>,
-    /// As it was last committed.
+    /// The journal as last committed.
     journal: ArcSwap<Journal>,
     commands: mpsc::Sender<Envelope>,
 }
@@ -140,11 +140,11 @@ impl Authority {
         (Self(Arc::new(shared)), inbox)
     }
 
-    /// Signs a node agent's X.509-SVID, with the configured lifetime. Of the CSR only the key is used; its own signature
+    /// Signs a node agent's X.509-SVID, with the configured lifetime. Only the key of the CSR is used. The CSR's signature
     /// is not verified, as in SPIRE: the node was attested by other means.
     ///
     /// # Errors
-    /// [`SignError`], by whose fault it is.
+    /// [`SignError`], which tells the caller's faults from the server's.
     pub async fn sign_agent(&self, id: &SpiffeId, csr_der: Bytes) -> Result<SignedSvid, SignError> {
         let id = id.clone();
         let shared = Arc::clone(&self.0);

@@ -124,10 +124,10 @@ pub trait KeyManager: Send + Sync + 'static {
     /// The place where keys live can't be read at all.
     fn list(&self) -> Result<Vec<ManagedKey>, KeyManagerError>;
 
-    /// Removes a key; that it is not there is no error.
+    /// Removes a key. A missing key is not an error.
     ///
     /// # Errors
-    /// The key is there and can't be removed.
+    /// The key exists but can't be removed.
     fn remove(&self, name: &KeyName) -> Result<(), KeyManagerError>;
 
     /// Whether keys outlive the process.
@@ -140,7 +140,7 @@ pub enum KeyManagerError {
     /// The cryptographic library could not make a key.
     #[error("could not generate a signing key of type {key_type:?}")]
     Generate {
-        /// What was asked for.
+        /// The requested type.
         key_type: KeyType,
         /// Why.
         source: KeyError,
@@ -160,7 +160,8 @@ pub enum KeyManagerError {
         "the new signing key was not stored: check that this user may write there and that the disk is not full"
     )]
     Write(#[from] countersign_transport::file::WriteError),
-    /// The keys belong to a server with another store, which would lose them: keys that no authority names are removed.
+    /// The keys belong to a server with another store. Starting would delete them, since this store's journal does not name
+    /// them (decision 0010).
     #[error(
         "the keys in {} belong to a server with another store: check that data_dir and keys_path are those of one server \
          and that their disks are mounted. If that store is gone for good, move the key folder away",

@@ -10,11 +10,11 @@ use countersign_identity::csr::Csr;
 use super::{Authority, Purpose, Shared, SignError};
 
 impl Authority {
-    /// Signs the authority of a downstream server, for about as long as it asked for, or for `ca_ttl`. Of the CSR only the
-    /// key is used; its signature must prove that the requester holds it.
+    /// Signs the authority of a downstream server, with its preferred lifetime or `ca_ttl`. Only the key of the CSR is
+    /// used; the CSR's signature must prove possession of it.
     ///
     /// # Errors
-    /// [`SignError`], by whose fault it is.
+    /// [`SignError`], which tells the caller's faults from the server's.
     pub async fn sign_downstream(
         &self,
         csr_der: Bytes,

@@ -44,29 +44,29 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// Where an authority stands in its life.
+/// The state of an authority in its life cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotStatus {
-    /// In the bundle, and not used yet.
+    /// Published in the bundle, not signing yet.
     Prepared,
     /// Signs.
     Active,
-    /// Signed before; stays in the bundle for what it signed.
+    /// No longer signing; stays in the bundle so that the SVIDs it signed still verify.
     Old,
 }
 
 /// One authority, and its key's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot<A> {
-    /// Where it stands.
+    /// Its state.
     pub status: SlotStatus,
     /// The key's name in the key manager.
     pub key: KeyName,
     /// How long it is valid.
     pub validity: Validity,
-    /// Whether what it signed is to be renewed at once.
+    /// Whether everything that it signed must be renewed at once.
     pub tainted: bool,
-    /// What is published of it, and what goes along with its signatures.
+    /// Its public part: the certificates or the public key.
     pub authority: A,
 }
 
@@ -88,7 +88,7 @@ pub struct Jwt {
     pub public_key: Vec<u8>,
 }
 
-/// What both kinds of authority have.
+/// What both kinds of authority have in common.
 pub trait Named {
     /// The authority's ID, as administrators name it.
     fn id(&self) -> &str;
@@ -141,7 +141,7 @@ impl Slot<X509> {
 }
 
 impl Slot<Jwt> {
-    /// Ready to sign with its key; none if the key is another one's.
+    /// Ready to sign with its key; `None` if the key does not belong to it.
     #[must_use]
     pub fn signer(&self, key: &ManagedKey) -> Option<JwtSigner> {
         let Jwt { key_id, public_key } = &self.authority;
@@ -150,7 +150,7 @@ impl Slot<Jwt> {
             .then(|| JwtSigner::new(key.signer(), key_id.clone(), not_after))
     }
 
-    /// As bundles have it.
+    /// As it appears in bundles.
     #[must_use]
     pub fn published(&self) -> JwtAuthority {
         let Jwt { key_id, public_key } = &self.authority;
@@ -200,18 +200,18 @@ impl<A: Clone> Slots<A> {
             .filter(|slot| slot.status == SlotStatus::Prepared)
     }
 
-    /// The authorities that there are.
+    /// All authorities, the active one first.
     pub fn iter(&self) -> impl Iterator<Item = &Slot<A>> {
         self.active.iter().chain(&self.other)
     }
 
-    /// Drops the slots that are not wanted.
+    /// Keeps only the wanted slots.
     pub fn retain(&mut self, wanted: impl Fn(&Slot<A>) -> bool) {
         self.active = self.active.take().filter(&wanted);
         self.other = self.other.take().filter(&wanted);
     }
 
-    /// With this authority as the next one; what held the other slot is dropped.
+    /// With this authority prepared; the previous content of its slot is dropped.
     #[must_use]
     pub fn with_prepared(&self, prepared: Slot<A>) -> Self {
         Self {
@@ -263,7 +263,7 @@ impl<A: Clone> Slots<A> {
         slot.map(|slot| slot.validity)
     }
 
-    /// How long the active and the prepared authority are valid, where there are such.
+    /// The validity of the active and of the prepared authority.
     #[must_use]
     pub fn validities(&self) -> (Option<Validity>, Option<Validity>) {
         (

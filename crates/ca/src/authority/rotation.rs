@@ -38,15 +38,15 @@ use crate::upstream::UpstreamAuthority;
 use publication::Publication;
 use upstream::Upstream;
 
-/// How often the authorities are looked at; sooner if something is due sooner.
+/// The longest interval between two checks of the authorities; shorter if a step is due earlier.
 const CHECK: Duration = Duration::from_secs(10);
-/// The most steps of one kind at one look; a first start takes two. An upstream authority may sign for so short a time
-/// that there would be no end.
+/// The most steps per kind in one check; a first start takes two. Without this limit an upstream authority that signs for a
+/// very short time would keep the loop busy for ever.
 const MAX_STEPS: usize = 4;
-/// How often expired authorities are looked for in the bundle, at most; sooner for short-lived ones.
+/// The longest interval between two prunings of the bundle; shorter for short-lived authorities.
 const PRUNE_AT_MOST: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// Owns the journal: authorities change here and nowhere else.
+/// Owns the journal: the only writer of authorities.
 pub struct Rotation {
     authority: Authority,
     keys: Arc<dyn KeyManager>,
@@ -60,7 +60,7 @@ pub struct Rotation {
     /// The last commit of the journal.
     last_commit: Seq,
     upstream: Option<Upstream>,
-    /// Whether a commit failed in such a way that it may have gone through all the same.
+    /// Whether the outcome of the last commit is unknown: it failed, but may have taken effect.
     in_doubt: bool,
 }
 
@@ -82,11 +82,12 @@ impl Rotation {
         Self::open_with_upstream(settings, keys, store, server_id, clock, None).await
     }
 
-    /// As [`Rotation::open`], with X.509 authorities that an upstream authority signs, if there is one. One that is away is
-    /// waited for a little, and only if nothing can be signed without it.
+    /// As [`Rotation::open`], but X.509 authorities are signed by the upstream authority, if there is one. If it is
+    /// unreachable, this waits for it at most [`limits::UPSTREAM_PATIENCE`](crate::limits::UPSTREAM_PATIENCE), and only if
+    /// there is no valid authority to start with.
     ///
     /// # Errors
-    /// As [`Rotation::open`]; or the upstream authority is away, or signed what can't be used.
+    /// As [`Rotation::open`]; or the upstream authority is unreachable, or the authority that it signed can't be used.
     pub async fn open_with_upstream(
         settings: Settings,
         keys: Arc<dyn KeyManager>,
@@ -125,7 +126,7 @@ impl Rotation {
         Ok(this)
     }
 
-    /// What signs with the active authorities.
+    /// The handle that signs with the active authorities.
     #[must_use]
     pub fn authority(&self) -> Authority {
         self.authority.clone()
@@ -140,7 +141,7 @@ impl Rotation {
     /// Rotates and prunes when it is due, and as administrators command, until `stop`.
     ///
     /// # Errors
-    /// Never by itself: a failure is logged and tried again at the next look.
+    /// None of its own: a failed step is logged and retried at the next check.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
         let mut next = self.clock.now();
         loop {
@@ -177,7 +178,7 @@ impl Rotation {
         let _ = reply.send(outcome);
     }
 
-    /// Does all that is due now, and returns when the next step is. A kind that fails does not hold up the other.
+    /// Does everything that is due now, and returns when the next step is due. If one kind fails, the other still advances.
     ///
     /// # Errors
     /// The key manager or the store failed; what was done before that holds, and calling again goes on from there.
@@ -196,7 +197,7 @@ impl Rotation {
     }
 
     async fn advance_kind(&mut self, kind: Kind) -> Result<UnixTime, RotationError> {
-        // Each commit writes the whole journal: one that may have gone through must not be written over.
+        // Each commit writes the whole journal, so it would overwrite one that took effect although it reported an error.
         self.settle().await?;
         for _ in 0..MAX_STEPS {
             let (active, prepared) = match kind {
@@ -273,7 +274,7 @@ impl Rotation {
     /// Drops authorities from the bundle that expired long ago.
     async fn prune(&mut self) -> Result<(), RotationError> {
         let now = self.clock.now();
-        // Reading the bundle at every look would be in vain: authorities expire hours or days apart.
+        // Authorities expire hours or days apart: most checks need not read the bundle.
         if now < self.prune_at {
             return Ok(());
         }
@@ -316,7 +317,7 @@ impl Rotation {
         Ok(())
     }
 
-    /// Takes over a committed journal, and removes the keys that it no longer names.
+    /// Adopts a committed journal, and removes the keys that it no longer names.
     async fn take(&mut self, journal: Journal) {
         self.authority.publish(&journal);
         self.journal = journal;

@@ -41,7 +41,7 @@ impl Validity {
         self.not_after.since(self.not_before)
     }
 
-    /// Whether it has ended.
+    /// Whether it is over.
     #[must_use]
     pub fn is_over(self, now: UnixTime) -> bool {
         self.not_after <= now
@@ -61,8 +61,8 @@ impl Validity {
             .before((self.lifetime() / 6).min(ACTIVATE_AT_MOST))
     }
 
-    /// When this prepared authority takes over from this active one. One that was prepared late, because the server was down
-    /// when it was due, waits for half of the time that is left, so that its publication can still spread.
+    /// When this prepared authority takes over from the active one. If it was prepared late, because the server was down at
+    /// the time, it waits for half of the remaining time, so that peers can still learn of it.
     #[must_use]
     fn hand_over_at(self, prepared: Self) -> UnixTime {
         let published = prepared.not_before.after(BACKDATE);
@@ -100,9 +100,9 @@ pub enum Step {
     Activate,
 }
 
-/// Decides from the validity of the active authority and of the prepared one, if there are such.
+/// Decides the next step from the validity of the active and of the prepared authority.
 ///
-/// A prepared authority that has expired counts as none.
+/// An expired prepared authority counts as none.
 #[must_use]
 pub fn next_step(active: Option<Validity>, prepared: Option<Validity>, now: UnixTime) -> Step {
     let prepared = prepared.filter(|p| !p.is_over(now));

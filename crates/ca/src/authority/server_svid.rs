@@ -22,8 +22,8 @@ use tracing::{info, warn};
 use super::schedule::Validity;
 use super::{Authority, SignError};
 
-/// The wait after a failure, and the least time between two renewals: near its end an authority signs for so short a time
-/// that half of it, back-dating included, is over at once.
+/// The backoff after a failure, and the least time between two renewals: near its end an authority signs for so short a
+/// time that half of it, back-dating included, is over at once.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// How often to check whether the authority behind the SVID was tainted.
@@ -32,15 +32,16 @@ const TAINT_CHECK: Duration = Duration::from_secs(5);
 /// Why the server has no new SVID.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerSvidError {
-    /// It could not be signed.
+    /// The authority could not sign it.
     #[error("the server's own X.509-SVID could not be signed")]
     Sign(#[from] SignError),
-    /// rustls does not take it.
+    /// rustls refused the certificate or key.
     #[error("the server's own X.509-SVID could not be used for TLS")]
     Tls(#[from] rustls::Error),
 }
 
-/// Keeps the server's SVID fresh: a new key each time, past half of the lifetime, and away from a tainted authority.
+/// Rotates the server's SVID, with a new key each time: after half of its lifetime, and when its root is tainted (wire
+/// contract, E.4).
 #[derive(Debug)]
 pub struct ServerSvid {
     authority: Authority,
@@ -58,8 +59,9 @@ pub struct ServerSvid {
 }
 
 impl ServerSvid {
-    /// Makes the first SVID. Callers with a certificate are verified against `bundles` as they are in each handshake, and
-    /// must be of the authority's trust domain, or one of `admins`; callers without one are let in.
+    /// Signs the first SVID. Each handshake verifies a client certificate against the current `bundles`: it must be of the
+    /// authority's trust domain or one of `admins`. Clients without a certificate are accepted, since node agents have none
+    /// before attestation.
     ///
     /// # Errors
     /// There is no authority, or the SVID can't be signed or used.
@@ -90,29 +92,29 @@ impl ServerSvid {
         Ok(this)
     }
 
-    /// What listeners present, as it changes.
+    /// A watch on the identity that listeners present.
     #[must_use]
     pub fn identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
         self.current.subscribe()
     }
 
-    /// The SVID's certificates, leaf first, as they change.
+    /// A watch on the SVID's certificates, leaf first.
     #[must_use]
     pub fn chain(&self) -> watch::Receiver<Arc<[CertificateDer<'static>]>> {
         self.chain.subscribe()
     }
 
-    /// What a listener presents that asks for no client certificate and speaks HTTP/1.1 too: the bundle endpoint.
+    /// The identity for a listener that requests no client certificate and also speaks HTTP/1.1: the bundle endpoint.
     #[must_use]
     pub fn anonymous_identity(&self) -> watch::Receiver<Option<Arc<Presented>>> {
         self.anonymous.subscribe()
     }
 
-    /// Renews the SVID whenever half of its lifetime is over and a new one would last longer, and whenever its root was
-    /// tainted and a new one would lead to another, until `stop`.
+    /// Runs until `stop`. Renews the SVID after half of its lifetime, if a new one would last longer, and when its root is
+    /// tainted, if a new one would lead to another root.
     ///
     /// # Errors
-    /// Never by itself: a failure is logged and tried again, while the present SVID serves on.
+    /// None of its own: a failure is logged and retried, and the current SVID stays in use.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), BoxError> {
         loop {
             let look = clock::until(&*self.clock, self.renew_at);
@@ -121,7 +123,7 @@ impl ServerSvid {
                 return Ok(());
             };
             let due = looked.is_ok();
-            // Each renewal closes all connections in order. Near the end of an authority it would gain nothing: the next
+            // Each renewal closes all connections gracefully. Near the end of an authority it would gain nothing: the next
             // authority is about to take over.
             let gains = due && self.authority.server_svid_end() > Some(self.not_after);
             if gains || self.must_leave_root() {

@@ -1,4 +1,4 @@
-//! Keys as files: one PKCS#8 file per key, `<name>.key`, in a folder that one server has to itself.
+//! Keys as files: one PKCS #8 file per key, `<name>.key`, in a folder that belongs to one server.
 //!
 //! A key is whole on the disk before [`KeyManager::generate`] returns: written to a temporary file with mode 0600,
 //! synced, renamed, and the folder synced. What a crash leaves behind is only ever a temporary file of ours, which the
@@ -22,14 +22,14 @@ use super::{KeyManager, KeyManagerError, KeyName, ManagedKey};
 /// The longest key file, in bytes (an RSA key of 4096 bits takes about 2,400).
 const MAX_KEY_FILE: u64 = 16 * 1024;
 const KEY_SUFFIX: &str = ".key";
-/// What [`file::write_atomically`] makes of a key's file name while it writes.
+/// Prefix and suffix of the temporary file that [`file::write_atomically`] writes for a key.
 const TEMPORARY: (&str, &str) = (".", ".key.new");
 const LOCK_FILE: &str = ".lock";
 /// Names the server that the keys belong to.
 const OWNER_FILE: &str = ".server-id";
 /// The longest text that [`DiskKeyManager::claim`] writes, in bytes.
 const MAX_OWNER: u64 = 256;
-/// Anyone but the owner.
+/// All permissions of group and others.
 const OTHERS: u32 = 0o077;
 
 /// Keeps each key in a file of one folder.
@@ -37,7 +37,7 @@ const OTHERS: u32 = 0o077;
 pub struct DiskKeyManager {
     folder: PathBuf,
     keys: Mutex<HashMap<KeyName, ManagedKey>>,
-    /// Held for its lock, which ends with it.
+    /// Holds the folder's lock until it is dropped.
     _lock: File,
 }
 
@@ -68,11 +68,11 @@ impl DiskKeyManager {
         })
     }
 
-    /// Makes sure that the keys belong to this server and its store. A folder that no server has claimed becomes this
-    /// server's.
+    /// Checks that the keys belong to this server and its store (decision 0010). A folder without an owner is claimed for
+    /// this server.
     ///
     /// # Errors
-    /// The keys belong to another server, or the file that says so can't be used.
+    /// The keys belong to another server, or the file that names the owner can't be read or written.
     pub fn claim(&self, server_id: &str) -> Result<(), KeyManagerError> {
         let path = self.folder.join(OWNER_FILE);
         let mut owner = String::new();

@@ -235,7 +235,7 @@ impl Loaded {
         let certificates = read_certificates(&files.certificate)?;
         let (roots_file, roots) = match &files.bundle {
             Some(path) => (path, read_certificates(path)?),
-            // The trial in `check` refuses it if it is not self-signed.
+            // As in SPIRE, one certificate without a bundle file counts as the root.
             None if certificates.len() == 1 => (&files.certificate, certificates.clone()),
             None => {
                 let path = files.certificate.clone();

@@ -1,8 +1,8 @@
 //! `UpstreamAuthority "spire"`: an upstream server of the same trust domain signs this server's authority.
 //!
-//! Each connection presents the X.509-SVID that the node agent beside this server has for it at that moment, and is closed
-//! when a quarter of that SVID's lifetime is left. The peer must be exactly the trust domain's server. The upstream bundle
-//! is fetched every few seconds; it is this server's bundle too.
+//! Each connection presents the X.509-SVID that the local node agent currently has for this server, and is closed when a
+//! quarter of that SVID's lifetime is left. The peer must have the server ID of the trust domain (wire contract, B.5). The
+//! upstream bundle is polled every few seconds and becomes this server's own (decision 0013).
 
 mod workload;
 
@@ -41,10 +41,10 @@ use crate::limits;
 const NAME: &str = "spire";
 /// How often the upstream bundle is fetched.
 const POLL: Duration = Duration::from_secs(5);
-/// The longest wait after failures.
+/// The maximum backoff between fetches after failures.
 const POLL_AT_MOST: Duration = Duration::from_secs(60);
-/// How long after a key was published the upstream server may still answer with an older bundle: SPIRE caches its answer
-/// for a second.
+/// How long after a key was published the upstream server may still return an older bundle: SPIRE caches its answer for a
+/// second.
 const STALE: Duration = Duration::from_secs(2);
 
 /// Where the upstream server is, and where this server gets its identity.
@@ -76,7 +76,7 @@ pub enum SpireError {
         /// Why not. Part of the message together with advice, so it is no source.
         why: tonic::transport::Error,
     },
-    /// TLS does not take this server's identity.
+    /// rustls refused this server's X.509-SVID.
     #[error("this server's X.509-SVID can't be used for TLS")]
     Tls(#[from] rustls::Error),
     /// The upstream server refused, or the connection broke.
@@ -119,7 +119,7 @@ pub enum InvalidAnswer {
         /// Whose it should be.
         expected: TrustDomain,
     },
-    /// It is a bundle without X.509 authorities: following it would cut off every workload.
+    /// The bundle has no X.509 authorities: adopting it would invalidate every SVID.
     #[error("it is a bundle without X.509 authorities")]
     Empty,
     /// It has too many JWT keys.
@@ -273,7 +273,7 @@ impl Spire {
         Ok(bundle)
     }
 
-    /// Makes a call; again on a new connection if a reused one ended during it. All calls here are idempotent.
+    /// Makes a call, and retries it on a new connection if a reused one ended meanwhile. All calls here are idempotent.
     async fn call<T, F, Fut>(&self, method: &'static str, call: F) -> Result<T, SpireError>
     where
         F: Fn(Channel) -> Fut,
@@ -308,7 +308,7 @@ impl Spire {
                 target: self.settings.target.clone(),
             },
         };
-        // Whatever it was, the next call starts with a new connection and the identity of that time.
+        // After any failure the next call opens a new connection, with the identity that is current then.
         *self.connection.lock().await = None;
         Err(result)
     }

@@ -1,4 +1,4 @@
-//! Carrying out what administrators command.
+//! Carrying out administrators' commands: the LocalAuthority service (wire contract, A.13).
 
 use countersign_identity::Bundle;
 use countersign_store::Pending;

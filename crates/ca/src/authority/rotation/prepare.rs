@@ -1,7 +1,7 @@
-//! Making the next authority: a key, what is published of it, and the commit that does so.
+//! Preparing the next authority: its key, its certificate or public key, and the commit that publishes them.
 //!
-//! An upstream authority takes part at two places: [`Rotation::certify`] gets an X.509 authority's certificate from it,
-//! [`Rotation::jwt_keys_after`] publishes a JWT key with it.
+//! An upstream authority is involved in two places: [`Rotation::certify`] has it sign an X.509 authority's certificate,
+//! [`Rotation::jwt_keys_after`] publishes a JWT key through it.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use crate::authority::journal::{Jwt, Kind, Named, Slot, SlotStatus, X509};
 use crate::authority::schedule::Validity;
 use crate::keymanager::{KeyManager, KeyManagerError, KeyName, ManagedKey};
 
-/// What makes a key an X.509 authority.
+/// A certified X.509 authority, and the roots to publish for it.
 pub(super) struct Certified {
     /// Its certificate and its issuers.
     pub(super) authority: X509,
-    /// The roots that lead to it; the certificate itself if it is self-signed.
+    /// The roots that it leads to; the certificate itself if it is self-signed.
     pub(super) roots: Vec<X509Authority>,
 }
 
 impl Rotation {
-    /// Makes the key of the next authority, and publishes it.
+    /// Generates the key of the next authority, and publishes it.
     pub(super) async fn prepare(&mut self, kind: Kind) -> Result<(), RotationError> {
         let key_type = match (kind, &self.settings().jwt) {
             (Kind::Jwt, Some(jwt)) => jwt.key_type,
@@ -54,7 +54,7 @@ impl Rotation {
                 return Err(error);
             }
         };
-        // If this fails the key stays: the commit may have gone through all the same, and `settle` reads what the store has.
+        // If this fails the key stays: the commit may have taken effect all the same. `settle` asks the store.
         self.held.insert(key.name().clone(), key);
         self.write(&journal, publication).await?;
         self.take(journal).await;
@@ -121,8 +121,7 @@ impl Rotation {
         })
     }
 
-    /// The JWT keys that the own bundle gets when this one is published: this one, or all that the upstream authority has
-    /// then.
+    /// Publishes a JWT key upstream, if there is an upstream authority. Returns the keys to add to this server's own bundle.
     async fn jwt_keys_after(
         &mut self,
         published: JwtAuthority,
@@ -133,7 +132,7 @@ impl Rotation {
         }
     }
 
-    /// Removes a key that nothing needs. A failure does no harm: the next start removes it.
+    /// Removes a key that no slot names. A failure does no harm: the next start removes the key.
     pub(super) async fn forget(&mut self, name: &KeyName) {
         self.held.remove(name);
         let remove = name.clone();

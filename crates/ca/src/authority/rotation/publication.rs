@@ -20,7 +20,7 @@ pub(super) struct Publication {
 }
 
 impl Publication {
-    /// Adds those that the bundle lacks. One that is there stays as it is, tainted or not.
+    /// Adds the authorities that the bundle lacks. Those present keep their tainted flag.
     pub(super) fn add_to(&self, bundle: &mut Bundle) -> BundleChange {
         let mut change = BundleChange::Unchanged;
         for authority in &self.x509 {
@@ -41,8 +41,8 @@ impl Publication {
     }
 }
 
-/// Makes the bundle that of the upstream server, plus what this server itself still needs. An authority that was tainted
-/// here stays tainted.
+/// Replaces the bundle by the upstream server's, plus the authorities that this server itself still needs (decision 0013).
+/// A tainted authority stays tainted, whatever the upstream says.
 pub(super) fn mirror(
     bundle: &mut Bundle,
     upstream: &UpstreamBundle,
@@ -71,7 +71,7 @@ pub(super) fn mirror(
     BundleChange::Changed
 }
 
-/// What is wanted, each once: first what is present, in its order, then what is new.
+/// The wanted authorities without duplicates: those already present in their present order, then the new ones.
 fn mirrored<'a, T: Clone + 'a>(
     present: &[T],
     wanted: impl Iterator<Item = &'a T>,
@@ -97,9 +97,10 @@ fn mirrored<'a, T: Clone + 'a>(
     all
 }
 
-/// Removes what expired long ago, but never the last of a kind: peers take an empty bundle for a withdrawn one.
+/// Removes authorities that expired long ago, but never the last of a kind: to peers an empty bundle means that the trust
+/// domain withdrew all its authorities.
 ///
-/// How long a JWT key lived is not known from the bundle; `ca_ttl` stands in for it.
+/// The bundle doesn't record when a JWT key was made; `ca_ttl` is used as its lifetime (wire contract, E.4).
 pub(super) fn prune(bundle: &mut Bundle, ca_ttl: Duration, now: UnixTime) -> BundleChange {
     let x509 = keep(&bundle.x509_authorities, |a| validity(a).prune_at() > now);
     let jwt = keep(&bundle.jwt_authorities, |a| {
@@ -117,7 +118,7 @@ pub(super) fn prune(bundle: &mut Bundle, ca_ttl: Duration, now: UnixTime) -> Bun
     BundleChange::Changed
 }
 
-/// Those that are wanted; none if that are all of them, or not one.
+/// The wanted items. `None` if nothing would change, or nothing would be left.
 fn keep<T: Clone>(all: &[T], wanted: impl Fn(&T) -> bool) -> Option<Vec<T>> {
     let kept: Vec<T> = all.iter().filter(|a| wanted(a)).cloned().collect();
     (!kept.is_empty() && kept.len() < all.len()).then_some(kept)

@@ -1,4 +1,4 @@
-//! Bringing journal, key manager and bundle together: at a start, and after a commit that may have gone through or not.
+//! Reconciles the journal, the key manager and the bundle: at start, and after a commit whose outcome is unknown.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::authority::schedule::Validity;
 use crate::keymanager::{KeyName, ManagedKey};
 
 impl Rotation {
-    /// Drops slots without their key and keys without a slot, publishes what signs again, and checks the clock.
+    /// Drops slots without their key and keys without a slot, republishes the remaining authorities, and checks the clock.
     pub(super) async fn reconcile(&mut self) -> Result<(), RotationError> {
         let journal = std::mem::take(&mut self.journal);
         self.journal = self.with_keys(journal);
@@ -26,8 +26,8 @@ impl Rotation {
             self.forget(&name).await;
         }
         let now = self.clock.now();
-        // With a clock from before its time every peer would refuse what the authority signs, and a new authority made now
-        // would expire before the old one.
+        // If the clock is behind `not_before`, peers would refuse everything that the authority signs, and a new authority
+        // made now would expire before the old one.
         if let Some(Validity { not_before, .. }) = self.journal.x509.validities().0
             && now < not_before
         {
@@ -42,8 +42,7 @@ impl Rotation {
         Ok(())
     }
 
-    /// After a commit that may have gone through or not, takes the store's journal over and removes the keys that it does
-    /// not name.
+    /// After a commit whose outcome is unknown, adopts the journal in the store and removes the keys that it does not name.
     pub(super) async fn settle(&mut self) -> Result<(), RotationError> {
         if !self.in_doubt {
             return Ok(());
@@ -75,7 +74,7 @@ impl Rotation {
         journal
     }
 
-    /// Puts this server's authorities into the bundle again, should they not be there (another bundle was restored).
+    /// Publishes this server's authorities again if the bundle lacks them, as after the restore of an older bundle.
     async fn republish(&mut self) -> Result<(), RotationError> {
         let publication = self.own_authorities();
         if publication.x509.is_empty() && publication.jwt.is_empty() {
@@ -107,7 +106,7 @@ impl Rotation {
     }
 }
 
-/// Whether the slot can be kept; logs why not.
+/// Whether the slot is usable. If not, logs why.
 fn is_usable<A>(slot: &Slot<A>, usable: Result<(), &'static str>) -> bool {
     if let Err(reason) = usable {
         warn!(key = %slot.key, expires = %slot.validity.not_after, reason, "Dropping an authority");

@@ -124,7 +124,7 @@ async fn new_files_are_taken_and_broken_ones_are_not() {
     folder.write(&[&first], &first);
     let disk = folder.open(false).unwrap();
     let before = mint(&disk).await;
-    // The key of another certificate: whoever replaces the files is half done.
+    // The key of another certificate: an operator is halfway through replacing the files.
     folder.write(&[&second], &first);
     assert_eq!(mint(&disk).await.roots, before.roots);
     folder.write(&[&second], &second);
@@ -147,7 +147,7 @@ fn what_cannot_sign_is_refused_with_its_file() {
     folder.write(&[&below, &root], &below);
     let error = folder.open(false).unwrap_err();
     assert!(matches!(error, DiskError::NotSelfSigned { .. }), "{error}");
-    // Alone, it is no root: it was signed by another one.
+    // Signed by a root that is not in the bundle file.
     folder.write(&[&below], &below);
     folder.write_roots(&[&other]);
     let error = folder.open(true).unwrap_err();

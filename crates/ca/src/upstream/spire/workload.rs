@@ -1,4 +1,4 @@
-//! This server's identity towards its upstream: an X.509-SVID from the Workload API of the node agent beside it.
+//! This server's identity towards its upstream: an X.509-SVID from the local node agent's Workload API.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 
 use crate::limits;
 
-/// What every request to a Workload API carries (SPIFFE Workload Endpoint, section 6.1).
+/// The metadata key that every request to a Workload API must carry (SPIFFE Workload Endpoint, section 6.1).
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 
 /// Why there is no identity.
@@ -88,7 +88,7 @@ pub(super) struct Identity {
     pub(super) bundles: Arc<BundleSet>,
 }
 
-/// Asks for the present identity: the first of those that the node agent has for this process, as SPIRE does.
+/// Fetches the current identity. Of several, the first is used: the default identity, as in SPIRE.
 pub(super) async fn identity(
     socket: &Path,
     trust_domain: &TrustDomain,
