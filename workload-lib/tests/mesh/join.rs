@@ -174,17 +174,22 @@ async fn events_tell_what_a_log_would() {
     let agent = Agent::start(&folder, svids(&[(&first, "")], &world.bundles));
     let mesh = join(&world, &agent, &policy).await.unwrap();
     let mut events = mesh.events();
-    let mut seen = async |wanted: fn(&Event) -> bool| {
-        while !wanted(&events.next().await.expect("the mesh is there")) {}
-    };
     let second = world.home.svid("planner");
     agent
         .say
         .send_replace(svids(&[(&second, "")], &world.bundles));
-    seen(|event| matches!(event, Event::PolicyInForce { .. })).await;
-    // From before and after the rotation.
-    seen(|event| matches!(event, Event::SvidInUse(_))).await;
-    seen(|event| matches!(event, Event::SvidInUse(_))).await;
+    // Identity and policy come by two tasks, so their order is open: an SVID from before the rotation and one from after.
+    let (mut policies, mut svids_in_use) = (0, 0);
+    while policies < 1 || svids_in_use < 2 {
+        match events.next().await.expect("the mesh is there") {
+            Event::PolicyInForce { .. } => policies += 1,
+            Event::SvidInUse(_) => svids_in_use += 1,
+            _ => {}
+        }
+    }
+    let mut seen = async |wanted: fn(&Event) -> bool| {
+        while !wanted(&events.next().await.expect("the mesh is there")) {}
+    };
     std::fs::write(&policy, "nonsense").unwrap();
     seen(|event| matches!(event, Event::PolicyRefused(_))).await;
     agent.say.send_replace(Says::NoIdentity);
