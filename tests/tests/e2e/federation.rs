@@ -339,7 +339,7 @@ async fn a_bundle_endpoint_takes_a_new_certificate_but_no_broken_one() -> anyhow
     until(async || {
         let server = there.server.as_ref().ok_or("there is no server")?;
         let log = server.output();
-        let told = log.contains("could not be read again");
+        let told = log.contains("could not be reloaded");
         told.then_some(()).ok_or(log)
     })
     .await?;
