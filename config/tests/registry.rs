@@ -99,7 +99,10 @@ fn sections_under_names_of_the_users_are_checked_like_any_other() {
         "in server.federation.federates_with \"a.org\"; did you mean \"bundle_endpoint_url\"?";
     assert!(unknown.contains(hint), "{unknown}");
     let twice = error(&format!("{}\n{}", block(""), block("")));
-    assert!(twice.contains("is defined twice, first on line 1"), "{twice}");
+    assert!(
+        twice.contains("is defined twice, first on line 1"),
+        "{twice}"
+    );
     let value = error("federates_with = \"a.org\"");
     assert!(value.contains("is a section"), "{value}");
 }
