@@ -1,8 +1,8 @@
-//! How long to wait before the next try.
+//! Exponential backoff with jitter.
 
 use std::time::Duration;
 
-/// Exponential waits with jitter, so that many who failed together do not come back together.
+/// Exponential backoff with jitter, so that clients that failed together do not retry together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     initial: Duration,
@@ -13,8 +13,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first wait is about `initial`, each further one twice as long, none longer than `max`; each is spread by
-    /// a tenth to either side.
+    /// The first wait is about `initial`, each further one twice as long, up to `max`, with a jitter of ±10 %.
     #[must_use]
     pub const fn new(initial: Duration, max: Duration) -> Self {
         Self {
@@ -26,7 +25,7 @@ impl Backoff {
         }
     }
 
-    /// With another factor between one wait and the next; a factor below 1 or not finite counts as 1.
+    /// With another factor between two waits. A factor below 1, or not finite, counts as 1.
     #[must_use]
     pub const fn factor(mut self, factor: f64) -> Self {
         self.factor = if factor.is_finite() && factor > 1.0 {
@@ -37,14 +36,14 @@ impl Backoff {
         self
     }
 
-    /// With another share by which a wait is made longer or shorter, 0.0 to 1.0.
+    /// With another jitter: a share of the wait, 0.0 to 1.0.
     #[must_use]
     pub const fn jitter(mut self, share: f64) -> Self {
         self.jitter = share.clamp(0.0, 1.0);
         self
     }
 
-    /// The next wait: within the jitter around the present step, never above the maximum.
+    /// The next wait: the current step with its jitter, at most the maximum.
     pub fn next_wait(&mut self) -> Duration {
         let step = self.base.min(self.max);
         self.base = Duration::try_from_secs_f64(step.as_secs_f64() * self.factor)
@@ -52,7 +51,7 @@ impl Backoff {
         jittered(step, self.jitter).min(self.max)
     }
 
-    /// Begins again with the initial wait: call it after a success.
+    /// Resets to the initial wait: call it after a success.
     pub const fn reset(&mut self) {
         self.base = self.initial;
     }
@@ -64,7 +63,7 @@ impl Backoff {
     }
 }
 
-/// `span`, made longer or shorter by at most `share` (0.0 to 1.0) of itself.
+/// `span`, longer or shorter by a random part of it, at most `share` (0.0 to 1.0).
 #[must_use]
 pub fn jittered(span: Duration, share: f64) -> Duration {
     let share = share.clamp(0.0, 1.0);
@@ -72,7 +71,7 @@ pub fn jittered(span: Duration, share: f64) -> Duration {
     Duration::try_from_secs_f64(span.as_secs_f64() * (1.0 + by)).unwrap_or(span)
 }
 
-/// Between 0.0 and 1.0, evenly. Without a random source there is no jitter: in the middle.
+/// Uniform between 0.0 and 1.0. If the random source fails: 0.5, that is no jitter.
 fn fraction() -> f64 {
     let mut bytes = [0; 4];
     match aws_lc_rs::rand::fill(&mut bytes) {

@@ -1,7 +1,7 @@
-//! The time by which validity is judged.
+//! The wall clock, by which the validity of certificates is decided.
 //!
-//! Waiting goes by tokio's time, rates and ages by the monotonic clock; whether a certificate is valid goes by a
-//! [`Clock`], which is handed to whoever needs it. Tests hand in a `TestClock`, which moves both together.
+//! Timers use tokio's time, rates and ages the monotonic clock. Validity uses a [`Clock`], which is passed to each
+//! component that needs it. Tests pass a `TestClock`, which moves both together.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ mod test_clock;
 #[cfg(feature = "test-util")]
 pub use test_clock::{GRAIN, TestClock};
 
-/// A clock as components keep it.
+/// A clock shared between components.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// Says what time it is.
+/// A source of wall-clock time.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// The present, for judging whether something is valid.
+    /// The current time, to decide whether something is valid.
     fn now(&self) -> UnixTime;
 }
 
@@ -29,7 +29,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
 pub struct SystemClock;
 
 impl SystemClock {
-    /// The machine's clock, ready to be handed around.
+    /// The machine's clock as a [`SharedClock`].
     #[must_use]
     pub fn shared() -> SharedClock {
         Arc::new(Self)
@@ -46,12 +46,12 @@ impl Clock for SystemClock {
     }
 }
 
-/// A [`Clock`] as rustls wants it.
+/// A [`Clock`] as rustls's `TimeProvider`.
 #[derive(Clone, Debug)]
 pub struct RustlsTime(SharedClock);
 
 impl RustlsTime {
-    /// Adapts a clock; the result goes into the builders of rustls configurations.
+    /// Adapts a clock for the builders of rustls configurations.
     #[must_use]
     pub fn shared(clock: SharedClock) -> Arc<dyn rustls::time_provider::TimeProvider> {
         Arc::new(Self(clock))
@@ -64,8 +64,8 @@ impl rustls::time_provider::TimeProvider for RustlsTime {
     }
 }
 
-/// The longest sleep before the clock is asked again: tokio's time stands still while the machine sleeps, and does not
-/// follow when somebody sets the clock.
+/// The longest sleep before the clock is read again: tokio's time stops while the machine is suspended, and does not
+/// follow when the wall clock is set.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Waits until the clock shows `moment` or later.

@@ -1,7 +1,7 @@
-//! An end in order, and a bound on how long it may take.
+//! Graceful shutdown with a deadline.
 //!
-//! Whoever does work holds a [`Guard`]. [`Drain::finish`] asks for the end, waits for the guards, and when the time is
-//! up cuts what is left, because a half-open client can keep a graceful end waiting for ever (hyper#4170).
+//! Each piece of work holds a [`Guard`]. [`Drain::finish`] asks the work to end, waits for the guards, and at the
+//! deadline aborts what is left: a half-open client can keep a graceful shutdown waiting for ever (hyper#4170).
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub struct Drain {
     work: TaskTracker,
 }
 
-/// Held while work runs that a drain should wait for.
+/// Held by a piece of work that a drain should wait for.
 #[must_use = "the drain waits only for as long as the guard is held"]
 #[derive(Debug)]
 pub struct Guard(#[expect(dead_code, reason = "held for its drop")] TaskTrackerToken);
@@ -25,14 +25,14 @@ pub struct Guard(#[expect(dead_code, reason = "held for its drop")] TaskTrackerT
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
-    /// All work ended by itself.
+    /// All work finished in time.
     Clean,
-    /// The time was up; so many pieces of work were cut.
+    /// The deadline passed, and this many pieces of work were aborted.
     Cut(usize),
 }
 
 impl Drain {
-    /// A drain that begins at the latest when `begin` is cancelled.
+    /// A drain that begins when `begin` is cancelled, or earlier by [`Drain::finish`].
     #[must_use]
     pub fn new(begin: &CancellationToken) -> Self {
         Self {
@@ -47,25 +47,25 @@ impl Drain {
         Guard(self.work.token())
     }
 
-    /// Cancelled when work should come to its end.
+    /// Cancelled when work should finish.
     #[must_use]
     pub const fn begun(&self) -> &CancellationToken {
         &self.begun
     }
 
-    /// Cancelled when work has to stop at once.
+    /// Cancelled when work must stop at once.
     #[must_use]
     pub const fn cut(&self) -> &CancellationToken {
         &self.cut
     }
 
-    /// The work that runs now.
+    /// The number of guards that are held.
     #[must_use]
     pub fn running(&self) -> usize {
         self.work.len()
     }
 
-    /// Asks for the end, waits up to `limit` for the work, then cuts what is left and waits until it has stopped.
+    /// Begins the drain, waits up to `limit` for the work, then aborts what is left and waits until it has stopped.
     pub async fn finish(&self, limit: Duration) -> Drained {
         self.begun.cancel();
         self.work.close();

@@ -1,12 +1,13 @@
-//! How many files this process may have open: every connection is one, or two with the caller's process.
+//! The limit on open files: every connection uses one, or two on a Unix socket, where the caller's process is pinned
+//! too.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Of the open files that the system allows, one in so many may be a connection of one listener.
+/// One listener may use this fraction (one in four) of the limit on open files for connections.
 const SHARE: u64 = 4;
 
-/// Raises this process's limit as far as it may do so itself, as Go programs do at their start. The usual limit of 1,024
-/// dates from select(2), and any caller could use it up.
+/// Raises this process's soft limit to the hard limit, as Go programs do at start. The usual soft limit of 1,024 exists
+/// for the sake of select(2), and one caller could exhaust it.
 pub fn raise() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard {
@@ -19,7 +20,7 @@ pub fn raise() {
     }
 }
 
-/// How many connections one listener may have, so that files are left for everything else.
+/// How many connections one listener may have, so that file descriptors are left for everything else.
 pub(crate) fn connections() -> usize {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, _)) => usize::try_from(soft / SHARE).unwrap_or(usize::MAX).max(1),

@@ -1,8 +1,8 @@
-//! The process at the other end of a Unix socket, held from its connect on.
+//! The process at the other end of a Unix socket, pinned from the moment it connected.
 //!
-//! A connection says who opened it, and not who uses it later: it can be passed on, and the process can end or become
-//! another program. So what was there at the connect is kept beside the connection, to be held against what is there
-//! when something is asked for.
+//! The kernel reports who opened a connection, not who uses it later: the socket can be passed to another process, and
+//! the process can exit or `execve` another program. So the state at connect time is stored with the connection, and
+//! compared with the current state whenever the caller asks for something (decision 0020).
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,10 +14,10 @@ use nix::sys::stat::Mode;
 
 use crate::limits;
 
-/// What the `stat` of a process has at most as a rule, in bytes.
+/// Usual upper bound of the size of `/proc/<pid>/stat`, in bytes.
 const STAT_USUAL: usize = 1024;
 
-/// A process, held so that another one that gets its number can't pass for it.
+/// A process, pinned so that another one that reuses its PID can't pass for it.
 #[derive(Debug)]
 pub struct PeerProcess {
     pid: i32,
@@ -25,17 +25,18 @@ pub struct PeerProcess {
     mark: ProcessMark,
 }
 
-/// By what it is held. Neither keeps the process alive; both mean this process alone for ever.
+/// How it is pinned. Neither way keeps the process alive; both refer to this process only, even after its PID is
+/// reused.
 #[derive(Debug)]
 enum Hold {
-    /// `SO_PEERPIDFD` (Linux 6.5): the very process that connected.
+    /// `SO_PEERPIDFD` (Linux 6.5): exactly the process that connected.
     Pidfd(OwnedFd),
-    /// An older kernel: its directory below `/proc`, opened when the connection was accepted. A number that changed hands
-    /// between connect and accept goes unseen unless the user is another.
+    /// On older kernels: its `/proc/<pid>` directory, opened at accept. PID reuse between connect and accept goes
+    /// unnoticed unless the new process has another UID.
     Directory(OwnedFd),
 }
 
-/// What tells a process from the next one of its number, and a program from the one that it was replaced by with
+/// Distinguishes a process from a later one with the same PID, and its program from the one that replaced it by
 /// `execve(2)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessMark {
@@ -43,15 +44,16 @@ pub struct ProcessMark {
     program: ProgramMark,
 }
 
-/// Where the kernel happened to put the program in memory; it is another place for each `execve(2)`. Asking for its file
-/// instead could take for ever, on a file system that somebody else serves. Who may not look sees the same of all.
+/// The addresses at which the kernel mapped the program: randomised anew at each `execve(2)`. Reading the executable's
+/// metadata instead could block for ever, on a FUSE or network file system. Without permission to read them, the kernel
+/// shows the same values for every process (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ProgramMark {
     code: (u64, u64),
     stack: u64,
 }
 
-/// What became of a process since its mark was taken.
+/// The state of a process compared with an earlier [`ProcessMark`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
     /// It runs, with the same program.
@@ -63,10 +65,10 @@ pub enum Since {
 }
 
 impl PeerProcess {
-    /// The process that has this number now. Whoever names it answers for its being the right one.
+    /// The process that has this PID now. The caller must make sure that it is the right one.
     ///
     /// # Errors
-    /// There is none, or it can't be looked at.
+    /// There is no such process, or `/proc` does not show it.
     pub fn numbered(pid: i32) -> io::Result<Self> {
         let directory = open_directory(pid)?;
         let mark = ProcessMark::read(directory.as_fd())?;
@@ -77,10 +79,10 @@ impl PeerProcess {
         })
     }
 
-    /// The process that a pidfd means, which has this number.
+    /// The process of a pidfd, which must have this PID.
     ///
     /// # Errors
-    /// It has another number or has ended, or can't be looked at.
+    /// It has another PID or has exited, or `/proc` does not show it.
     pub fn held(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
         if pidfd_number(pidfd.as_fd())? != Some(pid) {
             return Err(io::Error::from(nix::errno::Errno::ESRCH));
@@ -92,7 +94,7 @@ impl PeerProcess {
             hold: Hold::Pidfd(pidfd),
             mark,
         };
-        // It still has its number: the directory was its own.
+        // It has not exited, so its PID was not reused: the directory opened above is its own.
         if this.is_running()? {
             Ok(this)
         } else {
@@ -100,22 +102,22 @@ impl PeerProcess {
         }
     }
 
-    /// Its number when it was marked.
+    /// Its PID.
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// What it was when it was marked.
+    /// Its state when this was made.
     #[must_use]
     pub const fn mark(&self) -> ProcessMark {
         self.mark
     }
 
-    /// Its directory below `/proc`. What is read through it fails once the process has ended.
+    /// Its `/proc/<pid>` directory. Reads through it fail once the process has exited.
     ///
     /// # Errors
-    /// It has ended, or can't be looked at.
+    /// It has exited, or `/proc` does not show it.
     pub fn directory(&self) -> io::Result<OwnedFd> {
         match &self.hold {
             Hold::Directory(directory) => directory.try_clone(),
@@ -123,10 +125,10 @@ impl PeerProcess {
         }
     }
 
-    /// Whether it has not ended. Until then its number is not given to another process.
+    /// Whether it has not exited. Until then its PID is not reused.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// Neither the pidfd nor `/proc` could be read.
     pub fn is_running(&self) -> io::Result<bool> {
         match &self.hold {
             Hold::Directory(directory) => match ProcessMark::read(directory.as_fd()) {
@@ -134,7 +136,7 @@ impl PeerProcess {
                 Err(error) if is_gone(&error) => Ok(false),
                 Err(error) => Err(error),
             },
-            // It becomes readable at the end of the process, before anybody was told of it: pidfd_open(2).
+            // A pidfd becomes readable when the process exits, before its parent reaps it: pidfd_open(2).
             Hold::Pidfd(pidfd) => {
                 let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
                 Ok(poll(&mut ended, PollTimeout::ZERO)? == 0)
@@ -144,26 +146,26 @@ impl PeerProcess {
 }
 
 impl ProcessMark {
-    /// The mark of the process whose directory below `/proc` this is.
+    /// Reads the mark of the process from its `/proc/<pid>` directory.
     ///
     /// # Errors
-    /// It has ended, or the kernel's text is not understood.
+    /// It has exited, or `stat` does not parse.
     pub fn read(directory: BorrowedFd<'_>) -> io::Result<Self> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let fd = openat(directory, "stat", flags, Mode::empty())?;
-        // Without room at the start, many short reads find out how much there is.
+        // `/proc` files report no size: without capacity up front, `read_to_end` would probe with many short reads.
         let mut text = Vec::with_capacity(STAT_USUAL);
         File::from(fd)
             .take(limits::PROC_STAT_BYTES)
             .read_to_end(&mut text)?;
-        // The command may have any bytes in its name.
+        // The command's name may have any bytes.
         parse_stat(&String::from_utf8_lossy(&text))
     }
 
-    /// What became of the process since this mark, if its directory is this one.
+    /// Compares this mark with the current state of the process, given its `/proc/<pid>` directory.
     ///
     /// # Errors
-    /// As [`ProcessMark::read`], except that the end of the process is an answer.
+    /// As [`ProcessMark::read`], except that an exited process is [`Since::Ended`].
     pub fn since(self, directory: BorrowedFd<'_>) -> io::Result<Since> {
         match Self::read(directory) {
             Ok(now) if now.started != self.started => Ok(Since::Ended),
@@ -192,13 +194,13 @@ fn is_gone(error: &io::Error) -> bool {
         .any(|gone| error.raw_os_error() == Some(gone as i32))
 }
 
-/// The number that `/proc` knows the process of a pidfd by: none after its end, 0 if it can't be seen from here.
+/// The PID of a pidfd's process in this PID namespace: `None` once it has exited, 0 if it is not visible from here.
 fn pidfd_number(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let note = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
     Ok(noted_number(&note).filter(|number| *number >= 0))
 }
 
-/// `Pid:` of what is noted of a pidfd: -1 once the process has ended.
+/// The field `Pid:` of a pidfd's `fdinfo`: -1 once the process has exited.
 fn noted_number(note: &str) -> Option<i32> {
     note.lines()
         .find_map(|line| line.strip_prefix("Pid:"))?
@@ -207,8 +209,8 @@ fn noted_number(note: &str) -> Option<i32> {
         .ok()
 }
 
-/// Fields 22 and 26 to 28 of `/proc/<pid>/stat`: start time, start and end of the code, start of the stack. A process that
-/// has ended and waits for its parent is gone.
+/// Fields 22 and 26 to 28 of `/proc/<pid>/stat`: start time, start and end of the code, start of the stack. A process
+/// that has exited but was not reaped yet (a zombie) counts as gone.
 fn parse_stat(text: &str) -> io::Result<ProcessMark> {
     let strange = || io::Error::new(io::ErrorKind::InvalidData, "the start time is missing");
     // The command, field 2, stands in parentheses and may have any character in it.

@@ -1,7 +1,9 @@
 //! Serving HTTP over TLS on TCP, and over Unix sockets.
 //!
-//! A loop of our own over hyper, because connections here have to be cut, aged, and closed gracefully when the
-//! identity that they were shown is not the present one. A slow caller holds up no other, and the shutdown is bounded. What is served is an axum router; a tonic service becomes one by `Routes::into_axum_router`.
+//! An accept loop of our own over hyper, because connections here must be cut when a certificate expires, closed at a
+//! maximum age, and closed gracefully when the identity presented on them was rotated. A slow caller does not hold up
+//! others, and shutdown has a deadline. It serves an axum router; `Routes::into_axum_router` makes one of tonic
+//! services.
 //!
 //! Each request carries `Arc<Connection>` in its extensions.
 
@@ -50,11 +52,11 @@ pub enum Http {
 pub struct ServeOptions {
     /// The HTTP versions spoken.
     pub http: Http,
-    /// Connections are closed gracefully at this age, spread by a tenth: no new requests, and running ones finish.
+    /// Connections are closed gracefully at this age, with a jitter of 10 %: no new requests, and running ones finish.
     pub max_age: Option<Duration>,
-    /// At the end, running exchanges get this long before they are cut.
+    /// At shutdown, running exchanges get this long before they are aborted.
     pub drain: Duration,
-    /// A handshake that takes longer is given up.
+    /// Timeout of a TLS handshake.
     pub handshake: Duration,
     /// Handshakes at once; further callers wait in the kernel's queue.
     pub handshakes: usize,
@@ -64,7 +66,7 @@ pub struct ServeOptions {
     pub streams: u32,
     /// All headers of one request together, in bytes.
     pub header_bytes: u32,
-    /// Tells when a leaf ends.
+    /// Decides when a leaf has expired.
     pub clock: SharedClock,
 }
 
@@ -117,8 +119,9 @@ impl ServeOptions {
 
 /// Serves TLS over TCP until `stop` is cancelled, then drains.
 ///
-/// Connections that presented an older identity than `identity` says are closed gracefully; all are cut when the first leaf on
-/// them ends. A SPIFFE ID that has half of all connections already gets no more, and neither do callers without one.
+/// Connections on which an older identity than the current value of `identity` was presented are closed gracefully;
+/// every connection is cut when one of its two leaves expires. No SPIFFE ID gets more than half of all connections, and
+/// neither do the callers without one together.
 pub async fn serve_tls(
     listener: TcpListener,
     identity: Arc<dyn ServerIdentity>,
@@ -152,8 +155,8 @@ pub async fn serve_tls(
 
 /// Serves plain HTTP on a Unix socket until `stop` is cancelled, then drains. The socket's file goes with it.
 ///
-/// A caller whom the kernel does not name is not served, and neither is a user who has half of all connections already, or
-/// a process that has [`limits::CONNECTIONS_PER_PROCESS`].
+/// A caller is not served if the kernel does not report its credentials, if its user already has half of all
+/// connections, or if its process already has [`limits::CONNECTIONS_PER_PROCESS`].
 pub async fn serve_unix(
     socket: Socket,
     router: Router,
@@ -172,7 +175,7 @@ pub async fn serve_unix(
                     handshake: _,
                     connection: permit,
                 }: AcceptPermits| {
-        // Before anything else: a process that has ended by then is not named.
+        // Before anything else: once the process has exited, the kernel reports no pidfd.
         let caller = match unix::caller(&stream) {
             Ok(caller) => caller,
             Err(error) => {
@@ -185,7 +188,7 @@ pub async fn serve_unix(
         let Some(user) = users.lease(caller.uid) else {
             return;
         };
-        // A process of another PID namespace has no number here: the quota of its user alone bounds it.
+        // A process in another PID namespace has no PID here: only its user's quota applies.
         let process = match caller.pid {
             Some(pid) => match processes.lease(Process(pid)) {
                 Some(lease) => Some(lease),
@@ -212,11 +215,11 @@ pub async fn serve_unix(
     drain.finish(options.drain).await
 }
 
-/// A process by its number, so that the log says which kind of client it is.
+/// A process as a client of a quota: the type tells it from a user in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Process(i32);
 
-/// What all connections of one listener have in common.
+/// State shared by all connections of one listener.
 #[derive(Clone)]
 struct ConnectionServer {
     router: Router,

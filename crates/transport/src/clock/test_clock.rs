@@ -65,7 +65,7 @@ impl TestClock {
         tokio::time::advance(span + GRAIN).await;
     }
 
-    /// Sets validity alone, as when somebody sets the machine's clock.
+    /// Sets only the wall clock, as when an administrator or NTP sets the machine's clock.
     pub fn set(&self, now: UnixTime) {
         self.0.now.store(now.as_secs(), Ordering::SeqCst);
     }

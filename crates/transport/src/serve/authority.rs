@@ -1,19 +1,19 @@
-//! Requests on Unix sockets, whatever their `:authority` says.
+//! Accepts requests on Unix sockets with any `:authority`.
 //!
-//! gRPC's C core sends the percent-encoded path of the socket there, others send it bare. h2 takes the field apart before
-//! any code of ours sees the request, and refuses what is no host; but nobody on a Unix socket asks whom a request is for.
-//! So the octets that h2 would not take are replaced as they are read (decision 0002).
+//! gRPC's C core sends the percent-encoded path of the socket there, other clients send it bare. h2 parses the field
+//! before any code of ours sees the request, and refuses what is not a host; yet on a Unix socket the authority has no
+//! meaning. So the octets that h2 would refuse are replaced as they are read (decision 0002).
 //!
-//! A replacement has as many octets as what it stands for, and in Huffman's code as many bits: no length on the wire
-//! changes, and neither do the sizes of entries in HPACK's table, so that nothing else of the stream needs to be
-//! understood. Field values are not decoded, only stepped over. What does not parse goes on as it is: h2 refuses it.
+//! A replacement has as many octets as the original, and as many bits in HPACK's Huffman code: no length on the wire
+//! changes, and no entry of HPACK's dynamic table changes its size, so the rest of the stream need not be parsed. Field
+//! values are not decoded, only skipped. Input that does not parse is passed on unchanged: h2 refuses it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// IO whose HTTP/2 requests are read with an `:authority` that h2 takes.
+/// IO that replaces the `:authority` of the HTTP/2 requests read from it by one that h2 accepts.
 #[derive(Debug)]
 pub(super) struct AnyAuthority<S> {
     inner: S,
@@ -86,19 +86,19 @@ const PRIORITY: u8 = 0x20;
 /// Stream dependency and weight.
 const PRIORITY_LENGTH: usize = 5;
 
-/// What a caller says, as far as it has been read.
+/// The state of the parser of one connection's input.
 #[derive(Debug)]
 struct Requests {
     at: At,
     field: Field,
 }
 
-/// Where in the connection (RFC 9113, 3.4, 4.1 and 6.2).
+/// The position in the connection (RFC 9113, 3.4, 4.1 and 6.2).
 #[derive(Debug)]
 enum At {
-    /// So many octets of the preface have come.
+    /// In the preface, after this many octets.
     Preface(usize),
-    /// So many octets of a frame's head have come.
+    /// In a frame's header, after this many octets.
     Head([u8; FRAME_HEAD], usize),
     /// Before the length of the padding.
     PadLength { rest: usize, priority: usize },
@@ -110,14 +110,14 @@ enum At {
     },
     /// In the block of header fields.
     Block { left: usize, padding: usize },
-    /// In octets that are nothing to us.
+    /// In octets to skip.
     Skip(usize),
-    /// It is not HTTP/2, or can't be followed.
+    /// Not HTTP/2, or malformed: pass everything on unchanged.
     Foreign,
 }
 
 impl At {
-    /// What begins after this frame head.
+    /// The position after this frame header.
     fn payload(head: [u8; FRAME_HEAD]) -> Self {
         let [a, b, c, kind, flags, ..] = head;
         let length = u32::from_be_bytes([0, a, b, c]);
@@ -175,7 +175,7 @@ impl Requests {
     fn read(&mut self, octets: &mut [u8]) {
         let mut octets = octets.iter_mut();
         while !matches!(self.at, At::Foreign) {
-            // Bodies are most of what comes: stepped over at once.
+            // Most of the traffic is bodies: skip them in one step.
             if let At::Skip(left) = &mut self.at {
                 let now = octets.len().min(*left);
                 *left -= now;
@@ -239,7 +239,7 @@ const NAME: &[u8] = b":authority";
 /// The name in Huffman's code.
 const NAME_CODED: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
 
-/// Where in a header field (RFC 7541, 5 and 6).
+/// The position in a header field (RFC 7541, 5 and 6).
 #[derive(Debug)]
 enum Field {
     /// Before one.
@@ -288,7 +288,7 @@ enum Then {
     Value(Coding, Whose),
 }
 
-/// What is done with the octets of a value.
+/// What to do with the octets of a value.
 #[derive(Debug)]
 enum Octets {
     Kept,
@@ -314,7 +314,7 @@ impl Field {
                 *self = Self::number(octet, 7, Then::Value(Coding::of(octet), *whose));
             }
             Self::Number { value, shift, then } => {
-                // More than 28 bits are no length of anything that h2 would take.
+                // h2 accepts no length of more than 28 bits.
                 if *shift > 21 {
                     *self = Self::Lost;
                     return octet;
@@ -409,7 +409,7 @@ impl Coding {
     }
 }
 
-/// What may stand anywhere in a host's name stays, and a hyphen stands for the rest.
+/// Keeps an octet that is allowed anywhere in a host name; replaces any other by a hyphen.
 const fn plain(octet: u8) -> u8 {
     match octet {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => octet,
@@ -417,14 +417,14 @@ const fn plain(octet: u8) -> u8 {
     }
 }
 
-/// How many codes of each length Huffman's code of HPACK has, from one bit on (RFC 7541, B). The code is canonical, so
-/// that this alone tells where one ends.
+/// The number of codes of each length in HPACK's Huffman code, from one bit on (RFC 7541, B). The code is canonical, so
+/// these counts suffice to find the end of each code.
 const CODES: [u32; 30] = [
     0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19, 29,
     0, 4,
 ];
 
-/// A code as far as it has been read.
+/// A partially read code.
 #[derive(Clone, Copy, Debug)]
 struct Code {
     bits: u32,
@@ -448,8 +448,8 @@ impl Code {
             .fold(0, |taken, place| taken << 1 | self.bit(octet >> place & 1))
     }
 
-    /// The next bit, changed as soon as it would end in what is no part of a host. Codes of ten bits and more are left:
-    /// no client is known to send them here, and h2 refuses those that it does not like.
+    /// The next bit, changed if it would complete the code of an octet that is not allowed in a host. Codes of ten bits
+    /// and more are left alone: no client is known to send them here, and h2 refuses the invalid ones.
     fn bit(&mut self, bit: u8) -> u8 {
         let before = (self.bits, self.length);
         let taken = match before {

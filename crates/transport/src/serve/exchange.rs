@@ -1,4 +1,4 @@
-//! HTTP on one connection, from its first byte to its end.
+//! Serves HTTP on one connection, from its first byte to its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::connection::{self, Connection};
 use crate::limits;
 use crate::presented::{Identities, Presented};
 
-/// How far from the maximum age a connection may be closed, as a share of that age.
+/// Jitter of the maximum age of a connection, as a share of that age.
 const AGE_SPREAD: f64 = 0.1;
 
 /// Why a connection is closed gracefully: whichever of these comes first.
@@ -30,12 +30,12 @@ pub(super) struct CloseReasons {
     pub(super) drain: CancellationToken,
     /// The connection's age.
     pub(super) max_age: Option<Duration>,
-    /// Another identity is presented now.
+    /// The identity was rotated since.
     pub(super) identity: Option<Identities>,
 }
 
 impl CloseReasons {
-    /// Waits until the connection should be closed, and says why.
+    /// Waits until the connection should be closed, and returns the reason.
     async fn wait(self, connection: &Connection, called: &CancellationToken) -> &'static str {
         let presented = connection.presented.clone();
         let aged = async {
@@ -49,7 +49,7 @@ impl CloseReasons {
                 () = aged => "the connection is old",
                 () = outdated(self.identity, presented) => "another identity is presented now",
             };
-            // hyper closes a connection without requests at once, which would lose a request that is on its way.
+            // hyper closes a connection without requests at once, which would lose a request in flight.
             drop(tokio::time::timeout(limits::FIRST_REQUEST, called.cancelled()).await);
             why
         };
@@ -61,7 +61,7 @@ impl CloseReasons {
     }
 }
 
-/// Waits until the caller has sent no request for so long that its connection only takes up a permit.
+/// Waits until the caller has sent no request for so long that its connection only occupies a permit.
 async fn silence(called: &CancellationToken) {
     if tokio::time::timeout(limits::SILENCE, called.cancelled())
         .await
@@ -111,7 +111,7 @@ pub(super) async fn serve<S>(
     tokio::pin!(close);
     let mut closing_since = None;
     loop {
-        // hyper waits for the HTTP/2 preface of a caller that is asked to go, and some never send one.
+        // In a graceful shutdown hyper still waits for the HTTP/2 preface, and some callers never send one.
         let silent = closing_since
             .filter(|_| !called.is_cancelled())
             .map(|at: Instant| tokio::time::sleep_until(at + limits::FIRST_REQUEST));

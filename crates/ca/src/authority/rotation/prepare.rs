@@ -121,7 +121,7 @@ impl Rotation {
         })
     }
 
-    /// Publishes a JWT key upstream, if there is an upstream authority. Returns the keys to add to this server's own bundle.
+    /// Publishes a JWT key upstream, if there is an upstream authority. Returns the keys to add to our own bundle.
     async fn jwt_keys_after(
         &mut self,
         published: JwtAuthority,
