@@ -25,7 +25,7 @@ pub struct ConnectionPermit(
     #[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit,
 );
 
-/// Where callers come from.
+/// A source of callers: a listener, or a script in tests.
 pub(crate) trait Listener: Send + Sync {
     /// One caller, as accepted.
     type Caller: Send;
@@ -50,7 +50,7 @@ impl Listener for &Socket {
     }
 }
 
-/// What one caller holds of its listener's [`AcceptLimits`].
+/// One caller's permits of its listener's [`AcceptLimits`].
 pub(crate) struct AcceptPermits {
     /// Returned when the handshake is over.
     pub(crate) handshake: OwnedSemaphorePermit,
@@ -58,7 +58,7 @@ pub(crate) struct AcceptPermits {
     pub(crate) connection: OwnedSemaphorePermit,
 }
 
-/// How many callers a listener has at once; those beyond wait in the kernel's queue.
+/// How many callers a listener has at once; further ones wait in the kernel's backlog.
 #[derive(Clone, Copy, Debug)]
 pub struct AcceptLimits {
     /// In their handshake.
@@ -95,10 +95,10 @@ pub(crate) async fn run<L: Listener>(
 }
 
 /// Accepts TLS connections until `stop` is cancelled, and gives each to `serve` in a task of its own once its handshake
-/// is done. Handshakes that run when `drain` begins are given up.
+/// is done. Handshakes that run when `drain` begins are dropped.
 ///
-/// A quarter of the handshakes at once are for one network, so that callers there that stay silent do not keep all others
-/// out; beyond that they wait for each other, and no longer than a handshake may take.
+/// One network gets at most a quarter of the concurrent handshakes, so that silent callers there do not keep all others
+/// out. Its further callers queue, no longer than a handshake may take.
 pub async fn accept_tls<Serve, Served>(
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -128,7 +128,7 @@ pub async fn accept_tls<Serve, Served>(
             let (own, shared) = match handshakes.try_acquire(network) {
                 Some(own) => (own, Some(handshake)),
                 None => {
-                    // A caller that waits for its own network must not hold what other networks could use.
+                    // A caller that queues behind its own network must not hold a permit that other networks could use.
                     drop(handshake);
                     let own = handshakes.acquire(network);
                     let own = tokio::time::timeout(acceptor.limit(), own);
@@ -138,7 +138,7 @@ pub async fn accept_tls<Serve, Served>(
                     }
                 }
             };
-            // Small messages are answered at once; a socket that refuses this works all the same.
+            // No Nagle delay for small messages. A socket that refuses the option still works.
             drop(stream.set_nodelay(true));
             let accepted = begun
                 .run_until_cancelled(acceptor.accept(stream, address))
@@ -187,11 +187,11 @@ async fn next<L: Listener>(listener: &L, backoff: &mut Backoff) -> Option<L::Cal
             Some(caller)
         }
         Err(error) if is_lost_caller(error.kind()) => {
-            tracing::debug!(%error, "A caller went away before it was accepted");
+            tracing::debug!(%error, "A caller disconnected before it was accepted");
             None
         }
         Err(error) => {
-            // Out of file descriptors or memory: to try again at once would only spin.
+            // Out of file descriptors or memory: retrying at once would only spin.
             tracing::warn!(%error, "Cannot accept connections at the moment");
             backoff.wait().await;
             None

@@ -1,7 +1,7 @@
 //! Who is at the other end of a connection.
 //!
 //! Made once per connection, after its handshake, and put into the extensions of each of its requests as
-//! `Arc<Connection>`. Nobody learns who calls from a header.
+//! `Arc<Connection>`. The caller's identity never comes from a header.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -19,13 +19,13 @@ use crate::process::PeerProcess;
 /// One accepted connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// Where it comes from.
+    /// Its origin.
     pub address: Address,
-    /// Who is there, if a certificate was presented; it was verified in the handshake.
+    /// The peer, if it presented a certificate, which the handshake verified.
     pub peer: Option<Arc<Peer>>,
-    /// What this side presented; none on Unix sockets.
+    /// The identity that this side presented; none on Unix sockets.
     pub presented: Option<Arc<Presented>>,
-    /// Cancelling it ends the connection at once, with all that runs on it.
+    /// Cancelling it cuts the connection at once, with all exchanges on it.
     pub cut: CancellationToken,
 }
 
@@ -38,7 +38,7 @@ pub enum Address {
     Unix(UnixCaller),
 }
 
-/// The process at the other end of a Unix socket, as the kernel tells it for the moment of its connect.
+/// The process at the other end of a Unix socket, as the kernel reported it when it connected.
 #[derive(Clone, Debug)]
 pub struct UnixCaller {
     /// Process ID, if it can be seen from this process's PID namespace.
@@ -47,7 +47,7 @@ pub struct UnixCaller {
     pub uid: u32,
     /// Effective group ID.
     pub gid: u32,
-    /// The process itself, safe against reuse of the PID; none if it can't be seen or is gone already.
+    /// The process itself, safe against PID reuse; none if it is not visible in this PID namespace or has exited.
     pub process: Option<Arc<PeerProcess>>,
 }
 
@@ -68,9 +68,9 @@ pub struct Peer {
     pub kid: KeyId,
     /// The leaf's serial number, decimal.
     pub serial: String,
-    /// What it presented: the leaf first, then intermediates.
+    /// The certificates that it presented: the leaf first, then intermediates.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's end; the connection is cut then.
+    /// When the leaf expires; the connection is cut then.
     pub not_after: UnixTime,
     /// Where it called from.
     pub address: SocketAddr,
@@ -111,7 +111,7 @@ impl Connection {
         }
     }
 
-    /// When the first of the two certificates ends; none on Unix sockets.
+    /// When the first of the two certificates expires; none on Unix sockets.
     #[must_use]
     pub fn not_after(&self) -> Option<UnixTime> {
         let peer = self.peer.as_ref().map(|peer| peer.not_after);
@@ -138,7 +138,7 @@ impl Connection {
     }
 }
 
-/// What one caller can be taken to have to itself: an IPv4 address, or the first half of an IPv6 address.
+/// The unit of addresses that is assumed to belong to one caller: an IPv4 address, or an IPv6 /64.
 #[must_use]
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -161,18 +161,18 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a connection is over, seen from this side.
+/// Why this side cut a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
-    /// Somebody cancelled its token.
+    /// Its token was cancelled.
     #[error("the connection was cut")]
     Cut,
-    /// The first of the two leaf certificates came to its end.
+    /// One of the two leaf certificates expired.
     #[error("a certificate of the connection has expired")]
     Expired,
 }
 
-/// Waits for the end of a connection: its token, or the end of the first certificate.
+/// Waits until a connection must be cut: its token is cancelled, or one of the certificates expires.
 pub async fn ended(
     cut: CancellationToken,
     not_after: Option<UnixTime>,
@@ -186,7 +186,7 @@ pub async fn ended(
         biased;
         () = cut.cancelled() => Ended::Cut,
         () = clock::until(&*clock, not_after) => {
-            // Those who wait for the token learn of it too.
+            // Wakes everything else that waits for the token.
             cut.cancel();
             Ended::Expired
         }

@@ -1,8 +1,8 @@
 //! The client side: TLS over TCP with one fixed configuration, and Unix sockets.
 //!
-//! The connectors are tower services of a URI, which they ignore: they lead to one place. They fit tonic's
-//! `Endpoint::connect_with_connector` and hyper-util's client. Faults keep their cause, which [`DialError::of`] finds
-//! again under what tonic and hyper wrap around it.
+//! The connectors are tower services of a URI, which they ignore, since each connects to one fixed target. They fit
+//! tonic's `Endpoint::connect_with_connector` and hyper-util's client. [`DialError::of`] finds the cause of a failure
+//! inside the errors that tonic and hyper wrap around it.
 
 use std::fmt;
 use std::io;
@@ -36,8 +36,8 @@ pub use error::{Cause, DialError};
 /// A boxed connect.
 type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, DialError>> + Send>>;
 
-/// Opens TLS connections to one place with one configuration. The server's name plays no part: who may be there is the
-/// configuration's business, by SPIFFE ID.
+/// Opens TLS connections to one target with one configuration. The server's DNS name is not verified: the
+/// configuration's verifier authorizes the server by its SPIFFE ID.
 #[derive(Clone)]
 pub struct TlsConnector {
     config: Arc<rustls::ClientConfig>,
@@ -62,7 +62,7 @@ impl TlsConnector {
         }
     }
 
-    /// With another of the addresses that the name has tried first: counted up, each gets its turn. All are tried.
+    /// With another of the name's addresses tried first, to spread connections: callers count this up. All are tried.
     #[must_use]
     pub const fn turn(mut self, turn: usize) -> Self {
         self.turn = turn;
@@ -83,7 +83,7 @@ impl TlsConnector {
         self
     }
 
-    /// Opens a connection, to the first of the name's addresses with which that succeeds.
+    /// Opens a connection to the first of the name's addresses that works.
     ///
     /// # Errors
     /// [`DialError`].
@@ -110,11 +110,12 @@ impl TlsConnector {
         self.dial_first_of(&addresses).await
     }
 
-    /// Opens a connection to the first of these addresses with which that succeeds: several servers of one name stand in
-    /// for each other. Each has its share of the limit.
+    /// Opens a connection to the first of these addresses that works: servers with the same name are interchangeable.
+    /// Each gets an equal share of the time limit.
     ///
     /// # Errors
-    /// [`DialError`] of one of them. That a server can't be verified is told only if nothing else is wrong with the others.
+    /// The [`DialError`] of one address. An unreachable server is reported in preference to one that failed
+    /// verification.
     pub async fn dial_first_of(&self, addresses: &[SocketAddr]) -> Result<ClientIo, DialError> {
         let target = || self.target.to_string();
         let share = u32::try_from(addresses.len().max(1)).map_or(self.limit, |n| self.limit / n);
@@ -149,7 +150,7 @@ impl TlsConnector {
                 target: target(),
                 source,
             })?;
-        // Small messages are answered at once; a socket that refuses this works all the same.
+        // No Nagle delay for small messages. A socket that refuses the option still works.
         drop(tcp.set_nodelay(true));
         let tls = tokio_rustls::TlsConnector::from(Arc::clone(&self.config))
             .connect(self.server_name(), tcp)
@@ -174,7 +175,7 @@ impl TlsConnector {
         })
     }
 
-    /// What goes into SNI: the host, as clients do; a name that TLS does not allow is replaced.
+    /// The server name for SNI: the host, or a placeholder if SNI does not allow that.
     fn server_name(&self) -> ServerName<'static> {
         let host = self
             .target
@@ -211,7 +212,7 @@ impl tower::Service<Uri> for TlsConnector {
     }
 }
 
-/// A TLS connection to a verified server; it ends at the end of that server's leaf.
+/// A TLS connection to a verified server. It is cut when the server's leaf expires.
 ///
 /// hyper-util's client puts `Arc<Leaf>` into the extensions of each response.
 #[derive(Debug)]
@@ -295,7 +296,7 @@ pub struct UnixConnector {
 }
 
 impl UnixConnector {
-    /// To the socket at `path`; a leading `unix:` or `unix://` is taken off.
+    /// To the socket at `path`; a leading `unix:` or `unix://` is removed.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path: PathBuf = path.into();

@@ -33,7 +33,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// The error whose words count. rustls shows what our verifier says in its debug form only, and not among its sources.
+/// The error to print. rustls does not list our verifier's error among its sources, and prints it only as `Debug`.
 fn speaker<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let wrapped = error
         .downcast_ref::<io::Error>()

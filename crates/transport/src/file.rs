@@ -1,4 +1,4 @@
-//! Files that are either the old or the new one, never half of it.
+//! Atomic replacement of files.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ pub const PRIVATE: u32 = 0o600;
 /// The mode of files that anyone may read.
 pub const PUBLIC: u32 = 0o644;
 
-/// A file could not be written; what was there before is still there.
+/// A file could not be written; its previous content is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {step} failed", path.display())]
 pub struct WriteError {
@@ -23,10 +23,11 @@ pub struct WriteError {
     pub source: io::Error,
 }
 
-/// Writes a file so that after a crash or a loss of power it has either the old or the new content, whole.
+/// Writes a file atomically: after a crash or a power loss it has either the old or the new content.
 ///
-/// A temporary file beside it, made with 0600 and only then set to `mode`, is synced and renamed over it, and the folder
-/// is synced. One writer per path at a time. It blocks: in async code call it from a blocking task.
+/// A temporary file in the same folder, created with 0600 and only then set to `mode`, is synced and renamed over the
+/// file, and the folder is synced. One writer per path at a time. It blocks: in async code call it from a blocking
+/// task.
 ///
 /// # Errors
 /// [`WriteError`]; what was there before is unchanged, and no temporary file is left.
@@ -57,7 +58,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Writ
             .map_err(|e| ("syncing the folder", e))
     });
     written.map_err(|(step, source)| {
-        // The first fault is the one to tell; the temporary file may be gone already.
+        // Report the first error, not that of the clean-up: the temporary file may not exist any more.
         drop(std::fs::remove_file(&temporary));
         fail(step)(source)
     })

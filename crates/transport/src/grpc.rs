@@ -1,4 +1,4 @@
-//! What of gRPC concerns every server: the deadline that a caller asks for.
+//! The part of gRPC that concerns every server: the caller's deadline.
 
 use std::time::Duration;
 
@@ -7,8 +7,7 @@ use http::HeaderMap;
 /// The most digits of a timeout (gRPC over HTTP/2, "Timeout").
 const MAX_DIGITS: usize = 8;
 
-/// How long a gRPC caller waits, by the header `grpc-timeout`: 1 to 8 digits and a unit. A header that says anything else
-/// is no timeout.
+/// The timeout in the header `grpc-timeout`: 1 to 8 digits and a unit. A malformed header counts as none.
 #[must_use]
 pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;

@@ -1,6 +1,6 @@
 //! IO that ends when its connection is cut or a certificate on it expires.
 //!
-//! Each poll looks at the end first. Under an HTTP/2 server that ends hanging handlers and open streams, because
+//! Each poll checks for that first. Under an HTTP/2 server this also ends hanging handlers and open streams, because
 //! the error reaches all of them through the connection.
 
 use std::fmt;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connection::Ended;
 
-/// IO that fails with [`io::ErrorKind::ConnectionAborted`] from the moment its end comes.
+/// IO that fails with [`io::ErrorKind::ConnectionAborted`] once its `end` future has completed.
 pub struct CutIo<S> {
     inner: S,
     end: End,
@@ -25,7 +25,7 @@ enum End {
 }
 
 impl<S> CutIo<S> {
-    /// `inner`, until `end` comes; see [`crate::connection::ended`].
+    /// `inner`, until `end` completes; see [`crate::connection::ended`].
     pub fn new(inner: S, end: impl Future<Output = Ended> + Send + Sync + 'static) -> Self {
         Self {
             inner,

@@ -2,19 +2,20 @@
 //!
 //! | module | what it gives |
 //! |---|---|
-//! | [`clock`], [`backoff`] | the time for validity, and waits between tries |
-//! | [`task`], [`drain`] | tasks whose end is noticed, and an end that is bounded |
-//! | [`connection`], [`io`] | who is at the other end, and IO that ends when that connection is cut or a leaf expires |
-//! | [`presented`], [`tls`] | what this process presents to callers, and TLS handshakes on the server side |
+//! | [`clock`], [`backoff`] | the wall clock for validity, and backoff between retries |
+//! | [`task`], [`drain`] | supervised tasks, and graceful shutdown with a deadline |
+//! | [`connection`], [`io`] | the verified peer of a connection, and IO that ends when the connection is cut or a leaf expires |
+//! | [`presented`], [`tls`] | the identity that this process presents, and TLS handshakes on the server side |
 //! | [`accept`], [`serve`] | the accept loop, and serving over TCP and Unix sockets |
 //! | [`unix`], [`process`], [`dial`] | Unix listening sockets, the processes that call there, and the client side of TLS and Unix sockets |
 //! | [`log_limiter`] | a bound on the log lines that callers can cause |
-//! | [`grpc`] | the deadline that a gRPC caller asks for |
+//! | [`grpc`] | a gRPC caller's deadline |
 //! | [`error`] | errors of any kind, printed with their causes |
-//! | [`file`](mod@file) | files that are either the old or the new one, never half of it |
+//! | [`file`](mod@file) | atomic replacement of files |
 //!
-//! Feature `test-util` adds `clock::TestClock`. What only the programs need, such as logs, metrics and the command line, is in
-//! countersign-daemon. Nothing here decides who may do what: that is the identity and mesh crates' business.
+//! Feature `test-util` adds `clock::TestClock`. What only the programs need, such as logs, metrics and the command
+//! line, is in countersign-daemon. Nothing here decides who may do what: that is the identity and mesh crates'
+//! business.
 
 pub mod accept;
 pub mod backoff;

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 pub struct LogLimiter {
     rate: Rate,
     bucket: Bucket,
-    /// The bucket's time is what has passed since then.
+    /// The bucket counts time from here.
     start: Instant,
     held_back: AtomicU64,
 }
 
 impl LogLimiter {
-    /// Lines per second, and lines at once after a quiet time.
+    /// The rate in lines per second, and the burst in lines.
     #[must_use]
     pub fn new((per_second, burst): (u32, u32)) -> Self {
         Self {
@@ -27,7 +27,7 @@ impl LogLimiter {
         }
     }
 
-    /// How many lines were held back since the last one; `None` if this one is too.
+    /// Asks for one line: `None` if it is suppressed, else how many were suppressed since the last one.
     pub fn line(&self) -> Option<u64> {
         match self.bucket.take(self.rate, self.start.elapsed()) {
             Ok(()) => Some(self.held_back.swap(0, Ordering::Relaxed)),

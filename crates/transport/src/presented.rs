@@ -1,4 +1,4 @@
-//! The identity that this process presents to its callers, as it changes.
+//! The identity that this process presents to its callers, and its rotation.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use countersign_identity::{KeyId, SpiffeId, UnixTime};
 use tokio::sync::watch;
 
-/// One generation of this process's identity, as new connections present it.
+/// One generation of this process's identity.
 #[derive(Clone)]
 pub struct Presented {
     /// The configuration with exactly this certificate.
@@ -15,7 +15,7 @@ pub struct Presented {
     pub id: SpiffeId,
     /// Its key.
     pub kid: KeyId,
-    /// Its end.
+    /// When the certificate expires.
     pub not_after: UnixTime,
 }
 
@@ -35,18 +35,18 @@ impl fmt::Debug for Presented {
     }
 }
 
-/// The identity that new connections present, as it changes.
+/// A watch on the identity that new connections present.
 pub type Identities = watch::Receiver<Option<Arc<Presented>>>;
 
-/// Where a listener gets its identity from, as it changes.
+/// The source of a listener's identity.
 pub trait ServerIdentity: Send + Sync + 'static {
     /// The identity for new connections; `None` refuses them.
     fn current(&self) -> Option<Arc<Presented>> {
         self.subscribe().borrow().clone()
     }
 
-    /// The identity as it changes. Each new `Arc` is a new generation: connections that presented an older one are
-    /// closed gracefully (GOAWAY), so publish only when the certificate has changed.
+    /// A watch on the identity. Each new `Arc` is a new generation: connections that presented an older one are closed
+    /// gracefully (GOAWAY), so publish only when the certificate has changed.
     fn subscribe(&self) -> Identities;
 }
 

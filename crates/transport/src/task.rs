@@ -1,7 +1,7 @@
-//! Background tasks whose end is noticed.
+//! Supervised background tasks.
 //!
-//! A daemon of which one part has died without a word is worse than one that has ended: an essential task's end, by
-//! itself, with an error or by a panic, stops the whole daemon, and [`Tasks::join`] says why.
+//! A daemon that silently lost one of its tasks is worse than one that exited. If an essential task returns, fails or
+//! panics, the whole daemon stops, and [`Tasks::join`] returns the reason.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use crate::drain::{Drain, Drained};
 use crate::error::{BoxError, Chain};
 
-/// Why the daemon stopped without being told to.
+/// Why the daemon stopped although it was not asked to.
 #[derive(Debug, thiserror::Error)]
 #[error("the task {name:?} ended and with it everything else")]
 pub struct TaskFault {
-    /// The task's name, as it was given.
+    /// The name given to [`Tasks::essential`].
     pub name: &'static str,
     /// How it ended.
     #[source]
@@ -68,8 +68,7 @@ impl Tasks {
         &self.0.token
     }
 
-    /// Starts a task without which the daemon makes no sense: should it end before the token is cancelled, the daemon
-    /// stops.
+    /// Starts a task that the daemon can't do without: if it ends before the token is cancelled, the daemon stops.
     pub fn essential<F, E>(&self, name: &'static str, future: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -87,7 +86,7 @@ impl Tasks {
         });
     }
 
-    /// Starts a task whose end is of no consequence; a panic in it is logged.
+    /// Starts a task that may end without stopping the daemon; a panic in it is logged.
     pub fn spawn<F>(&self, name: &'static str, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -131,7 +130,7 @@ impl Tasks {
 }
 
 impl Inner {
-    /// Keeps the first fault, which is the cause of those that follow, and stops the daemon.
+    /// Stops the daemon. Only the first fault is recorded: it caused the later ones.
     fn fail(&self, fault: TaskFault) {
         tracing::error!(
             task = fault.name,

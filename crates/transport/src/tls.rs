@@ -1,6 +1,6 @@
-//! The server side of TLS: what is presented, and the handshake.
+//! The server side of the TLS handshake.
 //!
-//! [`TlsAcceptor`] is the building block for people with their own server; [`crate::serve::serve_tls`] is built on it.
+//! [`TlsAcceptor`] is for programs with an accept loop of their own; [`crate::serve::serve_tls`] is built on it.
 
 use std::fmt;
 use std::io;
@@ -29,18 +29,18 @@ pub enum AcceptError {
     /// This process has no identity at the moment.
     #[error("this process has no identity to present")]
     NoIdentity,
-    /// The caller did not finish its handshake in time.
+    /// The caller did not complete the handshake in time.
     #[error("the TLS handshake took longer than {} s", .0.as_secs())]
     Slow(Duration),
     /// The handshake failed: the caller's certificate, its TLS version, or its connection.
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
-    /// A verified certificate could not be read: the verifier in the configuration lets through what is no SVID.
+    /// The verified certificate is not an X.509-SVID: the verifier in the configuration accepts other certificates too.
     #[error("the caller's verified certificate is not an X.509-SVID")]
     Peer(#[source] countersign_identity::verify::InvalidSvid),
 }
 
-/// Does the server side of handshakes and says who is there.
+/// Performs the server side of handshakes, and returns connections with their verified peer.
 #[derive(Clone)]
 pub struct TlsAcceptor {
     identity: Arc<dyn ServerIdentity>,
@@ -50,7 +50,8 @@ pub struct TlsAcceptor {
 }
 
 impl TlsAcceptor {
-    /// Handshakes with what `identity` says, at most [`limits::HANDSHAKE`] each; `clock` tells when a leaf ends.
+    /// Handshakes present the current value of `identity` and may take [`limits::HANDSHAKE`]. A connection is cut when
+    /// one of its leaves has expired by `clock`.
     #[must_use]
     pub fn new(identity: Arc<dyn ServerIdentity>, clock: SharedClock) -> Self {
         Self {
@@ -80,11 +81,11 @@ impl TlsAcceptor {
         self
     }
 
-    /// Does the handshake with a caller from `address`. Run it in a task of its own, so that a slow caller holds up
-    /// nobody else.
+    /// Performs the handshake with a caller at `address`. Run it in a task of its own, so that a slow caller does not
+    /// hold up others.
     ///
     /// # Errors
-    /// Why there is no connection; [`AcceptError`].
+    /// [`AcceptError`].
     pub async fn accept<S>(
         &self,
         stream: S,

@@ -1,4 +1,4 @@
-//! Listening on Unix sockets: exact modes, one daemon per socket, stale sockets replaced, callers known.
+//! Listening on Unix sockets: exact modes, one daemon per socket, stale sockets replaced, callers identified.
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -40,7 +40,7 @@ impl Access {
     };
 }
 
-/// Why a Unix socket could not be opened. Each says what to do.
+/// Why a Unix socket could not be opened. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
@@ -62,7 +62,7 @@ pub enum BindError {
         /// The path that was asked for.
         path: PathBuf,
     },
-    /// Something else is there, and is not removed.
+    /// A file that is not a socket is at the path. It is left alone.
     #[error("{} exists and is not a socket: remove it, or configure another socket path", path.display())]
     NotASocket {
         /// The path that was asked for.
@@ -101,8 +101,8 @@ pub enum BindError {
 pub struct Socket {
     path: PathBuf,
     access: Access,
-    // Dropped before the listener: while that is open, the kernel gives the inode's number to no other file, so that the
-    // file that is removed is this socket's own.
+    // Dropped before the listener: while that is open, the kernel does not reuse the inode number, so the file that is
+    // removed is this socket's own.
     file: Mutex<SocketFile>,
     listener: watch::Sender<Arc<UnixListener>>,
     reachability: watch::Sender<Reachability>,
@@ -113,11 +113,12 @@ pub struct Socket {
 pub enum Reachability {
     /// It is where it was bound.
     Reachable,
-    /// Its file was removed or replaced, and could not be made again for this reason.
+    /// Its file was removed or replaced, and could not be recreated, for this reason.
     Unreachable(String),
 }
 
-/// The socket's file, and the lock beside it. The lock file is never deleted, since that would be a race.
+/// The socket's file, and its lock file. The lock file is never deleted: a second daemon could hold a lock on the
+/// deleted file while a third locks a new one.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -156,11 +157,11 @@ impl Drop for SocketFile {
 }
 
 impl Socket {
-    /// Opens a listening socket at `path`, making its folder if that is missing and replacing a socket on which nobody
-    /// answers any more. A lock file `<path>.lock` keeps a second daemon away for as long as this lives.
+    /// Opens a listening socket at `path`. Makes its folder if that is missing, and replaces a stale socket, on which
+    /// no process listens. A lock on `<path>.lock` keeps a second daemon from the socket until this is dropped.
     ///
     /// # Errors
-    /// [`BindError`], with nothing of anybody else's touched.
+    /// [`BindError`]. Files of other processes are left alone.
     pub async fn bind(path: &Path, access: Access) -> Result<Self, BindError> {
         if path.as_os_str().len() > limits::SOCKET_PATH {
             return Err(BindError::TooLong {
@@ -184,22 +185,22 @@ impl Socket {
         })
     }
 
-    /// Where it listens.
+    /// The path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether callers reach it, as it changes. Ends with the socket.
+    /// A watch on whether callers reach it. Closes when the socket is dropped.
     #[must_use]
     pub fn reachability(&self) -> watch::Receiver<Reachability> {
         self.reachability.subscribe()
     }
 
-    /// The next caller.
+    /// Accepts the next caller.
     ///
     /// # Errors
-    /// What `accept(2)` says.
+    /// The error of `accept(2)`.
     pub async fn accept(&self) -> io::Result<UnixStream> {
         let mut listeners = self.listener.subscribe();
         loop {
@@ -211,8 +212,8 @@ impl Socket {
         }
     }
 
-    /// Watches the file for ever: makes it again if it was removed (decision 0027), and replaces a file that another process
-    /// put there unless that process serves it, which is logged and makes the socket unreachable.
+    /// Never returns. Recreates the socket's file if it was removed, and replaces a file that another process put
+    /// there, unless that process listens on it: then this socket is unreachable, which is logged (decision 0027).
     pub(crate) async fn watch_file(&self) {
         let mut looks = tokio::time::interval(limits::SOCKET_LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -241,7 +242,7 @@ impl Socket {
         let path = self.path.as_path();
         make_folder(path, self.access.folder).map_err(io_error(path, "making its folder"))?;
         check_ancestors(path)?;
-        // If the lock file was removed with the folder, another daemon could hold a new one.
+        // If the lock file was removed with the folder, another daemon could have locked a new one.
         let lock = if self.lock().is_locked() {
             None
         } else {
@@ -254,7 +255,7 @@ impl Socket {
             file.lock = lock;
         }
         drop(file);
-        // Callers in the old listener's queue are disconnected and connect again.
+        // Callers in the old listener's backlog are disconnected and have to reconnect.
         self.listener.send_replace(Arc::new(listener));
         Ok(())
     }
@@ -277,7 +278,7 @@ impl Socket {
     }
 }
 
-/// A listener at `path`, where nobody else serves, and its file.
+/// A listener at `path`, provided that no other process listens there, and the inode of its file.
 async fn open(path: &Path, access: Access) -> Result<(UnixListener, Inode), BindError> {
     clear(path).await?;
     let listener = listen(path, access.socket).map_err(io_error(path, "binding"))?;
@@ -304,11 +305,11 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
         .recursive(true)
         .mode(mode)
         .create(folder)?;
-    // The umask took bits away.
+    // `mkdir` applied the umask.
     std::fs::set_permissions(folder, Permissions::from_mode(mode))
 }
 
-/// Refuses a path with an ancestor that another user could make before this daemon did, as any user can in `/tmp`.
+/// Refuses a path with an ancestor that another user could have made before this daemon, as any user can in `/tmp`.
 fn check_ancestors(path: &Path) -> Result<(), BindError> {
     let look = io_error(path, "looking at its folders");
     let absolute = std::path::absolute(path).map_err(look)?;
@@ -365,8 +366,7 @@ fn take_lock(path: &Path) -> Result<Flock<File>, BindError> {
     })
 }
 
-/// How long connecting to a socket that is served may take. The kernel connects at once unless the queue of a living
-/// listener is full.
+/// Timeout of the probe for a live listener. The kernel connects at once unless the listener's backlog is full.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Removes a stale socket at `path`: one on which no process listens.
@@ -386,7 +386,7 @@ async fn clear(path: &Path) -> Result<(), BindError> {
             std::fs::remove_file(path).map_err(io_error(path, "removing the stale socket there"))
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // A full queue (EAGAIN) or no permission: a process may listen.
+        // A full backlog (EAGAIN), or no permission: a process may be listening.
         Ok(Ok(_) | Err(_)) | Err(_) => Err(BindError::InUse {
             path: path.to_owned(),
         }),
@@ -395,8 +395,8 @@ async fn clear(path: &Path) -> Result<(), BindError> {
 
 fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let socket = UnixSocket::new_stream()?;
-    // On Linux the mode of the unbound socket limits what bind gives the file, so that it is at no moment wider than
-    // asked for. Elsewhere this may be refused, and the mode of the folder has to do until the next step.
+    // On Linux the mode of the unbound socket limits the mode that bind gives the file, so the file is never more
+    // permissive than requested. Elsewhere fchmod may fail, and until chmod below only the folder's mode protects it.
     let narrow = nix::sys::stat::fchmod(
         &socket,
         nix::sys::stat::Mode::from_bits_truncate(mode_bits(mode)),
@@ -421,13 +421,13 @@ fn mode_bits(mode: u32) -> nix::sys::stat::mode_t {
     nix::sys::stat::mode_t::try_from(mode & 0o777).unwrap_or(0)
 }
 
-/// The caller at the moment of its connect, as the kernel reports it.
+/// The caller's credentials at the time it connected, as the kernel reports them.
 ///
 /// # Errors
-/// The kernel does not report it; do not serve such a caller.
+/// The kernel does not report them; do not serve such a caller.
 pub fn caller(stream: &UnixStream) -> io::Result<UnixCaller> {
     let credentials = stream.peer_cred()?;
-    // The kernel says 0 for a process that this PID namespace cannot see.
+    // 0 stands for a process that is not visible in this PID namespace.
     let pid = credentials.pid().filter(|pid| *pid > 0);
     Ok(UnixCaller {
         pid,
@@ -443,7 +443,7 @@ fn process(stream: &UnixStream, pid: i32) -> Option<PeerProcess> {
     use nix::sys::socket::{getsockopt, sockopt};
     match getsockopt(stream, sockopt::PeerPidfd) {
         Ok(pidfd) => PeerProcess::held(pid, pidfd).ok(),
-        // A kernel before 6.5. Any other error says that the process is gone.
+        // A kernel before 6.5 without SO_PEERPIDFD. Any other error means that the process has exited.
         Err(Errno::ENOPROTOOPT) => PeerProcess::numbered(pid).ok(),
         Err(_) => None,
     }

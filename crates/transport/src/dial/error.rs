@@ -1,4 +1,4 @@
-//! Why a connection did not come about, and what a person can do about it.
+//! Why a connection could not be opened, and what an operator can do about it.
 
 use std::error::Error;
 use std::io;
@@ -8,11 +8,11 @@ use countersign_identity::tls;
 use countersign_identity::verify::{InvalidSvid, PeerError};
 use rustls::AlertDescription;
 
-/// Why a connection did not come about.
+/// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// The name could not be resolved, or is none.
+    /// The name could not be resolved, or is malformed.
     #[error("cannot resolve {target}")]
     Resolve {
         /// Where to.
@@ -21,7 +21,7 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
-    /// Nobody there, or no way there.
+    /// Connection refused, or the target is unreachable.
     #[error("cannot connect to {target}")]
     Connect {
         /// Where to.
@@ -30,7 +30,7 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
-    /// It took too long.
+    /// Timed out.
     #[error("no connection to {target} within {} s", limit.as_secs())]
     TimedOut {
         /// Where to.
@@ -38,7 +38,7 @@ pub enum DialError {
         /// The limit on resolving, connecting and the handshake together.
         limit: Duration,
     },
-    /// This side refused the server, or the server this side.
+    /// One side refused the other's certificate, version or protocol.
     #[error("TLS handshake with {target} failed")]
     Tls {
         /// Where to.
@@ -62,7 +62,7 @@ pub enum DialError {
         /// Where to.
         target: String,
     },
-    /// The server's certificate passed the verifier in use and is no X.509-SVID all the same.
+    /// The configured verifier accepted the server's certificate, although it is not an X.509-SVID.
     #[error("the certificate of {target} is not an X.509-SVID")]
     NotAnSvid {
         /// Where to.
@@ -85,50 +85,50 @@ impl DialError {
         }
     }
 
-    /// The dial error somewhere below `error`, such as a `tonic::Status` or what hyper-util's client says.
+    /// The dial error among the causes of `error`, such as a `tonic::Status` or an error of hyper-util's client.
     #[must_use]
     pub fn of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         causes(error).find_map(|e| e.downcast_ref())
     }
 }
 
-/// The kinds of reasons for which there is no connection, or it ended at once.
+/// Kinds of reasons why a connection could not be opened, or was closed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
     /// The name could not be resolved.
     Unresolved,
-    /// Nobody listens there.
+    /// Connection refused: no process listens there.
     Refused,
-    /// There is no such socket file.
+    /// The socket file does not exist.
     NoSocket,
     /// No permission to connect.
     Denied,
-    /// No way there, or no answer in time.
+    /// The target is unreachable, or did not answer in time.
     Unreachable,
-    /// The certificate there is not signed by an authority that is known here.
+    /// The peer's certificate does not lead to an authority of a bundle that is known here.
     UnknownAuthority,
-    /// Somebody else than expected is there.
+    /// The peer has another SPIFFE ID than expected.
     WrongId,
-    /// A certificate there is not valid yet or no more, by this machine's clock.
+    /// A certificate of the peer is not yet valid, or has expired, by this machine's clock.
     Clock,
-    /// What is presented there is no X.509-SVID.
+    /// The peer's certificate is not an X.509-SVID.
     NotAnSvid,
-    /// The other side does not accept the certificate that was presented to it.
+    /// The peer did not accept the certificate that this side presented.
     OwnCertificateRefused,
-    /// The other side says that the certificate presented to it has expired.
+    /// By the peer's alert, the certificate that this side presented has expired.
     OwnCertificateExpired,
-    /// The other side wants a certificate, and none was presented.
+    /// The peer requires a certificate, and this side presented none.
     CertificateRequired,
-    /// No TLS there, no common version or protocol, or the connection broke.
+    /// The peer does not speak TLS, shares no version or protocol with this side, or broke the connection.
     Protocol,
 }
 
 impl Cause {
-    /// The cause somewhere below `error`; none if it has nothing to do with connecting.
+    /// The kind of the cause inside `error`; `None` if it has nothing to do with connecting.
     ///
-    /// In TLS 1.3 a server refuses a client's certificate only after the client's handshake is done, so that the refusal
-    /// shows up in the first request: it is found there too.
+    /// In TLS 1.3 a server verifies the client's certificate after the client has finished its handshake (RFC 8446,
+    /// 4.4.2). So a refusal may appear only as the failure of the first request; it is found there too.
     #[must_use]
     pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         causes(error).find_map(|e| {
@@ -148,7 +148,7 @@ impl Cause {
             DialError::TimedOut { .. } => Some(Self::Unreachable),
             DialError::Broken { .. } => Some(Self::Protocol),
             DialError::NoCertificate { .. } | DialError::NotAnSvid { .. } => Some(Self::NotAnSvid),
-            // Its source says more.
+            // Its source is more specific.
             DialError::Tls { .. } => None,
         }
     }
@@ -179,7 +179,7 @@ impl Cause {
         Refusal::of_alert(alert).map_or(Self::Protocol, Self::from)
     }
 
-    /// What a person can do about it.
+    /// What an operator can do about it.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -192,7 +192,7 @@ impl Cause {
                 "check that the trust bundle here is that of the other side's trust domain"
             }
             Self::WrongId => {
-                "check the configured address and trust domain: somebody else answers there"
+                "check the configured address and trust domain: the server there has another SPIFFE ID"
             }
             Self::Clock => {
                 "check the clocks of both machines, and whether the other side renews its certificate"
@@ -217,9 +217,9 @@ impl Cause {
     }
 }
 
-/// What the other side's TLS alert says of the certificate that was presented to it.
+/// The peer's TLS alert about the certificate that this side presented.
 ///
-/// Under HTTP/2 an IO error loses its type and keeps its text alone, so it is by the text that it is found again.
+/// h2 drops the type of an IO error and keeps only its text, so [`Cause::of`] recognises these by their text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Refusal {
     #[error("the other side did not accept this side's certificate")]
@@ -265,7 +265,7 @@ impl From<Refusal> for Cause {
     }
 }
 
-/// An error of established TLS, saying in words what the other side's alert says.
+/// An IO error of an established TLS connection, with the peer's alert in words.
 pub(super) fn explained(error: io::Error) -> io::Error {
     let tls = error
         .get_ref()
@@ -279,7 +279,7 @@ pub(super) fn explained(error: io::Error) -> io::Error {
     }
 }
 
-/// `error` and all that it wraps. What an [`io::Error`] carries is not among its sources, so it is looked at too.
+/// `error` and everything that it wraps, including the inner error of an [`io::Error`], which is not among its sources.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| {
         let error: &'a (dyn Error + 'static) = *error;

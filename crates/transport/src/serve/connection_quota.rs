@@ -18,7 +18,7 @@ pub(super) struct ConnectionQuota<K> {
 }
 
 impl<K: Hash + Eq + Clone + Debug> ConnectionQuota<K> {
-    /// One client gets half of the connections at most, so that it never keeps the others out.
+    /// One client gets at most half of the connections, so that it can't lock the others out.
     pub(super) fn half_of(connections: usize) -> Self {
         Self::at_most(connections / 2)
     }
@@ -34,8 +34,8 @@ impl<K: Hash + Eq + Clone + Debug> ConnectionQuota<K> {
     /// A lease for one more connection of this client, unless its quota is used up.
     pub(super) fn lease(&self, client: K) -> Option<Lease<K>> {
         let lease = self.counter.lease(client)?;
-        // Logged when the quota is reached and not at each refusal, and limited all the same: a client that comes and goes
-        // at its quota reaches it again and again.
+        // Logged when the quota is reached, not at each refusal. Rate-limited as well, since a client that hovers
+        // around its quota reaches it again and again.
         if lease.is_last()
             && let Some(held_back) = self.lines.line()
         {

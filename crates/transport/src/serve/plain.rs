@@ -1,4 +1,4 @@
-//! Serving plain HTTP over TCP: what operators ask on an address of their own, such as health and metrics.
+//! Serving plain HTTP over TCP, for operators' endpoints on an address of their own, such as health and metrics.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::accept::{self, AcceptPermits};
 use crate::connection::{Address, Connection};
 use crate::drain::{Drain, Drained};
 
-/// Serves plain HTTP over TCP until `stop` is cancelled, then drains. Callers are not authenticated: only for what
-/// anyone who reaches the address may know.
+/// Serves plain HTTP over TCP until `stop` is cancelled, then drains. Callers are not authenticated: serve only what is
+/// public to everyone who can reach the address.
 pub async fn serve_plain(
     listener: TcpListener,
     router: Router,
