@@ -51,10 +51,10 @@ pub struct ForgetError {
     source: io::Error,
 }
 
-/// Removes the file of an earlier run, so that whoever waits for it does not read old addresses.
+/// Removes the file of an earlier run, so that a process that waits for the file does not read old addresses.
 ///
 /// # Errors
-/// It is there and can't be removed.
+/// The file exists but can't be removed.
 pub fn forget(path: &Path) -> Result<(), ForgetError> {
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ForgetError {
@@ -65,10 +65,10 @@ pub fn forget(path: &Path) -> Result<(), ForgetError> {
     }
 }
 
-/// Reads such a file; lines of other kinds are passed over.
+/// Reads such a file; lines of unknown kinds are ignored.
 ///
 /// # Errors
-/// The file could not be read, or an address in it is none.
+/// The file could not be read, or an address in it is malformed.
 pub fn read(path: &Path) -> io::Result<Vec<Listening>> {
     let text = std::fs::read_to_string(path)?;
     let places = text.lines().filter_map(|line| {

@@ -31,8 +31,8 @@ pub fn operators(document: &Document) -> OperatorEndpoints {
     }
 }
 
-/// `log_level`, `log_format` and `log_file` of the daemon's section. The arguments are what the flags say, which override
-/// the file.
+/// `log_level`, `log_format` and `log_file` of the daemon's section. The arguments are the values of the flags, which
+/// override the file.
 #[must_use]
 pub fn logs(
     section: &Section<'_>,
@@ -40,7 +40,7 @@ pub fn logs(
     format: Option<Format>,
     file: Option<PathBuf>,
 ) -> LogOptions {
-    // All keys are read, also overridden ones, so that every fault of the file is reported.
+    // Overridden keys are read too, so that every error in the file is reported.
     let (level_key, format_key, file_key) = (
         section.parsed("log_level", str::parse::<Level>),
         section.parsed("log_format", str::parse::<Format>),

@@ -1,7 +1,7 @@
-//! How a daemon is, in words: parts report, and an HTTP listener answers `/live` and `/ready` with their reasons.
+//! Health of a daemon: each part reports its state, and an HTTP listener answers `/live` and `/ready` with the reasons.
 //!
-//! Live means that to start the daemon again would not help; ready means that callers are served. A part that works with
-//! less than everything, such as a node agent whose server is away, is ready and says so.
+//! Live means that a restart would not help; ready means that callers are served. A degraded part, such as a node agent
+//! that can't reach its server, is ready and gives its reason.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,21 +22,21 @@ use countersign_transport::drain::Drained;
 use countersign_transport::serve::{Http, ServeOptions, serve_plain};
 use countersign_transport::unix::Reachability;
 
-/// The end of this listener takes no longer.
+/// Deadline for draining this listener.
 const DRAIN: Duration = Duration::from_secs(1);
 /// Callers at once: probes, not traffic.
 const CONNECTIONS: usize = 64;
 
-/// How one part is.
+/// The state of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// As it should be.
     Well,
-    /// It works, with less than everything, for this reason.
+    /// Degraded: it works, but not fully, for this reason.
     Degraded(String),
     /// Callers can't be served, for this reason.
     NotReady(String),
-    /// It will not get well by itself, for this reason.
+    /// It will not recover without a restart, for this reason.
     Dead(String),
 }
 
@@ -62,7 +62,7 @@ impl State {
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<BTreeMap<&'static str, State>>>);
 
-/// One part's place to report.
+/// One part's handle for its reports.
 #[derive(Clone, Debug)]
 pub struct Check {
     health: Health,
@@ -70,7 +70,7 @@ pub struct Check {
 }
 
 impl Health {
-    /// A place for a part, which is in this state for now.
+    /// Adds a part, in this initial state.
     #[must_use]
     pub fn check(&self, name: &'static str, state: State) -> Check {
         let check = Check {
@@ -93,7 +93,7 @@ impl Health {
         !self.any(|state| matches!(state, State::Dead(_) | State::NotReady(_)))
     }
 
-    /// How a part is, if there is one of this name.
+    /// The state of the part with this name, if there is one.
     #[must_use]
     pub fn state(&self, name: &str) -> Option<State> {
         self.lock().get(name).cloned()
@@ -150,18 +150,18 @@ struct Part<'a> {
 }
 
 impl Check {
-    /// How the part is.
+    /// The part's state.
     #[must_use]
     pub fn state(&self) -> Option<State> {
         self.health.state(self.name)
     }
 
-    /// The part is in this state from now on.
+    /// Sets the part's state.
     pub fn set(&self, state: State) {
         self.health.lock().insert(self.name, state);
     }
 
-    /// The part is well for as long as callers reach this socket. Ends with the socket.
+    /// Reports the part as healthy while callers can reach this socket. Returns when the socket is dropped.
     pub async fn follow(self, mut reachability: watch::Receiver<Reachability>) {
         loop {
             let state = match &*reachability.borrow_and_update() {
@@ -176,12 +176,12 @@ impl Check {
     }
 }
 
-/// Where health is answered.
+/// The paths on which health is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthPaths {
-    /// Whether to start the daemon again would help.
+    /// Liveness: fails if a restart would help.
     pub live: String,
-    /// Whether callers are served.
+    /// Readiness: whether callers are served.
     pub ready: String,
 }
 

@@ -1,11 +1,11 @@
-//! What only the programs need, server and node agent alike, and what an agent that links the library never gets.
+//! What the server and the node agent share as programs. The workload library does not depend on it.
 //!
 //! | module | what it gives |
 //! |---|---|
-//! | [`cli`], [`config`] | the command line: parsing, output in two formats, exit codes; the settings that all have |
-//! | [`logs`], [`trace`], [`otlp`] | the log, spans, and their way to an OpenTelemetry collector |
-//! | [`health`], [`metrics`], [`operator_endpoints`] | what operators see, and the endpoints for it |
-//! | [`address_file`], [`signals`], [`systemd`] | where a daemon listens, when it has to end, and what systemd is told |
+//! | [`cli`], [`config`] | the command line: parsing, output in two formats, exit codes; the common settings |
+//! | [`logs`], [`trace`], [`otlp`] | the log, spans, and their export to an OpenTelemetry collector |
+//! | [`health`], [`metrics`], [`operator_endpoints`] | health and metrics, and the endpoints that serve them |
+//! | [`address_file`], [`signals`], [`systemd`] | the listening addresses, shutdown by signal, and notifying systemd |
 //!
 //! Feature `otlp`, which is on by default, is the OpenTelemetry exporter with its crates.
 

@@ -1,6 +1,6 @@
 //! Logs, by SPIRE's three settings: `log_level`, `log_format` and `log_file`.
 //!
-//! They go to standard error unless a file is named. What libraries say is let through only from WARN on. The level can
+//! They go to standard error unless a file is named. Libraries' lines are logged only from WARN on. The level can
 //! change while the process runs; [`Levels`] is the handle for that.
 
 use std::fmt;
@@ -21,36 +21,36 @@ use tracing_subscriber::{Registry, registry, reload};
 use crate::otlp::Otlp;
 use crate::trace::SPANS;
 
-/// What this project's crates are called, as far as log targets go.
+/// The prefix of this project's log targets.
 const OWN: &str = "countersign";
 
-/// The target of audit lines. Whoever turns them on gets them, whatever the level.
+/// The target of audit lines. They are logged at every level once `audit_log_enabled` is set.
 pub const AUDIT: &str = "countersign_audit";
 
-/// The mode of a log file that has to be made.
+/// The mode of a new log file.
 const FILE_MODE: u32 = 0o640;
 
-/// The least that is logged.
+/// The least severity that is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Level {
     /// Everything.
     Trace,
-    /// For those who look for a fault.
+    /// Details for debugging.
     Debug,
-    /// What a person who runs it wants to know.
+    /// Normal operation, for operators.
     #[default]
     Info,
-    /// What may become a fault.
+    /// Faults that the daemon handles by itself.
     Warn,
-    /// Faults alone.
+    /// Only faults that need an operator.
     Error,
-    /// What ends the process, which is told by its last words and its exit code: no lines. SPIRE's level.
+    /// Accepted because SPIRE has it. Nothing is logged: a fatal error is printed when the process exits.
     Fatal,
     /// As [`Level::Fatal`]; SPIRE's level.
     Panic,
 }
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// For people.
@@ -60,13 +60,13 @@ pub enum Format {
     Json,
 }
 
-/// A setting's value that is none of the allowed ones.
+/// A setting has a value that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not one of {allowed}")]
 pub struct UnknownValue {
-    /// What stands there.
+    /// The value.
     pub value: String,
-    /// What may stand there.
+    /// The allowed values.
     pub allowed: &'static str,
 }
 
@@ -158,19 +158,19 @@ impl Levels {
 
     /// Changes the level, for all lines from now on.
     pub fn set(&self, level: Level) {
-        // Held until the filter has it too, so that both tell of the same change.
+        // Held until the filter is updated, so that concurrent changes can't leave the two with different levels.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        // The subscriber is global once set up; before and in tests it may be gone, and then there are no lines.
+        // Once set up the subscriber is global. Before that, and in tests, it may not exist: then nothing is logged.
         let _ = self.filter.reload(filter(level));
         *current = level;
     }
 
-    /// Back to the level of the start.
+    /// Resets the level to the configured one.
     pub fn reset(&self) {
         self.set(self.launch);
     }
 
-    /// A handle on no logs at all, for what runs inside a process that logs in its own way.
+    /// A handle without a subscriber, for a daemon embedded in a process with logging of its own.
     #[must_use]
     pub fn detached(level: Level) -> Self {
         Self::new(level, reload::Layer::new(filter(level)).1)
@@ -226,13 +226,13 @@ pub enum LogError {
         #[source]
         source: io::Error,
     },
-    /// Something in this process set logs up already.
+    /// Logging was already set up in this process.
     #[error("logs are set up already")]
     Already,
 }
 
-/// Sets up this process's logs, once, and its spans if somebody wants them. The level can be changed through what comes
-/// back.
+/// Sets up logging for this process, once, and the export of spans if `otlp` is given. Returns the handle that changes
+/// the level.
 ///
 /// # Errors
 /// [`LogError`].

@@ -1,8 +1,8 @@
-//! What a metric is, and how calls are counted. Who reads metrics, and how they get there, is in `recorder`.
+//! Descriptions of metrics, and the layer that counts calls. `recorder` exports them.
 //!
-//! Names are `countersign_{server,agent}_<noun>_{total,seconds,bytes}`; each daemon lists its own, and `docs/metrics.md`
-//! is held against these lists. Labels come from closed enums, never from what a caller sent: each distinct label is
-//! kept for ever.
+//! Names are `countersign_{server,agent}_<noun>_{total,seconds,bytes}`. Each daemon has a list of its own, and a test
+//! compares `docs/metrics.md` with these lists. Labels come from closed enums, never from a caller's input: the
+//! recorder holds a series for each distinct label for ever.
 
 mod call;
 
@@ -10,17 +10,18 @@ use metrics::{KeyName, Unit};
 
 pub use call::{Answer, CallMetrics, CallNames, Counted, Counting};
 
-/// Bounds of the histograms' buckets in seconds, from what a local answer takes to what a call to a server may.
+/// Bucket bounds of the histograms, in seconds: from the latency of a local answer to the timeout of a call to a
+/// server.
 pub(crate) const SECONDS: [f64; 14] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
 
-/// A metric: what it is called, and what people read about it.
+/// A metric: its name, type, labels and description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
     /// With its unit, as it is exported.
     pub name: &'static str,
-    /// How it behaves.
+    /// Its type.
     pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
@@ -28,14 +29,14 @@ pub struct Metric {
     pub help: &'static str,
 }
 
-/// How a metric behaves.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
     /// It only grows.
     Counter,
     /// It goes up and down.
     Gauge,
-    /// How often which values were seen.
+    /// The distribution of observed values.
     Histogram,
 }
 
@@ -85,7 +86,7 @@ impl Metric {
         }
     }
 
-    /// The gauge that says whether a daemon's callers are served.
+    /// The gauge for readiness: 1 while callers are served.
     #[must_use]
     pub const fn ready(name: &'static str) -> Self {
         Self::gauge(
@@ -95,7 +96,7 @@ impl Metric {
         )
     }
 
-    /// The gauge that says which version of a daemon runs.
+    /// The gauge whose label is the version of the running daemon.
     #[must_use]
     pub const fn build(name: &'static str) -> Self {
         Self::gauge(
@@ -121,7 +122,7 @@ pub fn count(metric: Metric, number: usize) {
     metrics::gauge!(metric.name).set(float(number));
 }
 
-/// A count as a gauge takes it.
+/// A count as the value of a gauge.
 #[must_use]
 #[expect(
     clippy::cast_precision_loss,

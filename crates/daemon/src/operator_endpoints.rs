@@ -1,4 +1,4 @@
-//! The endpoints for operators: health and metrics over HTTP, where the configuration says, and systemd's watchdog.
+//! The operators' endpoints: health and metrics over HTTP at the configured addresses, and systemd's watchdog.
 
 use std::io;
 
@@ -56,8 +56,8 @@ pub struct BoundEndpoints {
 }
 
 impl OperatorEndpoints {
-    /// Opens the listeners, and begins to record metrics if anything reads them. `catalogue` is the list of this daemon's
-    /// metrics; `otlp` was started from [`Self::otlp`].
+    /// Opens the listeners, and begins to record metrics if anything reads them. `catalogue` is the list of this
+    /// daemon's metrics; `otlp` was started from [`Self::otlp`].
     ///
     /// # Errors
     /// [`EndpointError`].
@@ -105,7 +105,7 @@ impl BoundEndpoints {
             .collect()
     }
 
-    /// Serves until the tasks are stopped. `look` sets the gauges that nothing else sets, now and every few seconds.
+    /// Serves until the tasks are stopped. `look` updates the gauges that are polled, at once and every few seconds.
     pub fn serve(
         self,
         tasks: &Tasks,

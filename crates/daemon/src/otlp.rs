@@ -1,12 +1,11 @@
-//! Traces and metrics for an OpenTelemetry collector, by OTLP over gRPC, where the configuration names one.
+//! Export of traces and metrics to an OpenTelemetry collector, by OTLP over gRPC, if one is configured.
 //!
-//! Nothing that serves callers waits for the collector: spans go to a bounded queue and metrics are read periodically,
-//! each by a thread of its own (decision 0024). While the collector is away its data is lost, which is logged once.
+//! No caller waits for the collector: spans go to a bounded queue and metrics are read periodically, each by a thread
+//! of its own (decision 0024). Data is lost while the collector is unreachable, which is logged once.
 //!
-//! What is sent is chosen here and not by libraries: spans of [`crate::trace`] alone, never log lines, and the metrics of
-//! a daemon's list.
+//! Only spans of [`crate::trace`] and the metrics of a daemon's list are exported: no spans of libraries, no log lines.
 //!
-//! Without the feature `otlp` nothing can be sent, and a configuration that names a collector is refused.
+//! Without the feature `otlp` a configuration that names a collector is refused.
 
 #[cfg(feature = "otlp")]
 mod collector;
@@ -32,21 +31,21 @@ pub use exporter::Otlp;
 #[cfg(feature = "otlp")]
 pub(crate) use record::Recording;
 
-/// Why an address of a collector is refused.
+/// Why a collector's address is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
-    /// It is none.
+    /// It is malformed.
     #[error("http://host:port or https://host:port should stand here")]
     NotAnAddress,
-    /// Nothing can be sent to it.
+    /// This build lacks the feature `otlp`.
     #[error(
         "this program was built without OpenTelemetry: remove the section, or use a build with the feature otlp"
     )]
     NotBuilt,
 }
 
-/// The address of a collector: `http://host:port`, or `https://host:port`; without a port it is 4317. What OTLP over HTTP
-/// has besides, a path, is none of gRPC.
+/// The address of a collector: `http://host:port` or `https://host:port`; the default port is 4317. A path is refused:
+/// OTLP over HTTP has one, OTLP over gRPC does not.
 ///
 /// # Errors
 /// [`InvalidEndpoint`].
@@ -58,7 +57,7 @@ pub fn endpoint(text: &str) -> Result<Uri, InvalidEndpoint> {
     let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
     let host = uri.host().is_some_and(|host| !host.is_empty());
     let bare = uri.path_and_query().is_none_or(|path| path == "/");
-    // A name or a password would stand in the log.
+    // User name and password in the URL would appear in the log.
     let open = uri
         .authority()
         .is_none_or(|authority| !authority.as_str().contains('@'));
@@ -68,13 +67,13 @@ pub fn endpoint(text: &str) -> Result<Uri, InvalidEndpoint> {
     Err(InvalidEndpoint::NotAnAddress)
 }
 
-/// What is sent where.
+/// The settings of the export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OtlpOptions {
     /// The collector: `http://host:port`, or `https://host:port`.
     pub endpoint: Uri,
-    /// Which part of the traces that begin here is sent, from 0 to 1; none if no traces are.
+    /// Sampling ratio of the traces that begin here, from 0 to 1; `None` exports no traces.
     pub traces: Option<f64>,
-    /// How often metrics are sent; none if they are not.
+    /// Interval of the export of metrics; `None` exports none.
     pub metrics: Option<Duration>,
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::{Metric, SECONDS};
 use crate::otlp::Otlp;
 
-/// How often histograms are folded up, which bounds their memory, and gauges are updated that nothing else updates.
+/// Interval of the recorder's upkeep, which bounds the memory of histograms, and of polling gauges.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// The process's metrics, as Prometheus reads them.
@@ -30,8 +30,8 @@ pub enum MetricsError {
     Installed,
 }
 
-/// Records the metrics of `catalogue` from now on, once per process: for the collector if `otlp` sends metrics, and for
-/// Prometheus, which gets what is returned, if it is to read them.
+/// Installs the recorder of the metrics in `catalogue`, once per process: for the collector if `otlp` exports metrics,
+/// and for Prometheus, whose endpoint serves the returned handle, if that is configured.
 ///
 /// # Errors
 /// [`MetricsError`].
@@ -85,7 +85,7 @@ impl Prometheus {
         Router::new().route("/metrics", get(page))
     }
 
-    /// Folds histograms up until `stop` is cancelled.
+    /// Runs the upkeep of the histograms until `stop` is cancelled.
     pub(crate) async fn keep_up(self, stop: CancellationToken) {
         let for_ever = async {
             loop {
@@ -97,7 +97,7 @@ impl Prometheus {
     }
 }
 
-/// Calls `update`, which sets the gauges that nothing else sets, now and every few seconds until `stop` is cancelled.
+/// Calls `update`, which sets the polled gauges, at once and every few seconds until `stop` is cancelled.
 pub(crate) async fn observe(update: impl Fn(), stop: CancellationToken) {
     let for_ever = async {
         loop {

@@ -1,5 +1,6 @@
-//! SIGINT and SIGTERM: the first asks the daemon to end in order, the second ends it at once. And SIGXFSZ, which would end
-//! it for writing more than it may, is caught: the write fails then, as on a disk that is full.
+//! SIGINT and SIGTERM: the first begins a graceful shutdown, the second ends the process at once. SIGXFSZ, whose
+//! default action kills a process that exceeds its file size limit, is caught: the write fails with EFBIG, as on a full
+//! disk.
 
 use std::io;
 
@@ -7,17 +8,17 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// What a shell says of a process that a second signal ended: 128 and the number of SIGINT or SIGTERM.
+/// Exit code after a second signal, as shells report it: 128 plus the number of the signal.
 const ENDED_BY_SIGNAL: i32 = 128;
 
-/// Cancels `stop` at the first signal that asks for the end. Returns once the signals are caught.
+/// Cancels `stop` at the first SIGINT or SIGTERM. Returns once the handlers are installed.
 ///
 /// # Errors
-/// The system refuses to have the signals caught.
+/// The handlers can't be installed.
 pub fn cancel_on_signal(stop: CancellationToken) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // Caught for as long as the process lives, whether somebody listens or not.
+    // tokio's handler stays installed for the life of the process, even without a listener.
     drop(signal(SignalKind::from_raw(Signal::SIGXFSZ as i32))?);
     tokio::spawn(async move {
         loop {

@@ -1,13 +1,13 @@
-//! What systemd is told of a daemon, where it wants to know (`NOTIFY_SOCKET`).
+//! Notifications to systemd, if it started the daemon with `NOTIFY_SOCKET` (sd_notify(3)).
 
 use sd_notify::NotifyState;
 
-/// All listeners serve.
+/// Sent once all listeners serve.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The daemon comes to its end.
+/// Sent when shutdown begins.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
@@ -17,13 +17,13 @@ pub fn status(text: &str) {
     tell(&[NotifyState::Status(text)]);
 }
 
-/// Tells systemd's watchdog that the daemon lives, for as long as `lives` says so, if the unit has one (`WatchdogSec`).
-/// Runs until it is dropped; without a watchdog it has nothing to do.
+/// Feeds systemd's watchdog while `lives` returns true, if the unit has one (`WatchdogSec`). Runs until it is dropped;
+/// without a watchdog it does nothing.
 pub async fn watchdog(lives: impl Fn() -> bool) {
     let Some(span) = sd_notify::watchdog_enabled() else {
         return std::future::pending().await;
     };
-    // Told twice in the span, so that one late turn of this task does not count as death.
+    // Twice per interval, as sd_watchdog_enabled(3) recommends, so that one late wake-up does not count as a hang.
     let mut ticks = tokio::time::interval(span / 2);
     loop {
         ticks.tick().await;

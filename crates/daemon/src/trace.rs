@@ -1,8 +1,9 @@
-//! Spans, for the OpenTelemetry collector alone: one for each call, sync, attestation and rotation, and which span of
-//! somebody else's they belong to (W3C Trace Context).
+//! Spans, for the OpenTelemetry collector only: one for each call, sync, attestation and rotation, with the parent span
+//! of a remote caller (W3C Trace Context).
 //!
-//! They are `tracing` spans of a target of their own, which the log never shows. Without a collector they are disabled,
-//! and cost a look at a flag. Their fields are methods, codes and counts: nothing that a caller sent, no ID and no secret.
+//! They are `tracing` spans with a target of their own, which the log never shows. Without a collector they are
+//! disabled, and cost one check of a flag. Their fields are methods, codes and counts: no caller's input, no ID, no
+//! secret.
 
 #[cfg(feature = "otlp")]
 mod propagation;
@@ -11,12 +12,12 @@ use http::{HeaderMap, HeaderValue};
 use tracing::field::Empty;
 use tracing::{Level, Span};
 
-/// The target of all spans that are sent.
+/// The target of all exported spans.
 pub const SPANS: &str = "countersign_spans";
-/// The header that says which span a call belongs to.
+/// The header with the caller's trace and span ID (W3C Trace Context, 3.2).
 pub const TRACEPARENT: &str = "traceparent";
 
-/// A span of something that this process does by itself.
+/// A span of work that this process starts by itself.
 #[macro_export]
 macro_rules! span {
     ($name:literal $(, $($fields:tt)*)?) => {
@@ -26,7 +27,8 @@ macro_rules! span {
 
 pub use crate::span;
 
-/// A span of a call that came in, below the caller's own if it says which that is. `method` is `package.Service/Method`.
+/// A span of an inbound call; a child of the caller's span if the call has a `traceparent`. `method` is
+/// `package.Service/Method`.
 pub(crate) fn call(method: &'static str, headers: &HeaderMap) -> Span {
     let (service, name) = method.split_once('/').unwrap_or((method, ""));
     let span = tracing::span!(
@@ -50,8 +52,8 @@ pub(crate) fn call(method: &'static str, headers: &HeaderMap) -> Span {
     span
 }
 
-/// How a call ended. Of the codes only those are errors that are the server's fault, as OpenTelemetry's conventions have
-/// it.
+/// Records the call's gRPC code. Only codes that are the server's fault count as errors, by OpenTelemetry's semantic
+/// conventions for RPC server spans.
 pub(crate) fn ended(span: &Span, code: usize) {
     span.record("rpc.grpc.status_code", code);
     // Unknown, DeadlineExceeded, Unimplemented, Internal, Unavailable, DataLoss.
@@ -60,7 +62,7 @@ pub(crate) fn ended(span: &Span, code: usize) {
     }
 }
 
-/// The `traceparent` of the current span, for calls that this process makes; none if the span is not sent.
+/// The `traceparent` of the current span, for outbound calls; `None` if the span is not exported.
 #[must_use]
 pub fn traceparent() -> Option<HeaderValue> {
     let span = Span::current();

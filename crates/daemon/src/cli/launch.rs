@@ -1,4 +1,4 @@
-//! How a daemon begins, and what it says of a configuration, as far as all of them do it alike.
+//! The common start of the daemons, and their messages about a configuration.
 
 use std::io;
 use std::path::Path;
@@ -16,36 +16,36 @@ use crate::logs::{self, Levels, LogError, LogOptions};
 use crate::otlp::{Otlp, OtlpError, OtlpOptions};
 use crate::signals::cancel_on_signal;
 
-/// What a daemon begins with.
+/// What a daemon needs to start.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    /// What a collector is told about whose traces and metrics these are.
+    /// `service.name` of the exported traces and metrics.
     pub service: &'static str,
     /// The program's version.
     pub version: &'static str,
-    /// Threads that run tasks, beside the one that calls; as many as there are cores, if it is not said.
+    /// Worker threads of the runtime, in addition to the calling thread; `None`: one per core.
     pub threads: Option<usize>,
     /// Where the log goes.
     pub logs: &'a LogOptions,
     /// The collector, if there is one.
     pub otlp: Option<&'a OtlpOptions>,
-    /// What there was to say of the configuration.
+    /// Warnings about the configuration.
     pub warnings: &'a [Warning],
 }
 
-/// Why a daemon could not begin.
+/// Why a daemon could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// The system gives no threads.
+    /// The runtime's threads could not be spawned.
     #[error("could not start the program's threads")]
     Threads(#[source] io::Error),
-    /// The collector can't be written to.
+    /// The exporter could not be set up.
     #[error(transparent)]
     Otlp(#[from] OtlpError),
     /// The log can't be written.
     #[error(transparent)]
     Logs(#[from] LogError),
-    /// The system does not deliver signals.
+    /// The signal handlers could not be installed.
     #[error("could not catch signals")]
     Signals(#[source] io::Error),
     /// The address file of an earlier process could not be removed.
@@ -54,7 +54,7 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
-    /// The number that the program ends with: nothing was started.
+    /// The program's exit code: nothing was started.
     #[must_use]
     pub const fn exit(&self) -> Exit {
         match self {
@@ -65,8 +65,8 @@ impl LaunchError {
 }
 
 impl Launch<'_> {
-    /// Starts what every daemon needs, then runs `daemon` to its end, once per process. `daemon` gets the level of the log,
-    /// the connection to the collector, and a token that SIGINT or SIGTERM cancels.
+    /// Starts what every daemon needs, then runs `daemon` to its end, once per process. `daemon` gets the level of the
+    /// log, the connection to the collector, and a token that SIGINT or SIGTERM cancels.
     ///
     /// # Errors
     /// [`LaunchError`], before `daemon` was called. How it ended is inside.
@@ -92,7 +92,7 @@ impl Launch<'_> {
         }
         let stop = CancellationToken::new();
         cancel_on_signal(stop.clone()).map_err(LaunchError::Signals)?;
-        // Whoever waits for the file must not find the one of an earlier process.
+        // A process that waits for the file must not read that of an earlier run.
         if let Some(path) = address_file {
             address_file::forget(path)?;
         }
@@ -105,14 +105,14 @@ impl Launch<'_> {
     }
 }
 
-/// Says what is wrong with a configuration that nothing can be started with.
+/// Prints the errors of a configuration with which the daemon can't start.
 pub fn refuse(printer: &mut Printer, error: &InvalidConfig) -> ExitCode {
     printer.error_text(&format!("{}\n", Chain(error)));
     hint(printer, error);
     printer.exit(Exit::Configuration)
 }
 
-/// Says what became of checking a configuration, in SPIRE's words. `daemon` is what SPIRE calls it, such as `server`.
+/// Prints the result of `validate`, with SPIRE's texts. `daemon` is SPIRE's name for it, such as `server`.
 pub fn validated(
     printer: &mut Printer,
     output: Output,
@@ -139,7 +139,7 @@ pub fn validated(
             printer.exit(Exit::Failure)
         }
         (Err(error), Output::Pretty) => {
-            // One finding stands behind the colon, as SPIRE prints it; several have lines of their own.
+            // One finding follows the colon, as in SPIRE; several get lines of their own.
             let findings = Chain(&error).to_string();
             let gap = if findings.contains('\n') { "\n" } else { " " };
             printer.error_text(&format!(
@@ -151,7 +151,7 @@ pub fn validated(
     }
 }
 
-/// What to do about a file that isn't there.
+/// Advice about a missing configuration file.
 fn hint(printer: &mut Printer, error: &InvalidConfig) {
     if matches!(error, InvalidConfig::Unreadable { .. }) {
         printer.error_text("Name the configuration file with -config FILE.\n");

@@ -1,4 +1,4 @@
-//! The one way in which command lines print.
+//! Output of the command lines: nothing else prints.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -14,7 +14,7 @@ use countersign_transport::error::Chain;
 
 /// Prints results to standard output and errors to standard error.
 ///
-/// A reader that went away (`… | head`) is no fault: what comes after is dropped. Any other fault of standard output makes
+/// A closed pipe (`… | head`) is not an error: further output is dropped. Any other error of standard output makes
 /// [`Printer::exit`] a failure.
 pub struct Printer {
     out: Box<dyn Write + Send>,
@@ -36,20 +36,20 @@ enum State {
     Failed,
 }
 
-/// What a piece of text means; shown as a colour on terminals and not at all elsewhere.
+/// The meaning of a piece of text, which terminals show as a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Went as it should.
+    /// Success.
     Good,
-    /// Went wrong.
+    /// Failure.
     Bad,
-    /// Wants attention.
+    /// Warning.
     Notice,
     /// Names and headings.
     Strong,
     /// Identities and other values that stand out.
     Accent,
-    /// Of less weight.
+    /// Less important.
     Faint,
 }
 
@@ -153,7 +153,7 @@ impl Printer {
 
     /// Text for people about what went wrong, with its own line ends, to standard error.
     pub fn error_text(&mut self, text: &str) {
-        // Standard error is where faults go; there is no further place for its own.
+        // An error of standard error itself can't be reported anywhere.
         drop(self.err.write_all(harmless(text).as_bytes()));
     }
 
@@ -189,8 +189,8 @@ impl Printer {
     }
 }
 
-/// The text without what would make a terminal do something: much of it comes from elsewhere, such as the version that a
-/// node agent gives itself. Line ends, tabs and styles stay.
+/// The text without terminal control sequences, since much of it is foreign input, such as the version that a node
+/// agent reports. Line ends, tabs and our own styles stay.
 fn harmless(text: &str) -> Cow<'_, str> {
     let acts = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(acts) {
@@ -212,7 +212,7 @@ fn harmless(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// How long the style is that the text begins with, as [`Printer::paint`] makes them; 0 if there is none.
+/// Length of the style sequence at the start of the text, as [`Printer::paint`] writes it; 0 if there is none.
 fn style_length(text: &str) -> usize {
     let Some(code) = text.strip_prefix("\x1b[") else {
         return 0;

@@ -1,7 +1,7 @@
 //! A layer that counts and times the calls of gRPC services, by method and code, and makes a span of each for the
 //! OpenTelemetry collector, if there is one.
 //!
-//! What it counts into is looked up once for each method and code: a call costs a few atomic operations.
+//! The series are looked up once for each method and code: a call costs a few atomic operations.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -18,9 +18,9 @@ use tracing::Span;
 use super::Metric;
 use crate::trace;
 
-/// The label of methods that are not known, and of codes that gRPC does not have.
+/// The label of unknown methods, and of codes that gRPC does not define.
 const OTHER: &str = "other";
-/// Those of gRPC, in their order; one more stands for all others.
+/// gRPC's codes in numeric order, and a last one for all others.
 const CODES: [&str; 18] = [
     "OK",
     "Canceled",
@@ -44,14 +44,14 @@ const CODES: [&str; 18] = [
 const CANCELED: usize = 1;
 const UNKNOWN: usize = 2;
 
-/// What calls are counted into.
+/// The metrics of calls.
 #[derive(Clone, Copy, Debug)]
 pub struct CallNames {
     /// A counter with the labels `method` and `code`: calls that ended.
     pub total: Metric,
-    /// A histogram with the label `method`: from the beginning to the first answer. Streams go on after that, for days.
+    /// A histogram with the label `method`: time to the first response. Streams may go on for days after that.
     pub seconds: Metric,
-    /// A gauge with the label `method`: calls that go on.
+    /// A gauge with the label `method`: calls in progress.
     pub open: Metric,
 }
 
@@ -63,7 +63,7 @@ pub struct CallMetrics {
 }
 
 struct Method {
-    /// `/package.Service/Method`; empty for all that are not known.
+    /// `/package.Service/Method`; empty for all unknown ones.
     path: &'static str,
     names: CallNames,
     total: [OnceLock<Counter>; CODES.len()],
@@ -72,7 +72,7 @@ struct Method {
 }
 
 impl CallMetrics {
-    /// Counts what is called on these paths (`/package.Service/Method`). All other paths are one.
+    /// Counts calls of these paths (`/package.Service/Method`), each on its own, and calls of all other paths together.
     #[must_use]
     pub fn new(names: CallNames, paths: impl IntoIterator<Item = &'static str>) -> Self {
         let mut paths: Vec<_> = paths.into_iter().chain([""]).collect();
@@ -91,7 +91,7 @@ impl CallMetrics {
         }
     }
 
-    /// Does not count those requests of which this says so by their extensions.
+    /// Excludes requests for which this predicate on their extensions is true.
     #[must_use]
     pub fn leaving_out(self, left_out: fn(&Extensions) -> bool) -> Self {
         Self { left_out, ..self }
@@ -166,13 +166,13 @@ enum Stage {
     Over,
 }
 
-/// One call. Dropped before its end, it was cancelled.
+/// One call. If it is dropped before its end, it counts as cancelled.
 #[derive(Debug)]
 struct Call {
     methods: Arc<[Method]>,
     index: usize,
     began: Instant,
-    /// Ends with the first answer, as the time that is counted: a stream's would be told of days later.
+    /// Ends with the first response, as the measured time does: a stream's span would be exported only days later.
     span: Span,
     stage: Stage,
 }
@@ -198,7 +198,7 @@ impl Call {
             return;
         }
         trace::ended(&self.span, code);
-        // Whoever went away was not answered: that time says nothing about how fast answers are.
+        // A cancelled call got no response: its time says nothing about latency.
         if code != CANCELED {
             self.answered();
         }
@@ -211,7 +211,7 @@ impl Call {
         }
     }
 
-    /// Ends, if these headers or trailers say how.
+    /// Ends the call if these headers or trailers have a `grpc-status`.
     fn end_by(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get("grpc-status") {
             let code = status.to_str().ok().and_then(|code| code.parse().ok());
@@ -267,7 +267,7 @@ where
 }
 
 pin_project! {
-    /// An answer that is waited for.
+    /// The future of a response.
     pub struct Answer<F> {
         #[pin]
         inner: F,
@@ -291,7 +291,7 @@ where
         let mut call = this.call.take();
         Poll::Ready(answer.map(|answer| {
             if let Some(call) = &mut call {
-                // A refusal without a stream carries its code in the headers.
+                // A Trailers-Only response carries its code in the headers (gRPC over HTTP/2).
                 call.end_by(answer.headers());
             }
             answer.map(|inner| Counted { inner, call })
@@ -300,7 +300,7 @@ where
 }
 
 pin_project! {
-    /// An answer's body, whose trailers end the call.
+    /// The body of a response; its trailers end the call.
     pub struct Counted<A> {
         #[pin]
         inner: A,

@@ -1,4 +1,4 @@
-//! The collector: how it is reached, and what is said when it is not.
+//! The connection to the collector, and logging when it fails.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,17 +25,17 @@ use countersign_transport::error::{BoxError, Chain};
 
 /// The port of OTLP over gRPC.
 const PORT: u16 = 4317;
-/// Connecting, TLS included.
+/// Timeout of connecting, including TLS.
 const CONNECT: Duration = Duration::from_secs(5);
-/// One batch.
+/// Timeout of sending one batch.
 const EXPORT: Duration = Duration::from_secs(10);
 
-/// What bytes go over, with or without TLS.
+/// The byte stream, with or without TLS.
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// A connection that is made when it is needed, and again when it broke.
+/// A connection that is opened on first use, and again after it broke.
 pub(super) fn channel(endpoint: &Uri) -> Result<Channel, OtlpError> {
     let host = endpoint.host().unwrap_or_default();
     let host = host
@@ -67,7 +67,7 @@ pub(super) fn channel(endpoint: &Uri) -> Result<Channel, OtlpError> {
         .connect_with_connector_lazy(connector))
 }
 
-/// By this machine's own roots.
+/// Verifies the collector by this machine's own roots.
 fn tls(host: &str) -> Result<(TlsConnector, ServerName<'static>), BoxError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -84,7 +84,7 @@ fn tls(host: &str) -> Result<(TlsConnector, ServerName<'static>), BoxError> {
     Ok((TlsConnector::from(Arc::new(config)), name))
 }
 
-/// Whether the collector takes what it is sent. Told once when it does not any more, and once when it does again.
+/// Whether exports succeed. Logged once when they begin to fail, and once when they succeed again.
 #[derive(Debug)]
 pub(super) struct Reach {
     endpoint: String,
@@ -124,7 +124,7 @@ impl Reach {
     }
 }
 
-/// An exporter whose faults are told.
+/// An exporter that reports its failures to `reach`.
 #[derive(Debug)]
 pub(super) struct Telling<E> {
     signal: &'static str,

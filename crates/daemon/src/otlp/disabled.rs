@@ -8,12 +8,12 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::{InvalidEndpoint, OtlpOptions};
 
-/// Why nothing can be sent.
+/// Why the export can't be set up.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct OtlpError(InvalidEndpoint);
 
-/// What is sent from this process while it lasts.
+/// The running export of this process.
 #[derive(Debug)]
 pub struct Otlp(Infallible);
 

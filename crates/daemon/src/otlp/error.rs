@@ -1,13 +1,13 @@
-//! Why an exporter can not be started.
+//! Why the export can't be set up.
 
 use http::Uri;
 use opentelemetry_otlp::ExporterBuildError;
 
-/// Why nothing can be sent.
+/// Why the export can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum OtlpError {
     /// An exporter was not built.
-    #[error("cannot prepare what the OpenTelemetry collector at {endpoint} is told")]
+    #[error("cannot set up the export to the OpenTelemetry collector at {endpoint}")]
     Build {
         /// The collector.
         endpoint: Uri,
@@ -15,7 +15,7 @@ pub enum OtlpError {
         #[source]
         source: ExporterBuildError,
     },
-    /// TLS can't be spoken.
+    /// TLS can't be set up.
     #[error("cannot speak TLS to the OpenTelemetry collector at {endpoint}: {reason}")]
     Tls {
         /// The collector.

@@ -1,4 +1,4 @@
-//! What is sent to the collector, and the threads that send it.
+//! The export to the collector, and its threads.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -22,16 +22,16 @@ use super::collector::{self, Reach, Telling};
 use super::error::OtlpError;
 use crate::trace::SPANS;
 
-/// Spans that wait for their batch; beyond that they are dropped.
+/// Capacity of the queue of spans; beyond it spans are dropped.
 const QUEUE: usize = 2_048;
-/// Spans in one batch.
+/// The most spans in one batch.
 const BATCH: usize = 512;
-/// How long spans wait for others.
+/// The longest delay of a batch that is not full.
 const DELAY: Duration = Duration::from_secs(5);
-/// What is left at the end is sent within this time, or not at all.
+/// Deadline of the last flush at shutdown.
 const FINISH: Duration = Duration::from_secs(3);
 
-/// What is sent from this process while it lasts.
+/// The running export of this process.
 #[derive(Debug)]
 pub struct Otlp {
     traces: Option<SdkTracerProvider>,
@@ -39,11 +39,11 @@ pub struct Otlp {
 }
 
 impl Otlp {
-    /// Begins to send. Within a Tokio runtime, whose threads carry the connection; once per process. `service` is the
-    /// daemon's name.
+    /// Starts the export, once per process. Call it within a Tokio runtime, which drives the connection. `service`
+    /// becomes `service.name`.
     ///
     /// # Errors
-    /// [`OtlpError`]. That the collector is away is none.
+    /// [`OtlpError`]. An unreachable collector is not an error.
     pub fn start(
         options: &OtlpOptions,
         service: &'static str,
@@ -107,7 +107,7 @@ impl Otlp {
         Ok(Self { traces, metrics })
     }
 
-    /// Makes spans of [`SPANS`] known to the collector, and nothing else.
+    /// The layer that exports spans of [`SPANS`], and nothing else.
     pub(crate) fn layer<S>(&self) -> Option<Box<dyn Layer<S> + Send + Sync>>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -127,15 +127,15 @@ impl Otlp {
         self.metrics.is_some()
     }
 
-    /// Where metrics go.
+    /// The provider of meters.
     pub(crate) fn metrics(&self) -> Option<&SdkMeterProvider> {
         self.metrics.as_ref()
     }
 
-    /// Sends what is left, if that is possible within a few seconds.
+    /// Flushes what is queued, if that is possible within a few seconds.
     pub fn finish(self) {
         let (done, wait) = mpsc::channel();
-        // A thread of its own, which is left behind if the collector does not answer.
+        // On a thread of its own, which is abandoned if the collector does not answer.
         std::thread::spawn(move || {
             if let Some(traces) = self.traces {
                 let _ = traces.shutdown_with_timeout(FINISH);

@@ -1,7 +1,7 @@
-//! Records what the `metrics` facade is told for both who may want it: the collector, and Prometheus.
+//! A recorder for the `metrics` facade that feeds the collector, and Prometheus too if there is such a recorder.
 //!
-//! Counters and gauges are plain numbers that the collector's reader looks at; only histograms are told to it as they
-//! come.
+//! Counters and gauges are atomic numbers that the collector's periodic reader observes; only histograms record each
+//! value as it comes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 use crate::metrics::{Metric, MetricKind, SECONDS};
 
-/// The numbers of one metric, by their labels.
+/// The series of one metric, by their labels.
 type Series = Arc<Mutex<HashMap<Key, Arc<AtomicU64>>>>;
 
 /// The recorder.
@@ -29,7 +29,7 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    /// For the collector these metrics, and for Prometheus too if there is such a recorder.
+    /// Records these metrics for the collector, and forwards everything to `prometheus` if there is one.
     pub(crate) fn new(
         provider: &SdkMeterProvider,
         catalogue: &[Metric],
@@ -54,7 +54,7 @@ impl Recording {
         }
     }
 
-    /// The number with this name and these labels; one that nobody looks at if it is in no list.
+    /// The number with this name and these labels. A metric that is not in the list gets one that is never read.
     fn number(&self, key: &Key) -> Arc<AtomicU64> {
         let Some(series) = self.numbers.get(key.name()) else {
             return Arc::default();
@@ -80,7 +80,7 @@ fn histogram(meter: &Meter, metric: &Metric) -> opentelemetry::metrics::Histogra
         .build()
 }
 
-/// The instruments live as long as the meter: what they give back is a handle that nobody needs.
+/// The callbacks live as long as the meter, so the returned instrument handles can be dropped.
 fn observed(meter: &Meter, metric: &Metric) -> Series {
     let series = Series::default();
     let seen = Arc::clone(&series);
@@ -114,7 +114,7 @@ fn attributes(key: &Key) -> Vec<KeyValue> {
         .collect()
 }
 
-/// Both who may want it.
+/// Forwards to both.
 struct Both<P, O>(Option<P>, O);
 
 impl CounterFn for Both<Counter, Arc<AtomicU64>> {

@@ -10,7 +10,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::TRACEPARENT;
 
-/// Makes a span that was not entered yet a child of the caller's, if the caller sent which that is.
+/// Makes a span that was not entered yet a child of the caller's span, if the caller sent a `traceparent`.
 pub(super) fn set_parent(span: &Span, headers: &HeaderMap) {
     if let Some(parent) = parent(headers) {
         // It fails for spans that were entered, and this one was not.
@@ -18,7 +18,7 @@ pub(super) fn set_parent(span: &Span, headers: &HeaderMap) {
     }
 }
 
-/// The header for calls that belong to this span.
+/// The `traceparent` for calls that are part of this span.
 pub(super) fn traceparent(span: &Span) -> Option<HeaderValue> {
     let context = span.context();
     let current = context.span();
@@ -35,7 +35,7 @@ pub(super) fn traceparent(span: &Span) -> Option<HeaderValue> {
     HeaderValue::from_str(&text).ok()
 }
 
-/// Only that header: whatever else callers send along (`tracestate`, baggage) ends here.
+/// Only `traceparent`: other headers (`tracestate`, baggage) are not propagated.
 struct Parent<'a>(&'a str);
 
 impl Extractor for Parent<'_> {
