@@ -1,8 +1,8 @@
 //! Generated protobuf and gRPC code (SPIFFE, SPIRE, Countersign) and its conversion to domain types.
 //!
-//! The generated modules follow the packages of the .proto files. Nothing outside this crate should take a generated
-//! message apart: [`convert`] turns each into the type of `countersign-identity` that proves it sound, whole or not at
-//! all, and back.
+//! The generated modules follow the packages of the .proto files. [`convert`] turns each message of SPIFFE and SPIRE into
+//! the type of `countersign-identity` that proves it sound, whole or not at all, and back; no other crate takes these
+//! messages apart. The messages of package `store` are the store's own: `countersign-store` converts them.
 
 pub mod convert;
 mod secret;

@@ -7,8 +7,7 @@
 //! `docs/call-chains.md`, whose sections the tests cite.
 //!
 //! Everything here is a function of its arguments and of the counters in an [`Engine`]; the time comes in as a
-//! [`Now`]. The tower layers of the `countersign` crate call it; the server and the node agents use
-//! [`Policy::parse`] to check what an administrator wrote.
+//! [`Now`]. The tower layers of the `countersign` crate call it.
 
 pub mod chain;
 mod check;

@@ -1,4 +1,4 @@
-//! AccountNames of users and groups, remembered for a short time.
+//! Names of users and groups, remembered for a short time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

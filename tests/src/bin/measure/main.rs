@@ -1,7 +1,7 @@
 //! The measures of the code: how large its parts are, what they export, where they are tangled, what is dead.
 //!
 //! `measure [-output json] [PATH]` reads the workspace at `PATH`, or the one that it was built from, and prints one row
-//! for each crate and then each finding with its place. It judges nothing: `tests/walls.rs` does.
+//! for each crate and then each finding with its place. It judges nothing: `tests/tests/walls.rs` does.
 
 mod dependencies;
 mod measures;
