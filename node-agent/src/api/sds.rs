@@ -1,7 +1,7 @@
-//! Envoy's secret discovery service, version 3 (wire contract, F.7): SVIDs and bundles as Envoy takes them.
+//! Envoy's secret discovery service, version 3 (wire contract, F.7): SVIDs and bundles as Envoy resources.
 //!
-//! What a name stands for is decided in [`secret`]; [`world`] and [`delta`] say when what is sent. The state of the world
-//! is SPIRE's, to the letter; the incremental variant, which SPIRE lacks, follows xDS.
+//! [`secret`] resolves names to resources; [`state_of_the_world`] and [`delta`] decide when to send which. State of the
+//! world behaves exactly as in SPIRE; the incremental variant, which SPIRE lacks, follows the xDS protocol.
 
 mod delta;
 mod secret;
@@ -25,7 +25,6 @@ use crate::config::SdsConfig;
 use crate::limits;
 use crate::sync::Snapshot;
 
-/// The service.
 #[derive(Clone)]
 pub(super) struct SecretDiscovery {
     callers: Callers,
@@ -44,27 +43,27 @@ impl SecretDiscovery {
     }
 }
 
-/// One xDS variant: what it makes of requests and of changes.
+/// One xDS variant: the state of a stream, and its reaction to requests and to changes.
 trait Conversation: Send + 'static {
     type Request: Send + 'static;
     type Response: Send + 'static;
 
-    /// Why the caller did not take the last answer, if it says so.
+    /// The reason in a NACK: why the caller rejected the last response.
     fn rejection(request: &Self::Request) -> Option<&str>;
 
-    /// Takes a request in. Whether a response is due.
+    /// Processes a request. Returns whether a response is due.
     ///
     /// # Errors
-    /// It breaks a bound: the stream is over.
+    /// It exceeds a bound: the stream ends.
     fn request(&mut self, request: Self::Request) -> Result<bool, Status>;
 
-    /// The caller's secrets may have changed. Whether a response is due.
+    /// Called when the caller's secrets may have changed. Returns whether a response is due.
     fn news(&mut self) -> bool;
 
-    /// The response that is due; `None` if it would be empty.
+    /// The due response; `None` if it would be empty.
     ///
     /// # Errors
-    /// The stream is over.
+    /// The status with which the stream ends.
     fn answer(
         &mut self,
         snapshot: &Snapshot,
@@ -74,8 +73,8 @@ trait Conversation: Send + 'static {
 
 type SecretStream<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
-/// Nothing is read or made before the connection has room for a response, so a caller that does not read costs one stream
-/// and no memory.
+/// The response stream. It is polled, and so reads requests and builds responses, only when the connection has room for
+/// a response: a caller that does not read costs one stream and no memory.
 fn converse<C: Conversation>(
     service: &SecretDiscovery,
     requests: Streaming<C::Request>,
@@ -108,7 +107,7 @@ struct ConversationState<C: Conversation> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ConversationPhase {
     First,
-    /// All SVIDs of the caller were signed at least once, so that there is something to send.
+    /// All of the caller's SVIDs have been signed at least once: a response can be complete.
     Ready,
     Over,
 }
@@ -164,7 +163,7 @@ impl<C: Conversation> ConversationState<C> {
         self.conversation.answer(&snapshot, &self.admitted)
     }
 
-    /// Limited, so that no caller can fill the disk with it.
+    /// Logs a NACK, rate-limited so that no caller can fill the disk with log lines.
     fn log_rejection(&self, request: &C::Request) {
         if let Some(error) = C::rejection(request)
             && let Some(held_back) = self.lines.line()
@@ -173,7 +172,7 @@ impl<C: Conversation> ConversationState<C> {
             tracing::warn!(
                 error = error.get(..end),
                 held_back = (held_back > 0).then_some(held_back),
-                "Envoy did not take the last secrets"
+                "Envoy rejected the last secrets"
             );
         }
     }
@@ -243,7 +242,7 @@ impl SecretDiscoveryService for SecretDiscovery {
     }
 }
 
-/// Bounds what a stream stores of its requests, which it does as long as it lasts.
+/// Bounds the names that a stream holds for as long as it lasts.
 ///
 /// # Errors
 /// Too many names, or one that is too long.
@@ -264,7 +263,7 @@ fn check_names<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> Result<(
     Ok(())
 }
 
-/// Eight hex digits that were not there before.
+/// A fresh nonce of eight hex digits.
 fn nonce() -> String {
     use rand::Rng as _;
     format!("{:08x}", rand::rng().random::<u32>())

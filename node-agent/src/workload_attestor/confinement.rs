@@ -1,8 +1,8 @@
-//! The `confinement` workload attestor: what keeps a process from doing harm, as far as the kernel vouches for it.
+//! The `confinement` workload attestor: selectors for the kernel's restrictions on a process.
 //!
-//! A selector is made only from what holds for every thread of the process, and only from what the process can't take back
-//! by itself. Where that can't be found out, the selector is missing: a process never looks more confined than it is. What each
-//! selector proves, and what not, stands in `docs/confinement.md`.
+//! A selector is issued only for a restriction that holds for every thread of the process, and that the process can't
+//! lift by itself (decision 0021). If either is unknown, the selector is left out: a process never looks more confined
+//! than it is. `docs/confinement.md` says what each selector proves, and what it does not.
 
 mod capability;
 mod cgroup;
@@ -39,13 +39,13 @@ fn values(process: &Process, deadline: &Deadline) -> Result<Vec<String>, Attesto
     let hierarchies = Hierarchies::of_this_process();
     let limits = match facts.cgroups() {
         Some(cgroups) => hierarchies.limits(cgroups, &facts),
-        // Its threads are in several.
+        // Its threads are in different cgroups: no limit holds for all of them.
         None => Limits::default(),
     };
     let mut values = of_tasks(&facts);
     values.extend(of_limits(&limits));
-    // The same of every process in the caller's cgroup: a process can confine a child and use the identity that the child
-    // gets.
+    // The same for every process in the caller's cgroup, as `cgroup:` selectors: without them an unconfined process
+    // could start a confined child and use the child's identity.
     let family = facts
         .cgroups()
         .and_then(|cgroups| hierarchies.place(cgroups, &facts));
@@ -77,7 +77,7 @@ fn of_tasks(facts: &Facts) -> Vec<String> {
             .filter(|capability| !capability.is_in(capabilities))
             .map(|capability| format!("no_cap:{}", capability.name())),
     );
-    // Who may mount, say, can make it writable again.
+    // With CAP_SYS_ADMIN, for example, a process can remount its root writable.
     if facts.read_only_root && !facts.can_escape() {
         values.push("root:read_only".to_owned());
     }
@@ -90,7 +90,8 @@ fn of_tasks(facts: &Facts) -> Vec<String> {
     values
 }
 
-/// Limits in steps, since a selector can't say "at most": a process gets one for each step that its limit keeps to.
+/// Limits as a ladder of steps: selectors match only exactly, so a process gets an `at_most` selector for each step
+/// that is not smaller than its limit.
 fn of_limits(limits: &Limits) -> Vec<String> {
     const MEMORY_STEPS: u32 = 21;
     const PIDS_STEPS: u32 = 17;

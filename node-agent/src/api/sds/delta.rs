@@ -1,4 +1,4 @@
-//! xDS, incremental: each response has the resources that the caller does not have yet, and names the removed ones.
+//! Incremental xDS: each response has the resources that the caller lacks, and the names of the removed ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::{Conversation, check_names, nonce};
 use crate::config::{SdsConfig, Validation};
 use crate::sync::Snapshot;
 
-/// Asks for everything there is.
+/// Subscribes to every resource (xDS, "Wildcard subscriptions").
 const WILDCARD: &str = "*";
 
-/// One stream.
+/// The state of one stream.
 pub(super) struct Delta {
     config: Arc<SdsConfig>,
     version: u64,
@@ -26,9 +26,9 @@ pub(super) struct Delta {
     type_url: String,
     first: bool,
     wildcard: bool,
-    /// The names that are wanted.
+    /// The subscribed names.
     wanted: BTreeSet<String>,
-    /// What the caller has been sent for each name.
+    /// What the caller has, by name.
     sent: BTreeMap<String, Sent>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Delta {
 enum Sent {
     /// It has this version.
     Version(String),
-    /// There is no such thing.
+    /// It was sent as a removed resource.
     Absent,
 }
 
@@ -54,7 +54,7 @@ impl Delta {
         }
     }
 
-    /// What is there of all that is wanted, by name.
+    /// The subscribed resources that exist, by name.
     fn present(&self, secrets: &Secrets<'_>) -> BTreeMap<String, Named> {
         let everything = if self.wildcard { secrets.all() } else { vec![] };
         self.wanted
@@ -74,7 +74,7 @@ impl Conversation for Delta {
         request.error_detail.as_ref().map(|e| e.message.as_str())
     }
 
-    /// Confirmations and rejections change nothing here: a rejected version is not sent again, the next one is.
+    /// An ACK or NACK changes nothing here: a rejected version is not sent again, only the next one.
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<bool, Status> {
         let DeltaDiscoveryRequest {
             node,
@@ -85,7 +85,7 @@ impl Conversation for Delta {
             response_nonce: _,
             error_detail: _,
         } = request;
-        // Envoy introduces itself once.
+        // xDS clients send `node` only in the first request of a stream.
         if node.is_some() {
             self.validation = validation_for(self.config.validation, node.as_ref());
         }
@@ -115,7 +115,8 @@ impl Conversation for Delta {
                 self.wildcard = true;
                 continue;
             }
-            // Asked for once more means: sent once more. What it has from before the stream counts.
+            // Subscribing again requests the resource again. Versions from `initial_resource_versions` still count for
+            // a first subscription.
             if !self.wanted.insert(name.clone()) {
                 self.sent.remove(&name);
             }
@@ -185,7 +186,8 @@ impl Conversation for Delta {
     }
 }
 
-/// A version is the content: the same after a restart of the node agent, so that what Envoy has is not sent again.
+/// The version is a digest of the content, so that it survives a restart of the node agent: Envoy reconnects with the
+/// versions that it has, and gets only what has changed.
 fn version(secret: &[u8]) -> String {
     let digest = digest(&SHA256, secret);
     digest

@@ -1,4 +1,4 @@
-//! Which secret a name stands for, and what it looks like.
+//! Resolves the names of secrets, and builds the resources.
 
 use std::collections::BTreeSet;
 
@@ -25,12 +25,12 @@ const SECRET_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_socket
 const VALIDATOR_TYPE: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
 const VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
-/// The key in Envoy's metadata that says the same as the setting.
+/// The key in Envoy's node metadata with the same meaning as the setting.
 const DISABLE_KEY: &str = "disable_spiffe_cert_validation";
-/// Envoy learnt to validate SPIFFE IDs after this version.
+/// The last Envoy version without the SPIFFE certificate validator.
 const WITHOUT_VALIDATOR: (u32, u32) = (1, 17);
 
-/// How this Envoy validates peers: as configured, unless it can't or was told not to use the SPIFFE validator.
+/// How this Envoy validates peers: as configured, unless it lacks the SPIFFE validator or its metadata disables it.
 pub(super) fn validation_for(configured: Validation, node: Option<&Node>) -> Validation {
     match node {
         Some(node) if says_disabled(node) || is_too_old(node) => Validation::Roots,
@@ -63,14 +63,14 @@ fn is_too_old(node: &Node) -> bool {
         .is_some_and(|version| (version.major_number, version.minor_number) <= WITHOUT_VALIDATOR)
 }
 
-/// A secret in the form in which it is sent.
+/// An encoded secret with its name.
 #[derive(Clone, PartialEq)]
 pub(super) struct Named {
     pub(super) name: String,
     pub(super) any: Any,
 }
 
-/// Whether all SVIDs of a caller with these selectors are there.
+/// Whether all SVIDs of a caller with these selectors have been signed.
 pub(super) fn all_signed(snapshot: &Snapshot, selectors: &SelectorSet) -> bool {
     snapshot
         .matching(selectors)
@@ -78,7 +78,8 @@ pub(super) fn all_signed(snapshot: &Snapshot, selectors: &SelectorSet) -> bool {
         .all(|served| served.svid.is_some())
 }
 
-/// What one caller can ask for. Bundles need no identity; hints play no part.
+/// The secrets that one caller may request. Bundles need no identity, and entries are not filtered by hint (wire
+/// contract, F.7).
 pub(super) struct Secrets<'a> {
     names: &'a SecretNames,
     validation: Validation,
@@ -110,11 +111,10 @@ impl<'a> Secrets<'a> {
         }
     }
 
-    /// The secrets of these names, or all by their SPIFFE names if there are none.
+    /// The secrets with these names. Without names: all secrets, under their SPIFFE names.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT with the names that stand for nothing, or for something that another of the names stands for
-    /// already, as in SPIRE.
+    /// INVALID_ARGUMENT with the unknown names, and with names that are aliases of another requested one, as in SPIRE.
     pub(super) fn requested(&self, names: &[String]) -> Result<Vec<Named>, Status> {
         let mut names: BTreeSet<&str> = names
             .iter()
@@ -158,7 +158,8 @@ impl<'a> Secrets<'a> {
         Err(Status::invalid_argument(text))
     }
 
-    /// What one name stands for; none if it stands for nothing.
+    /// The secret with this name, if there is one. Unlike [`Self::requested`] it resolves every alias: in incremental
+    /// xDS each name is a resource of its own.
     pub(super) fn one(&self, name: &str) -> Option<Named> {
         let own = self.own.trust_domain.id().to_string();
         if [&own, &self.names.bundle, &self.names.all_bundles].contains(&&name.to_owned()) {
@@ -175,12 +176,12 @@ impl<'a> Secrets<'a> {
         svid.map(|(_, svid)| certificate(name, svid))
     }
 
-    /// Everything by its SPIFFE name.
+    /// All secrets, under their SPIFFE names.
     pub(super) fn all(&self) -> Vec<Named> {
         self.requested(&[]).unwrap_or_default()
     }
 
-    /// The own bundle, or all bundles, by a name that stands for that.
+    /// The validation context of our own bundle, or of all bundles, under one of their names.
     fn bundle_named(&self, name: &str) -> Result<Named, Status> {
         if name != self.names.all_bundles {
             return Ok(self.validation_context(name, &[self.own]));
@@ -269,7 +270,7 @@ fn secret(name: &str, what: Type) -> Named {
     }
 }
 
-/// As Go prints a list of texts.
+/// As Go's `%q` prints a list of strings: SPIRE's text.
 fn quoted(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     format!("[{}]", quoted.join(" "))

@@ -1,4 +1,4 @@
-//! xDS, state of the world: each response has all resources that were asked for.
+//! State-of-the-world xDS: each response has all requested resources.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use super::{Conversation, check_names, nonce};
 use crate::config::{SdsConfig, Validation};
 use crate::sync::Snapshot;
 
-/// One stream.
+/// The state of one stream.
 pub(super) struct StateOfTheWorld {
     config: Arc<SdsConfig>,
-    /// Counts the changes of the caller's secrets.
+    /// `version_info`: incremented whenever the caller's secrets may have changed.
     version: u64,
-    /// Of the last answer.
+    /// The nonce of the last response.
     nonce: Option<String>,
     validation: Validation,
-    /// What the last request that counted asked for. The request itself may be large.
+    /// The names and type of the last valid request. Not the request itself, which may be large.
     wanted: Option<Wanted>,
 }
 
@@ -49,16 +49,16 @@ impl Conversation for StateOfTheWorld {
         request.error_detail.as_ref().map(|e| e.message.as_str())
     }
 
-    /// An answer is due to the first request, and to one that asks for other names. Confirmations and rejections of the
-    /// last answer get none, and what is about an earlier answer is outdated.
+    /// A response is due to the first request, and to one with other names. An ACK or NACK of the last response gets
+    /// none, and a request with an older nonce is ignored (wire contract, F.7).
     fn request(&mut self, request: DiscoveryRequest) -> Result<bool, Status> {
         if let Some(nonce) = &self.nonce
             && *nonce != request.response_nonce
         {
-            tracing::debug!("A request from before the last answer is ignored");
+            tracing::debug!("Ignoring a request with an outdated nonce");
             return Ok(false);
         }
-        // Envoy introduces itself once.
+        // xDS clients send `node` only in the first request of a stream.
         if request.node.is_some() {
             self.validation = validation_for(self.config.validation, request.node.as_ref());
         }

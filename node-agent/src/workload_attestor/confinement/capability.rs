@@ -1,10 +1,10 @@
 //! Capabilities by their numbers in `linux/capability.h`.
 
-/// One of them.
+/// One capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Capability(usize);
 
-/// By number.
+/// The names by number, as in capabilities(7) without `CAP_`.
 const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -60,8 +60,8 @@ impl Capability {
     const SYS_PTRACE: Self = Self(19);
     const SYS_ADMIN: Self = Self(21);
 
-    /// Those with which a process gets everything else: by mounting, by files of other mounts, through other processes, or
-    /// in the kernel itself.
+    /// The capabilities from which a process can gain all others: by mounting, by opening files outside its mounts, by
+    /// controlling other processes, or by changing the kernel.
     pub(super) const ESCAPES: [Self; 5] = [
         Self::DAC_READ_SEARCH,
         Self::SYS_ADMIN,
@@ -70,7 +70,7 @@ impl Capability {
         Self::SYS_RAWIO,
     ];
 
-    /// Those that have names here; a newer kernel may have more.
+    /// The capabilities with a name here; a newer kernel may have more.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         (0..NAMES.len()).map(Self)
     }
@@ -79,7 +79,7 @@ impl Capability {
         NAMES.get(self.0).copied().unwrap_or_default()
     }
 
-    /// Whether it is in a set as the kernel prints it.
+    /// Whether it is in this set (bit mask as in `/proc/<pid>/status`).
     pub(super) const fn is_in(self, set: u64) -> bool {
         set >> self.0 & 1 == 1
     }

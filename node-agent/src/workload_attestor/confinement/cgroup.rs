@@ -1,7 +1,7 @@
-//! The limits of a process's cgroups, both versions of them.
+//! The resource limits of a process by its cgroups, versions 1 and 2.
 //!
-//! A limit counts if the process can neither change it nor leave the cgroup that has it. The tightest of those that count,
-//! from the process's own cgroup up to the root that this process sees, is the limit.
+//! A limit counts if the process can neither change it nor leave the cgroup that sets it. The result is the tightest of
+//! these, from the process's own cgroup up to the root of the hierarchy as mounted for the node agent.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::kernel_file::read;
 use super::task::Facts;
 
-/// What a process can't go beyond; none is none that is known.
+/// The limits that a process can't exceed; `None` if no effective limit is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Limits {
     /// In bytes, without swap.
@@ -21,7 +21,7 @@ pub(super) struct Limits {
     pub(super) cpu_millis: Option<u64>,
 }
 
-/// Where the hierarchies of cgroups are mounted for this process.
+/// The cgroup hierarchies and their mount points, as the node agent sees them.
 #[derive(Debug, Default)]
 pub(super) struct Hierarchies(Vec<Hierarchy>);
 
@@ -29,7 +29,7 @@ pub(super) struct Hierarchies(Vec<Hierarchy>);
 struct Hierarchy {
     /// Empty for version 2.
     controllers: Vec<String>,
-    /// Which cgroup is mounted.
+    /// The path of the mounted cgroup within its hierarchy.
     root: String,
     point: PathBuf,
 }
@@ -51,7 +51,7 @@ impl Hierarchies {
         self.0.iter().map(|hierarchy| hierarchy.point.as_path())
     }
 
-    /// Of a process with these facts, in these cgroups.
+    /// The limits of a process with these facts, in these cgroups.
     pub(super) fn limits(&self, cgroups: &str, facts: &Facts) -> Limits {
         let mut found = Limits::default();
         for (hierarchy, path) in self.with_paths(cgroups) {
@@ -74,12 +74,12 @@ impl Hierarchies {
         found
     }
 
-    /// The smallest cgroup that the process can't leave, unless that is the root.
+    /// The innermost cgroup that the process can't leave; `None` if that is the root.
     pub(super) fn place(&self, cgroups: &str, facts: &Facts) -> Option<PathBuf> {
         self.with_paths(cgroups)
             .filter_map(|(hierarchy, path)| {
                 let way = hierarchy.ancestors_of(&path);
-                // The last is the root, where those are that are in no cgroup.
+                // The last is the root, where every process is that was not put into a cgroup: it groups nothing.
                 let (_, below) = way.split_last()?;
                 let kept = below.iter().find(|at| !can_leave(at, hierarchy, facts))?;
                 Some((hierarchy.rank(), kept.clone()))
@@ -88,7 +88,7 @@ impl Hierarchies {
             .map(|(_, folder)| folder)
     }
 
-    /// Those in which the process is below a root that is mounted here.
+    /// The hierarchies in which the process's cgroup is visible here, with the folder of that cgroup.
     fn with_paths<'a>(
         &'a self,
         cgroups: &'a str,
@@ -96,7 +96,7 @@ impl Hierarchies {
         cgroups.lines().filter_map(|line| {
             let mut parts = line.splitn(3, ':').skip(1);
             let (controllers, path) = (parts.next()?, parts.next()?);
-            // Outside of this process's cgroup namespace.
+            // Outside the node agent's cgroup namespace (cgroup_namespaces(7)).
             if path.split('/').any(|part| part == "..") {
                 return None;
             }
@@ -120,7 +120,7 @@ impl Limits {
 }
 
 impl Hierarchy {
-    /// A line of `mountinfo`.
+    /// Parses a line of `mountinfo`; `None` if it is not a cgroup file system.
     fn parse(line: &str) -> Option<Self> {
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
@@ -131,7 +131,7 @@ impl Hierarchy {
             "cgroup" => filesystem.nth(1)?.split(',').map(str::to_owned).collect(),
             _ => return None,
         };
-        // The kernel escapes spaces in names with a backslash. Such mounts are left out.
+        // The kernel escapes spaces in paths with a backslash. Such mounts are ignored.
         let is_plain = !root.contains('\\') && !point.contains('\\');
         (is_plain && !root.contains("..")).then(|| Self {
             controllers,
@@ -140,7 +140,7 @@ impl Hierarchy {
         })
     }
 
-    /// The folder of a cgroup, if it is one of this hierarchy and below what is mounted.
+    /// The folder of a cgroup, if it is in this hierarchy and within the mounted part of it.
     fn below(&self, controllers: &str, path: &str) -> Option<PathBuf> {
         let is_own = match controllers {
             "" => self.controllers.is_empty(),
@@ -153,7 +153,7 @@ impl Hierarchy {
             .then(|| self.point.join(rest.trim_start_matches('/')))
     }
 
-    /// From this folder to where the hierarchy is mounted.
+    /// This folder and its ancestors up to the mount point.
     fn ancestors_of(&self, folder: &Path) -> Vec<PathBuf> {
         folder
             .ancestors()
@@ -162,7 +162,8 @@ impl Hierarchy {
             .collect()
     }
 
-    /// Which says most about who belongs together, first.
+    /// Preference among hierarchies for grouping processes: version 2 first, then the controllers that supervisors use
+    /// to group.
     fn rank(&self) -> usize {
         let has = |name: &str| self.controllers.iter().any(|own| own == name);
         match () {
@@ -174,7 +175,8 @@ impl Hierarchy {
     }
 }
 
-/// Whether the process could move itself out of this cgroup: into its parent, or from there into another.
+/// Whether the process could move itself out of this cgroup: that takes write access to the parent's `cgroup.procs`
+/// (cgroups(7)).
 fn can_leave(folder: &Path, hierarchy: &Hierarchy, facts: &Facts) -> bool {
     if folder == hierarchy.point {
         return false;
@@ -194,7 +196,7 @@ fn may_change(file: &Metadata, facts: &Facts) -> bool {
     file.mode() & OTHERS_MAY_WRITE != 0 || facts.may_change_cgroup_of(file.uid())
 }
 
-/// One cgroup, seen by what a process may do to it.
+/// One cgroup, from the view of a process that may be able to change it.
 struct CgroupView<'a> {
     folder: &'a Path,
     facts: &'a Facts,
@@ -213,9 +215,9 @@ impl CgroupView<'_> {
     }
 
     fn version_1(&self) -> Limits {
-        // What the kernel says for "none" depends on the size of its pages.
+        // "No limit" is a number near 2^63 that depends on the page size.
         const NO_LIMIT: u64 = 1 << 62;
-        // In old kernels the limits of the parent need not hold for a cgroup; without use_hierarchy they are not counted.
+        // With use_hierarchy off, as old kernels allow, a memory limit does not apply to descendants: ignore it.
         let inherits = read(&self.folder.join("memory.use_hierarchy"));
         let memory = self
             .read("memory.limit_in_bytes")
@@ -241,7 +243,7 @@ impl CgroupView<'_> {
     }
 }
 
-/// Rounded up. A quota that is no number is none.
+/// Thousandths of a CPU, rounded up. A quota that is not a number (`max`, -1) is no limit.
 fn millis(quota: &str, period: &str) -> Option<u64> {
     let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
     (period > 0).then(|| quota.saturating_mul(1000).div_ceil(period))

@@ -1,9 +1,10 @@
-//! What the kernel says of each thread, and what of it holds for all of them.
+//! The restrictions of each thread, from `/proc`, and those that hold for all threads.
 //!
-//! Almost everything that confines belongs to a thread and not to the process. Threads come and go while they are looked
-//! at, and one that is not confined could be missed again and again: so each is held by its directory below `/proc`, and
-//! the list must be the same after all have been looked at, with all of them alive. New threads are at the list's end and
-//! are confined as those that made them are, and nothing looked at here can be taken back: then none was missed.
+//! Almost all of the kernel's restrictions are per thread, not per process. Threads start and exit while they are read,
+//! so an unconfined one could be missed by exiting and starting again in time. Therefore each thread is pinned by its
+//! `/proc` directory, and the listing is repeated after all have been read: it must be the same, with every thread
+//! still alive. A new thread appears at the end of the listing and inherits its creator's restrictions, and none of the
+//! restrictions read here can be lifted. So if both listings agree, no thread was missed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -20,7 +21,7 @@ use super::super::{AttestorError, Deadline};
 use super::capability::Capability;
 use crate::limits;
 
-/// Those that are looked at together.
+/// The threads that are read together.
 pub(super) enum ThreadGroup<'a> {
     /// The threads of the caller.
     Threads(&'a Process),
@@ -28,37 +29,38 @@ pub(super) enum ThreadGroup<'a> {
     Cgroup(&'a Path),
 }
 
-/// What holds for each of a group.
+/// What holds for every thread of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// None of them can gain anything by starting a program.
+    /// All have `no_new_privs`: none can gain privileges by `execve`.
     pub(super) no_new_privs: bool,
     pub(super) seccomp: Seccomp,
-    /// Those that any of them has or may take up.
+    /// Union of the capabilities in the effective, permitted, inheritable and ambient sets of all threads.
     has: u64,
-    /// Those that any of them could get by starting a program.
+    /// Union of the capabilities that a thread could gain by `execve` of a set-user-ID program or a file with
+    /// capabilities: its bounding set, unless it has `no_new_privs`.
     gains: u64,
-    /// The root of each is on a mount that is read-only.
+    /// The root directory of each is on a read-only mount.
     pub(super) read_only_root: bool,
-    /// The one that all are in.
+    /// The user namespace that all are in; `None` if they differ, or it can't be read.
     user_namespace: Option<String>,
-    /// Of the first; of all, if they share the user namespace.
+    /// Its `uid_map`; every user if the threads are in different user namespaces.
     uid_map: Vec<Range>,
     uids: Vec<u32>,
     /// The lines of `cgroup`, if they are the same for all.
     cgroups: Option<String>,
-    /// Whether one of them sees a file system of cgroups that is mounted for writing.
+    /// Whether one of them sees a writable mount of a cgroup file system.
     sees_writable_cgroups: bool,
 }
 
-/// Users outside of a user namespace that are users within it.
+/// A range of UIDs outside a user namespace that are mapped into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range {
     outside: u32,
     count: u32,
 }
 
-/// From least to most.
+/// From least to most restrictive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Seccomp {
     Off,
@@ -67,17 +69,17 @@ pub(super) enum Seccomp {
 }
 
 impl Facts {
-    /// The cgroups that all are in.
+    /// The cgroups that all are in, as lines of `/proc/<pid>/cgroup`.
     pub(super) fn cgroups(&self) -> Option<&str> {
         self.cgroups.as_deref()
     }
 
-    /// Capabilities that any of them has, may take up, or could get by starting a program.
+    /// The capabilities that any of them has, or could gain by itself.
     pub(super) const fn capabilities(&self) -> u64 {
         self.has | self.gains
     }
 
-    /// All are in the same user namespace, and it is not the node agent's.
+    /// Whether all are in the same user namespace, and it is not the node agent's.
     pub(super) fn has_own_user_namespace(&self) -> bool {
         let node_agents = this_user_namespace();
         self.user_namespace
@@ -86,12 +88,12 @@ impl Facts {
             .is_some_and(|(own, node_agents)| own != node_agents)
     }
 
-    /// No user of the namespace is the root outside.
+    /// Whether no UID of the namespace maps to UID 0 outside.
     pub(super) fn is_without_root(&self) -> bool {
         !self.uid_map.is_empty() && !self.uid_map.iter().any(|range| range.has(0))
     }
 
-    /// Whether one of them could change a file of a cgroup that belongs to this user.
+    /// Whether one of them could write to a cgroup's file that is owned by this user.
     pub(super) fn may_change_cgroup_of(&self, owner: u32) -> bool {
         let is_mapped = self.uid_map.iter().any(|range| range.has(owner));
         let overrides = self.any_has(&[
@@ -107,7 +109,7 @@ impl Facts {
         }
     }
 
-    /// Whether one of them has, or can get, a capability that is as good as all of them.
+    /// Whether one of them has, or can gain, a capability that is equivalent to full root.
     pub(super) fn can_escape(&self) -> bool {
         self.any_has(&Capability::ESCAPES)
     }
@@ -149,7 +151,7 @@ impl Facts {
             let reason = "the lines Uid and CapEff are missing";
             task.unreadable("status", reason)
         })?;
-        // Readable only with the permission to look into the task's memory; without it the namespace does not count.
+        // Readable only with ptrace access (PTRACE_MODE_READ) to the thread; without it the namespace does not count.
         let user_namespace = readlinkat(&task.directory, "ns/user").ok();
         let user_namespace = user_namespace.and_then(|link| link.into_string().ok());
         let uid_map = task.read("uid_map").ok().and_then(|map| parse_map(&map));
@@ -183,10 +185,10 @@ impl Range {
     }
 }
 
-/// What holds for all of a group.
+/// Reads what holds for every thread of a group.
 ///
 /// # Errors
-/// There are too many, they come and go too fast, or one of them can't be looked at.
+/// There are too many threads, the listing did not become stable, or a thread can't be read.
 pub(super) fn facts_of_group(
     group: &ThreadGroup<'_>,
     deadline: &Deadline,
@@ -202,7 +204,7 @@ pub(super) fn facts_of_group(
     Err(AttestorError::ThreadsChanging)
 }
 
-/// Nothing if the group changed meanwhile.
+/// One attempt; `None` if the group changed meanwhile.
 fn try_all(group: &ThreadGroup<'_>) -> Result<Option<Facts>, AttestorError> {
     let mut tasks = BTreeMap::new();
     for number in group.list()? {
@@ -217,7 +219,8 @@ fn try_all(group: &ThreadGroup<'_>) -> Result<Option<Facts>, AttestorError> {
     if !again.iter().eq(tasks.keys()) {
         return Ok(None);
     }
-    // Alive still: then the numbers in the second list were theirs.
+    // Read again, which fails for a thread that has exited. All are alive, so no number in the second listing is a
+    // reused one.
     Ok(facts_of(tasks.values())?.map(|now| now.and(facts)))
 }
 
@@ -236,7 +239,7 @@ fn facts_of<'a>(tasks: impl Iterator<Item = &'a Task>) -> Result<Option<Facts>, 
     Ok(all)
 }
 
-/// One that has ended is no failure.
+/// A thread that has exited is `None`, not an error.
 fn ended<T>(looked: Result<T, ProcessError>) -> Result<Option<T>, ProcessError> {
     match looked {
         Ok(found) => Ok(Some(found)),
@@ -246,7 +249,7 @@ fn ended<T>(looked: Result<T, ProcessError>) -> Result<Option<T>, ProcessError> 
 }
 
 impl ThreadGroup<'_> {
-    /// Their numbers, in order.
+    /// Their thread IDs, sorted.
     fn list(&self) -> Result<Vec<i32>, AttestorError> {
         let mut numbers = match self {
             Self::Threads(process) => threads(process)?,
@@ -295,7 +298,7 @@ fn threads(process: &Process) -> Result<Vec<i32>, ProcessError> {
     Ok(numbers)
 }
 
-/// The threads of a cgroup and of all those below it.
+/// The threads of a cgroup and its descendants.
 fn members(folder: &Path) -> Result<Vec<i32>, AttestorError> {
     let mut numbers = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -310,7 +313,7 @@ fn members(folder: &Path) -> Result<Vec<i32>, AttestorError> {
             .find_map(|name| super::kernel_file::read(&folder.join(name)))
             .ok_or(AttestorError::ThreadsChanging)?;
         for line in text.lines() {
-            // 0 is one that can't be seen from here.
+            // 0 stands for a thread that is not visible in this PID namespace.
             let number = line.parse().ok().filter(|number| *number > 0);
             numbers.push(number.ok_or(AttestorError::ThreadsChanging)?);
         }
@@ -325,10 +328,10 @@ fn members(folder: &Path) -> Result<Vec<i32>, AttestorError> {
     Ok(numbers)
 }
 
-/// By mount namespace and root, whether a file system of cgroups can be written to there.
+/// Whether a writable cgroup file system is visible, by mount namespace and root.
 type WritableCgroups = HashMap<(OsString, OsString), bool>;
 
-/// A thread, by its directory below `/proc`.
+/// A thread, pinned by its `/proc` directory.
 struct Task {
     number: i32,
     directory: OwnedFd,
@@ -347,7 +350,7 @@ impl Task {
         }
     }
 
-    /// Most threads see the same, and the list of mounts may be long.
+    /// Cached by mount namespace and root: most threads share them, and the list of mounts may be long.
     fn sees_writable_cgroups(&self, seen: &mut WritableCgroups) -> bool {
         let link = |name: &str| readlinkat(&self.directory, name);
         let (Ok(namespace), Ok(root)) = (link("ns/mnt"), link("root")) else {
@@ -359,7 +362,7 @@ impl Task {
         })
     }
 
-    /// The mount that its root is on, which need not be the topmost at `/`: so it is asked for through the root itself.
+    /// Asks the root directory itself for its mount: `mountinfo` may list another mount stacked on top at `/`.
     fn has_read_only_root(&self) -> bool {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         openat(&self.directory, "root", flags, Mode::empty())
@@ -409,14 +412,14 @@ impl Status {
                 Some("2") => Seccomp::Filter,
                 _ => Seccomp::Off,
             },
-            // Kernels before 4.3 have no ambient ones.
+            // Kernels before 4.3 have no ambient capabilities.
             has: set("CapInh")? | set("CapPrm")? | set("CapEff")? | set("CapAmb").unwrap_or(0),
             bounding: set("CapBnd")?,
         })
     }
 }
 
-/// `uid_map`: first user inside, first user outside, how many.
+/// Lines of `uid_map`: first UID inside, first UID outside, count (user_namespaces(7)).
 fn parse_map(text: &str) -> Option<Vec<Range>> {
     text.lines()
         .map(|line| {
@@ -428,7 +431,7 @@ fn parse_map(text: &str) -> Option<Vec<Range>> {
         .collect()
 }
 
-/// Whether `mountinfo` has a file system of cgroups whose mount is not read-only.
+/// Whether `mountinfo` has a cgroup file system that is not mounted read-only.
 fn has_writable_cgroups(mounts: &str) -> bool {
     mounts.lines().any(|line| {
         let Some((mount, filesystem)) = line.split_once(" - ") else {
