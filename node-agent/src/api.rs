@@ -1,7 +1,7 @@
-//! What callers see, on two Unix sockets: the SPIFFE Workload API, Envoy's secret discovery, gRPC health and reflection on
-//! the public one; identities of others, the node agent's own state and its log on the admin socket.
+//! The services on two Unix sockets. Public: the SPIFFE Workload API, Envoy's secret discovery, gRPC health and
+//! reflection. Admin: delegated identities, the node agent's own state and its log level.
 //!
-//! A request enters here, becomes a caller, selectors, a subscription; what it gets was decided by `sync::snapshot`.
+//! A request is resolved to a caller, its selectors and a subscription; `sync::snapshot` decides what it gets.
 
 mod admin;
 mod caller;
@@ -39,7 +39,7 @@ use caller::Callers;
 use health::Health;
 use workload::WorkloadApi;
 
-/// What all services draw on.
+/// The state shared by all services.
 #[derive(Clone)]
 pub struct Sources {
     /// Entries, SVIDs, bundles.
@@ -95,7 +95,7 @@ pub fn public(sources: &Sources, config: &ApiConfig, socket: PathBuf) -> Router 
 
 pub use admin::router as admin;
 
-/// Counts the calls on a socket, except those of the node agent itself, which checks its own health.
+/// Counts the calls on a socket, except those of the node agent's own health check.
 fn call_metrics() -> CallMetrics {
     CallMetrics::new(CALLS, METHODS.iter().copied()).leaving_out(|extensions| {
         let connection = extensions.get::<Arc<Connection>>();

@@ -1,7 +1,7 @@
 //! The command line: SPIRE's verbs, flags and printed text.
 //!
 //! `run` and `validate` read the configuration; the other verbs are clients of the Workload API, as workloads are. All
-//! printing goes through one [`Printer`], so that tests read what people read.
+//! printing goes through one [`Printer`], so that tests see the same output as users.
 
 mod admin;
 mod error;
@@ -97,7 +97,7 @@ fn execute(args: impl IntoIterator<Item = OsString>, printer: &mut Printer) -> E
     }
 }
 
-/// How a command that asks ended.
+/// The result of a client command.
 struct Outcome(Result<(), CommandError>);
 
 impl Outcome {

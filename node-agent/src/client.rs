@@ -1,8 +1,8 @@
-//! The connection to the server: which ID is expected there, which SVID this node shows, and what went wrong in words.
+//! The connection to the server: the expected server ID, the SVID that this node presents, and errors with advice.
 //!
 //! Every call has a deadline. Any failure drops the connection, so that the next call dials anew and a restarted server
-//! is found (wire contract, B.3). A call that was broken by a connection's end, such as the server's regular GOAWAY, is
-//! made once more on a new one: all calls here may be made twice without harm, but for the attestation.
+//! is found (wire contract, B.3). A call that failed because the connection closed, as after the server's regular
+//! GOAWAY, is retried once on a new one: all calls here are idempotent, except the attestation.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,10 +32,10 @@ use crate::limits;
 
 pub(crate) use shared_client::{SharedClient, SharedClientError};
 
-/// What calls are made over. Each tells the server which span it belongs to, if this node agent's spans are sent anywhere.
+/// The channel of all calls. It adds the `traceparent` of the current span, if spans are exported.
 pub(crate) type ServerChannel = InterceptedService<Channel, WithSpan>;
 
-/// Puts the current span into the request.
+/// Adds the current span's `traceparent` to the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WithSpan;
 
@@ -49,12 +49,12 @@ impl Interceptor for WithSpan {
     }
 }
 
-/// The bundles that servers are verified by, replaced as they change.
+/// The current bundles against which servers are verified.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrustedBundles(Arc<ArcSwap<BundleSet>>);
 
 impl TrustedBundles {
-    /// Trusts this bundle from now on, and no other of its trust domain.
+    /// Replaces the bundle of its trust domain.
     pub(crate) fn replace(&self, bundle: Arc<Bundle>) {
         let mut set = BundleSet::default();
         set.insert(bundle);
@@ -68,12 +68,12 @@ impl Bundles for TrustedBundles {
     }
 }
 
-/// What this side shows, and by what it verifies the server.
+/// The identity that this side presents, and how it verifies the server.
 #[derive(Clone, Debug)]
 enum Credentials {
     /// First contact: no certificate, the server verified by the bundle.
     Verified,
-    /// First contact without a bundle, because an operator asked for it: the server's word is taken.
+    /// First contact without a bundle (`insecure_bootstrap`): the server's certificate is not verified.
     Insecure,
     /// The node's SVID; the server verified by the bundle.
     Node(X509Svid),
@@ -90,7 +90,7 @@ pub(crate) enum CallError {
         /// Why.
         error: tonic::transport::Error,
     },
-    /// The connection could not even be tried.
+    /// The client could not be set up.
     #[error("cannot prepare the connection to the server")]
     Tls(#[from] rustls::Error),
     /// The call failed, or the connection broke during it.
@@ -108,10 +108,10 @@ pub(crate) enum CallError {
         method: &'static str,
         /// Where the server is.
         address: String,
-        /// How long it was waited for.
+        /// The timeout.
         limit: Duration,
     },
-    /// This side can't go on.
+    /// A failure on this side.
     #[error("{doing}: {reason}")]
     Here {
         /// What it was doing.
@@ -119,7 +119,7 @@ pub(crate) enum CallError {
         /// Why it can't.
         reason: String,
     },
-    /// The answer makes no sense.
+    /// The response is malformed or inconsistent.
     #[error("{method}: the server's answer is not usable: {reason}")]
     Answer {
         /// The method.
@@ -131,13 +131,13 @@ pub(crate) enum CallError {
 
 fn describe(status: &Status) -> String {
     match Cause::of(status) {
-        // The connection's fault says more than what tonic makes of it.
+        // The connection's error is more specific than tonic's status.
         Some(_) => explain(status),
         None => format!("{} ({:?})", status.message(), status.code()),
     }
 }
 
-/// What went wrong in TLS, TCP or HTTP/2.
+/// The cause in TLS, TCP or HTTP/2.
 fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     match DialError::of(error) {
         Some(dial) => Chain(dial).to_string(),
@@ -155,7 +155,7 @@ impl CallError {
         }
     }
 
-    /// What the connection failed of, if it was that.
+    /// Why the connection failed, if it did.
     #[must_use]
     pub(crate) fn cause(&self) -> Option<Cause> {
         match self {
@@ -185,7 +185,7 @@ impl CallError {
         }
     }
 
-    /// What a person can do about it; empty if nothing is known.
+    /// Advice for the operator; empty if there is none.
     #[must_use]
     pub(crate) fn advice(&self) -> &'static str {
         self.cause().map_or("", Cause::advice)
@@ -196,7 +196,7 @@ impl CallError {
     }
 }
 
-/// A status that this side made up because the connection broke has a cause; one that the server sent has none.
+/// tonic gives a source to a status that it made itself because the connection broke; one from the server has none.
 fn is_broken(status: &Status) -> bool {
     std::error::Error::source(status).is_some()
 }
@@ -217,15 +217,15 @@ pub(crate) struct ServerClient {
     clock: SharedClock,
     credentials: Credentials,
     channel: Option<ServerChannel>,
-    /// Whom it shows itself as, for a shared_client.
+    /// The identity that it presents, for a [`SharedClient`].
     shown: watch::Sender<Option<X509Svid>>,
-    /// Which of several servers of this name is tried first the next time.
+    /// Which of the name's addresses the next connection tries first.
     turn: usize,
 }
 
 impl ServerClient {
-    /// A client of the server of this trust domain at `address` (`host:port`), which it verifies by these bundles. Has no
-    /// identity yet.
+    /// A client of the server of this trust domain at `address` (`host:port`), which it verifies by these bundles. Has
+    /// no identity yet.
     #[must_use]
     pub(crate) fn new(
         address: String,
@@ -249,7 +249,7 @@ impl ServerClient {
         }
     }
 
-    /// The same, with these key exchanges.
+    /// With these key exchanges.
     #[must_use]
     pub(crate) fn exchanging(self, key_exchange: KeyExchange) -> Self {
         Self {
@@ -258,7 +258,7 @@ impl ServerClient {
         }
     }
 
-    /// Whom it shows itself as, as that changes.
+    /// A watch on the identity that it presents.
     #[must_use]
     pub(crate) fn shown(&self) -> watch::Receiver<Option<X509Svid>> {
         self.shown.subscribe()
@@ -276,13 +276,14 @@ impl ServerClient {
         &self.trust_domain
     }
 
-    /// Accepts any server as long as this node has no identity. Only if the operator asked for it.
+    /// Accepts any server while this node has no identity. Only for `insecure_bootstrap`.
     pub(crate) fn trust_anyone(&mut self) {
         self.credentials = Credentials::Insecure;
         self.channel = None;
     }
 
-    /// Is this node from now on. The old connection is dropped; the next call shows the new certificate.
+    /// Presents this node's identity from now on. The old connection is dropped; the next call uses the new
+    /// certificate.
     pub(crate) fn identify(&mut self, svid: X509Svid) {
         self.shown.send_replace(Some(svid.clone()));
         self.credentials = Credentials::Node(svid);
@@ -312,7 +313,8 @@ impl ServerClient {
         }
     }
 
-    /// Attests on a connection of its own without a certificate. Never made twice: a join token is good once.
+    /// Attests on a connection of its own, without a certificate. Never retried here: a join token can be used only
+    /// once.
     ///
     /// # Errors
     /// [`CallError`].
@@ -365,7 +367,7 @@ impl ServerClient {
         result
     }
 
-    /// The next call is made on a new connection.
+    /// Drops the connection: the next call opens a new one.
     fn disconnect(&mut self) {
         self.channel = None;
     }

@@ -1,7 +1,7 @@
 //! The node agent's configuration: from a file in SPIRE's shape and the flags of `run` to typed values.
 //!
-//! Pure but for reading the file: nothing is opened, bound or resolved here. Everything that is wrong is reported
-//! together, with file, line and key, before anything starts.
+//! Pure, except that it reads the file: nothing is opened, bound or resolved here. All errors are reported together,
+//! with file, line and key, before anything starts.
 
 mod api;
 mod attestors;
@@ -40,20 +40,20 @@ pub(crate) const DEFAULT_SOCKET: &str = "/tmp/spire-agent/public/api.sock";
 const DEFAULT_PORT: u16 = 8081;
 const DEFAULT_DATA_DIR: &str = ".";
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(5);
-/// Asking more often than that would be a load on the server and change nothing.
+/// Syncing more often would load the server without benefit.
 const LEAST_SYNC_INTERVAL: Duration = Duration::from_millis(100);
-/// SPIRE's bound: less is what renewing at half-life gives anyway.
+/// SPIRE's minimum of `availability_target`: renewal at half-life gives that much anyway.
 const LEAST_AVAILABILITY_TARGET: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_AVAILABILITY_TARGET: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 const DEFAULT_SVIDS: usize = 1000;
 const MOST_SVIDS: i64 = 1_000_000;
-/// Beyond this, short-lived SVIDs would run out between two looks.
+/// With a longer interval short-lived SVIDs would expire between two syncs.
 const MOST_SYNC_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// The whole configuration of a node agent.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// Whose node this is.
+    /// The trust domain of this node.
     pub(crate) trust_domain: TrustDomain,
     /// The server, as `host:port`.
     pub(crate) server: String,
@@ -61,36 +61,36 @@ pub struct AgentConfig {
     pub(crate) key_exchange: KeyExchange,
     /// How the server is verified on first contact, and perhaps later.
     pub(crate) trust: Trust,
-    /// What proves the node.
+    /// The node attestor and its credentials.
     pub(crate) node_attestor: Arc<dyn NodeAttestor>,
-    /// Where the node's identity is kept.
+    /// Where the node's identity is stored.
     pub(crate) key_store: KeyStore,
-    /// Whether workloads' SVIDs are written beside it, encrypted, for the next process. Without effect if the key store is
-    /// in memory.
+    /// Whether workloads' SVIDs are stored with it, encrypted, for the next process. No effect if the key store is in
+    /// memory.
     pub(crate) svids_on_disk: bool,
-    /// What is held for workloads, and when it is renewed.
+    /// Size of the cache of workloads' SVIDs, and when they are renewed.
     pub(crate) cache: CacheConfig,
     /// The public socket, of the Workload API and Envoy's secret discovery; it is not opened if neither is served.
     pub(crate) socket_path: PathBuf,
     /// The admin socket, if there is to be one.
     pub(crate) admin_socket_path: Option<PathBuf>,
-    /// What callers may ask for.
+    /// What callers may request.
     pub(crate) api: ApiConfig,
-    /// How many JWT-SVIDs are kept.
+    /// Capacity of the cache of JWT-SVIDs.
     pub(crate) jwt_svids: usize,
     /// How callers are attested.
     pub(crate) workload_attestors: Vec<AttestorConfig>,
-    /// The keys of workloads.
+    /// The key type of workloads' SVIDs.
     pub(crate) workload_key_type: KeyType,
-    /// How often the server is asked for news.
+    /// Interval between syncs with the server.
     pub(crate) sync_interval: Duration,
-    /// What is logged, in what form and where to.
+    /// Level, format and file of the log.
     pub(crate) logs: LogOptions,
     /// Where health and metrics are served.
     pub(crate) operators: OperatorEndpoints,
 }
 
-/// Where the node's key and SVID are kept.
+/// Where the node's key and SVID are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum KeyStore {
     /// In a file in this directory.
@@ -99,7 +99,7 @@ pub(crate) enum KeyStore {
     Memory,
 }
 
-/// What the flags of `run` say; each goes before the same key of the file.
+/// The flags of `run`; each overrides the same key of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `-serverAddress`.
@@ -137,10 +137,11 @@ pub struct Overrides {
 }
 
 impl AgentConfig {
-    /// Reads and checks a file. What has no effect in it comes back as warnings.
+    /// Reads and checks a file. Keys without effect are returned as warnings.
     ///
     /// # Errors
-    /// The file can't be read or breaks the syntax, or keys and values are wrong: all of them, in the order of the file.
+    /// The file can't be read or breaks the syntax, or keys and values are wrong: all of them, in the order of the
+    /// file.
     pub(crate) fn load(
         file: &Path,
         expansion: Expansion,
@@ -164,7 +165,7 @@ impl AgentConfig {
 
 fn build(document: &Document, overrides: &Overrides) -> Option<AgentConfig> {
     let agent = document.section("agent");
-    // All of it is read before any `?`, so that all that is wrong is reported together.
+    // Everything is read before the first `?`, so that all errors are reported together.
     let server = server(&agent, overrides);
     let trust_domain = match &overrides.trust_domain {
         Some(trust_domain) => Some(trust_domain.clone()),
@@ -309,7 +310,7 @@ fn key_store(document: &Document, agent: &Section<'_>, overrides: &Overrides) ->
     let plugin = document.required_plugin("KeyManager")?;
     match plugin.name {
         "memory" => Some(KeyStore::Memory),
-        // Key, SVID and bundle are of use only together, so they are one file, and it stands where SPIRE has the key.
+        // Key, SVID and bundle are useful only together: one file, in the directory where SPIRE stores the key.
         _ => Some(KeyStore::Disk(
             plugin
                 .data

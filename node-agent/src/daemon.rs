@@ -1,4 +1,4 @@
-//! The daemon: what runs beside what, and what ends it.
+//! The daemon: its tasks, and how they stop.
 
 mod start;
 
@@ -37,7 +37,7 @@ use crate::sync::{Fatal, Feed, SyncHealth};
 use crate::workload_attestor::{AttestorConfig, Attestors};
 use start::Start;
 
-/// How long running streams may take to end at the shutdown.
+/// Deadline for streams to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Why the node agent did not start, or ended. Each says what to do, in one line.
@@ -61,13 +61,13 @@ pub(crate) enum AgentError {
          start with -joinToken, or set join_token in the configuration"
     )]
     NoToken,
-    /// The identity on disk has run out, and there is nothing to attest with.
+    /// The identity on disk has expired, and no node attestor is configured to attest again.
     #[error(
         "this node's SVID expired at {0} (it is {1} by this machine's clock) and there is no join token: make a new one \
          with `countersign-server token generate` and start with -joinToken"
     )]
     Expired(UnixTime, UnixTime),
-    /// The identity on disk is from the future.
+    /// The identity on disk is not valid yet: the clock is behind.
     #[error(
         "this node's SVID is valid from {0}, and it is {1} by this machine's clock: set the clock and start again"
     )]
@@ -86,7 +86,7 @@ pub(crate) enum AgentError {
     /// The address file.
     #[error(transparent)]
     AddressFile(#[from] WriteError),
-    /// A part of the daemon ended.
+    /// An essential task ended.
     #[error(transparent)]
     Task(#[from] TaskFault),
 }
@@ -134,7 +134,7 @@ pub(crate) async fn run(
     let (feed, health) = (Feed::default(), Health::default());
     let jwt_svids = JwtSvids::new(config.jwt_svids, feed.clone(), Arc::clone(&clock));
     let tasks = Tasks::new(stop.child_token());
-    // Should this future be dropped instead of stopped, nothing goes on without it.
+    // If this future is dropped instead of stopped, its tasks end with it.
     let _stopped = tasks.token().clone().drop_guard();
     let observe = {
         let (feed, jwt_svids, health) = (feed.clone(), jwt_svids.clone(), health.clone());
@@ -187,7 +187,7 @@ pub(crate) async fn run(
         };
         let syncer = syncer?;
         announce()?;
-        // It sees the end itself, and brings to the disk what is not there yet.
+        // The syncer watches `stop` itself, and flushes unwritten changes to the disk.
         Ok::<_, AgentError>(syncer.run(stop.clone()).await?)
     });
     let result = running.await;
@@ -198,7 +198,7 @@ pub(crate) async fn run(
     Ok(joined?)
 }
 
-/// Makes the counters whose labels are known appear at the start, so that monitoring sees their first increase.
+/// Registers the counters with known labels at start, at 0, so that monitoring sees their first increase.
 fn register_counters() {
     ::metrics::gauge!(metrics::BUILD.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     for result in ["ok", "failed"] {
@@ -211,7 +211,7 @@ fn register_counters() {
     }
 }
 
-/// Sets the gauges whose values nothing reports when they change.
+/// Sets the polled gauges.
 fn observe(feed: &Feed, jwt_svids: &JwtSvids, health: &Health) {
     ::metrics::gauge!(metrics::SVIDS.name, "kind" => metrics::JWT).set(float(jwt_svids.count()));
     let synced_at = Duration::from_secs(feed.synced_at().as_secs());
@@ -219,7 +219,7 @@ fn observe(feed: &Feed, jwt_svids: &JwtSvids, health: &Health) {
     count(metrics::READY, usize::from(health.is_ready()));
 }
 
-/// Callers are answered from the beginning, with UNAVAILABLE until the first sync.
+/// Serves callers from the start, with UNAVAILABLE until the first sync (decision 0003).
 fn serve(
     tasks: &Tasks,
     socket: Option<Socket>,

@@ -1,4 +1,4 @@
-//! A registration entry, as far as the server tells a node agent about it.
+//! A registration entry: the fields that the server sends to a node agent.
 
 use countersign_identity::entry::{InvalidEntryId, MAX_HINT_LEN};
 use countersign_identity::selector::InvalidSelector;
@@ -12,22 +12,22 @@ use countersign_proto::spire::api::types;
 pub struct AuthorizedEntry {
     /// Unique in the trust domain.
     pub id: EntryId,
-    /// Who the workload is.
+    /// The workload's SPIFFE ID.
     pub spiffe_id: SpiffeId,
-    /// What a process must have, all of it. Never empty.
+    /// The selectors that a process must all have. Never empty.
     pub selectors: SelectorSet,
-    /// Trust domains whose bundles the workload gets besides its own.
+    /// Foreign trust domains whose bundles the workload gets as well.
     pub federates_with: Vec<TrustDomain>,
     /// Changes with each update of the entry.
     pub revision: i64,
-    /// When the entry was made, in seconds; 0 if the server did not say.
+    /// When the entry was created, in Unix seconds; 0 if the server did not send it.
     pub created_at: i64,
     /// Tells workloads with several SVIDs what this one is for; often empty.
     pub hint: String,
     /// How the SVID reaches the workload.
     pub delivery: Delivery,
-    /// Whether the SVID lets its owner administer the server, or get a downstream authority from it. Delegates never get
-    /// such an SVID.
+    /// Whether the entry is `admin` or `downstream`: its SVID may administer the server or request a CA from it.
+    /// Delegates never get such an SVID.
     pub privileged: bool,
 }
 
@@ -72,7 +72,7 @@ pub enum InvalidEntry {
 }
 
 impl AuthorizedEntry {
-    /// Whether callers see the same of both: the revision alone is nothing to them, only the SVID signed for it is.
+    /// Whether both look the same to callers. The revision does not count: callers see only the SVID signed for it.
     #[must_use]
     pub(crate) fn serves_like(&self, other: &Self) -> bool {
         *self
@@ -82,7 +82,7 @@ impl AuthorizedEntry {
             }
     }
 
-    /// The fields to ask for (wire contract, D.2).
+    /// The requested fields (wire contract, D.2).
     #[must_use]
     pub(crate) const fn mask() -> types::EntryMask {
         types::EntryMask {
@@ -121,7 +121,7 @@ impl TryFrom<types::Entry> for AuthorizedEntry {
             additional_attributes,
             admin,
             downstream,
-            // Not asked for, or of no use to a node agent.
+            // Not requested, or of no use to a node agent.
             parent_id: _,
             x509_svid_ttl: _,
             expires_at: _,

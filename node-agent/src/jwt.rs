@@ -1,7 +1,7 @@
-//! JWT-SVIDs for workloads: fetched from the server when a workload asks, and used again for half of their life
-//! (docs/wire.md, F.4).
+//! JWT-SVIDs for workloads: fetched from the server on demand, and cached for half of their lifetime (wire contract,
+//! F.4).
 //!
-//! Called by `api`. The token itself is the server's; this side checks only that it is about the entry it was asked for.
+//! Called by `api`. The server signs the token; this side checks only that its subject is the requested entry's.
 
 mod cache;
 
@@ -30,7 +30,7 @@ pub(crate) use cache::{CachedJwt, JwtCache, JwtKey};
 
 const FETCH: &str = "NewJWTSVID";
 
-/// Between two attempts at a server that refuses what it should not.
+/// Wait between two attempts when the server refuses an entry that it may not know yet.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A JWT-SVID, ready to be handed out.
@@ -38,9 +38,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct JwtSvid {
     /// The compact JWS.
     pub(crate) token: Arc<str>,
-    /// Who it is about.
+    /// Its subject.
     pub(crate) id: SpiffeId,
-    /// When it was made.
+    /// When it was issued.
     pub(crate) issued_at: UnixTime,
     /// When it expires.
     pub(crate) expires_at: UnixTime,
@@ -97,9 +97,9 @@ pub struct JwtSvids(Arc<JwtState>);
 struct JwtState {
     server: OnceLock<SharedClient>,
     cache: Mutex<JwtCache>,
-    /// Fetches under way: who asks for the same waits for the one that began.
+    /// Fetches in progress: concurrent requests for the same token share one fetch.
     under_way: Flights,
-    /// Of each user, so that none keeps the others from the server.
+    /// Fetches in progress by user, so that no user can block the others.
     fetches: KeyedSemaphore<u32>,
     feed: Feed,
     clock: SharedClock,
@@ -119,26 +119,26 @@ impl JwtSvids {
         }))
     }
 
-    /// Fetches from this server from now on. The first one counts.
+    /// Sets the server from which tokens are fetched. Only the first call has an effect.
     pub(crate) fn connect(&self, server: SharedClient) {
         drop(self.0.server.set(server));
     }
 
-    /// Where they are fetched.
+    /// The server, once it is known.
     #[must_use]
     pub(crate) fn server(&self) -> Option<&SharedClient> {
         self.0.server.get()
     }
 
-    /// How many are kept.
+    /// The number of cached tokens.
     #[must_use]
     pub(crate) fn count(&self) -> usize {
         self.cache().len()
     }
 
-    /// One for this entry and these audiences, for a process of the user `uid`. A kept one is good for half of its life;
-    /// after that a new one is fetched, and if there is none to be had the kept one is good until it expires. What a key
-    /// signed that is being withdrawn is never used again.
+    /// Returns a token for this entry and these audiences, for a process of the user `uid`. A cached token is used for
+    /// half of its lifetime. After that a new one is fetched; if that fails, the cached one is used until it expires. A
+    /// token signed with a tainted key is never used again (wire contract, E.4).
     ///
     /// # Errors
     /// [`JwtError`].
@@ -157,7 +157,7 @@ impl JwtSvids {
         if let Some(held) = self.fresh(&key) {
             return Ok(held);
         }
-        // The server limits the rate of this whole node, so no user may have more than a few fetches under way.
+        // The server limits the rate of the whole node, so one user may have only a few fetches in progress.
         let _permit = self.0.fetches.acquire(uid).await;
         self.fetch_and_keep(&key, entry, audience).await
     }
@@ -169,7 +169,7 @@ impl JwtSvids {
             .map(|held| held.svid)
     }
 
-    /// What is kept, unless it has expired or its key is being withdrawn.
+    /// The cached token, unless it has expired or its key is tainted.
     fn usable(&self, key: &JwtKey) -> Option<CachedJwt> {
         let held = self.cache().get(key)?;
         let snapshot = self.0.feed.current()?;
@@ -206,8 +206,8 @@ impl JwtSvids {
         }
     }
 
-    /// A server that refuses may not know the entry yet: it is asked again, unless a cached token can serve instead
-    /// (`once`). A server that can't be reached is reported at once: clients try again by themselves.
+    /// A server that refuses may not know the entry yet: the fetch is retried, unless a cached token can be used
+    /// instead (`once`). An unreachable server is reported at once: clients retry by themselves.
     async fn fetch(
         &self,
         entry: &AuthorizedEntry,
@@ -262,7 +262,7 @@ async fn ask(
     Ok(answer.into_inner().svid)
 }
 
-/// Codes after which SPIRE's agent asks again (wire contract, D.4).
+/// Codes after which SPIRE's agent retries (wire contract, D.4).
 fn is_passing(error: &CallError) -> bool {
     error.code().is_some_and(|code| {
         !matches!(

@@ -1,7 +1,7 @@
 //! The Countersign node agent: attests its node and serves X.509-SVIDs to workloads over the SPIFFE Workload API.
 //!
-//! A program more than a library: what is public is the program itself, what tests and benchmarks of the whole use, and
-//! what the fuzz targets call.
+//! A program more than a library: public are the program itself, and what end-to-end tests, benchmarks and fuzz targets
+//! call.
 
 mod api;
 mod cli;
@@ -43,7 +43,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process:
     cli::main(args)
 }
 
-/// What the targets in `tests/fuzz` call: everything that parses input of others. No interface for anything else.
+/// The parsers of foreign input, for the targets in `tests/fuzz` only. Not an API.
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::api::{Sources, admin, public};

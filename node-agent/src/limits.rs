@@ -1,4 +1,4 @@
-//! The bounds on everything that comes from outside: the server, workloads, the disk.
+//! Bounds on input from outside: the server, workloads, the disk.
 
 use std::time::Duration;
 
@@ -14,25 +14,25 @@ pub(crate) const STREAMS_IN_ALL: usize = 16_384;
 pub(crate) const STREAMS_PER_USER: usize = STREAMS_IN_ALL / 2;
 /// Attestations of one user's processes at once; further ones wait. Tokio has 512 blocking threads.
 pub(crate) const ATTESTATIONS_PER_USER: usize = 16;
-/// Sets of selectors whose calls are counted at once, where the configuration limits their rate.
+/// Sets of selectors with a rate limit bucket at once.
 pub(crate) const RATE_BUCKETS: usize = 4096;
-/// How long the attestation of one caller may take in all, with waiting for its turn.
+/// Timeout of the attestation of one caller, including the wait for a permit.
 pub(crate) const WORKLOAD_ATTESTATION: Duration = Duration::from_secs(30);
-/// How long one workload attestor may take, unless it says another time.
+/// Default timeout of one workload attestor.
 pub(crate) const WORKLOAD_ATTESTOR: Duration = Duration::from_secs(5);
-/// How long the `unix` attestor may take: it may have to read a large executable.
+/// Timeout of the `unix` attestor, which may have to read a large executable.
 pub(crate) const UNIX_ATTESTOR: Duration = Duration::from_secs(20);
-/// Bytes of a file below `/proc` that are read.
+/// The most bytes read of one file in `/proc`.
 pub(crate) const PROC_FILE_BYTES: u64 = 256 * 1024;
-/// What most of these have at most, in bytes.
+/// Usual upper bound of their size, in bytes.
 pub(crate) const PROC_FILE_USUAL: usize = 4 * 1024;
-/// Bytes of a file that describes a cgroup that are read.
+/// The most bytes read of one file of a cgroup.
 pub(crate) const CGROUP_FILE_BYTES: u64 = 64 * 1024;
-/// Threads of one process, or of all processes of one cgroup, that are looked at.
+/// The most threads of one process, or of all processes in one cgroup, that `confinement` reads.
 pub(crate) const THREADS: usize = 512;
-/// How often threads are listed, if they come and go meanwhile.
+/// How often `confinement` lists threads before it gives up on a stable listing.
 pub(crate) const THREAD_LISTINGS: usize = 5;
-/// Descendants of a caller's cgroup that are looked into.
+/// The most descendants of a caller's cgroup that are read.
 pub(crate) const CGROUPS_BELOW: usize = 64;
 /// The longest ID of a container, in bytes.
 pub(crate) const CONTAINER_ID_BYTES: usize = 128;
@@ -43,13 +43,13 @@ pub(crate) const CONTAINER_SELECTORS: usize = 2_048;
 /// The longest name and the longest path of a systemd unit, in bytes.
 #[cfg(feature = "systemd-attestor")]
 pub(crate) const UNIT_BYTES: usize = 4096;
-/// Digests of executables that are remembered.
+/// Capacity of the cache of executables' digests.
 pub(crate) const DIGEST_CACHE_ENTRIES: usize = 1024;
-/// How often an executable that changes meanwhile is read for one digest.
+/// How often an executable that changes while it is hashed is read again.
 pub(crate) const DIGEST_READINGS: usize = 3;
-/// Names of users and groups that are remembered.
+/// Capacity of the cache of user and group names.
 pub(crate) const NAMES: usize = 4096;
-/// How long such a name is believed: so late it may be noticed that a number has another name.
+/// How long such a name is cached: the longest delay until a change of the name of a UID or GID is noticed.
 pub(crate) const NAME_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// The largest request of the Workload API that is read, in bytes: a token, or audiences.
@@ -60,9 +60,9 @@ pub(crate) const AUDIENCES: usize = 64;
 pub(crate) const AUDIENCE_BYTES: usize = 8 * 1024;
 /// JWT-SVIDs fetched at once for one user's processes; further ones wait.
 pub(crate) const JWT_FETCHES_PER_USER: usize = 8;
-/// JWT-SVIDs that are kept, unless the configuration says another number.
+/// Default capacity of the cache of JWT-SVIDs.
 pub(crate) const JWT_SVIDS: usize = 1000;
-/// The largest request of Envoy's secret discovery that is read, in bytes: Envoy tells of all its extensions, some 100 KiB.
+/// The largest request of Envoy's secret discovery, in bytes: Envoy lists all its extensions, some 100 KiB.
 pub(crate) const SDS_REQUEST_BYTES: usize = 256 * 1024;
 /// Single requests for secrets of one process that are read at once; further ones wait. In memory such a message can be
 /// many times as large as on the wire.
@@ -76,13 +76,14 @@ pub(crate) const ADMIN_REQUEST_BYTES: usize = 256 * 1024;
 /// Selectors that a delegate may give of one workload.
 pub(crate) const DELEGATED_SELECTORS: usize = 1_000;
 
-/// The largest message taken from the server, in bytes. Pages of 500 entries stay below SPIRE's 4 MiB; ours may be larger.
+/// The largest message accepted from the server, in bytes. SPIRE's pages of 500 entries are smaller than 4 MiB; ours
+/// may be larger.
 pub(crate) const SERVER_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// How long one call to the server may take; the same for all of a sync (wire contract, B.3).
 pub(crate) const SERVER_CALL: Duration = Duration::from_secs(30);
 /// How long connecting to the server may take, TLS included.
 pub(crate) const SERVER_CONNECT: Duration = Duration::from_secs(10);
-/// How long one attestation may take: the server lets callers from one address wait for one another (wire contract, A.6).
+/// Timeout of one attestation: the server's rate limit queues callers with the same address (wire contract, A.6).
 pub(crate) const ATTESTATION: Duration = Duration::from_secs(120);
 /// Challenges in one attestation.
 pub(crate) const CHALLENGES: usize = 8;
@@ -94,21 +95,21 @@ pub(crate) const ENTRIES: usize = 200_000;
 pub(crate) const BUNDLES_AT_ONCE: usize = 10;
 /// CSRs in one signing request, at most (wire contract, D.4).
 pub(crate) const CSRS_PER_BATCH: usize = 500;
-/// CSRs in one signing request for SVIDs whose authority is being withdrawn (wire contract, D.4).
+/// CSRs in one signing request for SVIDs of a tainted authority (wire contract, D.4).
 pub(crate) const TAINTED_PER_BATCH: usize = 100;
 
 /// The largest state file that is read, in bytes.
 pub(crate) const STATE_FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// The largest file with workloads' SVIDs that is read, in bytes.
 pub(crate) const SVIDS_FILE_BYTES: u64 = 128 * 1024 * 1024;
-/// Workloads' SVIDs that are kept on disk.
+/// The most workloads' SVIDs stored on disk.
 pub(crate) const SVIDS_ON_DISK: usize = 10_000;
 /// The largest trust bundle file that is read, in bytes.
 pub(crate) const TRUST_BUNDLE_FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// The largest Workload API answer that the command line takes, in bytes.
 pub(crate) const WORKLOAD_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 
-/// Lines in the log about callers who do what they should not: a second, and at once.
+/// Log lines about misbehaving callers: the rate per second, and the burst.
 pub(crate) const LINES_ABOUT_CALLERS: (u32, u32) = (10, 600);
-/// What stands in the log of a text that a caller sent, in bytes.
+/// The most bytes of a caller's text that are logged.
 pub(crate) const LOGGED_TEXT: usize = 512;

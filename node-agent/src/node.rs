@@ -1,4 +1,5 @@
-//! The node's own identity over its life: kept before it is used, renewed in time, and forgotten when the server says so.
+//! The life cycle of the node's own identity: stored before first use, renewed in time, and removed when the server no
+//! longer accepts it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::rotation::{self, Due, Moment, Rotation};
 use crate::storage::{NodeIdentity, NodeState, Storage, StorageError};
 use crate::svid::UntaintedAuthorities;
 
-/// Where the identity outlives the process.
+/// Where the identity is stored.
 #[derive(Clone, Debug)]
 pub(crate) enum NodeStorage {
     /// In a file.
@@ -21,36 +22,36 @@ pub(crate) enum NodeStorage {
     Memory,
 }
 
-/// The node's identity and what is on disk of it. Owned by one task.
+/// The node's identity, in memory and on disk. Owned by one task.
 ///
-/// A disk that can't be written does not stop a node agent that works: what could not be kept is tried again, and
-/// [`Node::fault`] tells of it.
+/// A failed write does not stop a working node agent: it is retried, and [`Node::fault`] reports it.
 #[derive(Debug)]
 pub(crate) struct Node {
     storage: NodeStorage,
     rotation: Rotation,
     state: NodeState,
-    /// The identity in use, and those to fall back to if the server does not know it.
+    /// The identity in use, and older ones to fall back to if the server refuses it.
     current: Option<NodeIdentity>,
     others: Vec<NodeIdentity>,
     renew: Due,
     fault: Option<Fault>,
 }
 
-/// What is in use is not what is on disk.
+/// The identity in use is not on disk.
 #[derive(Debug)]
 struct Fault {
     text: String,
     again: Instant,
 }
 
-/// After a write that failed.
+/// Backoff after a failed write.
 const FAULT_PAUSE: Duration = Duration::from_secs(30);
-/// A renewed identity that can't be kept is used all the same once only this part of the old one's life is left.
+/// A renewed identity that can't be stored is used anyway once less than this fraction (a quarter) of the old one's
+/// lifetime is left.
 const LAST_PART: u32 = 4;
 
 impl Node {
-    /// What the last process left, as far as it is still good.
+    /// The stored identity of an earlier process, if it has not expired.
     #[must_use]
     pub(crate) fn new(
         storage: NodeStorage,
@@ -81,13 +82,13 @@ impl Node {
         self.current.as_ref()
     }
 
-    /// The bundle as it was last seen.
+    /// The last known bundle.
     #[must_use]
     pub(crate) const fn bundle(&self) -> Option<&Bundle> {
         self.state.bundle.as_ref()
     }
 
-    /// When an identity that is on disk expired, if that is why there is none to use.
+    /// When the stored identity expired, if that is why there is no usable one.
     #[must_use]
     pub(crate) fn expired(&self) -> Option<UnixTime> {
         self.state
@@ -101,7 +102,7 @@ impl Node {
         !self.others.is_empty()
     }
 
-    /// Takes the next older identity, after the server refused the one in use. Says whether there was one.
+    /// Falls back to the next older identity, after the server refused the one in use. Returns whether there was one.
     pub(crate) fn fall_back(&mut self, now: Moment) -> bool {
         match self.others.pop() {
             Some(identity) => {
@@ -112,7 +113,7 @@ impl Node {
         }
     }
 
-    /// The node was attested. The identity is in use even if it can't be kept: no other counts any more.
+    /// Adopts a newly attested identity, even if it can't be stored: the server accepts no older one any more.
     pub(crate) async fn attested(&mut self, attested: Attested, now: Moment) {
         self.state.attested(attested.identity.clone());
         self.state.bundle = Some(attested.bundle);
@@ -121,12 +122,12 @@ impl Node {
         self.save().await;
     }
 
-    /// The identity was renewed. It is on disk when this returns, and only then may it be used: a process that is killed
-    /// after its first use would be left with one that the server refuses. If it can't be kept and the old one comes to its
-    /// end, to use it all the same is the smaller evil.
+    /// Adopts a renewed identity, after it was written to disk: if the process were killed after the first use of an
+    /// identity that is not on disk, it would restart with one that the server refuses. If it can't be written, and the
+    /// old one is about to expire, using it anyway is the lesser evil.
     ///
     /// # Errors
-    /// It could not be kept: the old one stays in use.
+    /// It could not be stored: the old one stays in use.
     pub(crate) async fn renewed(
         &mut self,
         svid: X509Svid,
@@ -152,7 +153,7 @@ impl Node {
         Ok(())
     }
 
-    /// The server has answered to the identity in use.
+    /// The server has accepted the identity in use: older ones are dropped.
     pub(crate) async fn used(&mut self) {
         let Some(current) = &self.current else {
             return;
@@ -163,7 +164,7 @@ impl Node {
         }
     }
 
-    /// Notes a bundle. Says whether it was a new one.
+    /// Records a bundle. Returns whether it was a new one.
     pub(crate) async fn saw_bundle(&mut self, bundle: &Bundle, now: Moment) -> bool {
         if self.state.bundle.as_ref() == Some(bundle) {
             return false;
@@ -181,7 +182,7 @@ impl Node {
         true
     }
 
-    /// The server does not accept the node any more: nothing of its identity stays on disk.
+    /// Removes the identity from disk, because the server no longer accepts the node.
     ///
     /// # Errors
     /// The file could not be written.
@@ -192,19 +193,19 @@ impl Node {
         self.try_save().await
     }
 
-    /// When the identity in use is to be renewed.
+    /// When the identity in use is due for renewal.
     #[must_use]
     pub(crate) const fn renew(&self) -> Due {
         self.renew
     }
 
-    /// Why what is in use is not on disk.
+    /// Why the identity in use is not on disk.
     #[must_use]
     pub(crate) fn fault(&self) -> Option<String> {
         self.fault.as_ref().map(|fault| fault.text.clone())
     }
 
-    /// Tries again to keep what could not be kept.
+    /// Retries a failed write.
     pub(crate) async fn save_again(&mut self) {
         if self
             .fault
@@ -252,7 +253,7 @@ impl Node {
         let (storage, state) = (Arc::clone(storage), self.state.clone());
         match tokio::task::spawn_blocking(move || storage.save(&state)).await {
             Ok(result) => result,
-            // The runtime is going down, and the process with it.
+            // The runtime is shutting down.
             Err(_) => Ok(()),
         }
     }

@@ -9,17 +9,17 @@ use tokio::time::Instant;
 /// How far from half-life a renewal may be, as a share of it (wire contract, C.6).
 pub(crate) const JITTER: f64 = 0.1;
 
-/// A renewal comes this much after the one before, if what was issued lasts that long.
+/// The least time between two renewals, if the SVID lives that long.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// An availability target is looked at only if it leaves this much of the life before it (wire contract, C.6).
+/// An availability target applies only if it leaves at least this much of the lifetime before it (wire contract, C.6).
 const GRACE: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// How much later than an availability target says a renewal may begin to be due.
+/// Spread of renewals due by an availability target.
 const TARGET_SPREAD: Duration = Duration::from_secs(10 * 60);
 
-/// The present, by both clocks. The wall clock may be set, and the monotonic one stands still while the machine sleeps:
-/// what is due by either is due.
+/// A point in time, by both clocks. The wall clock may be set, and the monotonic clock stops while the machine is
+/// suspended: what is due by either is due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     /// By the wall clock, which validity goes by.
@@ -45,7 +45,7 @@ impl Moment {
     }
 }
 
-/// When something is to be done, by both clocks.
+/// When something is due, by both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Due {
     wall: UnixTime,
@@ -62,13 +62,13 @@ impl Due {
         }
     }
 
-    /// Whether one of the clocks says so.
+    /// Whether it is due by either clock.
     #[must_use]
     pub(crate) fn has_come(self, now: Moment) -> bool {
         self.wall <= now.wall || self.steady <= now.steady
     }
 
-    /// When to look again.
+    /// When to check again.
     #[must_use]
     pub(crate) fn instant(self, now: Moment) -> Instant {
         self.steady.min(now.instant_of(self.wall))
@@ -81,17 +81,17 @@ impl Due {
     }
 }
 
-/// The rule by which SVIDs are renewed, that of the node and those of workloads alike.
+/// When SVIDs are renewed, the node's own and workloads' alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rotation {
-    /// For how long an outage of the server is to be survived, if that is longer than half of a life.
+    /// How long an outage of the server SVIDs must survive, if that is longer than half of a lifetime.
     pub(crate) availability_target: Option<Duration>,
 }
 
 impl Rotation {
-    /// When to renew what is valid from `not_before` to `not_after`: at half of its life, moved by `jitter` of that half, or
-    /// when no more than the availability target is left (and up to ten minutes, by the same jitter), whichever is first.
-    /// `jitter` is cut to ±[`JITTER`]. Whole seconds, rounded to the earlier one.
+    /// When to renew what is valid from `not_before` to `not_after`: at half of its life, moved by `jitter` of that
+    /// half, or when no more than the availability target is left (and up to ten minutes, by the same jitter),
+    /// whichever is first. `jitter` is cut to ±[`JITTER`]. Whole seconds, rounded to the earlier one.
     #[must_use]
     pub(crate) fn renew_at(
         self,
@@ -112,16 +112,16 @@ impl Rotation {
             .filter(|target| life > target.saturating_add(GRACE))
             .map(|target| target + TARGET_SPREAD.mul_f64((jitter + JITTER) / (2.0 * JITTER)));
         let left = target.map_or(left, |target| target.max(left));
-        // Rounded up, so that a life of a few seconds is not taken to its very end.
+        // Rounded up, so that an SVID with a lifetime of a few seconds is renewed before its very end.
         not_after.before(Duration::from_secs(
             left.as_secs() + u64::from(left.subsec_nanos() > 0),
         ))
     }
 }
 
-/// When what was issued now and ends at `not_after` may be renewed at the earliest: after [`PAUSE`], or after half of what
-/// is left if that is shorter, but never at once. Near the end of an authority a renewal ends no later than what it
-/// replaces, and half of its life, back-date included, is over as soon as it is made.
+/// When what was issued now and ends at `not_after` may be renewed at the earliest: after [`PAUSE`], or after half of
+/// what is left if that is shorter, but never at once. Near the end of an authority a renewal ends no later than what
+/// it replaces, and half of its life, back-date included, is over as soon as it is made.
 #[must_use]
 pub(crate) fn earliest(not_after: UnixTime, now: UnixTime) -> UnixTime {
     let half = not_after.since(now) / 2;

@@ -1,4 +1,4 @@
-//! The admin socket: identities of others for authorised delegates, and the node agent's own state.
+//! The admin socket: the delegated identity API, and the node agent's own state (wire contract, F.8).
 
 mod debug;
 mod delegated;

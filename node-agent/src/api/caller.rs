@@ -1,4 +1,4 @@
-//! From a request to its caller, attested.
+//! Resolves a request to its attested caller.
 
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ pub(super) fn check_security_header(metadata: &MetadataMap) -> Result<(), Status
     }
 }
 
-/// SPIRE's words, which clients look for. As long as not all entries are known, no caller is told that it has no identity.
+/// SPIRE's text, which clients match. UNAVAILABLE until the first sync: before all entries are known, a caller must not
+/// be told that it has no identity (decision 0003).
 pub(super) fn no_identity(snapshot: &Snapshot) -> Status {
     match snapshot.known() {
         EntrySource::Server => Status::permission_denied("no identity issued"),
@@ -49,7 +50,7 @@ pub(super) struct Callers {
 
 /// A caller that was attested.
 pub(super) struct Admitted {
-    /// Wakes at changes that concern it.
+    /// Notified of changes that concern it.
     pub(super) subscription: Subscription,
     /// Its user.
     pub(super) uid: u32,
@@ -74,7 +75,8 @@ impl Callers {
         }
     }
 
-    /// What all requests have in common before their first answer. A method with a rate is counted.
+    /// The steps of every request before its first response: attestation, rate limit, subscription. A request without
+    /// `method` is not rate-limited.
     pub(super) async fn admit<T>(
         &self,
         request: &Request<T>,
@@ -85,7 +87,7 @@ impl Callers {
         }
         let caller = unix_caller(request.extensions())?;
         let selectors = self.attest(Caller::of(&caller), &caller).await?;
-        // The node agent's check of its own health must not use up the rate of its user.
+        // The node agent's own health check must not consume the rate of its user.
         if let Some(method) = method.into().filter(|_| !caller.is_this_process()) {
             self.rates.take(method, &selectors)?;
         }
@@ -101,12 +103,12 @@ impl Callers {
         })
     }
 
-    /// How many lines about callers may stand in the log.
+    /// The limit on log lines about callers.
     pub(super) fn lines(&self) -> Arc<LogLimiter> {
         Arc::clone(&self.lines)
     }
 
-    /// The selectors of a process that a delegate names.
+    /// Attests the process that a delegate names by PID.
     pub(super) async fn attest_process(&self, pid: i32) -> Result<SelectorSet, Status> {
         let caller = Caller::numbered(pid);
         let (uid, gid) = caller.as_ref().map_or((0, 0), |c| (c.uid, c.gid));
@@ -119,7 +121,7 @@ impl Callers {
         self.attest(caller, &named).await
     }
 
-    /// The caller's selectors, found out once per stream.
+    /// Attests the caller, once per stream.
     async fn attest(
         &self,
         caller: Result<Caller, ProcessError>,
@@ -150,7 +152,7 @@ impl Admitted {
         self.feed.current().ok_or_else(not_synced)
     }
 
-    /// The same caller, subscribed to what concerns these selectors.
+    /// The same caller, subscribed to changes for these selectors.
     pub(super) fn about(self, selectors: SelectorSet) -> Self {
         Self {
             subscription: self.feed.subscribe(selectors),
@@ -164,7 +166,7 @@ impl Admitted {
     }
 }
 
-/// Which process called, as the kernel says; the request itself says nothing about it.
+/// The calling process as the kernel reports it; nothing in the request can influence that.
 pub(super) fn unix_caller(extensions: &Extensions) -> Result<UnixCaller, Status> {
     extensions
         .get::<Arc<Connection>>()

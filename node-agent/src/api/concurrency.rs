@@ -1,7 +1,7 @@
-//! Limits how many requests a process, a user and all callers together have under way.
+//! Limits the concurrent requests of a process, of a user, and of all callers together.
 //!
-//! A request counts from its headers on, before its message is waited for, until its response has ended: a caller that
-//! never ends a request, or never reads a response, uses up the limit of its own process.
+//! A request counts from its headers, before its message arrives, until the end of its response: a caller that never
+//! ends a request, or never reads a response, uses up only the limit of its own process.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ struct Streams {
     all: Arc<Semaphore>,
 }
 
-/// One stream's share of each count.
+/// A lease: one stream in each of the counts.
 #[derive(Debug)]
 struct StreamLease {
     _process: Lease<i32>,
@@ -90,7 +90,7 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// A lease for one more stream of this process, which is this user's.
+    /// A lease for one more stream of this process of this user.
     fn open(&self, pid: i32, uid: u32) -> Result<StreamLease, Status> {
         let process = self
             .by_process
@@ -113,7 +113,7 @@ impl Streams {
     }
 }
 
-/// Unavailable, since SPIFFE clients come back after that one.
+/// UNAVAILABLE, since SPIFFE clients retry after that code.
 fn too_many(whose: &str, limit: usize) -> Status {
     Status::unavailable(format!(
         "{whose} at most {limit} streams on the Workload API: close some"

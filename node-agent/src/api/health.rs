@@ -16,21 +16,21 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::workload_client::WorkloadClient;
 
-/// How long the own answer may take.
+/// Timeout of the node agent's own answer.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The service.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
     socket: Option<PathBuf>,
-    /// How many checks have begun.
+    /// The number of checks that were started.
     begun: Arc<AtomicU64>,
-    /// The number and the result of the last check. Locked while one is under way.
+    /// The number and the result of the last check. Locked while one is in progress.
     last: Arc<Mutex<(u64, bool)>>,
 }
 
 impl Health {
-    /// Judges by the Workload API on this socket; where it is not served all is well, as in SPIRE.
+    /// Checks the Workload API on this socket; if it is not served, health is always SERVING, as in SPIRE.
     pub(super) fn new(socket: Option<PathBuf>) -> Self {
         Self {
             socket,
@@ -39,8 +39,8 @@ impl Health {
         }
     }
 
-    /// The result of a check that begins after this call. Concurrent calls share one check: each takes a connection and an
-    /// attestation of this process's own user, which any caller could use up otherwise.
+    /// The result of a check that is started after this call. Concurrent calls share one check: each takes a connection
+    /// and an attestation of this process's own user, which any caller could use up otherwise.
     async fn look(&self) -> bool {
         let arrival = self.begun.load(Ordering::SeqCst);
         let mut last = self.last.lock().await;
@@ -51,7 +51,7 @@ impl Health {
         last.1
     }
 
-    /// Any answer shows that the whole way works; that this process itself has no identity is the usual one.
+    /// Any response shows that the whole path works. PERMISSION_DENIED is usual: this process itself has no identity.
     async fn works(&self) -> bool {
         let Some(socket) = &self.socket else {
             return true;

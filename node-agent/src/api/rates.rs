@@ -14,7 +14,7 @@ use crate::config::MethodRates;
 use crate::limits;
 use crate::metrics::RATE_LIMITED;
 
-/// What can be limited.
+/// The methods that can be limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Method {
     X509Svid,
@@ -39,12 +39,12 @@ impl Method {
     }
 }
 
-/// Buckets of tokens, one per method and set of selectors.
+/// Token buckets, one per method and set of selectors.
 #[derive(Clone, Debug)]
 pub(super) struct RateLimits {
     rates: MethodRates,
     buckets: Arc<KeyedBuckets<(Method, SelectorDigest)>>,
-    /// The buckets' time is what has passed since then.
+    /// The buckets count time from here.
     start: Instant,
 }
 
@@ -63,7 +63,7 @@ impl RateLimits {
     /// Takes one token.
     ///
     /// # Errors
-    /// UNAVAILABLE if there is none: SPIFFE clients come back after that one.
+    /// UNAVAILABLE if the bucket is empty: SPIFFE clients retry after that code.
     pub(super) fn take(&self, method: Method, selectors: &SelectorSet) -> Result<(), Status> {
         let Some(rate) = rate_of(&self.rates, method) else {
             return Ok(());

@@ -1,6 +1,6 @@
-//! gRPC server reflection on the public socket, as SPIRE's node agent has it: which services there are, and their messages.
+//! gRPC server reflection on the public socket, as in SPIRE's agent: the services and their messages.
 //!
-//! Callers are not attested for it, since it is the same for all of them; a stream of it counts against their limits as
+//! Callers are not attested for it, since the answer is the same for all; its streams count against their limits like
 //! any other.
 
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use prost_types::FileDescriptorSet;
 use tonic::service::Routes;
 use tonic_reflection::server::Builder;
 
-/// Adds the service, which tells of these others.
+/// Adds the service, which describes these others.
 pub(super) fn add(routes: Routes, services: &[&str]) -> Routes {
     let described = described(services);
     let builder = || {
@@ -27,7 +27,7 @@ pub(super) fn add(routes: Routes, services: &[&str]) -> Routes {
     routes.add_service(v1).add_service(alpha)
 }
 
-/// The files of these services, and what they build on.
+/// The file descriptors of these services and of their imports.
 fn described(services: &[&str]) -> FileDescriptorSet {
     let mut all = FileDescriptorSet::decode(countersign_proto::DESCRIPTOR_SET).unwrap_or_default();
     let named = |package: &str, service: &str| match package {

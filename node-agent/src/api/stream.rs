@@ -11,20 +11,20 @@ use tonic::Status;
 use super::caller::Admitted;
 use crate::sync::{Snapshot, Subscription};
 
-/// A stream as tonic takes it.
+/// A response stream for tonic.
 pub(super) type Answers<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
 /// What a snapshot means for one stream.
 pub(super) enum Next<M> {
     /// Send this.
     Send(M),
-    /// Nothing to say yet.
+    /// Nothing to send yet.
     Wait,
     /// The stream is over.
     End(Status),
 }
 
-/// Whether an answer equal to the last one is sent again.
+/// Whether a response equal to the last one is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repeats {
     Sent,
@@ -90,7 +90,7 @@ where
                     };
                     if stopped {
                         self.phase = AnswerPhase::Over;
-                        // SPIFFE clients give up for good after Canceled, and come back after this one.
+                        // SPIFFE clients give up for good after CANCELLED, but retry after UNAVAILABLE.
                         return Some(Err(Status::unavailable("the node agent is stopping")));
                     }
                 }

@@ -126,7 +126,7 @@ fn may_not_verify(
     !allow_unauthenticated && snapshot.matching(subscription.selectors()).is_empty()
 }
 
-/// Keyed by `spiffe://<trust domain>`; the own trust domain is not among them.
+/// Keyed by `spiffe://<trust domain>`, without our own trust domain.
 fn federated(snapshot: &Snapshot, subscription: &Subscription) -> HashMap<String, Bytes> {
     snapshot
         .federated(subscription.selectors())

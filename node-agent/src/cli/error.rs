@@ -1,4 +1,4 @@
-//! What can go wrong with a command, in words.
+//! Errors of the commands, with advice.
 
 use std::io;
 use std::path::PathBuf;
@@ -65,7 +65,7 @@ fn advice(cause: Option<Cause>) -> String {
     known.unwrap_or_default()
 }
 
-/// In the form in which gRPC tools print statuses, with what to do where that is known.
+/// The status as gRPC tools print it, with advice for known causes.
 fn describe(status: &Status) -> String {
     let advice = match status.code() {
         Code::PermissionDenied => {

@@ -1,4 +1,4 @@
-//! `run` and `validate`: the same flags, of which each goes before the same key of the file.
+//! `run` and `validate`: the same flags, each of which overrides the same key of the file.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -226,8 +226,8 @@ impl Run {
         let launch = Launch {
             service: SERVICE,
             version: env!("CARGO_PKG_VERSION"),
-            // This thread syncs with the server, and one other answers callers: handing a caller from thread to thread takes
-            // longer than answering it (decision 0029).
+            // This thread syncs with the server, and one other thread answers callers: moving a call between threads
+            // takes longer than answering it (decision 0029).
             threads: Some(1),
             logs: &logs,
             otlp: otlp.as_ref(),
@@ -241,7 +241,7 @@ impl Run {
         match launched {
             Ok(Ok(())) => printer.exit(Exit::Success),
             Ok(Err(error)) => {
-                // The log may be a file, and the person at the terminal wants to know too.
+                // The log may be a file: print the error to the terminal as well.
                 let text = Chain(&error).to_string();
                 tracing::error!("{text}");
                 if logs_to_file {

@@ -1,4 +1,4 @@
-//! An answer of the Workload API: checked as a workload would, and printed.
+//! Verifies a response of the Workload API as a workload would, and prints it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(super) struct FetchedSvids {
 }
 
 impl FetchedSvids {
-    /// Takes an answer apart and verifies each SVID by its bundle.
+    /// Parses a response, and verifies each SVID against its bundle.
     pub(super) fn new(response: &X509svidResponse, now: UnixTime) -> Result<Self, CommandError> {
         if response.svids.is_empty() {
             return Err(CommandError::Answer(

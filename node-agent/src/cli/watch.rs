@@ -38,7 +38,7 @@ impl Watch {
             .unwrap_or(Ok(()))
     }
 
-    /// Follows the stream until it is interrupted. Faults that may pass are printed and tried again, as SPIFFE clients do.
+    /// Follows the stream until it is interrupted. Transient errors are printed and retried, as SPIFFE clients do.
     async fn watch(&self, printer: &mut Printer) -> Result<(), CommandError> {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         let mut since = Instant::now();
@@ -64,7 +64,7 @@ impl Watch {
         Ok(self.socket.connect().await?.x509_svids().await?)
     }
 
-    /// Prints until the stream ends; says why it did.
+    /// Prints until the stream ends; returns the reason.
     async fn follow(
         &self,
         answers: &mut Streaming<X509svidResponse>,

@@ -1,7 +1,7 @@
-//! A second connection to the server, for calls that callers wait for: no sync stands in their way.
+//! A second connection to the server, for calls on behalf of waiting callers, so that they do not queue behind a sync.
 //!
-//! It always shows the SVID that the first one shows: once a renewed SVID has been used, the server
-//! refuses the one before it.
+//! It always presents the same SVID as the first connection: once the server has seen a renewed SVID, it refuses the
+//! previous one.
 
 use std::sync::Arc;
 
@@ -25,16 +25,16 @@ struct Connection {
     client: ServerClient,
     /// `identity`, as far as `client` has it.
     shown: watch::Receiver<Option<X509Svid>>,
-    /// Which connection it is: one that is dropped is dropped once.
+    /// The connection's number, so that concurrent failures drop the same connection only once.
     number: u64,
     /// The last attempt to connect that failed, and when.
     failed: Option<(Instant, Arc<CallError>)>,
 }
 
-/// Why a call failed. Those who waited for the same connection share the reason that there is none.
+/// Why a call failed. Callers that waited for the same connection share the error.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum SharedClientError {
-    /// This node has no identity yet, or none any more.
+    /// This node has no identity at the moment.
     #[error("this node has no identity to show to the server")]
     NoIdentity,
     /// There is no connection.
@@ -46,7 +46,7 @@ pub(crate) enum SharedClientError {
 }
 
 impl SharedClient {
-    /// By `client`, as the node that `identity` says.
+    /// Calls through `client`, presenting the current value of `identity`.
     #[must_use]
     pub(crate) fn new(client: ServerClient, identity: watch::Receiver<Option<X509Svid>>) -> Self {
         let mut shown = identity.clone();
@@ -63,13 +63,13 @@ impl SharedClient {
         }
     }
 
-    /// Who this node is at the moment.
+    /// The identity that is current now.
     #[must_use]
     pub(crate) fn identity(&self) -> Option<X509Svid> {
         self.identity.borrow().clone()
     }
 
-    /// Makes a call, again on a new connection if that broke, or if the server knows this node by another SVID by now.
+    /// Makes a call, and retries it on a new connection if that broke, or if this node's SVID was renewed meanwhile.
     ///
     /// # Errors
     /// [`SharedClientError`].
@@ -106,7 +106,7 @@ impl SharedClient {
         match result {
             Ok(answer) => Ok(answer),
             Err(error) => {
-                // What the server says about one caller's request is no reason to take the connection from the others.
+                // A refusal of one caller's request is no reason to drop the connection for the others.
                 if error.code().is_none() || error.denied().is_some() {
                     let mut state = self.state.lock().await;
                     if state.number == number {

@@ -1,4 +1,4 @@
-//! What the configuration says about the two sockets: what is served there, to whom, and how often.
+//! The settings of the two sockets: services, permissions and rates.
 
 use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroU32;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use countersign_identity::SpiffeId;
 
-/// What callers get.
+/// The settings of the services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiConfig {
     /// Whether the Workload API is served.
@@ -15,9 +15,9 @@ pub struct ApiConfig {
     pub verifiers: VerifierConfig,
     /// What Envoy gets; `None` if its secret discovery is not served.
     pub sds: Option<SdsConfig>,
-    /// Workloads that may ask for the identities of others, on the admin socket.
+    /// Workloads that may use the delegated identity API, on the admin socket.
     pub delegates: Delegates,
-    /// How often callers may call.
+    /// Rate limits.
     pub rates: MethodRates,
 }
 
@@ -40,28 +40,28 @@ impl ApiConfig {
     }
 }
 
-/// Workloads that may ask for the identities of others.
+/// Workloads that may use the delegated identity API.
 pub(crate) type Delegates = Arc<HashSet<SpiffeId>>;
 
 /// What verifiers get.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifierConfig {
-    /// Whether callers without an identity get the bundles of the own trust domain.
+    /// Whether callers without an identity get the bundle of our own trust domain.
     pub allow_unauthenticated: bool,
-    /// Claims of foreign JWT-SVIDs that are passed on besides those that the JWT-SVID standard requires.
+    /// Claims of foreign JWT-SVIDs that are passed on, in addition to those that the JWT-SVID standard requires.
     pub foreign_claims: BTreeSet<String>,
 }
 
-/// What Envoy's secret discovery sends.
+/// The settings of Envoy's secret discovery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SdsConfig {
     /// The names of secrets that are the same for every caller.
     pub(crate) names: SecretNames,
-    /// How Envoy validates peers, unless its request says otherwise.
+    /// How Envoy validates peers, unless its request disables that.
     pub(crate) validation: Validation,
 }
 
-/// Names of secrets that stand for the caller's own, whatever its SPIFFE ID is.
+/// Fixed names of secrets that resolve to the caller's own SVID and bundles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SecretNames {
     /// The first SVID.
@@ -85,14 +85,14 @@ impl Default for SecretNames {
 /// How Envoy validates peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Validation {
-    /// With its SPIFFE validator: each peer by the bundle of the peer's trust domain.
+    /// With its SPIFFE validator: each peer against the bundle of the peer's trust domain.
     #[default]
     Spiffe,
-    /// With root certificates alone, which are those of one trust domain.
+    /// With root certificates only (`trusted_ca`), which limits a context to one trust domain.
     Roots,
 }
 
-/// Calls per second, and in one burst, of callers with the same selectors. `None` is no limit.
+/// Calls per second, and burst, of all callers with the same selectors. `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MethodRates {
     /// Streams of X.509-SVIDs.

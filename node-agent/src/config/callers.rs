@@ -1,4 +1,4 @@
-//! What the file says about callers: what they may ask for on the public socket, and the admin socket.
+//! Reads the settings of callers: the public socket's services and rates, and the admin socket.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -13,7 +13,7 @@ use super::api::{
 };
 use crate::limits;
 
-/// Beyond this, tokens would take more memory than a small machine has.
+/// A larger cache of tokens could exhaust the memory of a small machine.
 const MOST_JWT_SVIDS: i64 = 1_000_000;
 
 pub(super) fn api(
@@ -56,7 +56,7 @@ fn rates(section: &Section<'_>) -> MethodRates {
 pub(super) fn jwt_svids(agent: &Section<'_>) -> usize {
     agent
         .integer("jwt_svid_cache_max_size", 0..=MOST_JWT_SVIDS)
-        // As in SPIRE, zero is the usual size.
+        // As in SPIRE, zero means the default size.
         .filter(|size| *size > 0)
         .and_then(|size| usize::try_from(size).ok())
         .unwrap_or(limits::JWT_SVIDS)
@@ -103,7 +103,7 @@ fn delegates(agent: &Section<'_>, trust_domain: Option<&TrustDomain>) -> Delegat
     delegates.into()
 }
 
-/// The admin socket, which must not stand in a folder that every user of the machine may open.
+/// The admin socket, which must not be in a folder that every user of the machine may open.
 pub(super) fn admin_socket(agent: &Section<'_>, public: &Path) -> Option<PathBuf> {
     let admin = agent.path("admin_socket_path")?;
     if is_below_folder_of(&admin, public) {

@@ -1,4 +1,4 @@
-//! What the file and the flags say about the first trust in a server.
+//! Reads the settings of bootstrap trust: how the server is verified on first contact.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,19 +8,19 @@ use countersign_config::{Document, Section};
 use super::Overrides;
 use crate::node_attestor::{BundleFormat, BundleUrl, Rebootstrap, Trust, TrustSource};
 
-/// How long the server is unknown before trust is taken from its source again, if it may be.
+/// Default of `rebootstrap_delay`: how long the server can't be verified before the node agent bootstraps trust again.
 const DEFAULT_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(10 * 60);
-/// The longest such delay.
+/// The largest `rebootstrap_delay`.
 pub(crate) const MOST_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How the address of a Workload API begins (SPIFFE Workload Endpoint, section 4), longest first.
+/// Prefixes of a Workload API address (SPIFFE Workload Endpoint, section 4), longest first.
 const UNIX: [&str; 2] = ["unix://", "unix:"];
 
-/// Where trust comes from, as flags say it.
+/// The source of bootstrap trust, as given by flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TrustOverride {
     /// `-trustBundle`.
     File(PathBuf),
-    /// `-trustBundleUrl`; the socket that it may need stands in the file.
+    /// `-trustBundleUrl`; the socket that it may need is configured in the file.
     Url(String),
     /// `-insecureBootstrap`.
     Insecure,
@@ -82,7 +82,7 @@ pub(super) fn trust(
     })
 }
 
-/// Exactly one of the sources; what is wrong is noted.
+/// Reads exactly one of the sources, and records errors.
 fn trust_source(document: &Document, agent: &Section<'_>) -> Option<TrustSource> {
     let socket = agent.path("trust_bundle_unix_socket");
     let path = agent.path("trust_bundle_path");
@@ -137,7 +137,7 @@ fn trust_source(document: &Document, agent: &Section<'_>) -> Option<TrustSource>
     }
 }
 
-/// A URL, of the file or of a flag; a flag's is named in what is noted.
+/// Parses a URL from the file or from a flag; errors name the flag.
 fn bundle_url(
     agent: &Section<'_>,
     url: &str,
@@ -149,7 +149,7 @@ fn bundle_url(
         .ok()
 }
 
-/// The socket of a Workload API, from its address.
+/// Parses the address of a Workload API socket.
 fn workload_api_socket(agent: &Section<'_>, address: &str) -> Option<PathBuf> {
     let path = UNIX
         .iter()

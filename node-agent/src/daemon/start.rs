@@ -1,4 +1,5 @@
-//! From a configuration to an owner that has synced: storage, what an earlier process kept, attestation, the first sync.
+//! The start, from a configuration to a syncer after its first sync: storage, restoring the state of an earlier
+//! process, attestation, the first sync.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +22,10 @@ use crate::sync::{
     Feed, Parts, RunningSyncer, StartingSyncer, SvidCache, SvidPersister, SyncConfig, SyncHealth,
 };
 
-/// How often what an earlier process kept is looked at anew while this node is not attested yet.
+/// How often restored SVIDs are checked for expiry while this node is not attested yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// What a start takes.
+/// The inputs of the start.
 pub(super) struct Start<'a> {
     pub(super) config: &'a AgentConfig,
     pub(super) feed: Feed,
@@ -34,7 +35,7 @@ pub(super) struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Everything up to the first sync. `announce` is called as soon as callers are answered, which may be long before.
+    /// Everything up to the first sync. `announce` is called once callers are served, which may be long before that.
     pub(super) async fn start(
         mut self,
         announce: &impl Fn() -> Result<(), AgentError>,
@@ -126,7 +127,7 @@ impl Start<'_> {
         Ok((NodeStorage::Disk(Arc::new(storage)), state))
     }
 
-    /// What an earlier process kept for workloads. That it can't be used costs no more than this.
+    /// Restores the workloads' SVIDs of an earlier process. A failure is logged: they are signed anew.
     fn restore(&self, node: &Node) -> (SvidPersister, Option<SvidCache>) {
         let directory = match &self.config.key_store {
             KeyStore::Disk(directory) if self.config.svids_on_disk => directory,
@@ -174,10 +175,10 @@ impl Start<'_> {
     ) -> Result<(), AgentError> {
         let attestor = &*self.config.node_attestor;
         let trusted = match node.bundle() {
-            // What was seen before goes first.
+            // A bundle seen earlier takes precedence over bootstrap trust.
             Some(bundle) => Some(bundle.clone()),
             None => {
-                // Said before anything is fetched, if there is nothing to attest with at all.
+                // Without any credential to attest with, fail before anything is fetched.
                 drop(
                     attestor
                         .prove()
@@ -207,7 +208,7 @@ impl Start<'_> {
         let svid = attested.identity.svid.clone();
         node.attested(attested, self.now()).await;
         tracing::info!(spiffe_id = %svid.id(), expires_at = %svid.not_after(), "This node is attested");
-        // After the SVID is on disk: the token is spent, and the SVID can be used once the clock is right.
+        // Checked after the SVID is on disk: the join token is used up, and the SVID works once the clock is set.
         Skew::of_new(&svid, self.clock.now()).map_or(Ok(()), |skew| Err(AgentError::Clock(skew)))
     }
 
@@ -219,7 +220,7 @@ impl Start<'_> {
         }
     }
 
-    /// SVIDs expire while a server is waited for. Never ends.
+    /// Drops restored SVIDs as they expire while the server is unreachable. Never returns.
     async fn look_again(&self, early: Option<&SvidCache>) {
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;

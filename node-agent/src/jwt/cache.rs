@@ -1,4 +1,4 @@
-//! Tokens that are kept, by whom they are about and for whom they are meant. A pure table: it fetches nothing.
+//! The cache of tokens, by subject and audiences. A pure table: it fetches nothing.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use countersign_identity::SpiffeId;
 use super::JwtSvid;
 use crate::rotation::{Due, Moment};
 
-/// Which token: the subject and its audiences, in whatever order they were named.
+/// The key of a token: its subject, and its audiences in canonical order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct JwtKey {
     id: SpiffeId,
@@ -16,7 +16,7 @@ pub(crate) struct JwtKey {
 }
 
 impl JwtKey {
-    /// Of this subject for these.
+    /// The key for this subject and these audiences.
     #[must_use]
     pub(crate) fn new(id: &SpiffeId, audience: &[String]) -> Self {
         let mut audience = audience.to_vec();
@@ -29,21 +29,21 @@ impl JwtKey {
     }
 }
 
-/// A token that is kept.
+/// A cached token.
 #[derive(Clone, Debug)]
 pub(crate) struct CachedJwt {
     /// The token.
     pub(crate) svid: JwtSvid,
     /// The key that signed it.
     pub(crate) key_id: String,
-    /// From when on a new one is fetched.
+    /// When it is due for renewal.
     pub(crate) renew: Due,
-    /// When it has expired: a clock that is set back does not make it last longer.
+    /// When it expires, by both clocks: setting the wall clock back does not make it last longer.
     pub(crate) end: Due,
 }
 
 impl CachedJwt {
-    /// One that came now, to be renewed when half of its life is left, moved by `jitter` of that half.
+    /// A token received now, due for renewal at half of its lifetime, moved by `jitter` of that half.
     #[must_use]
     pub(crate) fn new(svid: JwtSvid, key_id: String, jitter: f64, now: Moment) -> Self {
         let half = svid.expires_at.since(svid.issued_at) / 2;
@@ -63,13 +63,13 @@ impl CachedJwt {
 #[derive(Debug)]
 pub(crate) struct JwtCache {
     most: usize,
-    /// With the number of the look that found it last.
+    /// Each with the number of its last access, for eviction.
     held: HashMap<JwtKey, (u64, CachedJwt)>,
     looks: u64,
 }
 
 impl JwtCache {
-    /// Room for `most` tokens.
+    /// With a capacity of `most` tokens.
     #[must_use]
     pub(crate) fn new(most: usize) -> Self {
         Self {
@@ -79,13 +79,13 @@ impl JwtCache {
         }
     }
 
-    /// How many there are.
+    /// The number of tokens.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// The one that is kept. Expired ones too: that is for the caller to judge.
+    /// The cached token, even if it has expired: the caller checks that.
     pub(crate) fn get(&mut self, key: &JwtKey) -> Option<CachedJwt> {
         self.looks += 1;
         let (looked, held) = self.held.get_mut(key)?;
@@ -93,8 +93,8 @@ impl JwtCache {
         Some(held.clone())
     }
 
-    /// Keeps one. If there are too many then, expired ones go, or else, of the subject that has most, that which was not
-    /// looked at for the longest: a workload that asks for ever new audiences evicts only its own tokens.
+    /// Adds a token. Beyond the capacity it evicts expired tokens, or else the least recently used token of the subject
+    /// with the most tokens: a workload that keeps requesting new audiences evicts only its own.
     pub(crate) fn put(&mut self, key: JwtKey, held: CachedJwt, now: Moment) {
         self.looks += 1;
         self.held.insert(key, (self.looks, held));

@@ -1,4 +1,4 @@
-//! What the node agent knows of itself.
+//! The debug service: the node agent's own state (wire contract, F.8).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::super::Sources;
 use crate::jwt::JwtSvids;
 use crate::sync::Feed;
 
-/// An answer is given again for so long.
+/// How long a response is cached.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// The service.
@@ -31,7 +31,7 @@ struct DebugState {
 }
 
 impl Debug {
-    /// Of a node agent that starts now.
+    /// The service, with uptime counted from now.
     pub(super) fn new(sources: &Sources) -> Self {
         Self(Arc::new(DebugState {
             feed: sources.feed.clone(),
@@ -75,7 +75,7 @@ fn count(number: impl TryInto<i32>) -> i32 {
     number.try_into().unwrap_or(i32::MAX)
 }
 
-/// The node's own SVID and what vouches for it, up to the root.
+/// The node's own SVID with its chain, up to the root.
 fn chain(
     svid: &X509Svid,
     bundle: &Bundle,

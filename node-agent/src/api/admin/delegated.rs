@@ -1,7 +1,7 @@
-//! Identities of workloads for those who act for them (wire contract, F.8).
+//! The delegated identity API: SVIDs of workloads for authorised delegates (wire contract, F.8).
 //!
-//! The caller is attested as a workload is, and one of its entries must name an authorised delegate. That is checked again
-//! with each answer, so that a delegate who loses its entry gets nothing more.
+//! The caller is attested like a workload, and one of its entries must name an authorised delegate. That is checked
+//! again before each response, so that a delegate that loses its entry gets nothing more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,7 +34,7 @@ pub(super) struct Delegated {
     pub(super) stop: CancellationToken,
 }
 
-/// A delegate, as far as it was attested.
+/// An attested caller that may be a delegate.
 #[derive(Clone)]
 struct Delegate {
     selectors: Arc<SelectorSet>,
@@ -42,7 +42,7 @@ struct Delegate {
 }
 
 impl Delegate {
-    /// Whether it is still authorised.
+    /// Whether it is authorised now.
     fn check(&self, snapshot: &Snapshot) -> Result<(), Status> {
         let entries = snapshot.matching(&self.selectors);
         if entries.is_empty() {
@@ -69,7 +69,8 @@ impl Delegated {
         Ok((admitted, delegate))
     }
 
-    /// Whose identities are wanted: selectors are believed as they are, a process is attested.
+    /// The selectors of the workload in question: given by the delegate and trusted as they are, or attested from a
+    /// PID.
     async fn target(
         &self,
         selectors: Vec<types::Selector>,

@@ -33,7 +33,7 @@ impl wire::logger_server::Logger for Logger {
         request: Request<wire::SetLogLevelRequest>,
     ) -> Result<Response<types::Logger>, Status> {
         let level = from_wire(request.get_ref().new_level)?;
-        // Said at a level that lets it through before the change or after it.
+        // Logged at a level that is visible before or after the change.
         tracing::info!(%level, "Log level is set");
         self.0.set(level);
         tracing::info!(%level, "Log level was set");

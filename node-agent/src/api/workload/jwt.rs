@@ -1,4 +1,4 @@
-//! JWT-SVIDs: handing them out, the keys to verify them by, and verifying them for others.
+//! JWT-SVIDs: fetching them, the bundles that verify them, and validating them for callers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::entry::AuthorizedEntry;
 use crate::limits;
 use crate::sync::{Snapshot, Subscription};
 
-/// What foreign tokens are never without.
+/// Claims of foreign tokens that are always passed on.
 const FOREIGN_CLAIMS: [&str; 3] = ["sub", "exp", "aud"];
 
 /// Checks the audiences of a request.
@@ -59,7 +59,7 @@ pub(super) fn bundles(
     Next::Send(JwtBundlesResponse { bundles })
 }
 
-/// The JWT keys of a bundle as a plain JWK set; none if one of them can't stand in such a set.
+/// The JWT keys of a bundle as a plain JWK set; `None` if one of them can't be encoded as a JWK.
 pub(in crate::api) fn jwks(bundle: &Bundle) -> Option<Bytes> {
     document::jwks(bundle)
         .inspect_err(|error| {
@@ -172,7 +172,7 @@ fn wanted_id(text: &str) -> Result<Option<SpiffeId>, Status> {
     Ok(Some(id))
 }
 
-/// Whatever the reason, it may pass: clients come back after UNAVAILABLE.
+/// Any cause may be transient: clients retry after UNAVAILABLE.
 pub(in crate::api) fn not_fetched(entry: &AuthorizedEntry, error: &crate::jwt::JwtError) -> Status {
     tracing::warn!(spiffe_id = %entry.spiffe_id, error = %Chain(error), "Could not fetch a JWT-SVID");
     Status::unavailable(format!("could not fetch JWT-SVID: {}", Chain(error)))
@@ -202,7 +202,7 @@ fn field(value: serde_json::Value) -> prost_types::Value {
     let kind = match value {
         Value::Null => Kind::NullValue(0),
         Value::Bool(value) => Kind::BoolValue(value),
-        // Protobuf has no other numbers here: those beyond 2^53 lose their last digits, as they do in JavaScript.
+        // `google.protobuf.Value` has only doubles: integers beyond 2^53 lose precision, as in JavaScript.
         Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
         Value::String(text) => Kind::StringValue(text),
         Value::Array(values) => Kind::ListValue(prost_types::ListValue {

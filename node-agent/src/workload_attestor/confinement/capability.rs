@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Capability(usize);
 
-/// The names by number, as in capabilities(7) without `CAP_`.
+/// The names by number, as in capabilities(7).
 const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

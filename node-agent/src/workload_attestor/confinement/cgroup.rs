@@ -162,8 +162,8 @@ impl Hierarchy {
             .collect()
     }
 
-    /// Preference among hierarchies for grouping processes: version 2 first, then the controllers that supervisors use
-    /// to group.
+    /// Preference among hierarchies, lowest first: version 2, then version 1 with `pids`, with `memory`, and the
+    /// others.
     fn rank(&self) -> usize {
         let has = |name: &str| self.controllers.iter().any(|own| own == name);
         match () {
