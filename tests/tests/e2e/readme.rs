@@ -54,7 +54,10 @@ async fn readme_can_be_pasted_into_a_shell_whole() -> anyhow::Result<()> {
     let line = shell.line("SPIFFE ID:").await?;
     ensure!(line.ends_with("spiffe://example.org/planner"), "{line}");
 
-    shell.enter("kill $(jobs -p); wait; exit").await?;
+    // In a pipe or a subshell some shells list no jobs.
+    shell
+        .enter("jobs -p > pids; kill $(cat pids); wait; exit")
+        .await?;
     let ended = shell.wait().await?;
     ensure!(ended.success(), "{ended}");
     Ok(())
