@@ -252,7 +252,12 @@ impl TestAgent {
         format!("https://{}", self.address)
     }
 
-    /// Serves `service` in a task, as [`Mesh::serve`] does. Only the first call has an effect: a port is served once.
+    /// Serves `service` in a task, as [`Mesh::serve`] does.
+    ///
+    /// # Panics
+    /// If the agent serves already: its port is served once, and a test must not go on with the first service unseen.
+    #[track_caller]
+    #[expect(clippy::panic, reason = "a mistake in a test ends the test")]
     pub fn serve<S, R>(&self, service: S)
     where
         S: Service<Request<Body>, Response = Response<R>, Error = Infallible>
@@ -265,7 +270,10 @@ impl TestAgent {
         R::Error: Into<BoxError>,
     {
         let Some(listener) = lock(&self.listener).take() else {
-            return;
+            panic!(
+                "{} serves already; merge the routers and serve once",
+                self.id
+            );
         };
         let mesh = self.mesh.clone();
         let serving = tokio::spawn(async move {

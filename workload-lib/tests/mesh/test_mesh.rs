@@ -82,3 +82,12 @@ async fn agents_of_several_trust_domains_know_each_other() {
         );
     }
 }
+
+#[tokio::test]
+#[should_panic(expected = "serves already")]
+async fn an_agent_that_serves_twice_ends_the_test() {
+    let test = TestMesh::new(OPEN).unwrap();
+    let coder = test.agent(id("coder")).unwrap();
+    coder.serve(Router::new());
+    coder.serve(Router::new());
+}
