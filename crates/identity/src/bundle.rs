@@ -40,7 +40,7 @@ pub enum InvalidAuthority {
 #[derive(Clone)]
 pub struct X509Authority(Arc<Parsed>, Tainted);
 
-/// Whether an authority is being withdrawn: what it signed is to be renewed at once.
+/// Whether an authority is tainted: it is about to be revoked, and everything that it signed must be renewed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tainted {
     No,
@@ -140,7 +140,7 @@ impl X509Authority {
         &self.0.der
     }
 
-    /// Whether everything that this authority signed is to be renewed at once.
+    /// Whether this authority is tainted: everything that it signed must be renewed at once.
     #[must_use]
     pub fn is_tainted(&self) -> bool {
         self.1 == Tainted::Yes
@@ -164,15 +164,15 @@ impl X509Authority {
         &self.0.ski
     }
 
-    /// The ID of the authority that signed this one: its authority key identifier in lower-case hex; empty if it has none,
-    /// as a self-signed one.
+    /// The ID of the authority that signed this one: its authority key identifier in lower-case hex; empty if it has
+    /// none, as a self-signed one.
     #[must_use]
     pub fn issuer_id(&self) -> &str {
         &self.0.aki
     }
 
-    /// Whether this is a root: its own name as the issuer, and no other key named as the one that signed it. The name alone
-    /// doesn't say it, since authorities below one another may share theirs (RFC 5280, 3.2).
+    /// Whether this is a root: issuer and subject are equal, and the authority key identifier, if any, is its own.
+    /// Equal names are not enough: an intermediate may have the same name as its issuer (self-issued, RFC 5280, 3.2).
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.0.self_issued && (self.0.aki.is_empty() || self.0.aki == self.0.ski)
@@ -251,24 +251,24 @@ pub struct JwtAuthority {
     pub key_id: String,
     /// SubjectPublicKeyInfo in DER.
     pub public_key: Vec<u8>,
-    /// When the key is no longer used; `None` if that was not said.
+    /// When the key expires; `None` if unknown.
     pub expires_at: Option<UnixTime>,
-    /// Whether everything that this key signed is to be renewed at once.
+    /// Whether this key is tainted: everything that it signed must be renewed at once.
     pub tainted: bool,
 }
 
 /// The trust bundle of one trust domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
-    /// Whose authorities these are.
+    /// The trust domain of these authorities.
     pub trust_domain: TrustDomain,
     /// Roots for X.509-SVIDs.
     pub x509_authorities: Vec<X509Authority>,
     /// Keys for JWT-SVIDs.
     pub jwt_authorities: Vec<JwtAuthority>,
-    /// How often readers should look for a new version; `None` if that was not said.
+    /// How often consumers should fetch the bundle; `None` if not specified.
     pub refresh_hint: Option<Duration>,
-    /// One more with each change.
+    /// Incremented with each change.
     pub sequence_number: u64,
 }
 
@@ -294,7 +294,7 @@ impl Bundle {
             .collect()
     }
 
-    /// Whether an X.509 authority of the earlier bundle is missing here, so that what it signed no longer counts.
+    /// Whether an X.509 authority of the earlier bundle is missing here, so that its SVIDs no longer verify.
     #[must_use]
     pub fn lost_authority_of(&self, earlier: &Self) -> bool {
         earlier
@@ -304,7 +304,7 @@ impl Bundle {
     }
 }
 
-/// Where verification finds the bundle of a trust domain, as it is now.
+/// A source of the current bundles, for verification.
 pub trait Bundles: Send + Sync + fmt::Debug {
     /// The bundle of the trust domain with this bare name.
     fn bundle(&self, trust_domain: &str) -> Option<Arc<Bundle>>;
@@ -325,7 +325,7 @@ impl BundleSet {
         self.0.values()
     }
 
-    /// Adds a bundle, in place of an earlier one of the same trust domain.
+    /// Adds a bundle, or replaces that of the same trust domain.
     pub fn insert(&mut self, bundle: Arc<Bundle>) {
         self.0.insert(bundle.trust_domain.to_string(), bundle);
     }

@@ -1,4 +1,4 @@
-//! What a certificate says, for people to read. Nothing is decided by it.
+//! A certificate's fields for display. No decision is based on them.
 
 mod subject;
 
@@ -13,7 +13,7 @@ use crate::{SpiffeId, UnixTime};
 #[error("malformed certificate")]
 pub struct InvalidCertificate(#[source] x509_parser::nom::Err<x509_parser::error::X509Error>);
 
-/// What a certificate says of itself, for people. Nothing of it was verified.
+/// A certificate's fields for display. None of them was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateSummary {
     /// Its SPIFFE ID, if it has exactly one. Roots need not have one, and intermediates may have any.

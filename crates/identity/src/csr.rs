@@ -1,7 +1,7 @@
 //! Certificate signing requests (RFC 2986).
 //!
-//! Read by x509-parser, with the public key exactly as it stands in the request: rcgen's own reader derives the key's
-//! algorithm from the signature and can so end up with another key (rustls/rcgen#448).
+//! Parsed by x509-parser, which takes the public key exactly as encoded in the request: rcgen's own parser derives the
+//! key's algorithm from the signature, and so can end up with another key (rustls/rcgen#448).
 
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -15,7 +15,7 @@ use crate::public_key::RcgenSigner;
 use crate::subject::Subject;
 use crate::{KeyType, SpiffeId};
 
-/// The largest request that is looked at, in bytes of DER.
+/// The largest request that is parsed, in bytes of DER.
 pub const MAX_CSR_LEN: usize = 16 * 1024;
 
 /// Why bytes are not a usable signing request.
@@ -28,7 +28,7 @@ pub enum InvalidCsr {
     /// Not exactly one PKCS#10 request in DER.
     #[error("malformed signing request: {0}")]
     Malformed(String),
-    /// The public key is of a kind that is not issued for.
+    /// The public key is of an unsupported type.
     #[error(transparent)]
     UnsupportedKey(#[from] UnsupportedKey),
     /// The requester did not prove that it holds the private key.
@@ -45,7 +45,7 @@ pub struct RequestedNames<'a> {
     pub dns: Vec<&'a str>,
 }
 
-/// A signing request whose form was checked; its signature only once [`Csr::verify_signature`] said so.
+/// A well-formed signing request. Its signature is checked only by [`Csr::verify_signature`].
 #[derive(Debug)]
 pub struct Csr<'a> {
     request: X509CertificationRequest<'a>,
@@ -53,7 +53,7 @@ pub struct Csr<'a> {
 }
 
 impl<'a> Csr<'a> {
-    /// Reads one PKCS#10 request in DER. Subject and extensions are parsed when they are asked for.
+    /// Reads one PKCS #10 request in DER. Subject and extensions are parsed on demand.
     ///
     /// # Errors
     /// The rule that the bytes break.
@@ -70,24 +70,24 @@ impl<'a> Csr<'a> {
         Ok(Self { request, key })
     }
 
-    /// The public key that the certificate is asked for.
+    /// The public key to certify.
     #[must_use]
     pub const fn public_key(&self) -> &PublicKey {
         &self.key
     }
 
-    /// The subject that is asked for.
+    /// The requested subject.
     pub(crate) fn subject(&self) -> &X509Name<'a> {
         &self.request.certification_request_info.subject
     }
 
-    /// The subject that is asked for, as far as SVIDs can carry it; none if that is empty.
+    /// The requested subject, reduced to the attributes that SVIDs can have; `None` if that is empty.
     #[must_use]
     pub fn requested_subject(&self) -> Option<Subject> {
         Some(Subject::of_name(self.subject())).filter(|s| *s != Subject::default())
     }
 
-    /// The subject alternative names that are asked for.
+    /// The requested subject alternative names.
     ///
     /// # Errors
     /// [`InvalidCsr::Malformed`] for an extension that can't be read.
@@ -173,7 +173,7 @@ fn failed(error: rcgen::Error) -> KeyError {
     KeyError::Sign(error.to_string())
 }
 
-/// The types that node agents make keys of for their workloads.
+/// The key types that node agents use for workloads.
 pub const WORKLOAD_KEY_TYPES: [KeyType; 3] = [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048];
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ pub struct Entry {
     pub x509_svid_ttl: Option<Duration>,
     /// Lifetime of JWT-SVIDs in whole seconds; `None` is the server's default.
     pub jwt_svid_ttl: Option<Duration>,
-    /// Trust domains whose bundles the workload gets besides its own.
+    /// Foreign trust domains whose bundles the workload gets as well.
     pub federates_with: Vec<TrustDomain>,
     /// The workload may call the server's admin methods.
     pub admin: bool,
@@ -114,9 +114,9 @@ pub struct Entry {
     pub expires_at: Option<UnixTime>,
     /// DNS names of the X.509-SVID, in order; the first is also its common name.
     pub dns_names: Vec<DnsName>,
-    /// 0 at first, one more with each update.
+    /// 0 at first, incremented with each update.
     pub revision_number: i64,
-    /// When the entry was made. Never changes.
+    /// When the entry was created. Never changes.
     pub created_at: UnixTime,
     /// Tells workloads with several SVIDs what this one is for; at most [`MAX_HINT_LEN`] bytes.
     pub hint: String,
@@ -125,7 +125,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether this is a node alias: an ID for all node agents with these selectors, below the server.
+    /// Whether this is a node alias: an ID for all node agents with these selectors. Its parent is the server.
     #[must_use]
     pub fn is_node_alias(&self) -> bool {
         self.parent_id.is_server()
@@ -159,7 +159,8 @@ pub enum InvalidDnsName {
     Reserved,
 }
 
-/// A DNS name as X.509-SVIDs carry it: labels of letters, digits, hyphens and underscores, possibly with a leading `*.`.
+/// A DNS name as X.509-SVIDs carry it: labels of letters, digits, hyphens and underscores, possibly with a leading
+/// `*.`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DnsName(Box<str>);
 

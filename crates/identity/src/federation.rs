@@ -1,4 +1,4 @@
-//! Federation: from where, and from whom, the bundle of a foreign trust domain is fetched.
+//! Federation relationships: the endpoint of a foreign trust domain's bundle, and how that authenticates itself.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub const MAX_URL_LEN: usize = 2_048;
 const HTTPS: &str = "https://";
 const HTTPS_PORT: u16 = 443;
 
-/// Why text is no URL of a bundle endpoint.
+/// Why a text is not the URL of a bundle endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidUrl {
@@ -23,7 +23,7 @@ pub enum InvalidUrl {
     /// Not `https`.
     #[error("bundle endpoint URL must use the https scheme")]
     Scheme,
-    /// Nothing that says where it is.
+    /// No host.
     #[error("bundle endpoint URL must specify the host")]
     Host,
     /// A user's name or password.
@@ -101,7 +101,7 @@ impl EndpointUrl {
             .unwrap_or_default()
     }
 
-    /// What is asked for there: path and query, without fragment.
+    /// The request target: path and query, without fragment.
     #[must_use]
     pub fn path_and_query(&self) -> String {
         let rest = self.text.get(self.authority_end..).unwrap_or_default();
@@ -116,7 +116,7 @@ impl EndpointUrl {
     /// Where a redirect from here leads (RFC 9110, section 10.2.2): a whole URL, or a path on the same host.
     ///
     /// # Errors
-    /// It leads to what is no URL of a bundle endpoint.
+    /// The target is not the URL of a bundle endpoint.
     pub fn redirected(&self, location: &str) -> Result<Self, InvalidUrl> {
         let target = match location {
             network if network.starts_with("//") => format!("https:{network}"),
@@ -159,7 +159,7 @@ impl fmt::Debug for EndpointUrl {
     }
 }
 
-/// How an endpoint proves who it is (SPIFFE Federation, section 5.2).
+/// How an endpoint authenticates itself (SPIFFE Federation, section 5.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EndpointProfile {
     /// `https_web`: by a certificate of the web's PKI for its host.
@@ -179,14 +179,14 @@ impl EndpointProfile {
     }
 }
 
-/// A relationship with a foreign trust domain: where its bundle comes from. The bundle itself is kept apart.
+/// A relationship with a foreign trust domain: where its bundle comes from. The bundle itself is stored separately.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Relationship {
-    /// Whose bundle it is. The document doesn't say, so that this alone decides.
+    /// The trust domain of the bundle. The document does not name it, so only the configuration decides.
     pub trust_domain: TrustDomain,
     /// Where the bundle is.
     pub url: EndpointUrl,
-    /// Who must be there.
+    /// How the endpoint must authenticate itself.
     pub profile: EndpointProfile,
 }
 

@@ -35,13 +35,13 @@ pub enum IssueError {
     /// The authority's own certificate cannot be used.
     #[error("authority's certificate: {0}")]
     Authority(#[from] InvalidAuthority),
-    /// The key of an authority from elsewhere can't be read.
+    /// The key of an authority of another PKI can't be read.
     #[error("not a private key of type EC (P-256, P-384, P-521) or RSA")]
     ParentKey,
     /// The authority's certificate and key do not belong together.
     #[error("authority's certificate is not for its key")]
     KeyMismatch,
-    /// A name that certificates can't repeat exactly, so that a chain would break there.
+    /// A subject that can't be copied byte for byte as the issuer of new certificates, which would break the chain.
     #[error("a subject with several attributes of one type is not supported")]
     Subject,
     /// The request for an authority can't be used.
@@ -130,8 +130,8 @@ impl std::fmt::Debug for IssuingCa {
 }
 
 impl IssuingCa {
-    /// An authority ready to sign. `chain` is what SVIDs carry after the leaf: empty for a self-signed authority, else
-    /// the authority's own certificate and all upstream of it but the root.
+    /// An authority ready to sign. `chain` follows the leaf in SVIDs: empty for a self-signed authority, else the
+    /// authority's own certificate and its issuers without the root.
     ///
     /// # Errors
     /// The certificate is unusable, or not for this key.
@@ -165,13 +165,13 @@ impl IssuingCa {
         })
     }
 
-    /// The authority as bundles have it.
+    /// The authority as it appears in bundles.
     #[must_use]
     pub const fn authority(&self) -> &X509Authority {
         &self.authority
     }
 
-    /// The ID of the root that what is signed here leads to; empty if the certificates don't say it.
+    /// The ID of the root to which its SVIDs lead; empty if the certificates have no key identifiers.
     #[must_use]
     pub fn root_id(&self) -> &str {
         &self.root_id
@@ -190,7 +190,7 @@ impl IssuingCa {
         self.issue_named(template, Subject::svid(), public_key, now)
     }
 
-    /// Signs an X.509-SVID with another subject. The first DNS name is the common name all the same.
+    /// Signs an X.509-SVID with another subject. The first DNS name is still the common name.
     ///
     /// # Errors
     /// As [`IssuingCa::issue`].
@@ -275,7 +275,7 @@ fn template(
     Ok(params)
 }
 
-/// What rcgen needs to know of an issuer: its name, byte for byte, and its key identifier.
+/// An issuer for rcgen: its name, byte for byte, and its key identifier.
 fn issuer_params(
     cert: &x509_parser::certificate::X509Certificate<'_>,
     public: &PublicKey,

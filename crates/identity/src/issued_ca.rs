@@ -1,6 +1,6 @@
-//! What a server checks of an authority that another signed for it, before it signs anything with it.
+//! Checks of an X.509 authority that an upstream signed for this server, before anything is signed with it.
 //!
-//! A chain that peers would refuse is found here, not by every workload at once.
+//! A chain that peers would refuse is refused here, not by every workload at once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::svid::is_signing_ca;
 use crate::verify::{MAX_CHAIN_LEN, PeerError, uri_names, verify_svid};
 use crate::{Bundle, SpiffeId, TrustDomain, UnixTime};
 
-/// The path of the SVID that is signed to see whether it verifies, and then thrown away.
+/// The path of the trial SVID that is signed, verified and discarded.
 const THROWAWAY_PATH: &str = "/spire/throwaway";
 const THROWAWAY_TTL: Duration = Duration::from_secs(60);
 
@@ -35,16 +35,16 @@ pub enum InvalidIssuedCa {
     /// The certificate can't be read.
     #[error("malformed certificate: {0}")]
     Malformed(String),
-    /// It may not sign certificates.
+    /// Its key usage lacks `keyCertSign`.
     #[error("the certificate's key usage lacks keyCertSign")]
     CannotSign,
-    /// It may do more than an authority should.
+    /// Its key usage has more than an authority needs.
     #[error("the certificate has key usages beside keyCertSign, cRLSign and digitalSignature")]
     Usage,
-    /// One of the chain is no authority, or larger than peers accept.
+    /// A certificate of the chain is not a CA with `keyCertSign`, or is larger than peers accept.
     #[error("the chain has a certificate that is none of a certificate authority with keyCertSign")]
     Above,
-    /// It names something else than the trust domain.
+    /// Its URI SAN is not the ID of the trust domain.
     #[error("the certificate's URI SAN is {actual:?}, not {expected}")]
     Id {
         /// What should be there, if anything is.
@@ -60,18 +60,19 @@ pub enum InvalidIssuedCa {
         /// What the clock says.
         now: UnixTime,
     },
-    /// It can't be used with the key that it was asked for.
+    /// It is not for the key of the CSR, or can't sign.
     #[error("the certificate can't be signed with")]
     Issue(#[from] IssueError),
-    /// What is signed with it does not verify to the roots. Tainted roots don't count: everything that they signed is to be replaced.
+    /// What it signs does not verify against the roots. Tainted roots don't count, since everything that they signed
+    /// must be replaced.
     #[error("what it signs does not lead to an untainted root of the trust domain")]
     Unanchored(#[from] PeerError),
 }
 
-/// Checks a chain that was asked for with this key, and makes it ready to sign.
+/// Checks a chain signed for this key, and makes it ready to sign.
 ///
 /// # Errors
-/// The first rule that it breaks.
+/// The first rule that the chain breaks.
 pub fn authority(
     trust_domain: &TrustDomain,
     chain: &[CertificateDer<'static>],
@@ -84,7 +85,7 @@ pub fn authority(
         return Err(InvalidIssuedCa::TooLong);
     }
     check_form(trust_domain, own, now)?;
-    // Peers look at every certificate of a chain, also at those that lead nowhere.
+    // Peers check every certificate of a chain, even those that are not part of the path.
     if !chain.iter().all(is_signing_ca) {
         return Err(InvalidIssuedCa::Above);
     }
@@ -93,10 +94,10 @@ pub fn authority(
     Ok(ca)
 }
 
-/// Whether peers that have these roots accept what this authority signs. Tainted roots don't count.
+/// Checks that peers with these roots accept what this authority signs. Tainted roots don't count.
 ///
 /// # Errors
-/// Why not.
+/// Why peers would refuse it.
 pub fn anchored(
     trust_domain: &TrustDomain,
     ca: &IssuingCa,
@@ -111,7 +112,7 @@ pub fn anchored(
         dns_names: &[],
         ttl: THROWAWAY_TTL,
     };
-    // Nobody gets this certificate, so that its key may be the authority's own.
+    // The certificate is discarded, so its key may be the authority's own.
     let key = public_key(ca.authority().der())?;
     let issued = ca.issue(&template, &key, now)?;
     let mut bundle = Bundle::empty(trust_domain.clone());
@@ -126,7 +127,7 @@ fn public_key(der: &CertificateDer<'_>) -> Result<PublicKey, InvalidIssuedCa> {
     PublicKey::from_spki(certificate.public_key().raw).map_err(malformed)
 }
 
-/// What the certificate says of itself; that it is one of an authority is checked where it is made ready to sign.
+/// Checks the certificate's own fields. [`IssuingCa::new`] checks that it is a CA certificate.
 fn check_form(
     trust_domain: &TrustDomain,
     der: &CertificateDer<'_>,

@@ -13,10 +13,10 @@ pub use algorithm::Algorithm;
 pub use issue::{IssuedJwt, JwtIssueError, JwtSigner, JwtTemplate, random_key_id};
 pub use verify::{InvalidJwt, Jwt, VerifiedJwt, verify_jwt};
 
-/// The longest token that is looked at or made, in bytes: it has to pass as an HTTP header.
+/// The longest token that is parsed or signed, in bytes: it must fit into an HTTP header.
 pub const MAX_JWT_LEN: usize = 16 * 1024;
 
-/// How far the clocks of issuer and verifier may be apart by the custom of SPIFFE's libraries.
+/// The clock skew between issuer and verifier that SPIFFE's libraries tolerate.
 pub const LEEWAY: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[cfg(test)]

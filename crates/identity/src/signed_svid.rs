@@ -1,11 +1,11 @@
-//! What an authority signs, on its way to whoever asked for it.
+//! A newly signed X.509-SVID or downstream authority, without its key.
 
 use rustls_pki_types::CertificateDer;
 
 use crate::{SpiffeId, UnixTime};
 
-/// An X.509-SVID that was just signed, or the authority of a downstream server: certificates without a key, on their way
-/// to the node or server that has it.
+/// An X.509-SVID that was just signed, or the authority of a downstream server: certificates without a key, on their
+/// way to the node or server that has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedSvid {
     /// The SPIFFE ID in the leaf.

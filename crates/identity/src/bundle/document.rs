@@ -1,9 +1,9 @@
 //! Bundles as JSON: the SPIFFE bundle document that trust domains read from each other (SPIFFE Trust Domain and Bundle,
 //! section 4), and the plain JWK set of JWT keys that the Workload API hands out.
 //!
-//! Writing is deterministic: keys stand in the bundle's order, members in a fixed one. Reading is strict: a document
-//! with one key that cannot be used whole and as it stands is no document, so that nobody's bundle loses a key in
-//! silence. Taint and the expiry of JWT keys are not expressed.
+//! Writing is deterministic: keys are in the bundle's order, members in a fixed one. Reading is strict: one unusable
+//! key invalidates the whole document, so that no bundle silently loses a key (decision 0014). The format has no
+//! members for taint and for the expiry of JWT keys.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -29,14 +29,14 @@ pub const MAX_DOCUMENT_LEN: usize = 4 * 1024 * 1024;
 pub const MAX_KEYS: usize = 1_024;
 /// The longest key ID in a document that is read, in bytes.
 pub const MAX_KEY_ID_LEN: usize = 1_024;
-/// The longest refresh hint that is read; a longer one counts as this long.
+/// The longest refresh hint; a longer one is clamped to it.
 pub const MAX_REFRESH_HINT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 const X509_SVID: &str = "x509-svid";
 const JWT_SVID: &str = "jwt-svid";
 const WIT_SVID: &str = "wit-svid";
 
-/// Why text is no SPIFFE bundle document.
+/// Why a text is not a SPIFFE bundle document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidDocument {
@@ -59,7 +59,7 @@ pub enum InvalidDocument {
     },
 }
 
-/// An authority whose public key has no form in a document.
+/// An authority has a public key that can't be written as a JWK.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{authority} cannot stand in a bundle document: {why}")]
 pub struct Unwritable {
@@ -98,7 +98,7 @@ pub fn write(bundle: &Bundle) -> Result<String, Unwritable> {
     Ok(pretty(&document))
 }
 
-/// The JWT keys of a bundle as a plain JWK set, without what SPIFFE adds to one.
+/// The JWT keys of a bundle as a plain JWK set, without SPIFFE's additional members.
 ///
 /// # Errors
 /// A key of a kind that JWK sets cannot express here.
@@ -114,8 +114,8 @@ pub fn jwks(bundle: &Bundle) -> Result<String, Unwritable> {
     }))
 }
 
-/// Reads the SPIFFE bundle document of a trust domain. Keys for WIT-SVIDs are checked and passed over: nothing here
-/// uses them.
+/// Reads the SPIFFE bundle document of a trust domain. Keys for WIT-SVIDs are checked and ignored: nothing here uses
+/// them.
 ///
 /// # Errors
 /// The rule that the document breaks. Then none of it counts.
@@ -201,7 +201,7 @@ fn key_id<'a>(
     }
 }
 
-/// Enough of a foreign word for a sentence about it.
+/// The start of a foreign text, short enough for an error message.
 fn quotable(word: &str) -> String {
     word.chars().take(64).collect()
 }

@@ -1,7 +1,7 @@
 //! Downstream authorities: their requests, and what the upstream authority signs.
 //!
-//! A server with an upstream authority asks by [`authority_request`]. A server answers downstream servers with
-//! [`IssuingCa::issue_authority`]; [`ParentCa`] is an authority of another PKI whose key is in memory.
+//! A server with an upstream authority requests its own with [`authority_request`]. It signs those of downstream
+//! servers with [`IssuingCa::issue_authority`]; [`ParentCa`] is an authority of another PKI with its key in memory.
 
 use std::fmt;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use crate::public_key::{PublicKey, RcgenSigner};
 use crate::subject::text;
 use crate::{SignedSvid, TrustDomain, UnixTime};
 
-/// Asks an upstream authority to make this key one of the trust domain's: a request in DER, with the subject, which
-/// becomes unique, and the trust domain's ID.
+/// Makes a CSR (PKCS #10 in DER) that asks an upstream authority to certify this key as an authority of the trust
+/// domain. It has the trust domain's ID, and the subject with a unique serial number.
 ///
 /// # Errors
 /// The key does not sign, or the request cannot be written.
@@ -42,8 +42,8 @@ pub fn authority_request(
 }
 
 impl IssuingCa {
-    /// Signs an authority for a downstream server: this authority's subject, with the unit `DOWNSTREAM-<length of the
-    /// upstream chain>`. Cut at this authority's own end.
+    /// Signs an authority for a downstream server, with this authority's subject and the organizational unit
+    /// `DOWNSTREAM-<length of the upstream chain>`. It expires no later than this authority.
     ///
     /// # Errors
     /// As [`IssuingCa::issue`].
@@ -85,7 +85,8 @@ fn downstream_name(issuer: &DistinguishedName, above: usize) -> DistinguishedNam
     name
 }
 
-/// A certificate authority of another PKI, with its key in memory. Signs authorities of a trust domain downstream of itself.
+/// A certificate authority of another PKI, with its key in memory. Signs authorities of a trust domain downstream of
+/// itself.
 pub struct ParentCa {
     authority: X509Authority,
     issuer: CertificateParams,
@@ -93,7 +94,7 @@ pub struct ParentCa {
 }
 
 impl ParentCa {
-    /// Puts certificate and key together. The key is EC (P-256, P-384, P-521) or RSA, as PKCS#8, SEC1 or PKCS#1.
+    /// Combines certificate and key. The key is EC (P-256, P-384, P-521) or RSA, as PKCS #8, SEC1 or PKCS #1.
     ///
     /// # Errors
     /// The certificate or the key is unusable, or they do not belong together.
@@ -129,10 +130,12 @@ impl ParentCa {
         &self.authority
     }
 
-    /// Signs what [`authority_request`] asked for, with its subject. Cut at this authority's own end.
+    /// Signs the CSR of an [`authority_request`], with its subject. The certificate expires no later than this
+    /// authority.
     ///
     /// # Errors
-    /// The request is none or does not prove its key, this authority has expired, or the certificate cannot be written.
+    /// The CSR is malformed or its signature is wrong, this authority has expired, or the certificate cannot be
+    /// written.
     pub fn sign(
         &self,
         trust_domain: &TrustDomain,

@@ -42,20 +42,20 @@ pub enum JwtIssueError {
 pub struct JwtTemplate<'a> {
     /// The subject.
     pub id: &'a SpiffeId,
-    /// For whom the token is. Empty ones are left out; one must remain.
+    /// The audience. Empty strings are left out; one must remain.
     pub audience: &'a [String],
     /// Lifetime from now, in whole seconds; cut at the authority's own end.
     pub ttl: Duration,
     /// The claim `iss`.
     pub issuer: Option<&'a str>,
-    /// Whether the token gets an ID of its own, the claim `jti`.
+    /// Whether the token gets a unique ID, the claim `jti`.
     pub with_id: bool,
 }
 
 /// A JWT-SVID that was signed just now.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IssuedJwt {
-    /// The compact JWS. Whoever has it is taken for the subject.
+    /// The compact JWS. A bearer token: it authenticates its holder as the subject.
     pub token: String,
     /// The claim `iat`.
     pub issued_at: UnixTime,
@@ -133,7 +133,7 @@ impl JwtSigner {
         let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(Value::Object(claims).to_string(), &mut token);
-        // Before the signature, so that a key in a device isn't asked in vain; the end is checked again below.
+        // Checked before signing, to save a key in a hardware device the work; checked again with the signature.
         if token.len() > MAX_JWT_LEN {
             return Err(JwtIssueError::TooLong);
         }
@@ -195,7 +195,7 @@ pub fn random_key_id() -> Result<String, JwtIssueError> {
     while id.len() < KEY_ID_LEN {
         let mut bytes = [0_u8; KEY_ID_LEN];
         aws_lc_rs::rand::fill(&mut bytes).map_err(|_| JwtIssueError::Random)?;
-        // Bytes that would make some characters likelier than others are passed over.
+        // Rejection sampling: bytes that would make some characters likelier than others are skipped.
         let characters = bytes
             .iter()
             .filter_map(|b| ALPHABET.get(usize::from(b & 0x3f)))

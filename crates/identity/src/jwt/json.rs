@@ -1,7 +1,7 @@
-//! JSON objects in which no member stands twice.
+//! JSON objects without duplicate members.
 //!
-//! RFC 7515, section 4, lets a reader take the last of two equal members; readers that take the first would then see
-//! another token. Here such a token is none.
+//! RFC 7515, section 4, lets a parser use the last of two members with the same name; one that uses the first would see
+//! another token. Here such a token is refused.
 
 use std::fmt;
 

@@ -61,26 +61,26 @@ pub enum InvalidJwt {
     /// The key did not make this signature with this algorithm.
     #[error("token signature does not verify")]
     Signature,
-    /// `exp` is over.
+    /// `exp` has passed.
     #[error("token has expired")]
     Expired,
-    /// `nbf` is still to come.
+    /// `nbf` is in the future.
     #[error("token is not valid yet: it is valid from {0}")]
     NotYetValid(UnixTime),
-    /// `iat` is still to come.
+    /// `iat` is in the future.
     #[error("token was issued in the future, at {0}: is the clock right?")]
     IssuedInFuture(UnixTime),
     /// The token is for another audience.
     #[error("expected audience in {expected:?} (audience={actual:?})")]
     Audience {
-        /// Who would be right.
+        /// The accepted audiences.
         expected: Vec<String>,
-        /// For whom the token is.
+        /// The token's audience.
         actual: Vec<String>,
     },
 }
 
-/// A token that was read and not verified: nothing that it says is to be relied on.
+/// A parsed token that has not been verified: do not rely on its claims.
 pub struct Jwt<'a> {
     signed: &'a str,
     signature: Vec<u8>,
@@ -90,20 +90,20 @@ pub struct Jwt<'a> {
     claims: Claims,
 }
 
-/// What a token that was verified says.
+/// The claims of a verified token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VerifiedJwt {
     /// The subject.
     pub id: SpiffeId,
-    /// For whom it is.
+    /// The audience.
     pub audience: Vec<String>,
     /// When it expires.
     pub expires_at: UnixTime,
-    /// When it was issued, if it says so.
+    /// When it was issued, if it has the claim `iat`.
     pub issued_at: Option<UnixTime>,
     /// Which key signed it.
     pub key_id: String,
-    /// All claims, as they stand there.
+    /// All claims, unchanged.
     pub claims: Map<String, Value>,
 }
 
@@ -126,7 +126,7 @@ impl fmt::Debug for Jwt<'_> {
 
 /// Verifies a token against the bundle of its subject's own trust domain.
 ///
-/// `audience` are those of whom one must be named in the token; `leeway` is how far the issuer's clock may be apart.
+/// The token must name at least one of `audience`; `leeway` is the tolerated clock skew.
 ///
 /// # Errors
 /// The first rule that the token breaks.
@@ -176,13 +176,13 @@ impl<'a> Jwt<'a> {
         })
     }
 
-    /// Who the token claims to be about: whose bundle it is to be verified against.
+    /// The claimed subject: its trust domain's bundle must verify the token.
     #[must_use]
     pub const fn id(&self) -> &SpiffeId {
         &self.id
     }
 
-    /// Which key is said to have signed it.
+    /// The claimed ID of the signing key.
     #[must_use]
     pub fn key_id(&self) -> &str {
         &self.key_id
@@ -200,7 +200,7 @@ impl<'a> Jwt<'a> {
         self.claims.issued_at
     }
 
-    /// Verifies it against a bundle, which must be that of the subject's trust domain. Of `audience` one must be named.
+    /// Verifies it against a bundle, which must be that of the subject's trust domain. It must name one of `audience`.
     ///
     /// # Errors
     /// The first rule that it breaks; the signature comes before the claims.
@@ -274,7 +274,7 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, String), Inval
         .and_then(Value::as_str)
         .and_then(Algorithm::from_name)
         .ok_or(InvalidJwt::Algorithm)?;
-    // RFC 7515, 4.1.11: what must be understood and is not makes the token invalid.
+    // RFC 7515, 4.1.11: a token with a critical extension that is not understood is invalid.
     if header.contains_key("crit") {
         return Err(InvalidJwt::Critical);
     }
@@ -306,7 +306,7 @@ fn read_claims(all: Map<String, Value>) -> Result<(SpiffeId, Claims), InvalidJwt
     Ok((id, claims))
 }
 
-/// One text or several (RFC 7519, 4.1.3); a token without an audience is valid for none.
+/// One string or an array (RFC 7519, 4.1.3); a token without an audience is valid for none.
 fn audience(claims: &Map<String, Value>) -> Option<Vec<String>> {
     match claims.get("aud") {
         None => Some(Vec::new()),

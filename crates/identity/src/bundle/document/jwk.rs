@@ -27,26 +27,26 @@ const MEMBER: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Why a key of a document cannot be used, or a public key cannot stand in one.
+/// Why a JWK cannot be used, or a public key cannot be written as one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// It does not say what it is for.
+    /// It has no `use`.
     #[error("missing use")]
     UseMissing,
-    /// It is for something else.
+    /// Its `use` is another one.
     #[error("unrecognized use {0:?}")]
     UnknownUse(String),
     /// Not a kind that is supported.
     #[error("key must be EC P-256, EC P-384, EC P-521, Ed25519 or RSA")]
     Unsupported,
-    /// A member that its kind has is not there.
+    /// A required member is missing.
     #[error("missing member {0:?}")]
     MemberMissing(&'static str),
-    /// A member that is not base64 as it should be.
+    /// A member is not base64url.
     #[error("member {0:?} is not base64")]
     Base64(&'static str),
-    /// It is a private key. Whoever published it has to replace it.
+    /// It is a private key. Its owner must replace it, since it was published.
     #[error("it is a private key, which its owner must replace")]
     Private,
     /// A number of the wrong length, or a point that is not on the curve.
@@ -75,7 +75,7 @@ pub enum InvalidKey {
     KeyIdTwice(String),
 }
 
-/// A JWK as it stands in JSON, members in the order in which they are written.
+/// A JWK's JSON, with members in the order in which they are written.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Jwk {
     #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
@@ -96,7 +96,7 @@ pub(super) struct Jwk {
     e: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) x5c: Vec<String>,
-    /// Present in private keys only; what it says is not looked at.
+    /// Present only in private keys; its content is not parsed.
     #[serde(default, skip_serializing)]
     d: Option<serde::de::IgnoredAny>,
 }
