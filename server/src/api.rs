@@ -80,11 +80,11 @@ pub(crate) struct Parts {
     pub(crate) index: Index,
     /// Signs.
     pub(crate) authority: Authority,
-    /// Signs this server's authority and takes JWT keys, if this server is no root.
+    /// The upstream authority, if this server is not a root.
     pub(crate) upstream: Option<Arc<dyn UpstreamAuthority>>,
     /// Prove nodes.
     pub(crate) attestors: Attestors,
-    /// Looks at foreign bundles now.
+    /// Refreshes foreign bundles on demand.
     pub(crate) refresher: Refresher,
     /// IDs that are admins without an entry.
     pub(crate) admin_ids: HashSet<SpiffeId>,

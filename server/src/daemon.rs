@@ -1,7 +1,7 @@
 //! The running server: [`build`] opens and binds everything, [`Bound::serve`] starts the tasks and serves until it is
 //! stopped.
 //!
-//! Whatever a person can mend fails in [`build`], with an error that says what to do.
+//! Everything that an operator can fix fails in [`build`], with an error that says how.
 
 mod observe;
 mod start;
@@ -37,7 +37,7 @@ use crate::limits;
 
 pub use start::{StartError, build};
 
-/// Connections of node agents are asked to go at this age, as SPIRE's are, so that agents spread over servers anew.
+/// Maximum age of node agents' connections, as in SPIRE, so that agents are rebalanced over the servers.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3 * 60);
 /// How long running calls may take to finish when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -99,7 +99,8 @@ impl Bound {
         places
     }
 
-    /// The API as the admin socket serves it, for callers in this process. Each request must carry its `Arc<Connection>`.
+    /// The API as the admin socket serves it, for callers in this process. Each request must carry its
+    /// `Arc<Connection>`.
     pub fn local_api(&self) -> Router {
         self.admins.clone()
     }

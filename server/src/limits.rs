@@ -1,4 +1,4 @@
-//! The bounds of everything that comes from outside.
+//! Bounds on input from outside.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(crate) const MAX_ATTESTATION_PAYLOAD_BYTES: usize = 256 << 10;
 pub(crate) const MAX_ATTESTATIONS: usize = 1_024;
 /// See [`MAX_ATTESTATIONS`].
 pub(crate) const MAX_ATTESTATIONS_PER_NETWORK: usize = 64;
-/// How long an agent has for its whole attestation: a stream that says nothing is ended.
+/// Timeout of a whole attestation: the stream of a silent agent is ended.
 pub(crate) const ATTESTATION_TIME: Duration = Duration::from_secs(60);
 /// How long a sync stream waits for the agent's next message.
 pub(crate) const SYNC_IDLE: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ pub(crate) const MAX_BUNDLE_FETCHES: usize = 16;
 pub(crate) const MAX_BUNDLE_REFRESHES: usize = 64;
 /// How long fetching a foreign bundle may take, redirects included.
 pub(crate) const BUNDLE_FETCH: Duration = Duration::from_secs(30);
-/// How often a bundle endpoint may send the fetch elsewhere.
+/// The most redirects of one fetch of a bundle.
 pub(crate) const MAX_REDIRECTS: usize = 10;
 /// The longest interval between two fetches of a foreign bundle.
 pub(crate) const MAX_BUNDLE_POLL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -58,8 +58,8 @@ pub(crate) const MAX_PUBLISHED_JWT_KEYS: usize = 512;
 /// The most client addresses that each rate limit remembers; beyond it those that are idle longest are forgotten.
 pub(crate) const MAX_LIMITED_CLIENTS: usize = 65_536;
 
-/// The longest that a rate limit makes a call wait. Many agents behind one address queue for their turn; beyond this they
-/// get an error that says to try again.
+/// The longest wait that a rate limit imposes on a call (decision 0009). Many agents behind one address share its
+/// bucket; beyond this wait they get ResourceExhausted.
 pub(crate) const MAX_RATE_LIMIT_WAIT: Duration = Duration::from_secs(600);
 
 /// How many records the index examines before it releases its lock for a moment.
@@ -71,8 +71,8 @@ pub(crate) const INDEX_WAIT: Duration = Duration::from_secs(10);
 pub(crate) const MAX_AUDIT_IDS: usize = 16;
 /// The longest text from a request or status in an audit line, in bytes.
 pub(crate) const MAX_AUDIT_TEXT: usize = 256;
-/// Audit lines per second, and at once, for callers that were refused or not identified. At about 500 bytes each that is
-/// less than half a gigabyte a day.
+/// Audit lines per second, and at once, for callers that were refused or not identified. At about 500 bytes each that
+/// is less than half a gigabyte a day.
 pub(crate) const AUDIT_UNIDENTIFIED: (u32, u32) = (10, 1_000);
 /// The same for node agents and downstream servers together.
 pub(crate) const AUDIT_AGENTS: (u32, u32) = (200, 20_000);

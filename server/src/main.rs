@@ -1,4 +1,4 @@
-//! The program: what it does stands in the library.
+//! The binary; everything is in the library.
 
 use std::process::ExitCode;
 

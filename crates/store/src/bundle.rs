@@ -9,12 +9,12 @@ use prost::Message as _;
 use crate::backend::{Key, Seq, Table};
 use crate::{Pending, Store, StoreError, damaged};
 
-/// What an edit did to a bundle.
+/// The result of an edit of a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BundleChange {
-    /// The bundle is another now: its sequence number grows by one.
+    /// The bundle changed: its sequence number is incremented.
     Changed,
-    /// It is as before, and keeps its sequence number.
+    /// The bundle is unchanged, and keeps its sequence number.
     Unchanged,
 }
 
@@ -70,7 +70,7 @@ impl Store {
             .await
     }
 
-    /// Changes a bundle, and counts the change. Writes the journal as well, whether or not the bundle changes.
+    /// Changes a bundle, and increments its sequence number. Writes the journal too, whether or not the bundle changes.
     async fn bundle_edit(
         &self,
         td: &TrustDomain,
@@ -110,7 +110,7 @@ fn append(bundle: &mut Bundle, x509: &[X509Authority], jwt: &[JwtAuthority]) -> 
             .iter()
             .any(|a| a.der() == authority.der())
         {
-            // Whether an authority is tainted is decided by the server alone.
+            // Only the server decides whether an authority is tainted.
             bundle.x509_authorities.push(authority.with_tainted(false));
             change = BundleChange::Changed;
         }

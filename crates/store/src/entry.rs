@@ -1,4 +1,4 @@
-//! Registration entries. No two are created similar: same SPIFFE ID, same parent, same selectors.
+//! Registration entries. None is created that is similar to another: same SPIFFE ID, same parent, same selectors.
 
 use std::collections::HashMap;
 
@@ -71,8 +71,8 @@ impl Store {
         Ok(results.into_pending())
     }
 
-    /// Changes entries; one result for each, in order. `change` gets the number of the item and the entry as it is,
-    /// possibly more than once; the ID, the time of creation and the revision stay the store's.
+    /// Changes entries; one result for each, in order. `change` gets the number of the item and the current entry, and
+    /// may be called again after a conflict. The store sets ID, creation time and revision.
     ///
     /// # Errors
     /// The store failed; then nothing is known about any of them.
@@ -103,7 +103,7 @@ impl Store {
         self.entries_delete_if(ids, |_| true).await
     }
 
-    /// Removes those entries for which `doomed` still says so; the others count as missing.
+    /// Removes the entries for which `doomed` is still true within the transaction; the others count as missing.
     ///
     /// # Errors
     /// The store failed; then nothing is known about any of them.
@@ -242,7 +242,7 @@ impl Store {
         Ok(round)
     }
 
-    /// Why an entry could not be created, given the row that was in the way; `None` if that row has changed meanwhile.
+    /// Why an entry could not be created, given the conflicting row; `None` if that row has changed meanwhile.
     async fn explain(&self, entry: &Entry, key: &Key) -> Result<Option<EntryExists>, StoreError> {
         match key.table() {
             Table::Similar => {
@@ -277,7 +277,7 @@ impl Store {
             .collect()
     }
 
-    /// The rows that say which entries are similar to these.
+    /// Reads the rows that list the entries similar to these.
     pub(crate) async fn similar_found<'a>(
         &self,
         entries: impl Iterator<Item = &'a Entry> + Send,
@@ -310,12 +310,12 @@ struct Plan {
     old: Versioned,
 }
 
-/// The rows `similar/…` as they were read: what to expect of each, and the entries in it.
+/// The rows `similar/…` as read: the expected version of each, and its entries.
 #[derive(Default)]
 pub(crate) struct Similar(HashMap<Key, (Expect, Vec<String>)>);
 
 impl Similar {
-    /// Adds to a commit that this row's entries change. Of the commits of one batch only the first that touches a row
+    /// Adds a change of this row's entries to a commit. Of the commits in one batch only the first that touches a row
     /// can succeed; the others are planned again.
     pub(crate) fn change(
         &self,
@@ -345,7 +345,7 @@ pub(crate) fn creation(entry: &Entry) -> Commit {
     let ids = v1::Similar {
         entry_ids: vec![entry.id.to_string()],
     };
-    // The first that does not hold is reported: SPIRE's server looks for a similar entry before it looks at the ID.
+    // The first expectation that fails is reported: SPIRE looks for a similar entry before it checks the ID.
     let mut expect = vec![
         (similar.clone(), Expect::Absent),
         (entry.key(), Expect::Absent),
@@ -371,7 +371,7 @@ fn replacement(plan: &Plan, similar: &Similar) -> Commit {
     };
     commit.expect.extend(federation(new));
     let (before, after) = (similar_key(&old.record.value), similar_key(new));
-    // Similar entries may come about by an update: SPIRE's server does not check for them there.
+    // An update may make entries similar: SPIRE does not check for that either.
     if before != after {
         let id = new.id.as_str();
         similar.change(&mut commit, before, |ids| ids.retain(|other| other != id));
@@ -391,7 +391,7 @@ fn deletion(entry: &Versioned, similar: &Similar) -> Commit {
     commit
 }
 
-/// Adds to a commit that an entry is no longer among those that are similar to it.
+/// Adds to a commit the removal of an entry from its `similar/…` row.
 pub(crate) fn forget_similar(commit: &mut Commit, entry: &Entry, similar: &Similar) {
     let id = entry.id.as_str();
     similar.change(commit, similar_key(entry), |ids| {
@@ -399,7 +399,7 @@ pub(crate) fn forget_similar(commit: &mut Commit, entry: &Entry, similar: &Simil
     });
 }
 
-/// The bundles that must be there for an entry.
+/// The expectations that the bundles of an entry's federated trust domains exist.
 fn federation(entry: &Entry) -> impl Iterator<Item = (Key, Expect)> {
     entry
         .federates_with
@@ -407,7 +407,7 @@ fn federation(entry: &Entry) -> impl Iterator<Item = (Key, Expect)> {
         .map(|td| (bundle_key(td), Expect::Present))
 }
 
-/// The trust domain whose bundle the entry lacks, if that is the row that was in the way.
+/// The trust domain without a bundle, if that is the conflicting row.
 fn missing_bundle(entry: &Entry, key: &Key) -> Option<TrustDomain> {
     let mut federates_with = entry.federates_with.iter();
     federates_with
@@ -415,7 +415,7 @@ fn missing_bundle(entry: &Entry, key: &Key) -> Option<TrustDomain> {
         .cloned()
 }
 
-/// An entry after a change: what only the store changes is taken from the old one.
+/// An entry after a change, with the store's own fields from the old one.
 pub(crate) fn successor(old: &Entry, new: Entry) -> Entry {
     Entry {
         id: old.id.clone(),
@@ -440,8 +440,8 @@ fn waves(ids: &[EntryId]) -> Vec<Vec<(usize, &EntryId)>> {
     waves
 }
 
-/// The row that lists the entries similar to this one. The hash is of the parts with their lengths, so that entries that
-/// differ never share it.
+/// The row that lists the entries similar to this one. The hash is of the parts with their lengths, so that entries
+/// that differ never share it.
 pub(crate) fn similar_key(entry: &Entry) -> Key {
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut part = |text: &str| {

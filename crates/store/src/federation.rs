@@ -1,4 +1,4 @@
-//! What is known of foreign trust domains: their bundles, and from where these come.
+//! Foreign trust domains: their bundles, and the relationships by which these are fetched.
 
 use std::collections::HashMap;
 
@@ -14,14 +14,15 @@ use crate::record::Stored as _;
 use crate::txn::Txn;
 use crate::{Pending, Store, StoreError};
 
-/// What becomes of the entries that federate with a trust domain whose bundle is removed.
+/// What to do with the entries that federate with a trust domain whose bundle is removed: SPIRE's modes `restrict`,
+/// `delete` and `dissociate` (wire contract, A.11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Federating {
-    /// As long as there are any, the bundle stays.
+    /// Refuse to remove the bundle while there are any.
     Keep,
-    /// They are removed.
+    /// Delete them.
     Delete,
-    /// They stay, and no longer federate with it.
+    /// Remove the trust domain from them.
     Dissociate,
 }
 
@@ -112,9 +113,9 @@ impl Store {
         .await
     }
 
-    /// Removes the bundle of a foreign trust domain, in one commit with what becomes of the entries that federate with
-    /// it: `federating`, as the server's index shows them. If there are very many, the first are changed in commits of
-    /// their own.
+    /// Removes the bundle of a foreign trust domain, in one commit with the changes of the entries that federate with
+    /// it (`federating`, from the server's index). If there are very many, the first are changed in commits of their
+    /// own.
     ///
     /// # Errors
     /// There is no bundle, it stays because of the entries, or the store failed.
@@ -134,7 +135,7 @@ impl Store {
             }
         };
         if !many.is_empty() {
-            // Nothing is taken away from a trust domain that has no bundle.
+            // Without a bundle there is nothing to remove, and no entry may be changed.
             self.read::<Bundle>(key)
                 .await?
                 .ok_or(BundleError::Missing)?;
@@ -188,7 +189,7 @@ impl Store {
                 let found = self.federating(td, entries).await?;
                 match mode {
                     Federating::Delete => self.delete_in(txn.commit(), &found).await?,
-                    // The bundle is gone: an entry that was to keep it can't.
+                    // The bundle is already removed: entries can't prevent that any more.
                     Federating::Keep | Federating::Dissociate => {
                         dissociate_in(txn.commit(), td, &found);
                     }
@@ -273,7 +274,7 @@ impl Store {
         }
     }
 
-    /// Those of the entries that are there and federate with a trust domain.
+    /// The entries that still exist and federate with the trust domain.
     async fn federating(
         &self,
         td: &TrustDomain,
@@ -284,7 +285,7 @@ impl Store {
         Ok(found.into_iter().flatten().filter(federates).collect())
     }
 
-    /// Adds to a commit that entries are removed.
+    /// Adds the removal of entries to a commit.
     async fn delete_in(
         &self,
         commit: &mut Commit,
@@ -301,7 +302,7 @@ impl Store {
             let ids = alike.entry(similar_key(&record.value));
             ids.or_default().push(record.value.id.as_str());
         }
-        // Entries that are alike share a row, which a commit writes once.
+        // Similar entries share a row, which one commit can write only once.
         for (key, gone) in alike {
             similar.change(commit, key, |ids| {
                 ids.retain(|id| !gone.contains(&id.as_str()));
@@ -311,15 +312,15 @@ impl Store {
     }
 }
 
-/// Writes a bundle as it is given; one that was there keeps its place in lists.
+/// Writes a bundle as given; a replaced one keeps its creation order in lists.
 async fn set_bundle(txn: &mut Txn<'_>, bundle: &Bundle) -> Result<(), StoreError> {
     let old = txn.read::<Bundle>(&bundle.key()).await?;
     txn.put(bundle, old.map_or(Seq::ZERO, |old| old.created));
     Ok(())
 }
 
-/// Adds to a commit that entries no longer federate with a trust domain. That their other bundles are there is not
-/// checked: it was when they were written.
+/// Adds to a commit that entries no longer federate with a trust domain. Whether their other bundles exist was checked
+/// when they were written.
 fn dissociate_in(commit: &mut Commit, td: &TrustDomain, entries: &[Versioned]) {
     for Versioned { record, version } in entries {
         let mut new = record.value.clone();

@@ -1,8 +1,8 @@
-//! The server's store, in domain words.
+//! The server's store, in domain types.
 //!
-//! Each write reads, computes and commits, and starts again when another writer changed the same rows meanwhile. When it
-//! returns, it is on the disk; that readers see it is another matter, so it returns a [`Pending`]. Reads for callers of
-//! the API are not here: the server's index answers them.
+//! Each write reads, computes and commits, and is retried when another writer changed the same rows meanwhile. When it
+//! returns it is durable, but readers may not see it yet, so it returns a [`Pending`]. Reads for callers of the API are
+//! not here: the server's index answers them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub use token::{TokenExists, TokenRefused};
 
 use metrics::{COMMIT_SECONDS, COMMITS};
 
-/// Why the store could not do what was asked of it.
+/// Why the store failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The database failed.
@@ -54,7 +54,7 @@ pub enum StoreError {
         /// What was being done.
         doing: &'static str,
     },
-    /// A row does not hold what it should.
+    /// A row's content is invalid.
     #[error("the store holds a value at {key} that makes no sense: {why}")]
     Damaged {
         /// Which row.
@@ -65,7 +65,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether trying again later may help: the database could not do something now, but is not broken.
+    /// Whether a retry may help: the error is transient, and the database is not broken.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(
@@ -75,12 +75,12 @@ impl StoreError {
     }
 }
 
-/// An object and when it was made.
+/// An object with the commit that created it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<T> {
     /// The object.
     pub value: T,
-    /// The commit that made it; lists follow this order.
+    /// The commit that created it; lists are in this order.
     pub created: Seq,
 }
 
@@ -100,14 +100,14 @@ pub enum Changed {
 /// What changed since a given commit.
 #[derive(Clone, Debug)]
 pub enum Feed {
-    /// These objects, each once and as they are now, which may be later than `through`.
+    /// The changed objects, each once and in its current state, which may be later than `through`.
     Changed {
         /// Everything up to this commit is among the changes.
         through: Seq,
         /// The objects.
         objects: Vec<Changed>,
     },
-    /// The store does not remember that far back: load everything.
+    /// The feed does not reach back that far: load everything.
     TooOld,
 }
 
@@ -136,12 +136,12 @@ impl Store {
         Self::new(Arc::new(backend::memory::Memory::new()))
     }
 
-    /// Waits until the store is broken for good, and says why. The daemon must then end.
+    /// Waits until the store fails for good, and returns the reason. The daemon must then exit.
     pub fn broken(&self) -> BoxFuture<'_, BackendError> {
         self.backend.broken()
     }
 
-    /// The last commit, as it moves.
+    /// A watch on the last commit.
     #[must_use]
     pub fn head(&self) -> watch::Receiver<Seq> {
         self.backend.head()
@@ -206,14 +206,14 @@ impl Store {
             return Ok(Feed::TooOld);
         };
         let mut keys: Vec<Key> = changes.into_iter().map(|Change { key, .. }| key).collect();
-        // Tokens, journals and the rows that find similar entries concern no reader.
+        // No reader needs join tokens, journals and the rows `similar/…`.
         keys.retain(|key| {
             matches!(
                 key.table(),
                 Table::Entry | Table::Node | Table::Bundle | Table::Relationship
             )
         });
-        // An object that changed several times is read once, as it is now.
+        // An object that changed several times is read once, in its current state.
         keys.sort_unstable();
         keys.dedup();
         let rows = self.backend.get(keys.clone()).await?;
@@ -263,7 +263,7 @@ impl Store {
     }
 }
 
-/// What a row that was written or removed says has changed; none for a row that is not an object of its own.
+/// The change that a written or removed row stands for; `None` for a row that is not an object of its own.
 fn changed(key: &Key, row: Option<&Row>) -> Result<Option<Changed>, StoreError> {
     fn record<T: Stored>(row: Option<&Row>) -> Result<Option<Record<T>>, StoreError> {
         row.map(T::read).transpose()

@@ -8,12 +8,11 @@ pub const MAX_CHUNK_BYTES: usize = 64 << 10;
 pub const MAX_BATCH_COMMITS: usize = 256;
 /// The most requests that wait for the writer thread.
 pub const MAX_QUEUED_REQUESTS: usize = 1_024;
-/// sled's cache, in bytes; what it takes is a multiple of that. The server's index answers the reads, so that little
-/// is needed.
+/// sled's cache, in bytes; sled uses a multiple of it. Small, since the server's index answers the reads.
 pub const CACHE_BYTES: u64 = 8 << 20;
-/// How long a store that closes waits for sled's own threads to let go of its file. They take milliseconds.
+/// How long closing waits for sled's own threads to release its file. They take milliseconds.
 pub const CLOSE_TIME: Duration = Duration::from_secs(5);
-/// The most changes that the feed of the memory and sled backends remembers.
+/// The most changes that the feed of the memory and sled backends holds.
 pub const MAX_REMEMBERED_CHANGES: usize = 65_536;
 /// The most rows that one read loads.
 pub const PAGE_ROWS: usize = 1_000;

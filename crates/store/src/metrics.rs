@@ -1,4 +1,4 @@
-//! Names of what the store counts. The server's list of metrics says what they mean.
+//! Names of the store's metrics. The server's `metrics` module registers and describes them.
 
 /// Counter, by `result` (`ok`, `failed`): calls that wrote.
 pub const COMMITS: &str = "countersign_server_store_commits_total";

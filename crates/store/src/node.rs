@@ -25,7 +25,7 @@ pub enum NodeError {
 }
 
 impl Store {
-    /// Records an attestation: a new node as it is given; one that was there keeps its type and its version.
+    /// Records an attestation. A known node keeps its attestation type and its version.
     ///
     /// # Errors
     /// The node is banned, or the store failed.
@@ -52,7 +52,7 @@ impl Store {
         .await
     }
 
-    /// Keeps a renewed SVID of a node as pending, until its first use.
+    /// Records a renewed SVID of a node as pending, until its first use.
     ///
     /// # Errors
     /// The node is unknown or banned, or the store failed.
@@ -71,8 +71,8 @@ impl Store {
         .await
     }
 
-    /// Makes the pending SVID the current one, if it still has this serial number. Returns the node as it is now, either
-    /// way.
+    /// Makes the pending SVID the current one, if it still has this serial number. Returns the current node in either
+    /// case.
     ///
     /// # Errors
     /// The node is unknown, or the store failed.
@@ -107,7 +107,7 @@ impl Store {
         .await
     }
 
-    /// Records which version a node agent has.
+    /// Records the version of a node agent.
     ///
     /// # Errors
     /// The node is unknown, or the store failed.
@@ -123,8 +123,8 @@ impl Store {
         .await
     }
 
-    /// Deletes a node if `due` says so, and with it the entry that came with its join token, if there is one. Tells
-    /// whether it was due.
+    /// Deletes a node if `due` is true for it within the transaction, together with the entry of its join token, if
+    /// there is one. Returns whether it was due.
     ///
     /// # Errors
     /// The node is unknown, or the store failed.
@@ -153,7 +153,7 @@ impl Store {
         .await
     }
 
-    /// Deletes the entry that came with a join token, unless an administrator has made another entry of it since.
+    /// Deletes the entry created with a join token, unless an administrator has changed it into another one since.
     async fn delete_alias(&self, txn: &mut Txn<'_>, alias: &Entry) -> Result<(), StoreError> {
         let Some(Record { value: now, .. }) = txn.read::<Entry>(&alias.key()).await? else {
             return Ok(());

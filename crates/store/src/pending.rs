@@ -1,11 +1,11 @@
-//! A write that is on the disk, and that readers may not see yet.
+//! A write that is durable, but that readers may not see yet.
 
 use crate::backend::Seq;
 
-/// What a write made, held back until readers see it.
+/// The result of a write, held back until readers see the write.
 ///
-/// Whoever answers a caller opens it with [`Pending::visible_to`], so that the caller's next read finds the write. There
-/// is no other way to the value.
+/// An API handler opens it with [`Pending::visible_to`] before it answers, so that its caller reads its own write.
+/// There is no other way to the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "readers may not see this write yet: open it with `visible_to` before you answer"]
 pub struct Pending<T> {
@@ -13,7 +13,7 @@ pub struct Pending<T> {
     seq: Seq,
 }
 
-/// Where commits become visible to readers.
+/// A reader in which commits become visible.
 pub trait Visibility {
     /// Why a commit can't be waited for.
     type Error;
@@ -23,7 +23,7 @@ pub trait Visibility {
 }
 
 impl<T> Pending<T> {
-    /// A value that this commit made.
+    /// The result of this commit.
     pub const fn new(value: T, seq: Seq) -> Self {
         Self { value, seq }
     }
@@ -34,7 +34,7 @@ impl<T> Pending<T> {
         self.seq
     }
 
-    /// Another value made by the same commit.
+    /// Another result of the same commit.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Pending<U> {
         Pending {
             value: f(self.value),
@@ -45,7 +45,7 @@ impl<T> Pending<T> {
     /// Waits until the write is visible, and opens it.
     ///
     /// # Errors
-    /// Those of the reader; the write holds all the same.
+    /// Those of the reader; the write itself is durable.
     pub async fn visible_to<V: Visibility>(self, reader: &V) -> Result<T, V::Error> {
         reader.reached(self.seq).await?;
         Ok(self.value)

@@ -1,4 +1,4 @@
-//! Between rows and domain types: the messages of `countersign.store.v1`.
+//! Conversion between rows and domain types, by the messages of `countersign.store.v1`.
 
 use std::time::Duration;
 
@@ -23,10 +23,11 @@ pub(crate) trait Stored: Sized {
     /// The message that the row holds.
     type Message: Message + Default;
 
-    /// Where the object is kept.
+    /// The key of the object's row.
     fn key(&self) -> Key;
 
-    /// The row's message. `created` is [`Seq::ZERO`] in the commit that makes the object, which doesn't know its number.
+    /// The row's message. `created` is [`Seq::ZERO`] in the commit that creates the object, whose number is not known
+    /// yet.
     fn message(&self, created: Seq) -> Self::Message;
 
     /// The object and `created` from the row's message.

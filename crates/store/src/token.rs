@@ -1,4 +1,4 @@
-//! Join tokens: made once, taken once.
+//! Join tokens: each can be used once.
 
 use countersign_identity::{Entry, UnixTime};
 use countersign_proto::store::v1;
@@ -10,10 +10,10 @@ use crate::entry::creation;
 use crate::limits;
 use crate::{Pending, Store, StoreError, damaged};
 
-/// Why a join token was not made.
+/// Why a join token was not created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenExists {
-    /// There is a token with this value that was not used yet.
+    /// An unused token with this value exists.
     #[error("there is a join token with this value already")]
     Exists,
     /// The store failed.
@@ -24,10 +24,10 @@ pub enum TokenExists {
 /// Why a join token was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefused {
-    /// It was never made, or was taken before.
+    /// It is unknown, or was used before.
     #[error("join token does not exist or has already been used")]
     Unknown,
-    /// It came too late. It is gone now.
+    /// It has expired, and was removed.
     #[error("join token expired")]
     Expired,
     /// The store failed.
@@ -36,7 +36,7 @@ pub enum TokenRefused {
 }
 
 impl Store {
-    /// Makes a join token and, with it, the entry that gives its node a second ID.
+    /// Creates a join token, together with the entry that gives its node a second ID, if requested.
     ///
     /// # Errors
     /// The token exists, or the store failed.
@@ -72,7 +72,7 @@ impl Store {
         }
     }
 
-    /// Takes a join token: of all who present it, one gets it.
+    /// Uses a join token: of all concurrent attempts, exactly one succeeds.
     ///
     /// # Errors
     /// The token is unknown, used or expired, or the store failed.
@@ -83,7 +83,7 @@ impl Store {
                 async move {
                     let row = txn.row(key).await?.ok_or(TokenRefused::Unknown)?;
                     let expires_at = expiry(&row)?;
-                    // One that expired is taken as well: it is of no use any more.
+                    // An expired one is removed as well: it can't be used any more.
                     txn.delete(key.clone());
                     Ok::<_, TokenRefused>(expires_at)
                 }
@@ -97,7 +97,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the join tokens that expired unused, and says how many there were.
+    /// Removes the expired unused join tokens, and returns how many there were.
     ///
     /// # Errors
     /// The store failed.
@@ -120,7 +120,7 @@ impl Store {
                 }
             }
             if !commits.is_empty() {
-                // One that is gone was taken meanwhile.
+                // A missing one was used meanwhile.
                 removed += self
                     .commit_all(commits)
                     .await?

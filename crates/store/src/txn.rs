@@ -1,4 +1,4 @@
-//! Transactions: what was read is still so when the commit is made, or everything is done again.
+//! Optimistic transactions: a commit fails if a row that was read has changed, and the transaction is retried.
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -8,7 +8,7 @@ use crate::pending::Pending;
 use crate::record::Stored;
 use crate::{Record, Store, StoreError};
 
-/// How often a write is tried again because the same rows were changed meanwhile.
+/// How often a write is retried after conflicts.
 pub(crate) const MAX_RETRIES: usize = 8;
 
 /// One attempt at a write. Reads go to the store, writes wait for the commit.
@@ -19,7 +19,7 @@ pub(crate) struct Txn<'s> {
 }
 
 impl Txn<'_> {
-    /// The object in this row. The commit fails if it is another by then, or one where there was none.
+    /// The object in this row. The commit fails if the row has changed by then, or exists where there was none.
     pub(crate) async fn read<T: Stored>(
         &mut self,
         key: &Key,
@@ -57,15 +57,15 @@ impl Txn<'_> {
         &mut self.commit
     }
 
-    /// Ends the attempt without a commit: what was read says that nothing is to be done.
+    /// Ends the attempt without a commit, because there is nothing to change.
     pub(crate) const fn skip_commit(&mut self) {
         self.skip_commit = true;
     }
 }
 
 impl Store {
-    /// Runs an attempt and commits what it wrote; again from the start when a row that it had read was changed meanwhile.
-    /// An attempt that fails is not made again.
+    /// Runs an attempt and commits what it wrote; retries from the start if a row that it read has changed meanwhile.
+    /// An attempt that returns an error is not retried.
     ///
     /// The attempt returns a boxed future because the compiler can't tell yet that those of `async` closures are `Send`
     /// for every lifetime of their argument.
@@ -119,10 +119,10 @@ impl Store {
     }
 }
 
-/// What one round made of the items of a batch, each with its number.
+/// The outcome of one round for the items of a batch, each with its number.
 pub(crate) type Round<I, T, E> = Vec<(usize, Outcome<I, T, E>)>;
 
-/// What one round made of one item.
+/// The outcome of one round for one item.
 pub(crate) enum Outcome<I, T, E> {
     /// It was written by this commit.
     Done(T, Seq),

@@ -1,4 +1,4 @@
-//! What the server knows of itself.
+//! The debug service: the server's own state (wire contract, A.14).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::status::ApiError;
 use super::{Context, count};
 use crate::index::{EntryFilter, NodeFilter};
 
-/// How long an answer is given again.
+/// How long a response is cached.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// The service.
@@ -44,7 +44,7 @@ impl DebugService {
         })
     }
 
-    /// The server's own SVID and what vouches for it, up to the root.
+    /// The server's own SVID with its chain, up to the root.
     fn svid_chain(&self) -> Result<Vec<wire::get_info_response::Cert>, ApiError> {
         let parts = &self.context.parts;
         let bundle = parts.index.bundle(parts.trust_domain.as_str());

@@ -43,7 +43,7 @@ impl wire::logger_server::Logger for LoggerService {
     ) -> Result<Response<types::Logger>, Status> {
         let wire::SetLogLevelRequest { new_level } = request.into_inner();
         let level = from_wire(new_level)?;
-        // Said at a level that lets it through before the change or after it.
+        // Logged at a level that is visible before or after the change.
         tracing::info!(%level, "Log level is set");
         self.levels().set(level);
         tracing::info!(%level, "Log level was set");

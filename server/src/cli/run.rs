@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use crate::config::{DEFAULT_FILE, Overrides, ServerConfig};
 use crate::daemon::{self, ServeError, StartError};
 
-/// What new files and folders do not give: anything to anybody but this user.
+/// New files and folders get no permissions for group and others.
 const UMASK: Mode = Mode::S_IRWXG.union(Mode::S_IRWXO);
 
 /// What `run` and `validate` read; flags go before the same keys of the file.
@@ -105,7 +105,7 @@ pub(super) struct Validate {
     output: OutputFlag,
 }
 
-/// What a collector is told about whose traces and metrics these are.
+/// `service.name` of the exported traces and metrics.
 const SERVICE: &str = "countersign-server";
 
 /// Why `run` ended with something else than 0.

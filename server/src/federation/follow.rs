@@ -1,8 +1,8 @@
 //! Follows the bundles of foreign trust domains: one task owns the schedule, a few fetches run beside it.
 //!
-//! A new or changed relationship is fetched at once. The result of a fetch whose relationship changed meanwhile is thrown
-//! away. A fetched bundle that differs replaces the stored one whole. Sequence numbers are not compared: whoever holds the
-//! endpoint's key decides what the bundle is.
+//! A new or changed relationship is fetched at once. The result of a fetch is discarded if its relationship changed
+//! meanwhile. A fetched bundle that differs replaces the stored one whole. Sequence numbers are not compared: the
+//! authenticated endpoint decides what the bundle is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -276,7 +276,8 @@ impl Follower {
             waiting,
         } = fetched;
         let td = &relationship.trust_domain;
-        // The relationship may be gone or changed by now: then nothing is stored, and the requests wait for the next fetch.
+        // The relationship may be gone or changed by now: then nothing is stored, and the requests wait for the next
+        // fetch.
         self.reconcile();
         let Some(followed) = self
             .followed

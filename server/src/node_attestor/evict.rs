@@ -1,4 +1,4 @@
-//! Eviction of a node agent: its record, and what its attestation left besides.
+//! Eviction of a node agent: removes its record and the entry that its attestation created.
 
 use countersign_identity::{Entry, Node, Selector, SpiffeId};
 use countersign_store::{NodeError, Pending, Store};

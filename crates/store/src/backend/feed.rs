@@ -47,7 +47,7 @@ impl Feed {
                 ring.floor = dropped.seq;
             }
         }
-        // A commit that lost a change loses the others too: a page never holds half of one.
+        // Evict whole commits: a page never has only some changes of one.
         while ring
             .changes
             .front()

@@ -9,14 +9,14 @@ use tokio::sync::watch;
 use super::memory::Memory;
 use super::{Backend, BackendError, Changes, Commit, Committed, Key, Row, Seq, Table};
 
-/// What goes wrong.
+/// The simulated fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
     None,
     /// Nothing can be read or written.
     Everything,
-    /// What is written is there, but the answer says that it failed: a connection that broke at the wrong moment.
+    /// Writes take effect but report an error, as when a connection breaks before the answer.
     Answers,
     /// What changed can't be read.
     Changes,
@@ -39,7 +39,7 @@ impl Flaky {
         }
     }
 
-    /// Sets what goes wrong from now on.
+    /// Sets the fault.
     pub fn set(&self, fault: Fault) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }

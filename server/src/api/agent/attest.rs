@@ -57,7 +57,7 @@ struct AgentStream {
     caller: Origin,
 }
 
-/// What is known of the agent before it says anything.
+/// What is known of the agent before its first message.
 pub(super) struct Origin {
     /// The address it calls from, over the network.
     pub(super) address: Option<IpAddr>,
@@ -65,8 +65,7 @@ pub(super) struct Origin {
     pub(super) note: Note,
 }
 
-/// The attestations that run: so many at once, and of one caller so many, because each may hold a large message and be
-/// silent.
+/// Limits concurrent attestations, in all and per address: each may hold a large message while its agent is silent.
 pub(in crate::api) struct Attesting {
     all: Semaphore,
     each: KeyedSemaphore<IpAddr>,
@@ -88,7 +87,7 @@ impl fmt::Debug for Attesting {
 }
 
 impl Attesting {
-    /// Waits for a place; nothing is read from the agent before it has one.
+    /// Waits for a permit; nothing is read from the agent before it has one.
     async fn enter(&self, address: Option<IpAddr>) -> impl Sized + use<'_> {
         let own = match address {
             Some(address) => Some(self.each.acquire(network(address)).await),
@@ -130,7 +129,7 @@ pub(super) fn start(
                 let answer = result.map(|result| wire::AttestAgentResponse {
                     step: Some(answer::Step::Result(result)),
                 });
-                // The agent may have gone.
+                // The agent may have disconnected.
                 let _ = outgoing.send(answer).await;
             }
             () = outgoing.closed() => {}

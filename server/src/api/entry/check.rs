@@ -11,9 +11,9 @@ use tonic::Code;
 use crate::api::id::{self, UnusableId};
 use crate::api::status::ApiError;
 
-/// What a failed creation says first.
+/// Summary of a failed creation.
 pub(super) const NOT_CREATED: &str = "failed to create entry";
-/// What a failed update says first.
+/// Summary of a failed update.
 pub(super) const NOT_UPDATED: &str = "failed to update entry";
 
 const NOT_CONVERTED: &str = "failed to convert entry";
@@ -46,8 +46,8 @@ pub(super) fn new(wire: types::Entry, td: &TrustDomain) -> Result<Entry, Refused
     })
 }
 
-/// What an update changes. It is checked before it is known whether there is such an entry: all that the mask names must
-/// be valid.
+/// What an update changes. It is checked before it is known whether there is such an entry: all that the mask names
+/// must be valid.
 pub(super) fn update(
     wire: types::Entry,
     mask: Option<&types::EntryMask>,

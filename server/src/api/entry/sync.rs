@@ -1,5 +1,5 @@
-//! The sync of a node agent's entries: the entries themselves if they fit into one message, otherwise their revisions, and
-//! then the entries that the agent requests.
+//! The sync of a node agent's entries: the entries themselves if they fit into one message, otherwise their revisions,
+//! and then the entries that the agent requests.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,14 +24,14 @@ type Answer = Result<wire::SyncAuthorizedEntriesResponse, Status>;
 #[derive(Clone, Debug, Default)]
 pub(in crate::api) struct Syncs(Arc<Mutex<HashMap<SpiffeId, usize>>>);
 
-/// One sync's place; free again when it is dropped.
+/// A lease for one sync, returned when it is dropped.
 pub(super) struct Place {
     syncs: Syncs,
     agent: SpiffeId,
 }
 
 impl Syncs {
-    /// A place for one more sync of this agent.
+    /// A lease for one more sync of this agent.
     pub(super) fn enter(&self, agent: SpiffeId) -> Result<Place, ApiError> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = counts.entry(agent.clone()).or_default();
@@ -64,7 +64,7 @@ impl Drop for Place {
 
 /// Why a sync ended early.
 enum Ended {
-    /// The agent closed its side, or is gone: no error.
+    /// The agent closed its side, or disconnected: not an error.
     Left,
     /// Ends with this status.
     Failed(Status),

@@ -263,7 +263,7 @@ fn io(doing: &'static str) -> impl FnOnce(::sled::Error) -> BackendError {
     }
 }
 
-/// What sled says, with advice where there is any.
+/// sled's error text, with advice where there is any.
 pub(super) fn describe(error: &::sled::Error) -> String {
     match error {
         ::sled::Error::Io(error) => describe_io(error),

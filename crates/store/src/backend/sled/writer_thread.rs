@@ -72,12 +72,12 @@ impl WriterThread {
         }
     }
 
-    /// Serves one request and those that wait behind it. If the disk fails, the requests are dropped, which their callers
-    /// see as a closed store.
+    /// Serves one request and those that wait behind it. If the disk fails, the requests are dropped, which their
+    /// callers see as a closed store.
     fn serve(&mut self, first: Request) -> Result<(), BackendError> {
         let mut batch = Batch::default();
         self.take(first, &mut batch)?;
-        // A sync takes milliseconds, however much it brings to the disk: all that wait share it.
+        // Group commit: a sync takes milliseconds whatever its size, so all waiting commits share it.
         while batch.commits < limits::MAX_BATCH_COMMITS {
             let Ok(request) = self.incoming.try_recv() else {
                 break;
@@ -101,8 +101,8 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Makes the commits of a request, not durable yet; leaves a read for after the sync, so that it shows nothing that a
-    /// crash could take back.
+    /// Makes the commits of a request, not durable yet; leaves a read for after the sync, so that it shows nothing that
+    /// a crash could take back.
     fn take(&mut self, request: Request, batch: &mut Batch) -> Result<(), BackendError> {
         let Request::Commit { commits, reply } = request else {
             batch.reads.push(request);
