@@ -1,9 +1,9 @@
 //! What the node agent stores on disk: its key and SVID, and the trust bundle, in one file.
 //!
-//! One file, because none of them is of use without the others; replaced whole, because the process may be killed at any
-//! moment. A renewed SVID is written before its first use, beside the one in use: the server retires the old one when it
-//! sees the new one, and this side can't know whether it did. So the next start finds both, newest first, and one of them
-//! is good.
+//! One file, because none of them is of use without the others; replaced whole, because the process may be killed at
+//! any moment. A renewed SVID is written before its first use, beside the one in use: the server retires the old one
+//! when it sees the new one, and this side can't know whether it did. So the next start finds both, newest first, and
+//! one of them is good.
 
 mod document;
 mod format;
@@ -38,12 +38,12 @@ pub struct NodeIdentity {
     pub reattestable: bool,
 }
 
-/// All that is on disk.
+/// The stored state.
 #[derive(Clone, Debug)]
 pub struct NodeState {
-    /// Whose node this is.
+    /// The trust domain of this node.
     pub(crate) trust_domain: TrustDomain,
-    /// The bundle as it was last seen.
+    /// The last known bundle.
     pub bundle: Option<Bundle>,
     /// The identity that the server has seen.
     in_use: Option<NodeIdentity>,
@@ -77,18 +77,18 @@ impl NodeState {
             .collect()
     }
 
-    /// The node was attested: whatever identity there was is superseded.
+    /// Records a newly attested identity; it supersedes all others.
     pub fn attested(&mut self, identity: NodeIdentity) {
         self.in_use = Some(identity);
         self.renewed = None;
     }
 
-    /// The identity was renewed; the old one counts until the new one has been used.
+    /// Records a renewed identity; the old one stays valid until the new one has been used.
     pub fn renewed(&mut self, identity: NodeIdentity) {
         self.renewed = Some(identity);
     }
 
-    /// The server has answered to this identity: all others are history. Says whether that changed anything.
+    /// The server has accepted this identity: removes all others. Returns whether that changed anything.
     pub(crate) fn used(&mut self, svid: &X509Svid) -> bool {
         let is = |identity: &NodeIdentity| identity.svid.leaf().serial == svid.leaf().serial;
         if self.renewed.as_ref().is_some_and(is) {
@@ -102,7 +102,7 @@ impl NodeState {
         false
     }
 
-    /// The server does not accept the node any more.
+    /// Removes the identities, because the server no longer accepts the node.
     pub(crate) fn forget_identities(&mut self) {
         self.in_use = None;
         self.renewed = None;
@@ -205,7 +205,7 @@ impl Storage {
         let state = storage
             .load(trust_domain)?
             .unwrap_or_else(|| NodeState::empty(trust_domain.clone()));
-        // Found out now, not when a join token has been spent for an SVID that can't be kept.
+        // Checked now, not after a join token was used up for an SVID that can't be stored.
         storage.save(&state)?;
         Ok((storage, state))
     }

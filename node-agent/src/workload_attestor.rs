@@ -49,8 +49,8 @@ pub(crate) trait WorkloadAttestor: Send + Sync {
         limits::WORKLOAD_ATTESTOR
     }
 
-    /// The values of the selectors that hold for the process. Fails if something that a selector needs could not be found
-    /// out; then none of this attestor's selectors count.
+    /// The values of the selectors that hold for the process. Fails if something that a selector needs could not be
+    /// found out; then none of this attestor's selectors count.
     fn attest(self: Arc<Self>, process: Arc<Process>, deadline: Deadline) -> Values;
 }
 
@@ -100,7 +100,7 @@ pub(crate) enum AttestorConfig {
     Unix(Discover),
     /// What keeps the process from doing harm.
     Confinement,
-    /// What an engine says of the container.
+    /// The `docker` and `podman` attestors.
     Containers(Engines),
     /// The unit.
     #[cfg(feature = "systemd-attestor")]
@@ -163,7 +163,7 @@ pub(crate) enum AttestationFailed {
     /// The caller's process could not be bound to its socket, or did not stay the same.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// Every attestor failed; the last reason is kept.
+    /// Every attestor failed, the last one for this reason.
     #[error("no workload attestor could judge the process: {0}")]
     AllFailed(#[source] AttestorError),
     /// With the wait for a permit it took longer than [`limits::WORKLOAD_ATTESTATION`].
@@ -180,7 +180,7 @@ pub struct Attestors {
     all: Arc<[Arc<dyn WorkloadAttestor>]>,
     /// Of each user: attestations take threads, and reading a large executable takes one for long.
     permits: KeyedSemaphore<u32>,
-    /// How much of what callers make attestors say may stand in the log.
+    /// The limit on log lines that callers can cause.
     lines: Arc<LogLimiter>,
 }
 
@@ -208,8 +208,8 @@ impl Attestors {
 
     async fn attest_unbounded(&self, caller: Caller) -> Result<SelectorSet, AttestationFailed> {
         let permit = self.permits.acquire(caller.uid).await;
-        // What is read here the kernel has in memory: handing it to another thread would take longer. The permit is held
-        // until the last attestor is done, since blocking jobs run on when the caller has stopped waiting.
+        // These reads are from kernel memory: moving them to another thread would take longer. The permit is held until
+        // the last attestor is done, since blocking jobs go on after their caller has stopped waiting.
         let process = Arc::new(Process::open(&caller)?.holding(permit));
         let runs = self
             .all
@@ -248,7 +248,7 @@ impl Attestors {
     }
 }
 
-/// What one attestor says, within its own time and whatever becomes of it.
+/// The result of one attestor, within its timeout; a panic counts as a failure.
 async fn run_attestor(
     attestor: &Arc<dyn WorkloadAttestor>,
     process: &Arc<Process>,

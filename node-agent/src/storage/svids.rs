@@ -1,8 +1,8 @@
-//! Workloads' SVIDs on disk, encrypted: what the next process serves while the server is away.
+//! Workloads' SVIDs on disk, encrypted, for the next process to serve while the server is unreachable.
 //!
-//! One file, replaced whole, under AES-256-GCM. The key lies in a file of its own that only this account reads, or comes
-//! from systemd (`LoadCredentialEncrypted`), and then a stolen disk reveals nothing. A file that is damaged, foreign or
-//! under another key counts as none: nothing here is needed to start.
+//! One file, replaced whole, under AES-256-GCM. The key lies in a file of its own that only this account reads, or
+//! comes from systemd (`LoadCredentialEncrypted`), and then a stolen disk reveals nothing. A file that is damaged,
+//! foreign or under another key counts as none: nothing here is needed to start.
 
 mod format;
 
@@ -27,13 +27,14 @@ const FILE: &str = "agent-svids.bin";
 const KEY_FILE: &str = "agent-svids.key";
 /// The credential's name in the unit file.
 const CREDENTIAL: &str = "countersign-agent-svids.key";
-/// systemd hands credentials out as root's, readable for the unit's user by an ACL, which shows as the group's.
+/// systemd's credentials are owned by root and readable for the unit's user by an ACL, which appears in the group's
+/// bits.
 const GROUP_READS: u32 = 0o040;
 const KEY: usize = 32;
 /// What the file begins with; the last byte is the version.
 const MAGIC: &[u8; 8] = b"CSASVID\x01";
 
-/// Why what is on disk is not used.
+/// Why the stored SVIDs can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// It could not be read.
@@ -54,7 +55,7 @@ pub enum Unusable {
         /// Its mode.
         mode: u32,
     },
-    /// It makes no sense.
+    /// It is damaged, or encrypted with another key.
     #[error("{} is not usable", path.display())]
     Damaged {
         /// The file.
@@ -73,7 +74,7 @@ pub enum Damage {
     /// It is another kind of file, or one of another version.
     #[error("it does not begin as a file of this version")]
     Header,
-    /// It does not open with this key.
+    /// Decryption with this key failed.
     #[error("it was written under another key, or changed since")]
     Seal,
     /// It is a key of another length.
@@ -93,12 +94,12 @@ pub struct SvidStore {
 }
 
 impl SvidStore {
-    /// Takes the store in this directory, which the caller holds the lock of, and makes its key if there is none.
+    /// Opens the store in this directory, whose lock the caller holds, and creates its key if there is none.
     ///
     /// # Errors
     /// [`Unusable`]: there is no key, and none could be made.
     pub fn open(directory: &Path, trust_domain: &TrustDomain) -> Result<Self, Unusable> {
-        // systemd says by the environment where its credentials are.
+        // systemd's directory of credentials (systemd.exec(5)).
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
         Self::open_with(
             directory,
@@ -124,7 +125,7 @@ impl SvidStore {
         })
     }
 
-    /// What an earlier process wrote; `None` if there is no file.
+    /// Loads the SVIDs that an earlier process wrote; `None` if there is no file.
     ///
     /// # Errors
     /// [`Unusable`].
@@ -134,7 +135,7 @@ impl SvidStore {
             .transpose()
     }
 
-    /// What stands in a file with this content.
+    /// Decrypts and parses the content of a file.
     ///
     /// # Errors
     /// [`Unusable::Damaged`]: the content is not what [`SvidStore::save`] wrote with the same key.
@@ -158,10 +159,10 @@ impl SvidStore {
         format::read(plain, &self.trust_domain).map_err(|error| fail(error.into()))
     }
 
-    /// Replaces what is kept. Blocks on the disk.
+    /// Replaces the stored SVIDs. Blocks on the disk.
     ///
     /// # Errors
-    /// It could not be written; what was there before still is.
+    /// The file could not be written; its previous content is unchanged.
     pub fn save(&self, plain: &mut Zeroizing<Vec<u8>>) -> Result<(), WriteError> {
         let mut nonce = [0; NONCE_LEN];
         rand::rng().fill_bytes(&mut nonce);
@@ -180,7 +181,7 @@ impl SvidStore {
         write_atomically(&self.path, &sealed, PRIVATE)
     }
 
-    /// Removes what is kept: this node must not serve it any more.
+    /// Removes the stored SVIDs: this node must not serve them any more.
     ///
     /// # Errors
     /// The file could not be removed.
@@ -197,7 +198,7 @@ impl SvidStore {
             .map(LessSafeKey::new)
     }
 
-    /// A file of another trust domain or version does not open.
+    /// The associated data: a file of another trust domain or version does not decrypt.
     fn associated(&self) -> Aad<Vec<u8>> {
         Aad::from([MAGIC, self.trust_domain.as_str().as_bytes()].concat())
     }

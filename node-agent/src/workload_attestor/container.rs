@@ -1,7 +1,8 @@
-//! The `docker` and `podman` workload attestors: which container the caller is in, and what its engine says of that one.
+//! The `docker` and `podman` workload attestors: the container that the caller is in, as its engine describes it.
 //!
-//! The cgroup says which container, and is no proof: who may make cgroups can name one like any container. So the engine is
-//! asked for the container's first process as well, and the caller must be in the same cgroup as that one.
+//! The cgroup's name has the container's ID, but proves nothing: a process that may create cgroups can choose any name.
+//! So the engine is asked for the PID of the container's first process as well, and the caller must be in the same
+//! cgroup as that process (decision 0022).
 
 mod engine;
 mod id;
@@ -99,7 +100,7 @@ impl Containers {
         Some(Engine::new(socket, None))
     }
 
-    /// What the engine says of the container, if it is one of its own and the caller really is in it.
+    /// The engine's description of the container, if the engine runs it and the caller really is in it.
     async fn container(
         &self,
         engine: &Engine,

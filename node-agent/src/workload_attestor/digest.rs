@@ -54,8 +54,8 @@ struct Remembered {
 }
 
 impl Digests {
-    /// The SHA-256 of the file, in lower-case hex. `limit` in bytes; `None` is no limit. Given up at the deadline, since
-    /// any user can make a file that takes hours to read.
+    /// The SHA-256 of the file, in lower-case hex. `limit` is in bytes; `None` is no limit. Fails at the deadline,
+    /// since any user can make a file that takes hours to read.
     ///
     /// # Errors
     /// [`DigestError::TooLarge`], [`DigestError::TooSlow`], or the file could not be read.
@@ -65,7 +65,7 @@ impl Digests {
         limit: Option<u64>,
         deadline: &Deadline,
     ) -> Result<String, DigestError> {
-        // A new link to it, or a new mode, looks like a change too, and is no reason to turn the caller away.
+        // A new hard link or mode also changes ctime, and is no reason to refuse the caller: read it again.
         for _ in 1..limits::DIGEST_READINGS {
             match self.read(file, limit, deadline) {
                 Err(DigestError::Changed) => file.rewind()?,

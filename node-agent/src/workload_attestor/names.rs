@@ -19,7 +19,7 @@ pub(super) enum Account {
 }
 
 impl Account {
-    /// Asks the machine's directories (nsswitch.conf), which may be far away. No answer counts as no name.
+    /// Looks the name up by NSS (nsswitch.conf), which may ask a remote directory. An error counts as no name.
     fn look_up(self) -> Option<String> {
         match self {
             Self::User(uid) => User::from_uid(Uid::from_raw(uid))
@@ -34,16 +34,16 @@ impl Account {
     }
 }
 
-/// AccountNames that were asked for not long ago. Shared by all attestations.
+/// A cache of recently looked-up names, shared by all attestations.
 #[derive(Debug, Default)]
 pub(super) struct AccountNames(Mutex<HashMap<Account, (String, Instant)>>);
 
 impl AccountNames {
-    /// The name of each of these, where it has one. What is not remembered is asked for on a thread where that may take a
-    /// while; the process's turn lasts as long, so that its user can't take up all threads.
+    /// The name of each of these, if it has one. Names that are not cached are looked up on a blocking thread. The
+    /// process's permit is held meanwhile, so that its user can't occupy all threads.
     ///
     /// # Errors
-    /// Asking ended abnormally.
+    /// The lookup panicked.
     pub(super) async fn of(
         &self,
         process: &Arc<Process>,

@@ -1,11 +1,12 @@
-//! One process, held so that a reused PID can't stand in for it, nor a program that it became later.
+//! One process, pinned so that neither a process with a reused PID nor a program that it executes later can pass for
+//! it.
 //!
-//! The order of things is what makes it safe. The kernel tells with the socket who connected: PID, UID, GID, and a pidfd
-//! that means this very process for ever ([`PeerProcess`]). `/proc/<pid>` is opened once as a directory; after that, the
-//! process that the pidfd means must not have ended. Until it has, its PID is not given away, so the directory is the
-//! caller's. All reads go through this directory, which yields errors, never another process, once its process is gone. At
-//! the end the process must still be the one that connected, run the program that it ran then, and as the same user: what
-//! was read in between is true of one process at one time.
+//! Safety depends on the order of steps. The kernel reports for the socket which process connected: PID, UID, GID, and
+//! a pidfd that refers to this process only ([`PeerProcess`]). `/proc/<pid>` is opened once as a directory; after that,
+//! the pidfd must show that the process has not exited. Until it has, its PID is not reused, so the directory is the
+//! caller's. All reads go through this directory, which returns errors, never another process's data, once its process
+//! has exited. At the end the process must still run the program that it ran when it connected, as the same user: so
+//! everything read in between belongs to one process and program (decision 0020).
 
 use std::fs::File;
 use std::io::Read as _;
@@ -22,7 +23,7 @@ use nix::sys::stat::Mode;
 
 use crate::limits;
 
-/// What the kernel says about the other end of a Unix socket, at the time it connected.
+/// The other end of a Unix socket, as the kernel reported it when it connected.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     /// The process, in the node agent's PID namespace.
@@ -117,7 +118,7 @@ pub(crate) enum ProcessError {
         /// UID and GID now.
         is: String,
     },
-    /// Something below `/proc/<pid>` could not be read.
+    /// A file in `/proc/<pid>` could not be read.
     #[error("could not read /proc/{pid}/{file}: {reason}")]
     Unreadable {
         /// Its number.
@@ -149,10 +150,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Binds the caller to its directory below `/proc`. [`Process::check_same`] says whether it is still the same.
+    /// Opens the caller's `/proc` directory. [`Process::check_same`] checks whether it is still the same process.
     ///
     /// # Errors
-    /// The caller has ended.
+    /// The caller has exited.
     pub(crate) fn open(caller: &Caller) -> Result<Self, ProcessError> {
         let pid = caller.pid;
         let directory = caller
@@ -182,10 +183,10 @@ impl Process {
         self.caller.pid
     }
 
-    /// Checks that this is still the process that connected, with the program and as the user that it was.
+    /// Checks that this is still the process that connected, with the same program and user.
     ///
     /// # Errors
-    /// What is not the same any more.
+    /// What has changed.
     pub(crate) fn check_same(&self) -> Result<(), ProcessError> {
         let pid = self.pid();
         let since = self.caller.process.mark().since(self.directory.as_fd());
@@ -250,7 +251,7 @@ impl Process {
         }
     }
 
-    /// Its directory below `/proc`.
+    /// Its `/proc/<pid>` directory.
     pub(super) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
@@ -261,7 +262,7 @@ impl Process {
     }
 }
 
-/// A file of a directory below `/proc`, whole: what is cut off could be what matters.
+/// Reads a whole file of a `/proc` directory; a longer one is an error, since the missing part could matter.
 pub(super) fn read_at(
     directory: BorrowedFd<'_>,
     pid: i32,

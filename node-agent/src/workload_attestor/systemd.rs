@@ -1,4 +1,5 @@
-//! The `systemd` workload attestor: the unit that the caller belongs to, as systemd says on the system's bus.
+//! The `systemd` workload attestor: the unit that the caller belongs to, as systemd reports it on the system bus
+//! (decision 0023).
 
 use std::sync::Arc;
 
@@ -44,7 +45,8 @@ impl WorkloadAttestor for Systemd {
         "systemd"
     }
 
-    /// systemd is asked by number, which is the caller's as long as it lives: whether it still does is asked at the end.
+    /// systemd is asked by number, which is the caller's as long as it lives: whether it still does is asked at the
+    /// end.
     fn attest(self: Arc<Self>, process: Arc<Process>, _: Deadline) -> Values {
         async move {
             let pid = process.pid().unsigned_abs();

@@ -21,7 +21,7 @@ pub(super) struct Engine {
     prefix: String,
 }
 
-/// What it says about a container.
+/// Its description of a container.
 #[derive(Debug)]
 pub(super) enum Answer {
     Found(Container),
@@ -29,7 +29,7 @@ pub(super) enum Answer {
     Unknown,
 }
 
-/// What is looked at of a container.
+/// The parsed fields of a container's description.
 #[derive(Debug, Deserialize)]
 pub(super) struct Container {
     #[serde(rename = "Id")]
@@ -53,7 +53,7 @@ struct ContainerState {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Config {
-    /// By the name that it was asked for.
+    /// The image by the name with which the container was created.
     #[serde(rename = "Image", default)]
     pub(super) image: String,
     #[serde(rename = "Labels")]
@@ -75,7 +75,7 @@ pub(crate) enum EngineError {
         /// What was wrong.
         reason: String,
     },
-    /// It did not say what it was asked.
+    /// Its answer was an error or malformed.
     #[error("the container engine at {engine} answered {what}")]
     Strange {
         /// Which.
@@ -133,7 +133,7 @@ impl Engine {
         }
         let container: Container = serde_json::from_slice(&body)
             .map_err(|error| strange(format!("what is no container: {error}")))?;
-        // It takes names and beginnings of IDs too.
+        // The API also accepts names and prefixes of IDs: the answer must be for exactly this ID.
         if container.id == id {
             Ok(Answer::Found(container))
         } else {

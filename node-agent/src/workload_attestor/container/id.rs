@@ -14,7 +14,7 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// From the lines of `cgroup`; none if there is no container in them.
+    /// Parses the lines of `/proc/<pid>/cgroup`; `None` if none names a container.
     pub(super) fn find(
         cgroups: &str,
         matchers: Option<&Matchers>,
@@ -56,7 +56,7 @@ impl Membership {
             .any(|place| place.contains("libpod-") || place.contains("/libpod/"))
     }
 
-    /// The user whose container it is, if systemd keeps it below that user's slice.
+    /// The UID of the container's user, if its cgroup is in that user's systemd slice (rootless engines).
     pub(super) fn user(&self) -> Option<u32> {
         self.places.values().find_map(|place| {
             place.split('/').find_map(|part| {
