@@ -6,7 +6,7 @@ use crate::key::{
 };
 
 const CHANGES: &str =
-    "the index of entries applies every change of the store at once: no timer reloads it";
+    "the index of entries follows the store's changes at once, nothing is reloaded by a timer";
 /// Default of the server's `socket_path`, and of the administration verbs' `-socketPath`.
 pub const DEFAULT_SERVER_SOCKET: &str = "/tmp/spire-server/private/api.sock";
 
