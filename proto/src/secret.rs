@@ -18,94 +18,41 @@ impl fmt::Debug for Hidden {
     }
 }
 
-impl fmt::Debug for workload::X509svid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("X509svid")
-            .field("spiffe_id", &self.spiffe_id)
-            .field("x509_svid", &Hidden(self.x509_svid.len()))
-            .field("x509_svid_key", &Hidden(self.x509_svid_key.len()))
-            .field("bundle", &Hidden(self.bundle.len()))
-            .field("hint", &self.hint)
-            .finish()
-    }
+fn hidden(content: impl AsRef<[u8]>) -> Hidden {
+    Hidden(content.as_ref().len())
 }
 
-impl fmt::Debug for workload::Jwtsvid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Jwtsvid")
-            .field("spiffe_id", &self.spiffe_id)
-            .field("svid", &Hidden(self.svid.len()))
-            .field("hint", &self.hint)
-            .finish()
-    }
+const fn shown<T: fmt::Debug>(field: &T) -> &T {
+    field
 }
 
-impl fmt::Debug for workload::ValidateJwtsvidRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ValidateJwtsvidRequest")
-            .field("audience", &self.audience)
-            .field("svid", &Hidden(self.svid.len()))
-            .finish()
-    }
+/// `Debug` for a message: its name, then its fields in order, each `shown` or `hidden`.
+macro_rules! debug {
+    ($message:ty as $name:literal: $($field:ident $print:ident),+) => {
+        impl fmt::Debug for $message {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut message = f.debug_struct($name);
+                $(message.field(stringify!($field), &$print(&self.$field));)+
+                message.finish()
+            }
+        }
+    };
 }
+
+debug!(workload::X509svid as "X509svid": spiffe_id shown, x509_svid hidden, x509_svid_key hidden, bundle hidden, hint shown);
+debug!(workload::Jwtsvid as "Jwtsvid": spiffe_id shown, svid hidden, hint shown);
+debug!(workload::ValidateJwtsvidRequest as "ValidateJwtsvidRequest": audience shown, svid hidden);
+debug!(types::JoinToken as "JoinToken": value hidden, expires_at shown);
+debug!(types::Jwtsvid as "Jwtsvid": token hidden, id shown, expires_at shown, issued_at shown, hint shown);
+debug!(types::Witsvid as "Witsvid": token hidden, id shown, expires_at shown, issued_at shown, hint shown);
+debug!(agent::CreateJoinTokenRequest as "CreateJoinTokenRequest": ttl shown, token hidden, agent_id shown);
+debug!(delegated::X509svidWithKey as "X509svidWithKey": x509_svid shown, x509_svid_key hidden);
 
 impl fmt::Debug for types::AttestationData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AttestationData")
             .field("type", &self.r#type)
-            .field("payload", &Hidden(self.payload.len()))
-            .finish()
-    }
-}
-
-impl fmt::Debug for types::JoinToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinToken")
-            .field("value", &Hidden(self.value.len()))
-            .field("expires_at", &self.expires_at)
-            .finish()
-    }
-}
-
-impl fmt::Debug for types::Jwtsvid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Jwtsvid")
-            .field("token", &Hidden(self.token.len()))
-            .field("id", &self.id)
-            .field("expires_at", &self.expires_at)
-            .field("issued_at", &self.issued_at)
-            .field("hint", &self.hint)
-            .finish()
-    }
-}
-
-impl fmt::Debug for types::Witsvid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Witsvid")
-            .field("token", &Hidden(self.token.len()))
-            .field("id", &self.id)
-            .field("expires_at", &self.expires_at)
-            .field("issued_at", &self.issued_at)
-            .field("hint", &self.hint)
-            .finish()
-    }
-}
-
-impl fmt::Debug for agent::CreateJoinTokenRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CreateJoinTokenRequest")
-            .field("ttl", &self.ttl)
-            .field("token", &Hidden(self.token.len()))
-            .field("agent_id", &self.agent_id)
-            .finish()
-    }
-}
-
-impl fmt::Debug for delegated::X509svidWithKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("X509svidWithKey")
-            .field("x509_svid", &self.x509_svid)
-            .field("x509_svid_key", &Hidden(self.x509_svid_key.len()))
+            .field("payload", &hidden(&self.payload))
             .finish()
     }
 }
