@@ -207,49 +207,36 @@ impl From<types::entry::AdditionalAttributes> for AdditionalAttributes {
 
 impl From<&Entry> for types::Entry {
     fn from(entry: &Entry) -> Self {
-        let Entry {
-            id,
-            spiffe_id,
-            parent_id,
-            selectors,
-            x509_svid_ttl,
-            jwt_svid_ttl,
-            federates_with,
-            admin,
-            downstream,
-            store_svid,
-            expires_at,
-            dns_names,
-            revision_number,
-            created_at,
-            hint,
-            attributes,
-        } = entry;
         let AdditionalAttributes {
             disable_x509_svid_prefetch,
             jwt_svid_include_jti,
-        } = *attributes;
+        } = entry.attributes;
         Self {
-            id: id.to_string(),
-            spiffe_id: Some(spiffe_id.into()),
-            parent_id: Some(parent_id.into()),
-            selectors: selector::to_wire(selectors),
-            x509_svid_ttl: seconds(*x509_svid_ttl),
-            federates_with: federates_with.iter().map(ToString::to_string).collect(),
-            admin: *admin,
-            downstream: *downstream,
-            expires_at: expires_at.map_or(0, UnixTime::as_i64),
-            dns_names: dns_names
+            id: entry.id.to_string(),
+            spiffe_id: Some((&entry.spiffe_id).into()),
+            parent_id: Some((&entry.parent_id).into()),
+            selectors: selector::to_wire(&entry.selectors),
+            x509_svid_ttl: seconds(entry.x509_svid_ttl),
+            federates_with: entry
+                .federates_with
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            admin: entry.admin,
+            downstream: entry.downstream,
+            expires_at: entry.expires_at.map_or(0, UnixTime::as_i64),
+            dns_names: entry
+                .dns_names
                 .iter()
                 .map(|name| name.as_str().to_owned())
                 .collect(),
-            revision_number: *revision_number,
-            store_svid: *store_svid,
-            jwt_svid_ttl: seconds(*jwt_svid_ttl),
-            hint: hint.clone(),
-            created_at: created_at.as_i64(),
+            revision_number: entry.revision_number,
+            store_svid: entry.store_svid,
+            jwt_svid_ttl: seconds(entry.jwt_svid_ttl),
+            hint: entry.hint.clone(),
+            created_at: entry.created_at.as_i64(),
             // An entry that sets none of them has none, as with SPIRE.
-            additional_attributes: (*attributes != AdditionalAttributes::default()).then_some(
+            additional_attributes: (entry.attributes != AdditionalAttributes::default()).then_some(
                 types::entry::AdditionalAttributes {
                     disable_x509_svid_prefetch,
                     jwt_svid_include_jti,
@@ -276,41 +263,32 @@ pub fn masked(entry: types::Entry, mask: Option<&types::EntryMask>) -> types::En
 
 /// The fields that the mask names from `over`, the others from `under`.
 fn overlaid(under: types::Entry, over: types::Entry, mask: &types::EntryMask) -> types::Entry {
-    let types::EntryMask {
-        spiffe_id,
-        parent_id,
-        selectors,
-        x509_svid_ttl,
-        federates_with,
-        admin,
-        downstream,
-        expires_at,
-        dns_names,
-        revision_number,
-        store_svid,
-        jwt_svid_ttl,
-        hint,
-        created_at,
-        additional_attributes,
-    } = *mask;
     types::Entry {
         id: under.id,
-        spiffe_id: pick(spiffe_id, over.spiffe_id, under.spiffe_id),
-        parent_id: pick(parent_id, over.parent_id, under.parent_id),
-        selectors: pick(selectors, over.selectors, under.selectors),
-        x509_svid_ttl: pick(x509_svid_ttl, over.x509_svid_ttl, under.x509_svid_ttl),
-        federates_with: pick(federates_with, over.federates_with, under.federates_with),
-        admin: pick(admin, over.admin, under.admin),
-        downstream: pick(downstream, over.downstream, under.downstream),
-        expires_at: pick(expires_at, over.expires_at, under.expires_at),
-        dns_names: pick(dns_names, over.dns_names, under.dns_names),
-        revision_number: pick(revision_number, over.revision_number, under.revision_number),
-        store_svid: pick(store_svid, over.store_svid, under.store_svid),
-        jwt_svid_ttl: pick(jwt_svid_ttl, over.jwt_svid_ttl, under.jwt_svid_ttl),
-        hint: pick(hint, over.hint, under.hint),
-        created_at: pick(created_at, over.created_at, under.created_at),
+        spiffe_id: pick(mask.spiffe_id, over.spiffe_id, under.spiffe_id),
+        parent_id: pick(mask.parent_id, over.parent_id, under.parent_id),
+        selectors: pick(mask.selectors, over.selectors, under.selectors),
+        x509_svid_ttl: pick(mask.x509_svid_ttl, over.x509_svid_ttl, under.x509_svid_ttl),
+        federates_with: pick(
+            mask.federates_with,
+            over.federates_with,
+            under.federates_with,
+        ),
+        admin: pick(mask.admin, over.admin, under.admin),
+        downstream: pick(mask.downstream, over.downstream, under.downstream),
+        expires_at: pick(mask.expires_at, over.expires_at, under.expires_at),
+        dns_names: pick(mask.dns_names, over.dns_names, under.dns_names),
+        revision_number: pick(
+            mask.revision_number,
+            over.revision_number,
+            under.revision_number,
+        ),
+        store_svid: pick(mask.store_svid, over.store_svid, under.store_svid),
+        jwt_svid_ttl: pick(mask.jwt_svid_ttl, over.jwt_svid_ttl, under.jwt_svid_ttl),
+        hint: pick(mask.hint, over.hint, under.hint),
+        created_at: pick(mask.created_at, over.created_at, under.created_at),
         additional_attributes: pick(
-            additional_attributes,
+            mask.additional_attributes,
             over.additional_attributes,
             under.additional_attributes,
         ),

@@ -113,42 +113,27 @@ impl EntryUpdate {
     /// # Errors
     /// A new value does not go with one that stays: an SVID for a store needs selectors of one type, for example.
     pub fn apply(&self, old: &Entry) -> Result<Entry, InvalidEntry> {
-        let Self {
-            parent_id,
-            spiffe_id,
-            selectors,
-            x509_svid_ttl,
-            jwt_svid_ttl,
-            federates_with,
-            admin,
-            downstream,
-            store_svid,
-            expires_at,
-            dns_names,
-            hint,
-            attributes,
-        } = self.clone();
         let mut entry = old.clone();
-        set(&mut entry.parent_id, parent_id);
-        set(&mut entry.spiffe_id, spiffe_id);
-        set(&mut entry.selectors, selectors);
-        set(&mut entry.x509_svid_ttl, x509_svid_ttl);
-        set(&mut entry.jwt_svid_ttl, jwt_svid_ttl);
-        set(&mut entry.federates_with, federates_with);
-        set(&mut entry.admin, admin);
-        set(&mut entry.downstream, downstream);
-        set(&mut entry.store_svid, store_svid);
-        set(&mut entry.expires_at, expires_at);
-        set(&mut entry.dns_names, dns_names);
-        set(&mut entry.hint, hint);
-        set(&mut entry.attributes, attributes);
+        set(&mut entry.parent_id, self.parent_id.as_ref());
+        set(&mut entry.spiffe_id, self.spiffe_id.as_ref());
+        set(&mut entry.selectors, self.selectors.as_ref());
+        set(&mut entry.x509_svid_ttl, self.x509_svid_ttl.as_ref());
+        set(&mut entry.jwt_svid_ttl, self.jwt_svid_ttl.as_ref());
+        set(&mut entry.federates_with, self.federates_with.as_ref());
+        set(&mut entry.admin, self.admin.as_ref());
+        set(&mut entry.downstream, self.downstream.as_ref());
+        set(&mut entry.store_svid, self.store_svid.as_ref());
+        set(&mut entry.expires_at, self.expires_at.as_ref());
+        set(&mut entry.dns_names, self.dns_names.as_ref());
+        set(&mut entry.hint, self.hint.as_ref());
+        set(&mut entry.attributes, self.attributes.as_ref());
         check_store(entry.store_svid, &entry.selectors, entry.attributes)?;
         Ok(entry)
     }
 }
 
-fn set<T>(field: &mut T, new: Option<T>) {
+fn set<T: Clone>(field: &mut T, new: Option<&T>) {
     if let Some(new) = new {
-        *field = new;
+        field.clone_from(new);
     }
 }
