@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::agent::v1::{
     BanAgentRequest, CountAgentsRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
-    ListAgentsResponse, count_agents_request, list_agents_request,
+    ListAgentsResponse, list_agents_request,
 };
 use countersign_proto::spire::api::types;
 
@@ -153,23 +153,10 @@ impl FilterAgents {
     }
 
     async fn count(self, printer: &mut Printer) -> Result<(), CommandError> {
-        let list_agents_request::Filter {
-            by_attestation_type,
-            by_selector_match,
-            by_banned,
-            by_can_reattest,
-            by_expires_before,
-        } = self.to_filter()?;
-        let filter = count_agents_request::Filter {
-            by_attestation_type,
-            by_selector_match,
-            by_banned,
-            by_can_reattest,
-            by_expires_before,
-        };
+        let filter = self.to_filter()?;
         let client = self.flags.connect().await?;
         let request = CountAgentsRequest {
-            filter: Some(filter),
+            filter: Some(filter.into()),
         };
         let response = client.call(client.agent().count_agents(request)).await?;
         if self.flags.json() {

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use countersign_daemon::cli::Printer;
 use countersign_proto::spire::api::server::entry::v1::{
     BatchDeleteEntryRequest, BatchDeleteEntryResponse, CountEntriesRequest, GetEntryRequest,
-    ListEntriesRequest, ListEntriesResponse, count_entries_request, list_entries_request,
+    ListEntriesRequest, ListEntriesResponse, list_entries_request,
 };
 use countersign_proto::spire::api::types;
 
@@ -188,26 +188,10 @@ async fn fetch(
 
 impl CountEntries {
     async fn run(self, printer: &mut Printer) -> Result<(), CommandError> {
-        // The API has a filter of its own for counting, with the same fields.
-        let list_entries_request::Filter {
-            by_spiffe_id,
-            by_parent_id,
-            by_selectors,
-            by_federates_with,
-            by_hint,
-            by_downstream,
-        } = self.filter.to_list()?;
-        let filter = count_entries_request::Filter {
-            by_spiffe_id,
-            by_parent_id,
-            by_selectors,
-            by_federates_with,
-            by_hint,
-            by_downstream,
-        };
+        let filter = self.filter.to_list()?;
         let client = self.flags.connect().await?;
         let request = CountEntriesRequest {
-            filter: Some(filter),
+            filter: Some(filter.into()),
         };
         let response = client.call(client.entry().count_entries(request)).await?;
         if self.flags.json() {

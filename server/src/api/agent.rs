@@ -186,7 +186,7 @@ impl wire::agent_server::Agent for AgentService {
         request: Request<wire::CountAgentsRequest>,
     ) -> Result<Response<wire::CountAgentsResponse>, Status> {
         let wire::CountAgentsRequest { filter } = request.into_inner();
-        let filter = filter::nodes_to_count(filter, "failed to count agents")?;
+        let filter = filter::nodes(filter, "failed to count agents")?;
         let count = count(self.0.parts.index.count_nodes(&filter));
         Ok(Response::new(wire::CountAgentsResponse { count }))
     }
@@ -202,7 +202,7 @@ impl wire::agent_server::Agent for AgentService {
             page_size,
             page_token,
         } = request.into_inner();
-        let filter = filter::nodes_to_list(filter, summary)?;
+        let filter = filter::nodes(filter.map(Into::into), summary)?;
         let page = paging::requested(page_size, &page_token, summary)?;
         let records = self.0.parts.index.nodes(&filter, page);
         let next_page_token = paging::next(page, records.last().map(|record| record.created));

@@ -199,7 +199,7 @@ impl wire::entry_server::Entry for EntryService {
     ) -> Result<Response<wire::CountEntriesResponse>, Status> {
         let wire::CountEntriesRequest { filter } = request.into_inner();
         let parts = &self.0.parts;
-        let filter = filter::entries_to_count(filter, &parts.trust_domain)?;
+        let filter = filter::entries(filter, &parts.trust_domain)?;
         let count = count(parts.index.count_entries(&filter));
         Ok(Response::new(wire::CountEntriesResponse { count }))
     }
@@ -215,7 +215,7 @@ impl wire::entry_server::Entry for EntryService {
             page_token,
         } = request.into_inner();
         let parts = &self.0.parts;
-        let filter = filter::entries_to_list(filter, &parts.trust_domain)?;
+        let filter = filter::entries(filter.map(Into::into), &parts.trust_domain)?;
         let page = paging::requested(page_size, &page_token, "failed to list entries")?;
         let records = parts.index.entries(&filter, page);
         let next_page_token = paging::next(page, records.last().map(|record| record.created));

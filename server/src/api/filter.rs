@@ -6,10 +6,8 @@ use std::fmt;
 use countersign_identity::selector::InvalidSelector;
 use countersign_identity::{SelectorSet, TrustDomain, UnixTime};
 use countersign_proto::convert::selector;
-use countersign_proto::spire::api::server::agent::v1 as agent;
-use countersign_proto::spire::api::server::agent::v1::list_agents_request::Filter as ListAgents;
-use countersign_proto::spire::api::server::entry::v1 as entry;
-use countersign_proto::spire::api::server::entry::v1::list_entries_request::Filter as ListEntries;
+use countersign_proto::spire::api::server::agent::v1::count_agents_request::Filter as CountAgents;
+use countersign_proto::spire::api::server::entry::v1::count_entries_request::Filter as CountEntries;
 use countersign_proto::spire::api::types;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -26,39 +24,12 @@ const GO_TIME: &[BorrowedFormatItem<'_>] = format_description!(
     "[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]"
 );
 
-/// The filter of CountEntries.
-pub(super) fn entries_to_count(
-    filter: Option<entry::count_entries_request::Filter>,
+/// The filter of CountEntries and, converted, of ListEntries.
+pub(super) fn entries(
+    filter: Option<CountEntries>,
     td: &TrustDomain,
 ) -> Result<EntryFilter, ApiError> {
-    // The same fields in another message.
-    let filter = filter.map(|filter| {
-        let entry::count_entries_request::Filter {
-            by_spiffe_id,
-            by_parent_id,
-            by_selectors,
-            by_federates_with,
-            by_hint,
-            by_downstream,
-        } = filter;
-        ListEntries {
-            by_spiffe_id,
-            by_parent_id,
-            by_selectors,
-            by_federates_with,
-            by_hint,
-            by_downstream,
-        }
-    });
-    entries_to_list(filter, td)
-}
-
-/// The filter of ListEntries.
-pub(super) fn entries_to_list(
-    filter: Option<ListEntries>,
-    td: &TrustDomain,
-) -> Result<EntryFilter, ApiError> {
-    let ListEntries {
+    let CountEntries {
         by_spiffe_id,
         by_parent_id,
         by_selectors,
@@ -85,36 +56,9 @@ pub(super) fn entries_to_list(
     })
 }
 
-/// The filter of CountAgents.
-pub(super) fn nodes_to_count(
-    filter: Option<agent::count_agents_request::Filter>,
-    summary: &str,
-) -> Result<NodeFilter, ApiError> {
-    let filter = filter.map(|filter| {
-        let agent::count_agents_request::Filter {
-            by_attestation_type,
-            by_selector_match,
-            by_banned,
-            by_can_reattest,
-            by_expires_before,
-        } = filter;
-        ListAgents {
-            by_attestation_type,
-            by_selector_match,
-            by_banned,
-            by_can_reattest,
-            by_expires_before,
-        }
-    });
-    nodes_to_list(filter, summary)
-}
-
-/// The filter of ListAgents.
-pub(super) fn nodes_to_list(
-    filter: Option<ListAgents>,
-    summary: &str,
-) -> Result<NodeFilter, ApiError> {
-    let ListAgents {
+/// The filter of CountAgents and, converted, of ListAgents.
+pub(super) fn nodes(filter: Option<CountAgents>, summary: &str) -> Result<NodeFilter, ApiError> {
+    let CountAgents {
         by_attestation_type,
         by_selector_match,
         by_banned,
@@ -242,8 +186,8 @@ mod tests {
         }
     }
 
-    fn refused(filter: ListEntries) -> String {
-        let status = tonic::Status::from(entries_to_list(Some(filter), &td()).unwrap_err());
+    fn refused(filter: CountEntries) -> String {
+        let status = tonic::Status::from(entries(Some(filter), &td()).unwrap_err());
         assert_eq!(status.code(), Code::InvalidArgument);
         status.message().to_owned()
     }
@@ -266,18 +210,18 @@ mod tests {
 
     #[test]
     fn false_and_empty_do_not_filter() {
-        let filter = ListEntries {
+        let filter = CountEntries {
             by_hint: Some(String::new()),
             by_downstream: Some(false),
             ..Default::default()
         };
-        assert!(entries_to_list(Some(filter), &td()).unwrap().is_empty());
-        let filter = ListEntries {
+        assert!(entries(Some(filter), &td()).unwrap().is_empty());
+        let filter = CountEntries {
             by_hint: Some("h".into()),
             by_downstream: Some(true),
             ..Default::default()
         };
-        let filter = entries_to_list(Some(filter), &td()).unwrap();
+        let filter = entries(Some(filter), &td()).unwrap();
         assert_eq!(
             (filter.hint.as_deref(), filter.downstream),
             (Some("h"), Some(true))
@@ -286,7 +230,7 @@ mod tests {
 
     #[test]
     fn each_bad_part_is_refused() {
-        let by_id = |id| ListEntries {
+        let by_id = |id| CountEntries {
             by_spiffe_id: Some(id),
             ..Default::default()
         };
@@ -297,11 +241,11 @@ mod tests {
         ] {
             assert!(refused(by_id(bad)).starts_with("malformed SPIFFE ID filter: "));
         }
-        let by_parent = |id| ListEntries {
+        let by_parent = |id| CountEntries {
             by_parent_id: Some(id),
             ..Default::default()
         };
-        assert!(entries_to_list(Some(by_parent(wire_id("td", "/spire/server"))), &td()).is_ok());
+        assert!(entries(Some(by_parent(wire_id("td", "/spire/server"))), &td()).is_ok());
         for bad in [
             wire_id("other", "/a"),
             wire_id("td", ""),
@@ -309,7 +253,7 @@ mod tests {
         ] {
             assert!(refused(by_parent(bad)).starts_with("malformed parent ID filter: "));
         }
-        let by_selectors = |selectors| ListEntries {
+        let by_selectors = |selectors| CountEntries {
             by_selectors: Some(types::SelectorMatch {
                 selectors,
                 r#match: 0,
@@ -321,7 +265,7 @@ mod tests {
             refused(by_selectors(vec![types::Selector::default()]))
                 .contains("missing selector type")
         );
-        let by_domains = |trust_domains| ListEntries {
+        let by_domains = |trust_domains| CountEntries {
             by_federates_with: Some(types::FederatesWithMatch {
                 trust_domains,
                 r#match: 0,
@@ -334,12 +278,11 @@ mod tests {
 
     #[test]
     fn an_empty_selector_set_of_agents_is_an_internal_error() {
-        let filter = ListAgents {
+        let filter = CountAgents {
             by_selector_match: Some(types::SelectorMatch::default()),
             ..Default::default()
         };
-        let status =
-            tonic::Status::from(nodes_to_list(Some(filter), "failed to list agents").unwrap_err());
+        let status = tonic::Status::from(nodes(Some(filter), "failed to list agents").unwrap_err());
         assert_eq!(status.code(), Code::Internal);
     }
 }
