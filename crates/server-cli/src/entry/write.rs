@@ -165,15 +165,11 @@ impl CreateEntries {
         let mut response = client
             .call(client.entry().batch_create_entry(request))
             .await?;
-        for (result, asked) in response.results.iter_mut().zip(entries) {
-            if failure(result.status.clone()).is_some() {
-                result.entry = Some(asked);
-            }
-        }
+        let answers = response.results.iter_mut();
+        let results = asked_where_failed(answers.map(|r| (&r.status, &mut r.entry)), entries);
         if self.flags.json() {
             return Ok(json::print(printer, &response)?);
         }
-        let results = response.results.into_iter().map(|r| (r.status, r.entry));
         report(printer, results, "create")
     }
 
@@ -219,15 +215,11 @@ impl UpdateEntries {
         let mut response = client
             .call(client.entry().batch_update_entry(request))
             .await?;
-        for (result, asked) in response.results.iter_mut().zip(entries) {
-            if failure(result.status.clone()).is_some() {
-                result.entry = Some(asked);
-            }
-        }
+        let answers = response.results.iter_mut();
+        let results = asked_where_failed(answers.map(|r| (&r.status, &mut r.entry)), entries);
         if self.flags.json() {
             return Ok(json::print(printer, &response)?);
         }
-        let results = response.results.into_iter().map(|r| (r.status, r.entry));
         report(printer, results, "update")
     }
 }
@@ -262,13 +254,25 @@ async fn add_present_attributes(
 
 /// Prints what became of each entry for people, and fails if one failed. As JSON the statuses say it, and the exit code
 /// doesn't: so it is with SPIRE, whose scripts read them.
+/// The results of a batch. The server gives no entry where it failed: this puts the one that was sent there.
+fn asked_where_failed<'a>(
+    answers: impl Iterator<Item = (&'a Option<types::Status>, &'a mut Option<types::Entry>)>,
+    asked: Vec<types::Entry>,
+) -> Results<types::Entry> {
+    let results = answers.zip(asked).map(|((status, entry), asked)| {
+        if failure(status.clone()).is_some() {
+            *entry = Some(asked);
+        }
+        (status.clone(), entry.clone().unwrap_or_default())
+    });
+    results.collect()
+}
+
 fn report(
     printer: &mut Printer,
-    results: impl Iterator<Item = (Option<types::Status>, Option<types::Entry>)>,
+    results: Results<types::Entry>,
     verb: &'static str,
 ) -> Result<(), CommandError> {
-    let results = results.map(|(status, entry)| (status, entry.unwrap_or_default()));
-    let results: Results<_> = results.collect();
     for entry in &results.succeeded {
         printer.text(&print_entry(entry));
     }
