@@ -167,18 +167,12 @@ impl Reason {
     /// The status of the HTTP response.
     #[must_use]
     pub const fn http_status(self) -> u16 {
-        match self {
-            Self::RateLimited | Self::NewChainRateLimited => 429,
-            Self::ChainMalformed
-            | Self::ChainSignatureInvalid
-            | Self::ChainAudienceMismatch
-            | Self::ChainReplayed
-            | Self::ChainKeyUnknown
-            | Self::DigestMismatch
-            | Self::ChainStale => 400,
-            Self::NoPeerIdentity => 401,
-            Self::PolicyStale => 503,
-            _ => 403,
+        match self.grpc_code() {
+            GrpcCode::ResourceExhausted => 429,
+            GrpcCode::InvalidArgument => 400,
+            GrpcCode::Unauthenticated => 401,
+            GrpcCode::Unavailable => 503,
+            GrpcCode::PermissionDenied | GrpcCode::FailedPrecondition => 403,
         }
     }
 
