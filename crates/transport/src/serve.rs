@@ -15,7 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::accept::{self, AcceptLimits, AcceptPermits};
 use crate::clock::SharedClock;
@@ -129,13 +129,10 @@ pub async fn serve_tls(
     options: ServeOptions,
     stop: CancellationToken,
 ) -> Drained {
-    let drain = Drain::new(&stop);
-    // If this future is dropped instead of stopped, its connections end with it.
-    let _cut = drain.cut().clone().drop_guard();
+    let (server, drain, _cut) = ConnectionServer::draining(router, &options, &stop);
     let acceptor = TlsAcceptor::new(Arc::clone(&identity), Arc::clone(&options.clock))
         .handshake_limit(options.handshake)
         .cut_by(drain.cut().clone());
-    let server = ConnectionServer::new(router, &options, &drain);
     let limits = options.accept_limits();
     let quota = ConnectionQuota::half_of(limits.connections);
     let serve = move |io: TlsIo<TcpStream>, connection: Arc<Connection>, permit| {
@@ -163,9 +160,7 @@ pub async fn serve_unix(
     options: ServeOptions,
     stop: CancellationToken,
 ) -> Drained {
-    let drain = Drain::new(&stop);
-    let _cut = drain.cut().clone().drop_guard();
-    let server = ConnectionServer::new(router, &options, &drain);
+    let (server, drain, _cut) = ConnectionServer::draining(router, &options, &stop);
     let accept_limits = options.accept_limits();
     let users = ConnectionQuota::half_of(accept_limits.connections);
     let processes = ConnectionQuota::at_most(limits::CONNECTIONS_PER_PROCESS);
@@ -230,14 +225,22 @@ struct ConnectionServer {
 }
 
 impl ConnectionServer {
-    fn new(router: Router, options: &ServeOptions, drain: &Drain) -> Self {
-        Self {
+    /// With its drain, and a guard: if the serving future is dropped instead of stopped, its connections end with it.
+    fn draining(
+        router: Router,
+        options: &ServeOptions,
+        stop: &CancellationToken,
+    ) -> (Self, Drain, DropGuard) {
+        let drain = Drain::new(stop);
+        let server = Self {
             router,
             http: exchange::builder(options),
             max_age: options.max_age,
             drain: drain.begun().clone(),
             clock: Arc::clone(&options.clock),
-        }
+        };
+        let cut = drain.cut().clone().drop_guard();
+        (server, drain, cut)
     }
 
     async fn serve<S>(self, io: S, connection: Arc<Connection>, identity: Option<Identities>)

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ConnectionServer, ServeOptions};
 use crate::accept::{self, AcceptPermits};
 use crate::connection::{Address, Connection};
-use crate::drain::{Drain, Drained};
+use crate::drain::Drained;
 
 /// Serves plain HTTP over TCP until `stop` is cancelled, then drains. Callers are not authenticated: serve only what is
 /// public to everyone who can reach the address.
@@ -20,9 +20,7 @@ pub async fn serve_plain(
     options: ServeOptions,
     stop: CancellationToken,
 ) -> Drained {
-    let drain = Drain::new(&stop);
-    let _cut = drain.cut().clone().drop_guard();
-    let server = ConnectionServer::new(router, &options, &drain);
+    let (server, drain, _cut) = ConnectionServer::draining(router, &options, &stop);
     let take = |(stream, address): (TcpStream, SocketAddr), permits: AcceptPermits| {
         let (guard, server) = (drain.guard(), server.clone());
         let connection = Arc::new(Connection {
