@@ -9,11 +9,7 @@ pub(crate) const CALLS: CallNames = CallNames {
         &["method", "code"],
         "Calls on the sockets that ended, by their gRPC code; streams end when the caller goes (Canceled).",
     ),
-    seconds: Metric::histogram(
-        "countersign_agent_calls_seconds",
-        &["method"],
-        "Time from the beginning of a call to its first answer.",
-    ),
+    seconds: Metric::call_seconds("countersign_agent_calls_seconds"),
     open: Metric::gauge(
         "countersign_agent_calls_open",
         &["method"],

@@ -12,6 +12,7 @@ pub(crate) mod x509pop;
 
 use std::time::Duration;
 
+use countersign_daemon::metrics::result_label;
 use countersign_daemon::trace::span;
 use countersign_identity::csr::Csr;
 use countersign_identity::{Bundle, KeyType, PrivateKey, TrustDomain};
@@ -247,7 +248,7 @@ async fn attest_within(
             Ok(Attested { identity, bundle })
         })
         .await;
-    let result = if attested.is_ok() { "ok" } else { "failed" };
+    let result = result_label(&attested);
     ::metrics::counter!(NODE_ATTESTATIONS.name, "attestor" => kind, "result" => result)
         .increment(1);
     if attested.is_ok() {

@@ -11,11 +11,7 @@ pub(crate) const CALLS: CallNames = CallNames {
         &["method", "code"],
         "Calls of the API that ended, refused ones too, by their gRPC code.",
     ),
-    seconds: Metric::histogram(
-        "countersign_server_calls_seconds",
-        &["method"],
-        "Time from the beginning of a call to its first answer.",
-    ),
+    seconds: Metric::call_seconds("countersign_server_calls_seconds"),
     open: Metric::gauge(
         "countersign_server_calls_open",
         &["method"],
@@ -110,11 +106,3 @@ pub const ALL: &[Metric] = &[
     ROTATION_FAILURES,
     FEDERATION,
 ];
-
-/// `ok` or `failed`.
-pub(crate) const fn label<T, E>(result: &Result<T, E>) -> &'static str {
-    match result {
-        Ok(_) => "ok",
-        Err(_) => "failed",
-    }
-}

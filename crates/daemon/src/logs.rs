@@ -30,24 +30,54 @@ pub const AUDIT: &str = "countersign_audit";
 /// The mode of a new log file.
 const FILE_MODE: u32 = 0o640;
 
-/// The least severity that is logged.
+/// The least severity that is logged, with its number in SPIRE's API (`types.LogLevel`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(i32)]
 pub enum Level {
     /// Everything.
-    Trace,
+    Trace = 7,
     /// Details for debugging.
-    Debug,
+    Debug = 6,
     /// Normal operation, for operators.
     #[default]
-    Info,
+    Info = 5,
     /// Faults that the daemon handles by itself.
-    Warn,
+    Warn = 4,
     /// Only faults that need an operator.
-    Error,
+    Error = 3,
     /// Accepted because SPIRE has it. Nothing is logged: a fatal error is printed when the process exits.
-    Fatal,
+    Fatal = 2,
     /// As [`Level::Fatal`]; SPIRE's level.
-    Panic,
+    Panic = 1,
+}
+
+/// Why a number is no level, in SPIRE's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLevel {
+    /// 0.
+    #[error("newLevel value cannot be LogLevel_UNSPECIFIED")]
+    Unspecified,
+    /// SPIRE has no level of this number.
+    #[error("unsupported log level")]
+    Unknown,
+}
+
+impl TryFrom<i32> for Level {
+    type Error = InvalidLevel;
+
+    fn try_from(number: i32) -> Result<Self, InvalidLevel> {
+        match number {
+            0 => Err(InvalidLevel::Unspecified),
+            1 => Ok(Self::Panic),
+            2 => Ok(Self::Fatal),
+            3 => Ok(Self::Error),
+            4 => Ok(Self::Warn),
+            5 => Ok(Self::Info),
+            6 => Ok(Self::Debug),
+            7 => Ok(Self::Trace),
+            _ => Err(InvalidLevel::Unknown),
+        }
+    }
 }
 
 /// The format of log lines.
@@ -165,9 +195,23 @@ impl Levels {
         *current = level;
     }
 
-    /// Resets the level to the configured one.
+    /// Changes the level as a caller of SPIRE's Logger API asks, and logs that.
+    ///
+    /// # Errors
+    /// The number is no level.
+    pub fn set_by_number(&self, number: i32) -> Result<(), InvalidLevel> {
+        let level = Level::try_from(number)?;
+        // Logged at a level that is visible before or after the change.
+        tracing::info!(%level, "Log level is set");
+        self.set(level);
+        tracing::info!(%level, "Log level was set");
+        Ok(())
+    }
+
+    /// Resets the level to the configured one, and logs that.
     pub fn reset(&self) {
         self.set(self.launch);
+        tracing::info!(level = %self.launch, "Log level was reset");
     }
 
     /// A handle without a subscriber, for a daemon embedded in a process with logging of its own.

@@ -16,6 +16,9 @@ pub(crate) const SECONDS: [f64; 14] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
 
+/// The names of a metric's labels.
+pub type Labels = &'static [&'static str];
+
 /// A metric: its name, type, labels and description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
@@ -24,7 +27,7 @@ pub struct Metric {
     /// Its type.
     pub kind: MetricKind,
     /// The names of its labels.
-    pub labels: &'static [&'static str],
+    pub labels: Labels,
     /// One sentence.
     pub help: &'static str,
 }
@@ -43,47 +46,39 @@ pub enum MetricKind {
 impl Metric {
     /// A counter; its name ends in `_total`.
     #[must_use]
-    pub const fn counter(
-        name: &'static str,
-        labels: &'static [&'static str],
-        help: &'static str,
-    ) -> Self {
-        Self {
-            name,
-            kind: MetricKind::Counter,
-            labels,
-            help,
-        }
+    pub const fn counter(name: &'static str, labels: Labels, help: &'static str) -> Self {
+        Self::new(MetricKind::Counter, name, labels, help)
     }
 
     /// A gauge.
     #[must_use]
-    pub const fn gauge(
-        name: &'static str,
-        labels: &'static [&'static str],
-        help: &'static str,
-    ) -> Self {
+    pub const fn gauge(name: &'static str, labels: Labels, help: &'static str) -> Self {
+        Self::new(MetricKind::Gauge, name, labels, help)
+    }
+
+    /// A histogram; its name ends in its unit.
+    #[must_use]
+    pub const fn histogram(name: &'static str, labels: Labels, help: &'static str) -> Self {
+        Self::new(MetricKind::Histogram, name, labels, help)
+    }
+
+    const fn new(kind: MetricKind, name: &'static str, labels: Labels, help: &'static str) -> Self {
         Self {
             name,
-            kind: MetricKind::Gauge,
+            kind,
             labels,
             help,
         }
     }
 
-    /// A histogram; its name ends in its unit.
+    /// The histogram of the latency of calls.
     #[must_use]
-    pub const fn histogram(
-        name: &'static str,
-        labels: &'static [&'static str],
-        help: &'static str,
-    ) -> Self {
-        Self {
+    pub const fn call_seconds(name: &'static str) -> Self {
+        Self::histogram(
             name,
-            kind: MetricKind::Histogram,
-            labels,
-            help,
-        }
+            &["method"],
+            "Time from the beginning of a call to its first answer.",
+        )
     }
 
     /// The gauge for readiness: 1 while callers are served.
@@ -114,6 +109,14 @@ impl Metric {
             MetricKind::Gauge => recorder.describe_gauge(name, unit, help),
             MetricKind::Histogram => recorder.describe_histogram(name, unit, help),
         }
+    }
+}
+
+/// The value of the label `result`: `ok` or `failed`.
+pub const fn result_label<T, E>(result: &Result<T, E>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(_) => "failed",
     }
 }
 

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use countersign_daemon::logs::{Level, Levels};
+use countersign_daemon::logs::Levels;
 use countersign_proto::spire::api::server::logger::v1 as wire;
 use countersign_proto::spire::api::types;
-use countersign_proto::spire::api::types::LogLevel;
 use tonic::{Request, Response, Status};
 
 use super::Context;
-use super::status::ApiError;
 
 /// The service.
 pub(super) struct LoggerService(pub(super) Arc<Context>);
@@ -22,8 +20,8 @@ impl LoggerService {
     fn shown(&self) -> Response<types::Logger> {
         let levels = self.levels();
         Response::new(types::Logger {
-            current_level: to_wire(levels.current()).into(),
-            launch_level: to_wire(levels.launch()).into(),
+            current_level: levels.current() as i32,
+            launch_level: levels.launch() as i32,
         })
     }
 }
@@ -42,11 +40,8 @@ impl wire::logger_server::Logger for LoggerService {
         request: Request<wire::SetLogLevelRequest>,
     ) -> Result<Response<types::Logger>, Status> {
         let wire::SetLogLevelRequest { new_level } = request.into_inner();
-        let level = from_wire(new_level)?;
-        // Logged at a level that is visible before or after the change.
-        tracing::info!(%level, "Log level is set");
-        self.levels().set(level);
-        tracing::info!(%level, "Log level was set");
+        let set = self.levels().set_by_number(new_level);
+        set.map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(self.shown())
     }
 
@@ -55,35 +50,6 @@ impl wire::logger_server::Logger for LoggerService {
         _request: Request<wire::ResetLogLevelRequest>,
     ) -> Result<Response<types::Logger>, Status> {
         self.levels().reset();
-        tracing::info!(level = %self.levels().launch(), "Log level was reset");
         Ok(self.shown())
-    }
-}
-
-fn from_wire(level: i32) -> Result<Level, ApiError> {
-    match LogLevel::try_from(level) {
-        Ok(LogLevel::Unspecified) => Err(ApiError::invalid(
-            "newLevel value cannot be LogLevel_UNSPECIFIED",
-        )),
-        Ok(LogLevel::Panic) => Ok(Level::Panic),
-        Ok(LogLevel::Fatal) => Ok(Level::Fatal),
-        Ok(LogLevel::Error) => Ok(Level::Error),
-        Ok(LogLevel::Warn) => Ok(Level::Warn),
-        Ok(LogLevel::Info) => Ok(Level::Info),
-        Ok(LogLevel::Debug) => Ok(Level::Debug),
-        Ok(LogLevel::Trace) => Ok(Level::Trace),
-        Err(_) => Err(ApiError::invalid("unsupported log level")),
-    }
-}
-
-const fn to_wire(level: Level) -> LogLevel {
-    match level {
-        Level::Trace => LogLevel::Trace,
-        Level::Debug => LogLevel::Debug,
-        Level::Info => LogLevel::Info,
-        Level::Warn => LogLevel::Warn,
-        Level::Error => LogLevel::Error,
-        Level::Fatal => LogLevel::Fatal,
-        Level::Panic => LogLevel::Panic,
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use countersign_daemon::metrics::result_label;
 use countersign_daemon::trace::span;
 use countersign_identity::bundle::Bundles;
 use countersign_identity::federation::{EndpointProfile, Relationship};
@@ -26,7 +27,7 @@ use super::fetch::{FetchError, Fetcher};
 use super::schedule::interval;
 use crate::index::{Behind, Index, Page};
 use crate::limits;
-use crate::metrics::{FEDERATION, label};
+use crate::metrics::FEDERATION;
 
 /// The jitter of the interval, so that many servers don't fetch at the same moment.
 const SPREAD: f64 = 0.1;
@@ -293,7 +294,7 @@ impl Follower {
             Ok(bundle) => store_bundle(&self.store, &self.index, bundle).await,
             Err(error) => Err(error.into()),
         };
-        ::metrics::counter!(FEDERATION.name, "result" => label(&result)).increment(1);
+        ::metrics::counter!(FEDERATION.name, "result" => result_label(&result)).increment(1);
         let stored = self.index.bundle(td.as_str());
         let next = jittered(interval(stored.as_deref()), SPREAD);
         followed.unverifiable = matches!(&result, Err(FollowError::Fetch(FetchError::NoBundle(_))));
