@@ -17,7 +17,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use countersign_daemon::cli::{Exit, Printer};
+use countersign_daemon::cli::{self, Exit, Printer};
 
 use error::CommandError;
 
@@ -79,11 +79,7 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(args: impl IntoIterator<Item = OsString>, printer: &mut Printer) -> ExitCode {
-    let arguments: Arguments = match countersign_daemon::cli::parse(args, printer) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match arguments.verb {
+    cli::execute(args, printer, |Arguments { verb }, printer| match verb {
         Verb::Run(run) => run.execute(printer),
         Verb::Validate(validate) => validate.execute(printer),
         Verb::Healthcheck(verb) => ask(verb.run(printer)).report(printer),
@@ -94,7 +90,7 @@ fn execute(args: impl IntoIterator<Item = OsString>, printer: &mut Printer) -> E
         Verb::Api(Api::Watch(verb)) => ask(verb.run(printer)).report(printer),
         Verb::Logger(verb) => ask(verb.run(printer)).report(printer),
         Verb::Debug(verb) => ask(verb.run(printer)).report(printer),
-    }
+    })
 }
 
 /// The result of a client command.

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use countersign_daemon::cli::Printer;
+use countersign_daemon::cli::{self, Printer};
 use countersign_server_cli::AdminVerb;
 
 #[derive(Debug, Parser)]
@@ -48,15 +48,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(args: impl IntoIterator<Item = OsString>, printer: &mut Printer) -> ExitCode {
-    let arguments: Arguments = match countersign_daemon::cli::parse(args, printer) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match arguments.verb {
+    cli::execute(args, printer, |Arguments { verb }, printer| match verb {
         Verb::Run(run) => run.execute(printer),
         Verb::Validate(validate) => validate.execute(printer),
         Verb::Admin(verb) => verb.execute(printer),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -120,6 +120,18 @@ pub fn parse<C: clap::Parser>(
     })
 }
 
+/// Reads the command line of a program and runs what it asks for.
+pub fn execute<C: clap::Parser>(
+    args: impl IntoIterator<Item = OsString>,
+    printer: &mut Printer,
+    run: impl FnOnce(C, &mut Printer) -> ExitCode,
+) -> ExitCode {
+    match parse(args, printer) {
+        Ok(arguments) => run(arguments, printer),
+        Err(code) => code,
+    }
+}
+
 /// Lets a boolean flag also be written as `-flag=true` and `-flag=false`, as in SPIRE.
 fn with_switches(command: clap::Command) -> clap::Command {
     let switch = |arg: clap::Arg| {
