@@ -294,15 +294,11 @@ impl ServerClient {
     ///
     /// # Errors
     /// [`CallError`]; the connection is dropped.
-    pub(crate) async fn call<T, F, Fut>(
+    pub(crate) async fn call<T, Fut: Future<Output = Result<T, CallError>>>(
         &mut self,
         method: &'static str,
-        call: F,
-    ) -> Result<T, CallError>
-    where
-        F: Fn(ServerChannel) -> Fut,
-        Fut: Future<Output = Result<T, CallError>>,
-    {
+        call: impl Fn(ServerChannel) -> Fut,
+    ) -> Result<T, CallError> {
         let reused = self.channel.is_some();
         match self.call_once(method, &call).await {
             Err(error) if reused && error.is_broken_connection() => {
@@ -318,15 +314,11 @@ impl ServerClient {
     ///
     /// # Errors
     /// [`CallError`].
-    pub(crate) async fn attest<T, F, Fut>(
+    pub(crate) async fn attest<T, Fut: Future<Output = Result<T, CallError>>>(
         &mut self,
         method: &'static str,
-        call: F,
-    ) -> Result<T, CallError>
-    where
-        F: FnOnce(ServerChannel) -> Fut,
-        Fut: Future<Output = Result<T, CallError>>,
-    {
+        call: impl FnOnce(ServerChannel) -> Fut,
+    ) -> Result<T, CallError> {
         let anonymous = match &self.credentials {
             Credentials::Insecure => Credentials::Insecure,
             Credentials::Verified | Credentials::Node(_) => Credentials::Verified,
@@ -339,24 +331,20 @@ impl ServerClient {
         result
     }
 
-    async fn call_once<T, F, Fut>(&mut self, method: &'static str, call: F) -> Result<T, CallError>
-    where
-        F: FnOnce(ServerChannel) -> Fut,
-        Fut: Future<Output = Result<T, CallError>>,
-    {
+    async fn call_once<T, Fut: Future<Output = Result<T, CallError>>>(
+        &mut self,
+        method: &'static str,
+        call: impl FnOnce(ServerChannel) -> Fut,
+    ) -> Result<T, CallError> {
         self.call_within(limits::SERVER_CALL, method, call).await
     }
 
-    async fn call_within<T, F, Fut>(
+    async fn call_within<T, Fut: Future<Output = Result<T, CallError>>>(
         &mut self,
         limit: Duration,
         method: &'static str,
-        call: F,
-    ) -> Result<T, CallError>
-    where
-        F: FnOnce(ServerChannel) -> Fut,
-        Fut: Future<Output = Result<T, CallError>>,
-    {
+        call: impl FnOnce(ServerChannel) -> Fut,
+    ) -> Result<T, CallError> {
         let channel = self.connected().await?;
         let result = tokio::time::timeout(limit, call(channel))
             .await

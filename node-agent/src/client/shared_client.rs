@@ -73,15 +73,11 @@ impl SharedClient {
     ///
     /// # Errors
     /// [`SharedClientError`].
-    pub(crate) async fn call<T, F, Fut>(
+    pub(crate) async fn call<T, Fut: Future<Output = Result<T, CallError>>>(
         &self,
         method: &'static str,
-        call: F,
-    ) -> Result<T, SharedClientError>
-    where
-        F: Fn(ServerChannel) -> Fut,
-        Fut: Future<Output = Result<T, CallError>>,
-    {
+        call: impl Fn(ServerChannel) -> Fut,
+    ) -> Result<T, SharedClientError> {
         match self.call_once(method, &call).await {
             Err(SharedClientError::Call(error)) if is_outdated(&error) => {
                 self.call_once(method, &call).await
@@ -90,15 +86,11 @@ impl SharedClient {
         }
     }
 
-    async fn call_once<T, F, Fut>(
+    async fn call_once<T, Fut: Future<Output = Result<T, CallError>>>(
         &self,
         method: &'static str,
-        call: &F,
-    ) -> Result<T, SharedClientError>
-    where
-        F: Fn(ServerChannel) -> Fut,
-        Fut: Future<Output = Result<T, CallError>>,
-    {
+        call: &impl Fn(ServerChannel) -> Fut,
+    ) -> Result<T, SharedClientError> {
         let (channel, number, address) = self.connected().await?;
         let answer = tokio::time::timeout(limits::SERVER_CALL, call(channel)).await;
         let result = answer

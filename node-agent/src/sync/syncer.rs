@@ -110,31 +110,21 @@ impl StartingSyncer {
     ///
     /// # Errors
     /// The node has no identity, or no bundle.
-    pub(crate) fn new(parts: Parts, config: SyncConfig) -> Result<Self, Fatal> {
-        let Parts {
-            mut client,
-            bundles,
-            node,
-            cache,
-            feed,
-            persister,
-            health,
-            clock,
-        } = parts;
-        let (Some(identity), Some(bundle)) = (node.identity(), node.bundle()) else {
+    pub(crate) fn new(mut parts: Parts, config: SyncConfig) -> Result<Self, Fatal> {
+        let (Some(identity), Some(bundle)) = (parts.node.identity(), parts.node.bundle()) else {
             return Err(Fatal::NoIdentity);
         };
-        bundles.replace(Arc::new(bundle.clone()));
-        client.identify(identity.svid.clone());
+        parts.bundles.replace(Arc::new(bundle.clone()));
+        parts.client.identify(identity.svid.clone());
         Ok(Self(Core {
-            client,
-            bundles,
-            node,
-            cache,
-            feed,
-            persister,
-            health,
-            clock,
+            client: parts.client,
+            bundles: parts.bundles,
+            node: parts.node,
+            cache: parts.cache,
+            feed: parts.feed,
+            persister: parts.persister,
+            health: parts.health,
+            clock: parts.clock,
             config,
             phase: Phase::Starting,
             batch: BatchSize::default(),
