@@ -65,7 +65,7 @@ pub enum Retry {
     No,
     /// Once, with a link made by the callee's time.
     Once,
-    /// When [`Refusal::retry_after`] has passed.
+    /// When [`Refusal::retry_after`](crate::Refusal::retry_after) has passed.
     AfterDelay,
     /// Later, when the callee has its policy again.
     Later,
