@@ -170,7 +170,7 @@ impl CreateEntries {
         if self.flags.json() {
             return Ok(json::print(printer, &response)?);
         }
-        report(printer, results, "create")
+        report(printer, &results, "create")
     }
 
     fn parent_id(&self) -> Result<types::Spiffeid, CommandError> {
@@ -220,7 +220,7 @@ impl UpdateEntries {
         if self.flags.json() {
             return Ok(json::print(printer, &response)?);
         }
-        report(printer, results, "update")
+        report(printer, &results, "update")
     }
 }
 
@@ -270,7 +270,7 @@ fn asked_where_failed<'a>(
 
 fn report(
     printer: &mut Printer,
-    results: Results<types::Entry>,
+    results: &Results<types::Entry>,
     verb: &'static str,
 ) -> Result<(), CommandError> {
     for entry in &results.succeeded {
