@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn short_flags_numbers_a_single_dash_and_what_follows_two_dashes_stay() {
+    fn short_flags_and_words_after_two_dashes_stay_as_given() {
         let given = ["x", "-h", "-", "-5", "-é", "--", "-name", "--", "-other=1"];
         assert_eq!(normalised(&given), given);
         assert_eq!(normalised(&["x", "-help"]), ["x", "--help"]);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_verb_is_told_with_a_near_one_and_ends_with_127_as_in_spire() {
+    fn an_unknown_verb_gets_a_near_one_and_exit_code_127() {
         let exit = |args: &[&str]| {
             let (mut printer, captured) = Printer::captured();
             let args = std::iter::once("program").chain(args.iter().copied());

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn own_lines_go_by_the_level_and_those_of_libraries_only_from_warn_on() {
+    fn the_level_is_for_own_lines_and_libraries_log_from_warn_on() {
         let text = logged(&LogOptions::default());
         assert!(text.contains("ready") && !text.contains("loaded"), "{text}");
         assert!(

@@ -87,7 +87,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn waits_double_within_the_jitter_up_to_the_maximum_and_begin_again_after_a_reset() {
+    fn waits_double_with_jitter_up_to_the_maximum_until_a_reset() {
         for _ in 0..200 {
             let mut backoff = Backoff::new(SECOND, 5 * SECOND);
             for step in [1.0, 2.0, 4.0] {

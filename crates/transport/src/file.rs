@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_with_exactly_the_mode_and_nothing_left_beside_it() {
+    fn a_file_is_replaced_whole_with_the_exact_mode() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key.der");
         // An older temporary file with a wider mode, as a crash might leave it.

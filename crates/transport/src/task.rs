@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_essential_task_that_returns_panics_or_fails_stops_the_daemon() {
+    async fn the_end_of_an_essential_task_stops_the_daemon() {
         let ended = tasks();
         ended.essential("quiet", async { Ok::<_, BoxError>(()) });
         assert!(matches!(

@@ -71,8 +71,7 @@ async fn serials(peers: &mut [Peer]) -> anyhow::Result<Vec<String>> {
 }
 
 #[tokio::test]
-async fn every_library_has_identities_follows_rotations_and_calls_every_other() -> anyhow::Result<()>
-{
+async fn every_library_follows_rotations_and_calls_every_other() -> anyhow::Result<()> {
     let deployment = deployment().await?;
     let mut peers = start(&deployment).await?;
     for peer in &mut peers {
@@ -103,7 +102,7 @@ async fn no_library_takes_another_workload_for_the_one_it_calls() -> anyhow::Res
 }
 
 #[tokio::test]
-async fn no_library_loses_its_identity_when_the_node_agent_is_restarted() -> anyhow::Result<()> {
+async fn every_library_keeps_its_identity_over_an_agent_restart() -> anyhow::Result<()> {
     let mut deployment = deployment().await?;
     let mut peers = start(&deployment).await?;
     let before = serials(&mut peers).await?;

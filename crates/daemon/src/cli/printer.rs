@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn results_and_errors_go_their_own_ways_and_styles_show_only_where_wanted() {
+    fn results_and_errors_are_separate_and_styles_need_colours() {
         let (mut printer, captured) = Printer::captured();
         printer.line(printer.paint(Style::Good, "done"));
         printer.json(&serde_json::json!({ "count": 1 }));

@@ -29,7 +29,7 @@ async fn who(channel: &mut Channel) -> String {
 }
 
 #[tokio::test]
-async fn a_tonic_channel_goes_through_the_tls_connector_and_its_errors_keep_their_cause() {
+async fn a_tonic_channel_dials_tls_and_errors_keep_their_cause() {
     let server = Server::start(|options| options).await;
     let svid = server.domain.svid("/caller", HOUR);
     let connector = server.connector(server.domain.client(Some(&svid)));
@@ -105,7 +105,7 @@ async fn a_hyper_client_tells_which_leaf_answered() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_that_is_not_there_is_told_from_one_where_nobody_listens() {
+async fn a_missing_unix_socket_differs_from_one_without_a_listener() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let connector = UnixConnector::new(format!("unix://{}", path.display()));

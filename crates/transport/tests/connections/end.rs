@@ -20,7 +20,7 @@ use crate::stage::{Caller, Domain, HOUR, MINUTE, NOW, Seen, Server};
 const DEFAULTS: fn(ServeOptions) -> ServeOptions = |options| options;
 
 #[tokio::test]
-async fn cutting_the_connection_ends_a_hanging_handler_and_an_open_stream() {
+async fn a_cut_connection_ends_hanging_handlers_and_open_streams() {
     let (say, mut connections) = mpsc::unbounded_channel::<Arc<Connection>>();
     let mut server = Server::start_with(DEFAULTS, move |router| {
         router.layer(axum::middleware::from_fn(
@@ -57,7 +57,7 @@ async fn cutting_the_connection_ends_a_hanging_handler_and_an_open_stream() {
 }
 
 #[tokio::test]
-async fn cutting_ends_http1_too_even_while_another_request_waits_behind_the_hanging_one() {
+async fn a_cut_ends_http1_with_a_request_waiting_behind_another() {
     let mut server = Server::start(DEFAULTS).await;
     let svid = server.domain.svid("/caller", MINUTE);
     let tls = server.domain.tls();
@@ -111,7 +111,7 @@ async fn a_connection_ends_at_the_end_of_the_servers_own_leaf() {
 }
 
 #[tokio::test]
-async fn a_new_identity_asks_older_connections_to_go_and_what_runs_on_them_finishes() {
+async fn a_new_identity_drains_older_connections() {
     let server = Server::start(DEFAULTS).await;
     let mut old = server.caller(HOUR).await;
     let mut stream = old.get("/stream").await.unwrap().into_body();
@@ -152,7 +152,7 @@ async fn a_new_identity_asks_older_connections_to_go_and_what_runs_on_them_finis
 }
 
 #[tokio::test]
-async fn a_new_identity_closes_http1_connections_after_the_running_exchange() {
+async fn a_new_identity_closes_http1_after_the_running_exchange() {
     let server = Server::start(DEFAULTS).await;
     let tls = server.domain.tls();
     let config = Arc::new(
@@ -181,7 +181,7 @@ async fn a_new_identity_closes_http1_connections_after_the_running_exchange() {
 }
 
 #[tokio::test]
-async fn an_old_connection_is_asked_to_go_within_a_tenth_of_the_maximum_age() {
+async fn a_connection_drains_within_a_tenth_of_its_maximum_age() {
     let server = Server::start(|options| options.max_age(10 * MINUTE)).await;
     let mut caller = server.caller(HOUR).await;
     let stream = caller.get("/stream").await.unwrap().into_body();
@@ -294,7 +294,7 @@ async fn the_acceptor_alone_gives_io_that_ends_with_its_connection() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_on_its_way_when_the_identity_changes_is_answered() {
+async fn a_request_under_way_when_the_identity_changes_is_answered() {
     let server = Server::start(DEFAULTS).await;
     let svid = server.domain.svid("/caller", HOUR);
     let io = server

@@ -16,7 +16,7 @@ use crate::stage::{Caller, Domain, HOUR, MINUTE, NOW, Server};
 const DEFAULTS: fn(ServeOptions) -> ServeOptions = |options| options;
 
 #[tokio::test]
-async fn a_caller_that_does_not_finish_its_handshake_holds_up_nobody_and_is_dropped() {
+async fn an_unfinished_handshake_holds_up_nobody_and_is_dropped() {
     let server = Server::start(DEFAULTS).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     let mut caller = server.caller(HOUR).await;
@@ -88,7 +88,7 @@ async fn a_caller_whom_the_verifier_refuses_learns_why() {
 }
 
 #[tokio::test]
-async fn without_an_identity_nobody_is_let_in_and_those_inside_are_asked_to_go() {
+async fn without_an_identity_nobody_enters_and_those_inside_drain() {
     let server = Server::start(DEFAULTS).await;
     let mut caller = server.caller(HOUR).await;
     caller.text("/who").await.unwrap();
@@ -103,7 +103,7 @@ async fn without_an_identity_nobody_is_let_in_and_those_inside_are_asked_to_go()
 }
 
 #[tokio::test]
-async fn headers_beyond_64_kib_are_refused_with_431_in_both_http_versions() {
+async fn headers_beyond_64_kib_get_431_in_both_http_versions() {
     let server = Server::start(DEFAULTS).await;
     let svid = server.domain.svid("/caller", MINUTE);
     let connector = server.connector(server.domain.client(Some(&svid)));

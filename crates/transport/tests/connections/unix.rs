@@ -52,7 +52,7 @@ async fn socket_and_folder_get_exactly_their_modes_whatever_the_umask() {
 }
 
 #[tokio::test]
-async fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_serves_on() {
+async fn a_second_daemon_on_a_socket_is_refused() {
     let (_folder, path) = place();
     let first = Socket::bind(&path, Access::PUBLIC).await.unwrap();
     let refused = Socket::bind(&path, Access::PUBLIC).await.unwrap_err();
@@ -72,7 +72,7 @@ async fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_serves_on()
 }
 
 #[tokio::test]
-async fn a_listener_that_knows_nothing_of_the_lock_is_respected_and_a_stale_socket_is_replaced() {
+async fn a_foreign_listener_is_kept_and_a_stale_socket_is_replaced() {
     let (_folder, path) = place();
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let foreign = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -250,7 +250,7 @@ async fn found(path: &Path) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_socket_whose_file_is_removed_is_made_again_with_its_folder_and_its_lock() {
+async fn a_removed_socket_is_made_again_with_its_folder_and_lock() {
     let served = serve_http(Http::Http2Only).await;
     let folder = served.path.parent().unwrap();
     for removed in [&*served.path, folder, folder.parent().unwrap()] {
@@ -271,7 +271,7 @@ async fn a_socket_whose_file_is_removed_is_made_again_with_its_folder_and_its_lo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_socket_that_another_process_took_over_is_told_and_left_alone_until_nobody_serves_it() {
+async fn a_socket_taken_over_is_left_alone_while_somebody_serves_it() {
     let mut served = serve_http(Http::Http2Only).await;
     let aside = served.path.with_file_name("other");
     let foreign = std::os::unix::net::UnixListener::bind(&aside).unwrap();
@@ -302,7 +302,7 @@ async fn a_socket_that_another_process_took_over_is_told_and_left_alone_until_no
 }
 
 #[tokio::test]
-async fn a_process_with_too_many_connections_gets_no_more_and_keeps_those_that_it_has() {
+async fn a_process_at_its_limit_keeps_connections_and_gets_no_more() {
     let served = serve_http(Http::Http2Only).await;
     let mut open = Vec::new();
     for _ in 0..limits::CONNECTIONS_PER_PROCESS {

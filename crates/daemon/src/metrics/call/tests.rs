@@ -106,7 +106,7 @@ fn a_call_is_counted_with_the_code_at_its_end() {
 }
 
 #[test]
-fn a_stream_is_open_until_its_end_and_timed_until_its_first_answer() {
+fn a_stream_is_timed_to_its_first_answer_and_open_to_its_end() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     metrics::with_local_recorder(&recorder, || {

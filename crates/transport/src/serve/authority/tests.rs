@@ -116,7 +116,7 @@ fn other_fields_and_bodies_stay_as_they_are() {
 }
 
 #[test]
-fn a_field_is_followed_through_padding_priority_and_continuations() {
+fn a_field_is_found_across_padding_and_continuations() {
     let sent = |value: &[u8; 6]| {
         let (first, second) = value.split_at(3);
         let padded = [&[3, 0, 0, 0, 0, 9, 0x82, 0x41, 6][..], first, b"///"].concat();
