@@ -40,10 +40,10 @@ use crate::mesh::Mesh;
 /// }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Context(Arc<Inner>);
+pub struct Context(Arc<ContextState>);
 
 #[derive(Debug)]
-struct Inner {
+struct ContextState {
     chain: countersign_mesh::Context,
     caller: Option<SpiffeId>,
     /// Cancelled when what the context belongs to is over.
@@ -59,7 +59,7 @@ impl Context {
         over: CancellationToken,
         deadline: Instant,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(ContextState {
             chain,
             caller,
             over,

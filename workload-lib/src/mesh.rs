@@ -35,10 +35,10 @@ use crate::svid::Svid;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Mesh(Arc<Inner>);
+pub struct Mesh(Arc<MeshState>);
 
 #[derive(Debug)]
-struct Inner {
+struct MeshState {
     source: Reader,
     policy: watch::Receiver<InForce>,
     clock: SharedClock,
@@ -56,7 +56,7 @@ impl Mesh {
         events: EventLog,
         stop: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(MeshState {
             source,
             policy,
             clock,

@@ -41,10 +41,10 @@ pub enum FaultReason {
 
 /// The supervised tasks of one daemon; clones share them.
 #[derive(Clone, Debug)]
-pub struct Tasks(Arc<Inner>);
+pub struct Tasks(Arc<TasksState>);
 
 #[derive(Debug)]
-struct Inner {
+struct TasksState {
     token: CancellationToken,
     drain: Drain,
     fault: Mutex<Option<TaskFault>>,
@@ -55,7 +55,7 @@ impl Tasks {
     #[must_use]
     pub fn new(token: CancellationToken) -> Self {
         let drain = Drain::new(&token);
-        Self(Arc::new(Inner {
+        Self(Arc::new(TasksState {
             token,
             drain,
             fault: Mutex::new(None),
@@ -129,7 +129,7 @@ impl Tasks {
     }
 }
 
-impl Inner {
+impl TasksState {
     /// Stops the daemon. Only the first fault is recorded: it caused the later ones.
     fn fail(&self, fault: TaskFault) {
         tracing::error!(

@@ -70,9 +70,9 @@ fn identity(error: impl Into<BoxError>) -> TestMeshError {
 /// # Examples
 /// See the [module](super).
 #[derive(Clone)]
-pub struct TestMesh(Arc<Inner>);
+pub struct TestMesh(Arc<TestMeshState>);
 
-struct Inner {
+struct TestMeshState {
     policy: watch::Sender<InForce>,
     clock: SharedClock,
     authorities: Mutex<HashMap<TrustDomain, IssuingCa>>,
@@ -94,7 +94,7 @@ impl TestMesh {
     /// # Errors
     /// As [`TestMesh::new`].
     pub fn with_clock(policy: &str, clock: SharedClock) -> Result<Self, TestMeshError> {
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(TestMeshState {
             policy: policy::given(Policy::parse(policy)?),
             clock,
             authorities: Mutex::default(),

@@ -17,7 +17,7 @@ use x509_parser::prelude::FromDer as _;
 
 use super::{Bundle, InvalidAuthority, JwtAuthority, X509Authority};
 use crate::TrustDomain;
-use jwk::{Jwk, PublicKey};
+use jwk::{Jwk, PublicNumbers};
 
 mod jwk;
 
@@ -145,7 +145,7 @@ fn key_into<'a>(
     seen: &mut HashSet<(&'a str, &'a str)>,
     key: &'a Jwk,
 ) -> Result<(), InvalidKey> {
-    let public = PublicKey::from_jwk(key)?;
+    let public = PublicNumbers::from_jwk(key)?;
     match key.key_use.as_deref() {
         Some(X509_SVID) => {
             let [certificate] = key.x5c.as_slice() else {
@@ -176,7 +176,7 @@ fn key_into<'a>(
     Ok(())
 }
 
-fn x509_authority(public: &PublicKey, base64: &str) -> Result<X509Authority, InvalidKey> {
+fn x509_authority(public: &PublicNumbers, base64: &str) -> Result<X509Authority, InvalidKey> {
     let der = STANDARD
         .decode(base64)
         .map_err(|_| InvalidKey::Base64("x5c"))?;
@@ -218,7 +218,7 @@ fn x509_key(authority: &X509Authority) -> Result<Jwk, Unwritable> {
 }
 
 fn jwt_key(authority: &JwtAuthority, key_use: &str) -> Result<Jwk, Unwritable> {
-    let public = PublicKey::from_spki(&authority.public_key).map_err(|why| Unwritable {
+    let public = PublicNumbers::from_spki(&authority.public_key).map_err(|why| Unwritable {
         authority: format!("JWT authority {:?}", authority.key_id),
         why,
     })?;
@@ -228,10 +228,10 @@ fn jwt_key(authority: &JwtAuthority, key_use: &str) -> Result<Jwk, Unwritable> {
     Ok(key)
 }
 
-fn of_certificate(authority: &X509Authority) -> Result<PublicKey, InvalidKey> {
+fn of_certificate(authority: &X509Authority) -> Result<PublicNumbers, InvalidKey> {
     let (_, certificate) = X509Certificate::from_der(authority.der())
         .map_err(|e| InvalidKey::Certificate(InvalidAuthority::Malformed(e.to_string())))?;
-    PublicKey::from_parsed(certificate.public_key())
+    PublicNumbers::from_parsed(certificate.public_key())
 }
 
 fn pretty(value: &impl Serialize) -> String {

@@ -9,7 +9,7 @@ use super::{Change, Changes, Key, Seq};
 
 /// Remembers the latest changes, at most `capacity` of them.
 #[derive(Debug)]
-pub struct Feed {
+pub struct ChangeFeed {
     ring: Mutex<Ring>,
     head: watch::Sender<Seq>,
     capacity: usize,
@@ -22,7 +22,7 @@ struct Ring {
     floor: Seq,
 }
 
-impl Feed {
+impl ChangeFeed {
     /// A feed that begins after this commit.
     #[must_use]
     pub fn new(head: Seq, capacity: usize) -> Self {
@@ -102,7 +102,7 @@ mod tests {
         Key::new(Table::Entry, name)
     }
 
-    fn names(feed: &Feed, after: u64, limit: usize) -> (u64, Vec<String>) {
+    fn names(feed: &ChangeFeed, after: u64, limit: usize) -> (u64, Vec<String>) {
         match feed.changes(Seq::new(after), limit) {
             Changes::Rows { through, changes } => (
                 through.get(),
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_fell_out_of_the_ring_is_too_old() {
-        let feed = Feed::new(Seq::new(10), 3);
+        let feed = ChangeFeed::new(Seq::new(10), 3);
         assert_eq!(feed.changes(Seq::new(9), 10), Changes::TooOld);
         assert_eq!(names(&feed, 10, 10), (10, vec![]));
         feed.publish(Seq::new(11), [key("a"), key("b")]);
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_page_never_ends_amid_a_commit() {
-        let feed = Feed::new(Seq::ZERO, 100);
+        let feed = ChangeFeed::new(Seq::ZERO, 100);
         feed.publish(Seq::new(1), [key("a"), key("b"), key("c")]);
         feed.publish(Seq::new(2), [key("d")]);
         assert_eq!(
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_commit_without_changes_is_passed() {
-        let feed = Feed::new(Seq::ZERO, 100);
+        let feed = ChangeFeed::new(Seq::ZERO, 100);
         feed.publish(Seq::new(1), [key("a")]);
         feed.publish(Seq::new(2), []);
         assert_eq!(names(&feed, 0, 1), (2, vec!["a".into()]));
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_commit_from_another_life_is_too_old() {
-        let feed = Feed::new(Seq::new(1), 100);
+        let feed = ChangeFeed::new(Seq::new(1), 100);
         assert_eq!(feed.changes(Seq::new(2), 1), Changes::TooOld);
     }
 }

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use futures::future::{self, BoxFuture};
 use tokio::sync::watch;
 
-use super::feed::Feed;
+use super::feed::ChangeFeed;
 use super::{Backend, BackendError, Changes, Commit, Committed, Conflict, Key, Row, Seq, Table};
 use crate::limits;
 
@@ -17,7 +17,7 @@ use crate::limits;
 #[derive(Debug)]
 pub struct Memory {
     state: Mutex<State>,
-    feed: Feed,
+    feed: ChangeFeed,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl Memory {
     pub fn new() -> Self {
         Self {
             state: Mutex::default(),
-            feed: Feed::new(Seq::ZERO, limits::MAX_REMEMBERED_CHANGES),
+            feed: ChangeFeed::new(Seq::ZERO, limits::MAX_REMEMBERED_CHANGES),
         }
     }
 

@@ -17,7 +17,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::feed::Feed;
+use super::feed::ChangeFeed;
 use super::{Backend, BackendError, Changes, Commit, Committed, Key, Row, Seq, Table};
 use crate::limits;
 use rows::Rows;
@@ -72,7 +72,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Sled {
     requests: Option<mpsc::Sender<Request>>,
-    feed: Arc<Feed>,
+    feed: Arc<ChangeFeed>,
     broken: watch::Receiver<Option<BackendError>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -107,7 +107,7 @@ impl Sled {
 
         let (requests, incoming) = mpsc::channel(limits::MAX_QUEUED_REQUESTS);
         let (failed, broken) = watch::channel(None);
-        let feed = Arc::new(Feed::new(rows.head(), limits::MAX_REMEMBERED_CHANGES));
+        let feed = Arc::new(ChangeFeed::new(rows.head(), limits::MAX_REMEMBERED_CHANGES));
         let writer = WriterThread::new(rows, incoming, Arc::clone(&feed), failed);
         let database = path.join("db");
         let thread = thread::Builder::new()

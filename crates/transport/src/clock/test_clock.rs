@@ -16,10 +16,10 @@ pub const GRAIN: Duration = Duration::from_millis(1);
 /// Tokio's own paused time jumps ahead to the next timer whenever nothing else is ready, which breaks tests with real
 /// sockets. This one holds that off for as long as it lives.
 #[derive(Clone, Debug)]
-pub struct TestClock(Arc<Inner>);
+pub struct TestClock(Arc<TestClockState>);
 
 #[derive(Debug)]
-struct Inner {
+struct TestClockState {
     now: AtomicU64,
     /// Its end lets the blocking thread go that holds tokio's own jumps off.
     _hold: Option<mpsc::Sender<()>>,
@@ -36,7 +36,7 @@ impl TestClock {
             // Nothing is ever sent: this waits for the sender's end.
             let _ = held.recv();
         });
-        Self(Arc::new(Inner {
+        Self(Arc::new(TestClockState {
             now: AtomicU64::new(now.as_secs()),
             _hold: Some(hold),
         }))
@@ -45,7 +45,7 @@ impl TestClock {
     /// Shows `now` and leaves tokio's time alone; for tests of pure code and for multi-thread runtimes.
     #[must_use]
     pub fn fixed(now: UnixTime) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(TestClockState {
             now: AtomicU64::new(now.as_secs()),
             _hold: None,
         }))

@@ -18,7 +18,7 @@ use super::super::status::ApiError;
 use crate::index::EntryRecord;
 use crate::limits::{MAX_SYNC_IDS, MAX_SYNCS_PER_AGENT, SYNC_IDLE, SYNC_PAGE};
 
-type Answer = Result<wire::SyncAuthorizedEntriesResponse, Status>;
+type SyncAnswer = Result<wire::SyncAuthorizedEntriesResponse, Status>;
 
 /// Counts the open syncs of each node agent: one of many entries takes some memory for as long as it lasts.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +75,7 @@ pub(super) fn start(
     context: Arc<Context>,
     place: Place,
     incoming: Streaming<wire::SyncAuthorizedEntriesRequest>,
-) -> ReceiverStream<Answer> {
+) -> ReceiverStream<SyncAnswer> {
     // One page may be ready while the one before it is being sent.
     let (outgoing, answers) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -96,7 +96,7 @@ async fn serve(
     context: &Context,
     agent: &SpiffeId,
     mut incoming: Streaming<wire::SyncAuthorizedEntriesRequest>,
-    outgoing: &mpsc::Sender<Answer>,
+    outgoing: &mpsc::Sender<SyncAnswer>,
 ) -> Result<(), Ended> {
     let wire::SyncAuthorizedEntriesRequest { output_mask, ids } = next(&mut incoming).await?;
     check_first(output_mask.as_ref(), &ids)?;
@@ -186,7 +186,7 @@ async fn next(
 }
 
 async fn send(
-    outgoing: &mpsc::Sender<Answer>,
+    outgoing: &mpsc::Sender<SyncAnswer>,
     answer: wire::SyncAuthorizedEntriesResponse,
 ) -> Result<(), Ended> {
     outgoing.send(Ok(answer)).await.map_err(|_| Ended::Left)

@@ -155,7 +155,7 @@ const ED25519_LEN: usize = 32;
 
 /// A public key as its numbers. Two of them are equal if they are the same key.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum PublicKey {
+pub(super) enum PublicNumbers {
     /// A point, uncompressed: 4, x, y.
     Ec(Curve, Vec<u8>),
     /// Modulus and exponent, without leading zeros.
@@ -164,17 +164,17 @@ pub(super) enum PublicKey {
     Ed25519(Vec<u8>),
 }
 
-impl fmt::Debug for PublicKey {
+impl fmt::Debug for PublicNumbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ec(curve, _) => write!(f, "PublicKey({})", curve.name()),
-            Self::Rsa { n, .. } => write!(f, "PublicKey(RSA, {} bits)", n.len() * 8),
-            Self::Ed25519(_) => f.write_str("PublicKey(Ed25519)"),
+            Self::Ec(curve, _) => write!(f, "PublicNumbers({})", curve.name()),
+            Self::Rsa { n, .. } => write!(f, "PublicNumbers(RSA, {} bits)", n.len() * 8),
+            Self::Ed25519(_) => f.write_str("PublicNumbers(Ed25519)"),
         }
     }
 }
 
-impl PublicKey {
+impl PublicNumbers {
     /// Reads a SubjectPublicKeyInfo in DER.
     pub(super) fn from_spki(der: &[u8]) -> Result<Self, InvalidKey> {
         match SubjectPublicKeyInfo::from_der(der) {

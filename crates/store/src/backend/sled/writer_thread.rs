@@ -6,7 +6,7 @@ use countersign_transport::error::Chain;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::rows::Rows;
-use crate::backend::feed::Feed;
+use crate::backend::feed::ChangeFeed;
 use crate::backend::{BackendError, Commit, Committed, Conflict, Key, Row, Seq, Table};
 use crate::limits;
 
@@ -34,7 +34,7 @@ pub(super) enum Request {
 pub(super) struct WriterThread {
     rows: Rows,
     incoming: mpsc::Receiver<Request>,
-    feed: Arc<Feed>,
+    feed: Arc<ChangeFeed>,
     failed: watch::Sender<Option<BackendError>>,
 }
 
@@ -51,7 +51,7 @@ impl WriterThread {
     pub(super) const fn new(
         rows: Rows,
         incoming: mpsc::Receiver<Request>,
-        feed: Arc<Feed>,
+        feed: Arc<ChangeFeed>,
         failed: watch::Sender<Option<BackendError>>,
     ) -> Self {
         Self {
