@@ -282,8 +282,8 @@ pub enum LogError {
 /// [`LogError`].
 pub fn init(options: &LogOptions, otlp: Option<&Otlp>) -> Result<Levels, LogError> {
     let (subscriber, levels) = match &options.file {
-        Some(path) => subscriber(options, Mutex::new(open(path)?), Colours::Off, otlp),
-        None => subscriber(options, io::stderr, Colours::for_stderr(), otlp),
+        Some(path) => subscriber(options, Mutex::new(open(path)?), false, otlp),
+        None => subscriber(options, io::stderr, stderr_shows_colours(), otlp),
     };
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Already)?;
     Ok(levels)
@@ -301,27 +301,15 @@ fn open(path: &Path) -> Result<File, LogError> {
     })
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Colours {
-    On,
-    Off,
-}
-
-impl Colours {
-    fn for_stderr() -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        if wanted && io::stderr().is_terminal() {
-            Self::On
-        } else {
-            Self::Off
-        }
-    }
+fn stderr_shows_colours() -> bool {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    wanted && io::stderr().is_terminal()
 }
 
 fn subscriber<W>(
     options: &LogOptions,
     writer: W,
-    colours: Colours,
+    colours: bool,
     otlp: Option<&Otlp>,
 ) -> (Box<dyn Subscriber + Send + Sync>, Levels)
 where
@@ -331,7 +319,7 @@ where
     let levels = Levels::new(options.level, handle);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
-        .with_ansi(colours == Colours::On);
+        .with_ansi(colours);
     let subscriber: Box<dyn Subscriber + Send + Sync> = match options.format {
         Format::Text => {
             let lines = registry().with(lines.with_filter(filter));
@@ -353,12 +341,7 @@ mod tests {
     fn logged(options: &LogOptions) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (subscriber, _) = subscriber(
-            options,
-            Mutex::new(open(&path).unwrap()),
-            Colours::Off,
-            None,
-        );
+        let (subscriber, _) = subscriber(options, Mutex::new(open(&path).unwrap()), false, None);
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!(target: "countersign_server::store", entries = 3, "loaded");
             tracing::info!(target: "countersign_server::store", "ready");
@@ -421,7 +404,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let writer = Mutex::new(open(&path).unwrap());
-        let (subscriber, levels) = subscriber(&LogOptions::default(), writer, Colours::Off, None);
+        let (subscriber, levels) = subscriber(&LogOptions::default(), writer, false, None);
         tracing::subscriber::with_default(subscriber, || {
             for level in [Level::Info, Level::Debug, Level::Panic] {
                 levels.set(level);

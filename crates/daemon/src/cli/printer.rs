@@ -19,18 +19,12 @@ use countersign_transport::error::Chain;
 pub struct Printer {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
-    colours: Colours,
-    state: State,
+    colours: bool,
+    state: OutputState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Colours {
-    On,
-    Off,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum OutputState {
     Open,
     ReaderGone,
     Failed,
@@ -72,16 +66,11 @@ impl Printer {
     #[must_use]
     pub fn stdio() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let colours = if wanted && io::stdout().is_terminal() {
-            Colours::On
-        } else {
-            Colours::Off
-        };
         Self {
             out: Box::new(io::stdout()),
             err: Box::new(io::stderr()),
-            colours,
-            state: State::Open,
+            colours: wanted && io::stdout().is_terminal(),
+            state: OutputState::Open,
         }
     }
 
@@ -97,8 +86,8 @@ impl Printer {
             Self {
                 out,
                 err,
-                colours: Colours::Off,
-                state: State::Open,
+                colours: false,
+                state: OutputState::Open,
             },
             captured,
         )
@@ -107,15 +96,16 @@ impl Printer {
     /// Whether styles show.
     #[must_use]
     pub fn has_colours(&self) -> bool {
-        self.colours == Colours::On
+        self.colours
     }
 
     /// `text`, in a style where styles show.
     #[must_use]
     pub fn paint(&self, style: Style, text: impl Display) -> String {
-        match self.colours {
-            Colours::On => format!("\x1b[{}m{text}\x1b[0m", style.code()),
-            Colours::Off => text.to_string(),
+        if self.colours {
+            format!("\x1b[{}m{text}\x1b[0m", style.code())
+        } else {
+            text.to_string()
         }
     }
 
@@ -139,7 +129,7 @@ impl Printer {
         match serde_json::to_string_pretty(value) {
             Ok(text) => self.line(text),
             Err(error) => {
-                self.state = State::Failed;
+                self.state = OutputState::Failed;
                 self.error(&error);
             }
         }
@@ -158,7 +148,7 @@ impl Printer {
     }
 
     fn write(&mut self, text: &str) {
-        if self.state == State::Open
+        if self.state == OutputState::Open
             && let Err(error) = self
                 .out
                 .write_all(harmless(text).as_bytes())
@@ -170,9 +160,9 @@ impl Printer {
 
     fn fail(&mut self, error: &io::Error) {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            self.state = State::ReaderGone;
+            self.state = OutputState::ReaderGone;
         } else {
-            self.state = State::Failed;
+            self.state = OutputState::Failed;
             self.error_text(&format!(
                 "Error: cannot write to standard output: {error}\n"
             ));
@@ -183,7 +173,7 @@ impl Printer {
     #[must_use]
     pub fn exit(&self, exit: Exit) -> ExitCode {
         match (exit, self.state) {
-            (Exit::Success, State::Failed) => Exit::Failure.into(),
+            (Exit::Success, OutputState::Failed) => Exit::Failure.into(),
             (exit, _) => exit.into(),
         }
     }
@@ -333,7 +323,7 @@ mod tests {
         assert_eq!(captured.out(), "done\n{\n  \"count\": 1\n}\n");
         assert_eq!(captured.err(), "Error: disk\n");
         let colourful = Printer {
-            colours: Colours::On,
+            colours: true,
             ..printer
         };
         assert_eq!(colourful.paint(Style::Bad, "no"), "\x1b[31mno\x1b[0m");

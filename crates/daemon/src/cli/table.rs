@@ -21,13 +21,6 @@ impl Table {
         Self { inner }
     }
 
-    /// With lines around the cells.
-    #[must_use]
-    pub fn bordered(mut self) -> Self {
-        self.inner.load_style(presets::UTF8_FULL_CONDENSED);
-        self
-    }
-
     /// Adds a row; missing cells are empty.
     pub fn row<C: Into<String>>(&mut self, cells: impl IntoIterator<Item = C>) -> &mut Self {
         self.inner
@@ -43,7 +36,7 @@ impl fmt::Display for Table {
             .lines()
             .map(|line| line.trim_end().to_owned())
             .collect::<Vec<_>>();
-        // Without borders each line begins with the padding of its first cell.
+        // Each line begins with the padding of its first cell.
         let indent = lines
             .iter()
             .map(|line| line.len() - line.trim_start().len())
@@ -69,12 +62,5 @@ mod tests {
             .row(["b", "unix:uid:2"]);
         let want = "ID             Selectors\nspiffe://td/a  unix:uid:1\nb              unix:uid:2";
         assert_eq!(table.to_string(), want);
-    }
-
-    #[test]
-    fn borders_are_drawn_when_wanted() {
-        let mut table = Table::new(["a"]).bordered();
-        table.row(["1"]);
-        assert!(table.to_string().starts_with('┌'));
     }
 }
