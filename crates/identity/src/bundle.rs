@@ -38,13 +38,10 @@ pub enum InvalidAuthority {
 
 /// An X.509 authority: a root certificate of a trust domain. Cheap to clone.
 #[derive(Clone)]
-pub struct X509Authority(Arc<Parsed>, Tainted);
-
-/// Whether an authority is tainted: it is about to be revoked, and everything that it signed must be renewed at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tainted {
-    No,
-    Yes,
+pub struct X509Authority {
+    parsed: Arc<Parsed>,
+    /// About to be revoked: everything that it signed must be renewed at once.
+    tainted: bool,
 }
 
 struct Parsed {
@@ -104,7 +101,10 @@ impl X509Authority {
             self_issued,
             der,
         };
-        Ok(Self(Arc::new(parsed), Tainted::No))
+        Ok(Self {
+            parsed: Arc::new(parsed),
+            tainted: false,
+        })
     }
 
     /// Reads the form of the Workload API: certificates in DER, one after the other.
@@ -128,72 +128,73 @@ impl X509Authority {
     /// The same authority, marked as tainted or not.
     #[must_use]
     pub fn with_tainted(&self, tainted: bool) -> Self {
-        Self(
-            Arc::clone(&self.0),
-            if tainted { Tainted::Yes } else { Tainted::No },
-        )
+        Self {
+            parsed: Arc::clone(&self.parsed),
+            tainted,
+        }
     }
 
     /// The certificate in DER.
     #[must_use]
     pub fn der(&self) -> &CertificateDer<'static> {
-        &self.0.der
+        &self.parsed.der
     }
 
     /// Whether this authority is tainted: everything that it signed must be renewed at once.
     #[must_use]
     pub fn is_tainted(&self) -> bool {
-        self.1 == Tainted::Yes
+        self.tainted
     }
 
     /// When the certificate begins to be valid.
     #[must_use]
     pub fn not_before(&self) -> UnixTime {
-        self.0.not_before
+        self.parsed.not_before
     }
 
     /// When the certificate expires.
     #[must_use]
     pub fn not_after(&self) -> UnixTime {
-        self.0.not_after
+        self.parsed.not_after
     }
 
     /// The authority ID: its subject key identifier in lower-case hex; empty if it has none.
     #[must_use]
     pub fn authority_id(&self) -> &str {
-        &self.0.ski
+        &self.parsed.ski
     }
 
     /// The ID of the authority that signed this one: its authority key identifier in lower-case hex; empty if it has
     /// none, as a self-signed one.
     #[must_use]
     pub fn issuer_id(&self) -> &str {
-        &self.0.aki
+        &self.parsed.aki
     }
 
     /// Whether this is a root: issuer and subject are equal, and the authority key identifier, if any, is its own.
     /// Equal names are not enough: an intermediate may have the same name as its issuer (self-issued, RFC 5280, 3.2).
     #[must_use]
     pub fn is_root(&self) -> bool {
-        self.0.self_issued && (self.0.aki.is_empty() || self.0.aki == self.0.ski)
+        self.parsed.self_issued
+            && (self.parsed.aki.is_empty() || self.parsed.aki == self.parsed.ski)
     }
 
     pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {
-        &self.0.anchor
+        &self.parsed.anchor
     }
 
     pub(crate) fn path_len(&self) -> Option<u32> {
-        self.0.path_len
+        self.parsed.path_len
     }
 
     pub(crate) fn can_sign_at(&self, at: UnixTime) -> bool {
-        self.0.can_sign && self.0.not_before <= at && at <= self.0.not_after
+        self.parsed.can_sign && self.parsed.not_before <= at && at <= self.parsed.not_after
     }
 }
 
 impl PartialEq for X509Authority {
     fn eq(&self, other: &Self) -> bool {
-        self.0.der == other.0.der && self.1 == other.1
+        self.parsed.der == other.parsed.der && self.tainted == other.tainted
     }
 }
 
@@ -202,8 +203,8 @@ impl Eq for X509Authority {}
 impl fmt::Debug for X509Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509Authority")
-            .field("authority_id", &self.0.ski)
-            .field("not_after", &self.0.not_after)
+            .field("authority_id", &self.parsed.ski)
+            .field("not_after", &self.parsed.not_after)
             .field("tainted", &self.is_tainted())
             .finish_non_exhaustive()
     }
