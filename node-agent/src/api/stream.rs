@@ -24,18 +24,32 @@ pub(super) enum Next<M> {
     End(Status),
 }
 
-/// Whether a response equal to the last one is sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Repeats {
-    Sent,
-    LeftOut,
+/// Responses made by `answer`: at once, and after each change that concerns the subscriber, even if equal to the last one.
+pub(super) fn answers<M, F>(admitted: Admitted, stop: CancellationToken, answer: F) -> Answers<M>
+where
+    M: Clone + PartialEq + Send + Sync + 'static,
+    F: Fn(&Snapshot, &Subscription) -> Next<M> + Send + Sync + 'static,
+{
+    stream(admitted, stop, false, answer)
 }
 
-/// Answers made by `answer`: at once, and after each change that concerns the subscriber.
-pub(super) fn answers<M, F>(
+/// Like [`answers`], without responses equal to the last one.
+pub(super) fn distinct_answers<M, F>(
     admitted: Admitted,
     stop: CancellationToken,
-    repeats: Repeats,
+    answer: F,
+) -> Answers<M>
+where
+    M: Clone + PartialEq + Send + Sync + 'static,
+    F: Fn(&Snapshot, &Subscription) -> Next<M> + Send + Sync + 'static,
+{
+    stream(admitted, stop, true, answer)
+}
+
+fn stream<M, F>(
+    admitted: Admitted,
+    stop: CancellationToken,
+    skips_equal: bool,
     answer: F,
 ) -> Answers<M>
 where
@@ -45,7 +59,7 @@ where
     let state = AnswerState {
         admitted,
         stop,
-        repeats,
+        skips_equal,
         answer,
         last: None,
         phase: AnswerPhase::First,
@@ -59,7 +73,7 @@ where
 struct AnswerState<M, F> {
     admitted: Admitted,
     stop: CancellationToken,
-    repeats: Repeats,
+    skips_equal: bool,
     answer: F,
     last: Option<M>,
     phase: AnswerPhase,
@@ -104,7 +118,7 @@ where
                     self.phase = AnswerPhase::Over;
                     return Some(Err(status));
                 }
-                Next::Send(message) if self.repeats == Repeats::LeftOut => {
+                Next::Send(message) if self.skips_equal => {
                     if self.last.as_ref() != Some(&message) {
                         self.last = Some(message.clone());
                         return Some(Ok(message));

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 
 use super::caller::{Callers, check_security_header, no_identity};
 use super::rates::Method;
-use super::stream::{Answers, Next, Repeats, answers};
+use super::stream::{Answers, Next, answers, distinct_answers};
 use crate::config::VerifierConfig;
 use crate::jwt::JwtSvids;
 use crate::sync::{Snapshot, Subscription, WorkloadAnswer};
@@ -66,10 +66,9 @@ impl WorkloadApi {
         check_security_header(request.metadata())?;
         let admitted = self.callers.admit(request, method).await?;
         let allow_unauthenticated = self.verifiers.allow_unauthenticated;
-        Ok(Response::new(answers(
+        Ok(Response::new(distinct_answers(
             admitted,
             self.stop.clone(),
-            Repeats::LeftOut,
             move |snapshot, subscription| make(snapshot, subscription, allow_unauthenticated),
         )))
     }
@@ -150,7 +149,6 @@ impl SpiffeWorkloadApi for WorkloadApi {
         Ok(Response::new(answers(
             admitted,
             self.stop.clone(),
-            Repeats::Sent,
             x509_svids,
         )))
     }

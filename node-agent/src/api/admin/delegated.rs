@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::super::caller::{Admitted, Callers, no_identity};
-use super::super::stream::{Answers, Next, Repeats, answers};
+use super::super::stream::{Answers, Next, answers, distinct_answers};
 use super::super::workload::jwt::{check_audience, jwks, not_fetched};
 use crate::config::Delegates;
 use crate::entry::AuthorizedEntry;
@@ -167,10 +167,9 @@ impl Delegated {
     {
         let (admitted, delegate) = self.delegate(request).await?;
         let known = KnownBundles::default();
-        Ok(Response::new(answers(
+        Ok(Response::new(distinct_answers(
             admitted.about_everything(),
             self.stop.clone(),
-            Repeats::LeftOut,
             move |snapshot, _| match delegate.check(snapshot) {
                 // A delegate that lost its entry gets nothing more.
                 Err(status) => Next::End(status),
@@ -196,7 +195,6 @@ impl DelegatedIdentity for Delegated {
         Ok(Response::new(answers(
             admitted.about(target),
             self.stop.clone(),
-            Repeats::Sent,
             move |snapshot, subscription| x509_svids(snapshot, subscription, &delegate),
         )))
     }
