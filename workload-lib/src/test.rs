@@ -41,5 +41,5 @@ mod mesh;
 pub use countersign_transport::clock::{Clock, SharedClock, TestClock};
 
 #[doc(hidden)]
-pub use self::feed::{Feed, mesh};
+pub use self::feed::{Feed, FeedError, mesh};
 pub use self::mesh::{TestAgent, TestMesh, TestMeshError};

@@ -19,6 +19,25 @@ use crate::chain::{CertSet, Chain, Link, LinkKey, NO_LINKS, PrefixHash};
 use crate::limits::{CERTIFICATE_SLACK, PeerState, Presented};
 use crate::refusal::{Reason, Refusal};
 
+/// Why a link's signature does not count.
+#[derive(Debug, thiserror::Error)]
+enum LinkFault {
+    #[error("the signature does not hold")]
+    Signature,
+    #[error("the connection's key cannot sign links")]
+    ConnectionKey,
+    #[error("there is no bundle of trust domain {trust_domain}")]
+    Bundle { trust_domain: String },
+    #[error("no certificate came along")]
+    Certificate,
+    #[error("the certificate was not valid when the link was made")]
+    Validity,
+    #[error(transparent)]
+    Svid(PeerError),
+    #[error("the certificate's key is not on P-256 or P-384")]
+    Curve,
+}
+
 /// Whether the signature of a last link was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LastSignature {
@@ -212,16 +231,16 @@ impl Verification<'_> {
         let result = match source {
             Source::Connection => match self.presented.key() {
                 Some(key) if holds(key) => Ok(()),
-                Some(_) => Err("the signature does not hold".to_owned()),
-                None => Err("the connection's key cannot sign links".to_owned()),
+                Some(_) => Err(LinkFault::Signature),
+                None => Err(LinkFault::ConnectionKey),
             },
             Source::Known(leaf) if holds(&leaf.key) => Ok(()),
-            Source::Known(_) => Err("the signature does not hold".to_owned()),
+            Source::Known(_) => Err(LinkFault::Signature),
             Source::Given(given) => {
                 let at = self.time_of(index, last, link);
                 self.first_valid(given, signer, at).and_then(|leaf| {
                     if !holds(&leaf.key) {
-                        return Err("the signature does not hold".to_owned());
+                        return Err(LinkFault::Signature);
                     }
                     self.caches
                         .add_leaf(epoch, (signer, link.kid), &leaf, self.peer);
@@ -243,33 +262,33 @@ impl Verification<'_> {
         given: &[&Opened<'_>],
         signer: &SpiffeId,
         at: (u64, u64),
-    ) -> Result<Arc<KnownLeaf>, String> {
-        let bundle = self.bundles.bundle_of(signer).ok_or_else(|| {
-            format!(
-                "there is no bundle of trust domain {}",
-                signer.trust_domain_name()
-            )
-        })?;
+    ) -> Result<Arc<KnownLeaf>, LinkFault> {
+        let bundle = self
+            .bundles
+            .bundle_of(signer)
+            .ok_or_else(|| LinkFault::Bundle {
+                trust_domain: signer.trust_domain_name().to_owned(),
+            })?;
         let intermediates: Vec<_> = self
             .certs
             .into_iter()
             .flat_map(CertSet::intermediates)
             .collect();
-        let mut why = String::new();
+        let mut why = LinkFault::Certificate;
         for Opened { der, leaf } in given {
             let validity = leaf.not_before.as_secs()..=leaf.not_after.as_secs();
             let Some(at) = within(&validity, at) else {
-                why = "the certificate was not valid when the link was made".to_owned();
+                why = LinkFault::Validity;
                 continue;
             };
             let verify =
                 |at: u64| verify_svid(der, &intermediates, &bundle, UnixTime::from_secs(at));
             if let Err(error) = verify(at) {
-                why = error.to_string();
+                why = LinkFault::Svid(error);
                 continue;
             }
             let Some(key) = LinkKey::from_spki(&leaf.spki) else {
-                "the certificate's key is not on P-256 or P-384".clone_into(&mut why);
+                why = LinkFault::Curve;
                 continue;
             };
             // Validity of a path has no gaps, so with both ends everything between is verified too.

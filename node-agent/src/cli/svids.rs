@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_daemon::cli::{Printer, Style};
 use countersign_identity::bundle::X509Authority;
-use countersign_identity::svid::split_der;
+use countersign_identity::svid::{SvidError, split_der};
 use countersign_identity::verify::verify_svid;
 use countersign_identity::{Bundle, TrustDomain, UnixTime, X509Svid};
 use countersign_proto::spiffe::workload::{self, X509svidResponse};
@@ -137,7 +137,7 @@ fn authorities(trust_domain: &str, der: &[u8]) -> Result<Vec<X509Authority>, Com
         CommandError::Answer(format!("bundle of {trust_domain:?} is not usable: {what}"))
     };
     TrustDomain::from_name_or_id(trust_domain).map_err(|e| wrong(e.to_string()))?;
-    let certificates = split_bundle(der).map_err(&wrong)?;
+    let certificates = split_bundle(der).map_err(|e| wrong(e.to_string()))?;
     if certificates.is_empty() {
         return Err(wrong("it has no certificates".to_owned()));
     }
@@ -145,15 +145,24 @@ fn authorities(trust_domain: &str, der: &[u8]) -> Result<Vec<X509Authority>, Com
     certificates.into_iter().map(parse).collect()
 }
 
+/// Why a bundle cannot be split into certificates.
+#[derive(Debug, thiserror::Error)]
+enum BundleError {
+    #[error("malformed certificate")]
+    Malformed,
+    #[error(transparent)]
+    Certificate(#[from] SvidError),
+}
+
 /// A bundle may have more certificates than a chain.
-fn split_bundle(mut der: &[u8]) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, String> {
+fn split_bundle(
+    mut der: &[u8],
+) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, BundleError> {
     let mut all = Vec::new();
     while !der.is_empty() {
-        let length = der_length(der).ok_or("malformed certificate")?;
-        let (one, rest) = der
-            .split_at_checked(length)
-            .ok_or("malformed certificate")?;
-        all.extend(split_der(one).map_err(|e| e.to_string())?);
+        let length = der_length(der).ok_or(BundleError::Malformed)?;
+        let (one, rest) = der.split_at_checked(length).ok_or(BundleError::Malformed)?;
+        all.extend(split_der(one)?);
         der = rest;
     }
     Ok(all)

@@ -333,5 +333,8 @@ async fn a_key_that_cannot_sign_chains_is_refused_at_start() {
     let clock = std::sync::Arc::new(world.clock.clone());
     let error = countersign::test::mesh(svid, world.bundles.clone(), world.policy(), clock);
     let error = error.map(drop).unwrap_err();
-    assert!(error.contains("workload_x509_svid_key_type"), "{error}");
+    assert!(
+        error.to_string().contains("workload_x509_svid_key_type"),
+        "{error}"
+    );
 }

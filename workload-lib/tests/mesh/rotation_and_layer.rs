@@ -88,7 +88,8 @@ async fn case_15_a_bad_update_leaves_the_last_good_one() {
     let error = planner
         .feed
         .send(stranger, world.bundles.clone())
-        .unwrap_err();
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("refused by every peer"), "{error}");
     assert_eq!(planner.task(&coder, "").await, "done");
 }

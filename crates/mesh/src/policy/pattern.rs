@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use countersign_identity::spiffe_id::InvalidId;
 use countersign_identity::{SpiffeId, TrustDomain};
 
 /// A pattern over SPIFFE IDs: `*` stands for one segment, `**` at the end for one or more.
@@ -76,7 +77,9 @@ impl IdPattern {
             segments,
             tail,
         };
-        pattern.check_literals().map_err(|e| wrong(&e))?;
+        pattern
+            .check_literals()
+            .map_err(|e| wrong(&e.to_string()))?;
         Ok(pattern)
     }
 
@@ -123,16 +126,14 @@ impl IdPattern {
     }
 
     /// Literal segments have to be such as stand in a canonical ID, or the pattern could never match.
-    fn check_literals(&self) -> Result<(), String> {
+    fn check_literals(&self) -> Result<(), InvalidId> {
         let literals = self.segments.iter().filter_map(|segment| match segment {
             Segment::Literal(literal) => Some(literal),
             Segment::Any => None,
         });
         for literal in literals {
             let path = format!("/{literal}");
-            self.trust_domain
-                .id_with_path(&path)
-                .map_err(|e| e.to_string())?;
+            self.trust_domain.id_with_path(&path)?;
         }
         Ok(())
     }
