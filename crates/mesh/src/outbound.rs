@@ -249,14 +249,14 @@ impl OutgoingCall {
     }
 
     /// The encoded chain.
-    #[must_use]
-    pub fn chain_bytes(&self) -> &[u8] {
+    #[cfg(test)]
+    pub(crate) fn chain_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// The encoded certificates of the earlier signers, if there are any.
-    #[must_use]
-    pub fn certs_bytes(&self) -> Option<&[u8]> {
+    #[cfg(test)]
+    pub(crate) fn certs_bytes(&self) -> Option<&[u8]> {
         self.certs.as_deref()
     }
 
