@@ -252,8 +252,6 @@ async fn add_present_attributes(
     Ok(())
 }
 
-/// Prints what became of each entry for people, and fails if one failed. As JSON the statuses say it, and the exit code
-/// doesn't: so it is with SPIRE, whose scripts read them.
 /// The results of a batch. The server gives no entry where it failed: this puts the one that was sent there.
 fn asked_where_failed<'a>(
     answers: impl Iterator<Item = (&'a Option<types::Status>, &'a mut Option<types::Entry>)>,
@@ -268,6 +266,8 @@ fn asked_where_failed<'a>(
     results.collect()
 }
 
+/// Prints what became of each entry for people, and fails if one failed. As JSON the statuses say it, and the exit code
+/// doesn't: so it is with SPIRE, whose scripts read them.
 fn report(
     printer: &mut Printer,
     results: &Results<types::Entry>,
