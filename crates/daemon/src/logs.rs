@@ -428,6 +428,7 @@ mod tests {
             "error at debug",
             "audit at debug",
             "audit at panic",
+            "Log level was reset level=info",
         ];
         assert_eq!(said, want);
     }
