@@ -68,7 +68,7 @@ pub enum Event {
         /// What was found out here, or what the callee says about it, shortened and cleaned for a log.
         detail: String,
     },
-    /// This reader was too slow, and so many events are gone.
+    /// This reader was too slow; the number of events that it missed.
     Missed(u64),
 }
 

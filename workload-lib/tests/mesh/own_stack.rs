@@ -1,4 +1,4 @@
-//! Chains in somebody else's client stack, by the outbound layer: hyper-util's client and tonic's channel.
+//! Chains in an application's own client stack, by the outbound layer: hyper-util's client and tonic's channel.
 
 use countersign::{Body, CallError, Chain, OutboundLayer, Reason, Refused};
 use countersign_proto::grpc::health::v1::health_client::HealthClient;
